@@ -1,0 +1,162 @@
+// Python module rearec_kernels._C: addresses, sizes and strides in, nothing of torch inside. The callers in
+// rearec_kernels/cpu.py own shapes, dtypes and lifetimes; every call releases the GIL.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "cpu/attention.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace rearec;
+using Address = uintptr_t;
+
+const Isa chosen = chosen_isa();
+
+template <class T = void>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// (k, v, k strides, v strides, slots)
+using PrefixTuple = std::tuple<Address, Address, std::array<int64_t, 3>, std::array<int64_t, 3>, int64_t>;
+// (start, end, row_prefix, order, rows)
+using RowsTuple = std::tuple<Address, Address, Address, Address, int64_t>;
+// (k, v, row stride, token stride, tokens)
+using SegmentTuple = std::tuple<Address, Address, int64_t, int64_t, int64_t>;
+// (dtype, queries, heads, kv_heads, head_dim, tokens, scale, threads)
+using ShapeTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, float, int>;
+// (dscores, probs, q, grad_out, queries)
+using StepTuple = std::tuple<Address, Address, Address, Address, int64_t>;
+
+Prefix to_prefix(const PrefixTuple& t) {
+  const auto& [k, v, k_stride, v_stride, slots] = t;
+  return {pointer(k), pointer(v), {k_stride[0], k_stride[1], k_stride[2]}, {v_stride[0], v_stride[1], v_stride[2]},
+          slots};
+}
+
+Rows to_rows(const RowsTuple& t) {
+  const auto& [start, end, row_prefix, order, count] = t;
+  return {pointer<int32_t>(start), pointer<int32_t>(end), pointer<int32_t>(row_prefix), pointer<int32_t>(order), count};
+}
+
+AttentionShape to_shape(const ShapeTuple& t) {
+  const auto& [dtype, queries, heads, kv_heads, head_dim, tokens, scale, threads] = t;
+  return {static_cast<DType>(dtype), queries, heads, kv_heads, head_dim, tokens, scale, threads};
+}
+
+std::vector<TokenSegment> to_segments(const std::vector<SegmentTuple>& from) {
+  std::vector<TokenSegment> to;
+  for (const auto& [k, v, row_stride, token_stride, tokens] : from)
+    to.push_back({pointer(k), pointer(v), row_stride, token_stride, tokens});
+  return to;
+}
+
+void attention_forward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows,
+                       const std::vector<SegmentTuple>& segments, double dropout_p, uint64_t seed, Address q,
+                       Address new_k, Address new_v, Address out, Address prefix_probs, Address token_probs) {
+  const std::vector<TokenSegment> token_segments = to_segments(segments);
+  AttentionForward a{};
+  a.shape = to_shape(shape);
+  a.prefix = to_prefix(prefix);
+  a.rows = to_rows(rows);
+  a.dropout = {dropout_p, seed};
+  a.segments = token_segments.data();
+  a.segment_count = static_cast<int>(token_segments.size());
+  a.q = pointer(q);
+  a.new_k = pointer(new_k);
+  a.new_v = pointer(new_v);
+  a.out = pointer(out);
+  a.prefix_probs = pointer<float>(prefix_probs);
+  a.token_probs = pointer<float>(token_probs);
+  py::gil_scoped_release release;
+  REAREC_KERNELS(attention).forward(a);
+}
+
+void attention_backward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows,
+                        const std::vector<SegmentTuple>& segments, double dropout_p, Address q, Address grad_out,
+                        Address prefix_probs, Address token_probs, Address grad_q, Address prefix_dscores,
+                        Address grad_token_k, Address grad_token_v) {
+  const std::vector<TokenSegment> token_segments = to_segments(segments);
+  AttentionBackward a{};
+  a.shape = to_shape(shape);
+  a.prefix = to_prefix(prefix);
+  a.rows = to_rows(rows);
+  a.dropout_p = dropout_p;
+  a.segments = token_segments.data();
+  a.segment_count = static_cast<int>(token_segments.size());
+  a.q = pointer(q);
+  a.grad_out = pointer(grad_out);
+  a.prefix_probs = pointer<float>(prefix_probs);
+  a.token_probs = pointer<float>(token_probs);
+  a.grad_q = pointer(grad_q);
+  a.prefix_dscores = pointer<float>(prefix_dscores);
+  a.grad_token_k = pointer(grad_token_k);
+  a.grad_token_v = pointer(grad_token_v);
+  py::gil_scoped_release release;
+  REAREC_KERNELS(attention).backward(a);
+}
+
+void attention_prefix_gradient(int dtype, const std::vector<StepTuple>& steps, const RowsTuple& rows, Address offsets,
+                               int64_t prefixes, int64_t slots, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                               Address grad_k, Address grad_v, int threads) {
+  std::vector<StepGradient> gradients;
+  for (const auto& [dscores, probs, q, grad_out, queries] : steps)
+    gradients.push_back({pointer<float>(dscores), pointer<float>(probs), pointer(q), pointer(grad_out), queries});
+  PrefixGradient a{};
+  a.dtype = static_cast<DType>(dtype);
+  a.steps = gradients.data();
+  a.step_count = static_cast<int64_t>(gradients.size());
+  a.rows = to_rows(rows);
+  a.offsets = pointer<int32_t>(offsets);
+  a.prefixes = prefixes;
+  a.slots = slots;
+  a.heads = heads;
+  a.kv_heads = kv_heads;
+  a.head_dim = head_dim;
+  a.grad_k = pointer(grad_k);
+  a.grad_v = pointer(grad_v);
+  a.threads = threads;
+  py::gil_scoped_release release;
+  REAREC_KERNELS(attention).prefix_gradient(a);
+}
+
+py::dict build_info() {
+  std::vector<std::string> isas;
+  for (Isa isa : usable_isas()) isas.push_back(isa_name(isa));
+  py::dict info;
+  info["compiler"] = __VERSION__;
+  info["isas"] = isas;
+  info["isa"] = isa_name(chosen);
+#if defined(_OPENMP)
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+#if defined(REAREC_CUDA_ARCHS)
+  info["cuda_archs"] = REAREC_CUDA_ARCHS;
+#else
+  info["cuda_archs"] = "";
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.def("build_info", &build_info);
+  module.def("attention_forward", &attention_forward);
+  module.def("attention_backward", &attention_backward);
+  module.def("attention_prefix_gradient", &attention_prefix_gradient);
+}

@@ -1,0 +1,465 @@
+// Attention of reasoning tokens over a shared prefix and the row's own earlier reasoning tokens (ReaRec, section 3).
+// Memory-bound: every K and V element of what a row sees is read once per pass, nothing of size [rows, slots, head_dim]
+// is written, and padding is never touched.
+#include "cpu/attention.h"
+
+#include <cmath>
+#include <cstdlib>
+
+#include "cpu/simd.h"
+#include "philox.h"
+
+namespace rearec {
+namespace {
+
+// head_dim values of one head, in registers when D is known at compile time, else (D = 0) on the stack.
+template <int D>
+struct HeadVector {
+  static constexpr int kCount = D / kLanes;
+  vfloat v[kCount];
+
+  template <class T>
+  REAREC_INLINE void load(const T* p, int) {
+    for (int i = 0; i < kCount; ++i) v[i] = rearec::load(p + i * kLanes);
+  }
+  REAREC_INLINE void zero(int) {
+    for (int i = 0; i < kCount; ++i) v[i] = vfloat{};
+  }
+  template <class T>
+  REAREC_INLINE float dot(const T* p, int) const {
+    vfloat even{}, odd{};
+    int i = 0;
+    for (; i + 1 < kCount; i += 2) {
+      even += v[i] * rearec::load(p + i * kLanes);
+      odd += v[i + 1] * rearec::load(p + (i + 1) * kLanes);
+    }
+    if (i < kCount) even += v[i] * rearec::load(p + i * kLanes);
+    return sum(even + odd);
+  }
+  template <class T>
+  REAREC_INLINE void add(float scale, const T* p, int) {
+    const vfloat s = broadcast(scale);
+    for (int i = 0; i < kCount; ++i) v[i] += s * rearec::load(p + i * kLanes);
+  }
+  template <class T>
+  REAREC_INLINE void store(T* p, int) const {
+    for (int i = 0; i < kCount; ++i) rearec::store(p + i * kLanes, v[i]);
+  }
+  template <class T>
+  REAREC_INLINE void stream(T* p, int) const {
+    for (int i = 0; i < kCount; ++i) rearec::stream(p + i * kLanes, v[i]);
+  }
+};
+
+template <>
+struct HeadVector<0> {
+  float v[kMaxHeadDim];
+
+  template <class T>
+  void load(const T* p, int d) {
+    for (int i = 0; i < d; ++i) v[i] = to_float(p[i]);
+  }
+  void zero(int d) {
+    for (int i = 0; i < d; ++i) v[i] = 0;
+  }
+  template <class T>
+  float dot(const T* p, int d) const {
+    vfloat total{};
+    int i = 0;
+    for (; i + kLanes <= d; i += kLanes) total += rearec::load(v + i) * rearec::load(p + i);
+    float rest = sum(total);
+    for (; i < d; ++i) rest += v[i] * to_float(p[i]);
+    return rest;
+  }
+  template <class T>
+  void add(float scale, const T* p, int d) {
+    for (int i = 0; i < d; ++i) v[i] += scale * to_float(p[i]);
+  }
+  template <class T>
+  void store(T* p, int d) const {
+    for (int i = 0; i < d; ++i) from_float(v[i], p + i);
+  }
+  template <class T>
+  void stream(T* p, int d) const {
+    store(p, d);
+  }
+};
+
+// Heads taken together in one sweep over the slots, so that memory is read in order: as many as registers allow.
+template <int D>
+constexpr int heads_per_sweep() {
+  return D > 0 && 2 * (D / kLanes) <= kRegisters / 2 ? 2 : 1;
+}
+
+struct Scratch {
+  float* data;
+  explicit Scratch(int64_t floats) : data(static_cast<float*>(std::malloc(sizeof(float) * (floats + 1)))) {}
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+int rows_per_task(int64_t rows, int threads) {
+  const int64_t tasks = rows / (int64_t{8} * (threads > 0 ? threads : 1));
+  return static_cast<int>(tasks < 1 ? 1 : (tasks > 16 ? 16 : tasks));
+}
+
+// Where a row's visible keys lie: the scores of one head are [end - start prefix slots, then the visible tokens].
+struct RowView {
+  int64_t row, prefix, start, end;
+  RowView(const Rows& rows, int64_t position)
+      : row(rows.order[position]), prefix(rows.row_prefix[row]), start(rows.start[row]), end(rows.end[row]) {}
+  int64_t slots() const { return end - start; }
+};
+
+// Calls visit(token, k or v pointer of kv head 0) for the row's first `count` tokens.
+template <class T, bool Key, class Visit>
+REAREC_INLINE void for_each_token(const TokenSegment* segments, int segment_count, int64_t row, int64_t count,
+                                  const Visit& visit) {
+  int64_t token = 0;
+  for (int s = 0; s < segment_count && token < count; ++s) {
+    const TokenSegment& segment = segments[s];
+    const T* p = static_cast<const T*>(Key ? segment.k : segment.v) + row * segment.row_stride;
+    for (int64_t i = 0; i < segment.count && token < count; ++i, ++token) visit(token, p + i * segment.token_stride);
+  }
+}
+
+template <class T>
+REAREC_INLINE const T* prefix_k(const Prefix& prefix, const RowView& view) {
+  return static_cast<const T*>(prefix.k) + view.prefix * prefix.k_stride[0];
+}
+template <class T>
+REAREC_INLINE const T* prefix_v(const Prefix& prefix, const RowView& view) {
+  return static_cast<const T*>(prefix.v) + view.prefix * prefix.v_stride[0];
+}
+
+// scores -> probabilities, in place.
+REAREC_INLINE void softmax(float* x, int64_t n) {
+  float m = -INFINITY;
+  int64_t i = 0;
+  vfloat vm = broadcast(m);
+  for (; i + kLanes <= n; i += kLanes) {
+    const vfloat v = load(x + i);
+    vm = v > vm ? v : vm;
+  }
+  m = max(vm);
+  for (; i < n; ++i) m = x[i] > m ? x[i] : m;
+  vfloat total{};
+  float rest = 0;
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    const vfloat e = exp(load(x + i) - m);
+    store(x + i, e);
+    total += e;
+  }
+  if (i < n) {  // the tail as one partial vector
+    float tail[kLanes];
+    for (int j = 0; j < kLanes; ++j) tail[j] = i + j < n ? x[i + j] - m : -INFINITY;
+    store(tail, exp(load(tail)));
+    for (int j = 0; i + j < n; ++j) rest += (x[i + j] = tail[j]);
+  }
+  const float inverse = 1.0f / (sum(total) + rest);
+  for (i = 0; i < n; ++i) x[i] *= inverse;
+}
+
+// Sets the sign bit of the probabilities that dropout drops.
+void apply_dropout(const Dropout& dropout, float* p, int64_t n, int64_t slot, int64_t token, int64_t head,
+                   int64_t row) {
+  const double bound = dropout.p * 4294967296.0;
+  const uint32_t threshold = bound >= 4294967295.0 ? 0xffffffffu : static_cast<uint32_t>(std::ceil(bound));
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t word = philox_word(dropout.seed, static_cast<uint32_t>(slot + i), static_cast<uint32_t>(token),
+                                      static_cast<uint32_t>(head), static_cast<uint32_t>(row));
+    p[i] = word < threshold ? -p[i] : p[i];
+  }
+}
+
+template <class T, int D, int HeadCount>
+REAREC_INLINE void forward_heads(const AttentionForward& a, const RowView& view, int64_t query, int64_t head,
+                                 float* const* scores) {
+  const AttentionShape& shape = a.shape;
+  const int d = static_cast<int>(shape.head_dim);
+  const int64_t group = shape.heads / shape.kv_heads;
+  const int64_t token = shape.tokens - shape.queries + query;  // this query's own token
+  const int64_t visible = token + 1;
+  const int64_t offset = ((view.row * shape.queries + query) * shape.heads + head) * d;
+  const int64_t slots = view.slots();
+
+  HeadVector<D> q[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) q[h].load(static_cast<const T*>(a.q) + offset + h * d, d);
+  const T* k = prefix_k<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = k + (view.start + c) * a.prefix.k_stride[1];
+    for (int h = 0; h < HeadCount; ++h)
+      scores[h][c] = q[h].dot(slot + (head + h) / group * a.prefix.k_stride[2], d) * shape.scale;
+  }
+  for_each_token<T, true>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = q[h].dot(p + (head + h) / group * d, d) * shape.scale;
+  });
+
+  for (int h = 0; h < HeadCount; ++h) {
+    softmax(scores[h], slots + visible);
+    if (a.dropout.p > 0) {
+      apply_dropout(a.dropout, scores[h], slots, view.start, token, head + h, view.row);
+      apply_dropout(a.dropout, scores[h] + slots, visible, a.prefix.slots, token, head + h, view.row);
+    }
+    if (a.prefix_probs) {
+      const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;
+      float* prefix = a.prefix_probs + at * a.prefix.slots;
+      std::memset(prefix, 0, sizeof(float) * view.start);
+      std::memcpy(prefix + view.start, scores[h], sizeof(float) * slots);
+      std::memset(prefix + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
+      float* tokens = a.token_probs + at * shape.tokens;
+      std::memcpy(tokens, scores[h] + slots, sizeof(float) * visible);
+      std::memset(tokens + visible, 0, sizeof(float) * (shape.tokens - visible));
+    }
+    if (a.dropout.p > 0) {
+      const float keep = static_cast<float>(1.0 / (1.0 - a.dropout.p));
+      for (int64_t c = 0; c < slots + visible; ++c)
+        scores[h][c] = std::signbit(scores[h][c]) ? 0.0f : scores[h][c] * keep;
+    }
+  }
+
+  HeadVector<D> out[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) out[h].zero(d);
+  const T* v = prefix_v<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = v + (view.start + c) * a.prefix.v_stride[1];
+    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][c], slot + (head + h) / group * a.prefix.v_stride[2], d);
+  }
+  for_each_token<T, false>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][slots + i], p + (head + h) / group * d, d);
+  });
+  for (int h = 0; h < HeadCount; ++h) out[h].store(static_cast<T*>(a.out) + offset + h * d, d);
+}
+
+template <class T>
+void append_tokens(const AttentionForward& a, int64_t row) {
+  const AttentionShape& shape = a.shape;
+  const TokenSegment& segment = a.segments[0];
+  const int64_t width = shape.kv_heads * shape.head_dim;
+  for (int64_t query = 0; query < shape.queries; ++query) {
+    const int64_t from = (row * shape.queries + query) * width;
+    const int64_t to = row * segment.row_stride + (shape.tokens - shape.queries + query) * segment.token_stride;
+    T* k = const_cast<T*>(static_cast<const T*>(segment.k)) + to;
+    T* v = const_cast<T*>(static_cast<const T*>(segment.v)) + to;
+    std::memcpy(k, static_cast<const T*>(a.new_k) + from, sizeof(T) * width);
+    std::memcpy(v, static_cast<const T*>(a.new_v) + from, sizeof(T) * width);
+  }
+}
+
+template <class T, int D>
+void forward_rows(const AttentionForward& a) {
+  const AttentionShape& shape = a.shape;
+  const int64_t width = a.prefix.slots + shape.tokens;
+  const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
+#pragma omp parallel num_threads(shape.threads) if (parallel)
+  {
+    constexpr int kSweep = heads_per_sweep<D>();
+    Scratch scratch(kSweep * width);
+    float* scores[2] = {scratch.data, scratch.data + (kSweep - 1) * width};
+#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, shape.threads))
+    for (int64_t position = 0; position < a.rows.count; ++position) {
+      const RowView view(a.rows, position);
+      if (a.new_k) append_tokens<T>(a, view.row);
+      for (int64_t query = 0; query < shape.queries; ++query) {
+        int64_t head = 0;
+        for (; head + kSweep <= shape.heads; head += kSweep) forward_heads<T, D, kSweep>(a, view, query, head, scores);
+        for (; head < shape.heads; ++head) forward_heads<T, D, 1>(a, view, query, head, scores);
+      }
+    }
+  }
+}
+
+template <class T, int D, int HeadCount>
+REAREC_INLINE void backward_heads(const AttentionBackward& a, const RowView& view, int64_t query, int64_t head,
+                                  float* const* scores, float* token_k, float* token_v) {
+  const AttentionShape& shape = a.shape;
+  const int d = static_cast<int>(shape.head_dim);
+  const int64_t group = shape.heads / shape.kv_heads;
+  const int64_t visible = shape.tokens - shape.queries + query + 1;
+  const int64_t offset = ((view.row * shape.queries + query) * shape.heads + head) * d;
+  const int64_t at = (view.row * shape.heads + head) * shape.queries + query;
+  const int64_t slots = view.slots();
+  const float keep = static_cast<float>(1.0 / (1.0 - a.dropout_p));
+
+  // Gradient of the probabilities: grad_out . v
+  HeadVector<D> grad[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) grad[h].load(static_cast<const T*>(a.grad_out) + offset + h * d, d);
+  const T* v = prefix_v<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = v + (view.start + c) * a.prefix.v_stride[1];
+    for (int h = 0; h < HeadCount; ++h)
+      scores[h][c] = grad[h].dot(slot + (head + h) / group * a.prefix.v_stride[2], d);
+  }
+  for_each_token<T, false>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = grad[h].dot(p + (head + h) / group * d, d);
+  });
+
+  // Softmax backward: ds = p (dp - sum p dp) scale, and the token V gradients.
+  for (int h = 0; h < HeadCount; ++h) {
+    const float* prefix_probs = a.prefix_probs + (at + h * shape.queries) * a.prefix.slots + view.start;
+    const float* token_probs = a.token_probs + (at + h * shape.queries) * shape.tokens;
+    float* dp = scores[h];
+    float total = 0;
+    const auto weigh = [&](const float* p, float* x, int64_t n) {
+      if (a.dropout_p > 0)
+        for (int64_t c = 0; c < n; ++c) x[c] = std::signbit(p[c]) ? 0.0f : x[c] * keep;
+#pragma omp simd reduction(+ : total)
+      for (int64_t c = 0; c < n; ++c) total += std::fabs(p[c]) * x[c];
+    };
+    weigh(prefix_probs, dp, slots);
+    weigh(token_probs, dp + slots, visible);
+    float* dscores = a.prefix_dscores + (at + h * shape.queries) * a.prefix.slots;
+    std::memset(dscores, 0, sizeof(float) * view.start);
+    std::memset(dscores + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
+    for (int64_t c = 0; c < slots; ++c) dp[c] = std::fabs(prefix_probs[c]) * (dp[c] - total) * shape.scale;
+    std::memcpy(dscores + view.start, dp, sizeof(float) * slots);
+    float* grad_v = token_v + (head + h) / group * d;
+    for (int64_t i = 0; i < visible; ++i) {
+      const float p = token_probs[i];
+      dp[slots + i] = std::fabs(p) * (dp[slots + i] - total) * shape.scale;
+      if (std::signbit(p)) continue;
+      float* to = grad_v + i * shape.kv_heads * d;
+      HeadVector<D> sum;
+      sum.load(to, d);
+      sum.add(p * keep, static_cast<const T*>(a.grad_out) + offset + h * d, d);
+      sum.store(to, d);
+    }
+  }
+
+  // dq = sum ds k, and the token K gradients.
+  HeadVector<D> grad_q[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) grad_q[h].zero(d);
+  const T* k = prefix_k<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = k + (view.start + c) * a.prefix.k_stride[1];
+    for (int h = 0; h < HeadCount; ++h)
+      grad_q[h].add(scores[h][c], slot + (head + h) / group * a.prefix.k_stride[2], d);
+  }
+  for_each_token<T, true>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) {
+      const int64_t kv_head = (head + h) / group;
+      grad_q[h].add(scores[h][slots + i], p + kv_head * d, d);
+      float* to = token_k + (i * shape.kv_heads + kv_head) * d;
+      HeadVector<D> sum;
+      sum.load(to, d);
+      sum.add(scores[h][slots + i], static_cast<const T*>(a.q) + offset + h * d, d);
+      sum.store(to, d);
+    }
+  });
+  for (int h = 0; h < HeadCount; ++h) grad_q[h].store(static_cast<T*>(a.grad_q) + offset + h * d, d);
+}
+
+template <class T, int D>
+void backward_rows(const AttentionBackward& a) {
+  const AttentionShape& shape = a.shape;
+  const int64_t width = a.prefix.slots + shape.tokens;
+  const int64_t token_width = shape.tokens * shape.kv_heads * shape.head_dim;
+  const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
+#pragma omp parallel num_threads(shape.threads) if (parallel)
+  {
+    constexpr int kSweep = heads_per_sweep<D>();
+    Scratch scratch(kSweep * width + 2 * token_width);
+    float* scores[2] = {scratch.data, scratch.data + (kSweep - 1) * width};
+    float* token_k = scratch.data + kSweep * width;
+    float* token_v = token_k + token_width;
+#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, shape.threads))
+    for (int64_t position = 0; position < a.rows.count; ++position) {
+      const RowView view(a.rows, position);
+      for (int64_t i = 0; i < 2 * token_width; ++i) token_k[i] = 0;
+      for (int64_t query = 0; query < shape.queries; ++query) {
+        int64_t head = 0;
+        for (; head + kSweep <= shape.heads; head += kSweep)
+          backward_heads<T, D, kSweep>(a, view, query, head, scores, token_k, token_v);
+        for (; head < shape.heads; ++head)
+          backward_heads<T, D, 1>(a, view, query, head, scores, token_k, token_v);
+      }
+      T* grad_k = static_cast<T*>(a.grad_token_k) + view.row * token_width;
+      T* grad_v = static_cast<T*>(a.grad_token_v) + view.row * token_width;
+      for (int64_t i = 0; i < token_width; ++i) {
+        from_float(token_k[i], grad_k + i);
+        from_float(token_v[i], grad_v + i);
+      }
+    }
+  }
+}
+
+// dK[slot] = sum over the prefix's rows, steps and queries of ds q, dV[slot] likewise of p grad_out: each written once.
+template <class T, int D>
+void prefix_gradient_slots(const PrefixGradient& a) {
+  const int d = static_cast<int>(a.head_dim);
+  const int64_t group = a.heads / a.kv_heads;
+  const int64_t bytes = a.prefixes * a.slots * a.kv_heads * d * static_cast<int64_t>(sizeof(T));
+  const bool aligned = reinterpret_cast<uintptr_t>(a.grad_k) % 64 == 0 && reinterpret_cast<uintptr_t>(a.grad_v) % 64 == 0;
+  const bool past_caches = D > 0 && aligned && bytes > (int64_t{4} << 20);
+  const bool parallel = bytes * a.step_count > (1 << 16);
+#pragma omp parallel num_threads(a.threads) if (parallel)
+  {
+#pragma omp for schedule(dynamic, rows_per_task(a.prefixes, a.threads))
+    for (int64_t s = 0; s < a.prefixes; ++s) {
+      for (int64_t c = 0; c < a.slots; ++c) {
+        for (int64_t kv_head = 0; kv_head < a.kv_heads; ++kv_head) {
+          HeadVector<D> grad_k, grad_v;
+          grad_k.zero(d);
+          grad_v.zero(d);
+          for (int64_t position = a.offsets[s]; position < a.offsets[s + 1]; ++position) {
+            const int64_t row = a.rows.order[position];
+            if (c < a.rows.start[row] || c >= a.rows.end[row]) continue;
+            for (int64_t k = 0; k < a.step_count; ++k) {
+              const StepGradient& step = a.steps[k];
+              for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+                for (int64_t query = 0; query < step.queries; ++query) {
+                  const int64_t score = ((row * a.heads + head) * step.queries + query) * a.slots + c;
+                  const int64_t vector = ((row * step.queries + query) * a.heads + head) * d;
+                  grad_k.add(step.dscores[score], static_cast<const T*>(step.q) + vector, d);
+                  const float p = step.probs[score];
+                  if (!std::signbit(p)) grad_v.add(p, static_cast<const T*>(step.grad_out) + vector, d);
+                }
+            }
+          }
+          const int64_t to = ((s * a.slots + c) * a.kv_heads + kv_head) * d;
+          if (past_caches) {
+            grad_k.stream(static_cast<T*>(a.grad_k) + to, d);
+            grad_v.stream(static_cast<T*>(a.grad_v) + to, d);
+          } else {
+            grad_k.store(static_cast<T*>(a.grad_k) + to, d);
+            grad_v.store(static_cast<T*>(a.grad_v) + to, d);
+          }
+        }
+      }
+    }
+    stream_fence();
+  }
+}
+
+// Picks the storage type and the head width: 32, 64, 128 and 256 are unrolled, every other width up to kMaxHeadDim runs.
+#define REAREC_BY_HEAD_DIM(kernel, dtype, head_dim, arguments)                                     \
+  do {                                                                                             \
+    const bool is_bf16 = (dtype) == DType::bfloat16;                                               \
+    switch (head_dim) {                                                                            \
+      case 32: is_bf16 ? kernel<bfloat16, 32> arguments : kernel<float, 32> arguments; break;      \
+      case 64: is_bf16 ? kernel<bfloat16, 64> arguments : kernel<float, 64> arguments; break;      \
+      case 128: is_bf16 ? kernel<bfloat16, 128> arguments : kernel<float, 128> arguments; break;   \
+      case 256: is_bf16 ? kernel<bfloat16, 256> arguments : kernel<float, 256> arguments; break;   \
+      default: is_bf16 ? kernel<bfloat16, 0> arguments : kernel<float, 0> arguments;               \
+    }                                                                                              \
+  } while (0)
+
+void forward(const AttentionForward& a) {
+  REAREC_BY_HEAD_DIM(forward_rows, a.shape.dtype, a.shape.head_dim, (a));
+}
+void backward(const AttentionBackward& a) {
+  REAREC_BY_HEAD_DIM(backward_rows, a.shape.dtype, a.shape.head_dim, (a));
+}
+void prefix_gradient(const PrefixGradient& a) {
+  REAREC_BY_HEAD_DIM(prefix_gradient_slots, a.dtype, a.head_dim, (a));
+}
+
+}  // namespace
+
+namespace REAREC_ISA {
+const AttentionKernels attention = {forward, backward, prefix_gradient};
+}
+
+}  // namespace rearec

@@ -1,0 +1,52 @@
+// The instruction sets this build carries, and the best of them that the running machine has.
+#pragma once
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace rearec {
+
+enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2 };
+
+inline const char* isa_name(Isa isa) {
+  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4"};
+  return names[static_cast<int>(isa)];
+}
+
+inline std::vector<Isa> usable_isas() {
+  std::vector<Isa> usable = {Isa::baseline};
+#if REAREC_ISA_COUNT > 1
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (v3) usable.push_back(Isa::x86_64_v3);
+  if (v4) usable.push_back(Isa::x86_64_v4);
+#endif
+  return usable;
+}
+
+// REAREC_CPU_ISA names a lower one, for tests and for comparing machines; an unusable name is an error.
+inline Isa chosen_isa() {
+  const std::vector<Isa> usable = usable_isas();
+  const char* wanted = std::getenv("REAREC_CPU_ISA");
+  if (!wanted || !*wanted) return usable.back();
+  for (Isa isa : usable)
+    if (std::strcmp(isa_name(isa), wanted) == 0) return isa;
+  std::string message = std::string("REAREC_CPU_ISA=") + wanted + ": this build on this machine can use";
+  for (Isa isa : usable) message += std::string(" ") + isa_name(isa);
+  throw std::runtime_error(message);
+}
+
+#if REAREC_ISA_COUNT > 1
+#define REAREC_KERNELS(name)                              \
+  (chosen == Isa::x86_64_v4   ? x86_64_v4::name           \
+   : chosen == Isa::x86_64_v3 ? x86_64_v3::name           \
+                              : baseline::name)
+#else
+#define REAREC_KERNELS(name) baseline::name
+#endif
+
+}  // namespace rearec

@@ -1,0 +1,148 @@
+// One vector of floats, as wide as the instruction set this file is compiled for, on GCC and Clang vector extensions.
+//
+// Everything here lives in an unnamed namespace: sources are compiled once per instruction set, and a shared inline
+// symbol would let the linker keep the AVX-512 copy for every machine. For the same reason sources of csrc/cpu use no
+// standard-library templates that leave code behind (vectors, sort, ...).
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace rearec {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
+#else
+constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
+#endif
+
+typedef float vfloat __attribute__((vector_size(4 * kLanes)));
+typedef int32_t vint __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t vuint __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t vhalf __attribute__((vector_size(2 * kLanes)));
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+#define REAREC_INLINE inline __attribute__((always_inline))
+
+REAREC_INLINE float to_float(float x) { return x; }
+REAREC_INLINE float to_float(bfloat16 x) {
+  const uint32_t bits = uint32_t{x.bits} << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+REAREC_INLINE void from_float(float x, float* to) { *to = x; }
+REAREC_INLINE void from_float(float x, bfloat16* to) {  // round to nearest even, NaN stays NaN
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+REAREC_INLINE vfloat broadcast(float x) { return x - vfloat{}; }
+REAREC_INLINE vint bits_of(vfloat x) { return (vint)x; }
+
+REAREC_INLINE vfloat load(const float* p) {
+  vfloat v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+REAREC_INLINE vfloat load(const bfloat16* p) {
+  vhalf half;
+  std::memcpy(&half, p, sizeof half);
+  return (vfloat)(__builtin_convertvector(half, vuint) << 16);
+}
+
+REAREC_INLINE void store(float* p, vfloat v) { std::memcpy(p, &v, sizeof v); }
+REAREC_INLINE void store(bfloat16* p, vfloat v) {
+  const vuint bits = (vuint)v;
+  const vuint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vint is_nan = v != v;
+  const vuint chosen = is_nan ? vuint{} + 0x7fc0 : rounded;
+  const vhalf half = __builtin_convertvector(chosen, vhalf);
+  std::memcpy(p, &half, sizeof half);
+}
+
+// Store past the caches, for outputs larger than they are; p must be aligned to the vector. Needs stream_fence() after.
+REAREC_INLINE void stream(float* p, vfloat v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX__)
+  _mm256_stream_ps(p, (__m256)v);
+#else
+  store(p, v);
+#endif
+}
+REAREC_INLINE void stream(bfloat16* p, vfloat v) { store(p, v); }
+REAREC_INLINE void stream_fence() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
+REAREC_INLINE float sum(vfloat v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX__)
+  const __m256 x = (__m256)v;
+  __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+REAREC_INLINE float max(vfloat v) {  // NaN lanes may be dropped
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  float m = v[0];
+  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+#endif
+}
+
+// exp, relative error below 3e-7; exactly 0 under -87.3 (no denormals), infinity over 88.7, NaN stays NaN.
+REAREC_INLINE vfloat exp(vfloat x) {
+  const vint under = x < -87.3f;
+  const vint over = x > 88.7f;
+  vfloat y = under ? broadcast(-87.3f) : x;
+  y = over ? broadcast(88.7f) : y;
+  // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+  const vfloat magic = broadcast(12582912.0f);
+  const vfloat shifted = y * 1.44269504088896341f + magic;
+  const vint n = bits_of(shifted) - bits_of(magic);
+  const vfloat whole = shifted - magic;
+  vfloat r = y - whole * 0.693359375f;
+  r = r + whole * 2.12194440e-4f;
+  vfloat p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // 2^n in two factors: n reaches 128 at the top of the range.
+  const vint half = n >> 1;
+  const vfloat result = p * (vfloat)((half + 127) << 23) * (vfloat)((n - half + 127) << 23);
+  const vfloat infinite = broadcast(__builtin_inff());
+  return under ? vfloat{} : (over ? infinite : result);
+}
+
+REAREC_INLINE float exp(float x) { return exp(broadcast(x))[0]; }
+
+}  // namespace
+}  // namespace rearec

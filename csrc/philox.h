@@ -1,0 +1,33 @@
+// Philox4x32-10 (Salmon et al., SC'11), first output word: the dropout stream that every backend shares.
+#pragma once
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define REAREC_HOST_DEVICE __host__ __device__
+#else
+#define REAREC_HOST_DEVICE
+#endif
+
+namespace rearec {
+
+// key = seed; counter = (key slot, query token, head, row): a mask depends on positions only, never on threads or tiles.
+REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t slot, uint32_t token, uint32_t head,
+                                                      uint32_t row) {
+  uint32_t c0 = slot, c1 = token, c2 = head, c3 = row;
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
+    const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint32_t next0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    const uint32_t next2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(p1);
+    c3 = static_cast<uint32_t>(p0);
+    c0 = next0;
+    c2 = next2;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c0;
+}
+
+}  // namespace rearec

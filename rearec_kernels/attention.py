@@ -1,0 +1,129 @@
+"""Attention of reasoning tokens over a prefix cache: append and attend in one call, differentiable through the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.cache import ReasoningCache
+from rearec_kernels.checks import describe
+from rearec_kernels.dispatch import resolve
+
+_NAME = "cached_reason_attention"
+_MAX_HEAD_DIM = 1024
+
+
+def cached_reason_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: ReasoningCache,
+    *,
+    step: int | None = None,
+    softmax_scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | Tensor | None = None,
+) -> Tensor:
+    """Appends k, v as new reasoning tokens of every row and attends q to the row's prefix slots and tokens.
+
+    The new tokens are causal among themselves. Differentiable in q, k, v and the prefix K/V of the cache, through any
+    number of steps; the prefix gradient of all steps is computed and written once. Differentiating twice raises.
+    ReaRec (arXiv 2503.22675), section 3.2: the step k of the latent reasoning is one call per layer with Q = 1.
+
+    Args:
+        q: [R, Q, H, D], or [R, H, D] for one new token per row.
+        k, v: like q with the cache's Hkv heads; H is a multiple of Hkv and query head h reads head h // (H / Hkv).
+        cache: appended to. Its dtype is the storage and compute-input dtype; accumulation is float32 (float64 for it).
+        step: the token slot of the first new token, default `cache.length`. Calling again with a slot already filled
+            recomputes it and gives the same result: activation checkpointing (use_reentrant=False).
+        softmax_scale: factor of q.k, default 1 / sqrt(D).
+        dropout_p: probability of dropping an attention probability, in [0, 1).
+        seed: of the dropout mask (Philox4x32-10; counter = key slot, query token, head, row): an int, or int64 [1] on
+            the device; None draws one from torch's generator.
+
+    Returns:
+        Of q's shape and dtype.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        IndexError: `step` leaves a gap, or the tokens do not fit into max_tokens.
+    """
+    if not isinstance(cache, ReasoningCache):
+        raise TypeError(f"{_NAME}: cache must be a ReasoningCache, got {type(cache).__name__}")
+    single = isinstance(q, Tensor) and q.dim() == 3
+    q4, k4, v4 = (x.unsqueeze(1) if single and isinstance(x, Tensor) and x.dim() == 3 else x for x in (q, k, v))
+    _check_tensors(q4, k4, v4, cache)
+    queries, heads, width = q4.shape[1:]
+    slot = _check_step(step, queries, cache)
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
+    scale = width**-0.5 if softmax_scale is None else float(softmax_scale)
+    dtype = cache.prefix_k.dtype
+    backend = resolve(_NAME, q.device, dtype)
+    mask_seed = _seed_tensor(seed, q.device) if dropout_p > 0 else None
+    q4, k4, v4 = (x.to(dtype).contiguous() for x in (q4, k4, v4))
+
+    gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
+    rows = cache.index[:4]
+    if gradients or cache.holds_segments():
+        segments = cache.append(slot, k4, v4)
+        carriers = cache.carriers(queries, heads, backend) if gradients else []
+        prefix = (cache.prefix_k.detach(), cache.prefix_v.detach())
+        tokens = ([s[0] for s in segments], [s[1] for s in segments])
+        out, _, _ = torch.ops.rearec.attention(
+            q4, *tokens, *prefix, carriers, *rows, scale, dropout_p, mask_seed, backend
+        )
+    else:
+        out = torch.ops.rearec.attention_decode(
+            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), *rows, slot, scale, dropout_p, mask_seed,
+            backend,
+        )  # fmt: skip
+    cache.length = max(cache.length, slot + queries)
+    out = out.to(q.dtype)
+    return out.squeeze(1) if single else out
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> None:
+    _, _, kv_heads, width = cache.prefix_k.shape
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{_NAME}: {name} must be a floating-point tensor, got {describe(x)}")
+        if x.device != cache.prefix_k.device:
+            raise ValueError(f"{_NAME}: {name} is on {x.device}, the cache on {cache.prefix_k.device}")
+        if x.dim() != 4 or x.shape[0] != cache.rows or x.shape[3] != width or x.shape[1] == 0:
+            raise ValueError(
+                f"{_NAME}: {name} must have shape [R, Q, heads, D] or [R, heads, D] with R = {cache.rows} and "
+                f"D = {width}, got {list(x.shape)}"
+            )
+    if q.shape[2] == 0 or q.shape[2] % kv_heads != 0:
+        raise ValueError(f"{_NAME}: q has {q.shape[2]} heads, expected a multiple of the cache's {kv_heads}")
+    expected = (cache.rows, q.shape[1], kv_heads, width)
+    for name, x in (("k", k), ("v", v)):
+        if x.shape != expected:
+            raise ValueError(f"{_NAME}: {name} must have shape {list(expected)}, got {list(x.shape)}")
+    if width > _MAX_HEAD_DIM:
+        raise ValueError(f"{_NAME}: the head dimension may be {_MAX_HEAD_DIM} at most, got {width}")
+
+
+def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
+    slot = cache.length if step is None else step
+    if slot < 0 or slot > cache.length:
+        raise IndexError(f"{_NAME}: step {slot} leaves a gap, the cache holds {cache.length} reasoning tokens")
+    if slot + queries > cache.max_tokens:
+        raise IndexError(
+            f"{_NAME}: {queries} more reasoning tokens at {slot} do not fit into max_tokens = {cache.max_tokens}"
+        )
+    return slot
+
+
+def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
+            raise ValueError(f"{_NAME}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}")
+        return seed
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"{_NAME}: seed must fit into a signed 64-bit integer, got {seed}")
+    return torch.tensor([seed], dtype=torch.int64, device=device)

@@ -1,0 +1,175 @@
+"""Builds rearec_kernels._C: C++ for CPUs always, CUDA C++ when an nvcc is found. Package metadata is in pyproject.toml.
+
+REAREC_NATIVE      1 (default) | 0: install without compiling anything; only the reference backend is there
+REAREC_CUDA        auto (default) | 1: fail when there is no nvcc | 0: never
+REAREC_CUDA_ARCHS  e.g. "80;90a;100" (the default); the last one is also embedded as PTX
+CUDA_HOME          where nvcc is, when it is not on PATH
+CXX, CXXFLAGS      the C++17 compiler (default: c++, g++ or clang++) and flags appended to ours
+MAX_JOBS           compile jobs at a time
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+
+# One object per CPU source and instruction set; csrc/bindings.cpp picks the best at run time. Flags are spelled out
+# because compilers before GCC 11 and Clang 12 do not know -march=x86-64-v3.
+V3_FLAGS = "-mavx -mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mmovbe -mpopcnt"
+X86_64_ISAS = {
+    "baseline": "",
+    "x86_64_v3": V3_FLAGS,
+    "x86_64_v4": f"{V3_FLAGS} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512",
+}
+PORTABLE_ISAS = {"baseline": ""}
+DEFAULT_CUDA_ARCHS = "80;90a;100"
+
+
+def environment_switch(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = os.environ.get(name, default).strip().lower()
+    if value not in allowed:
+        raise SystemExit(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+    return value
+
+
+def find_cxx() -> list[str]:
+    """The C++17 compiler's command, checked by compiling a line."""
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    for candidate in candidates:
+        command = shlex.split(candidate)
+        if shutil.which(command[0]) and compiles(command, ["-std=c++17"], "#include <string_view>\nint main() {}\n"):
+            return command
+    raise SystemExit(
+        f"rearec needs a C++17 compiler ({', '.join(candidates)}: none works). Install one (Debian, Ubuntu: apt-get "
+        "install g++), or set CXX, or set REAREC_NATIVE=0 to install without compiled kernels."
+    )
+
+
+def compiles(cxx: list[str], flags: list[str], source: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "probe.cpp")
+        path.write_text(source)
+        command = [*cxx, *flags, str(path), "-o", str(Path(folder, "probe"))]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def find_nvcc() -> str | None:
+    mode = environment_switch("REAREC_CUDA", "auto", ("auto", "0", "1"))
+    if mode == "0" or not any(CSRC.glob("cuda/*.cu")):
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [str(Path(home, "bin", "nvcc"))] if home else []
+    candidates += [path for path in (shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc") if path]
+    nvcc = next((path for path in candidates if Path(path).exists()), None)
+    if nvcc is None and mode == "1":
+        raise SystemExit("REAREC_CUDA=1 but no nvcc in $CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin")
+    return nvcc
+
+
+def cuda_libraries(nvcc: str) -> Path:
+    """The folder of libcudart_static.a. nvcc may be a wrapper script, so it is asked where its toolkit is."""
+    dry_run = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+    tops = [line.split("=", 1)[1].strip() for line in dry_run.splitlines() if line.startswith("#$ TOP=")]
+    top = Path(tops[0]) if tops and Path(tops[0]).is_absolute() else Path(nvcc).resolve().parent.parent
+    for folder in (top / "lib64", top / "lib", top / "targets" / "x86_64-linux" / "lib"):
+        if (folder / "libcudart_static.a").exists():
+            return folder
+    raise SystemExit(f"{nvcc}: no libcudart_static.a under {top}; set CUDA_HOME to a whole toolkit or REAREC_CUDA=0")
+
+
+def ninja_path(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+class NinjaBuild(build_ext):
+    """Writes one build.ninja and runs it: parallel, incremental, dependency files, no torch headers."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import ninja
+        import pybind11
+
+        folder = Path(self.build_temp).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+
+        cxx = find_cxx()
+        x86_64 = platform.machine().lower() in ("x86_64", "amd64")
+        isas = X86_64_ISAS if x86_64 else PORTABLE_ISAS
+        openmp = ["-fopenmp"] if compiles(cxx, ["-fopenmp"], "#include <omp.h>\nint main() {}\n") else []
+        includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"), CSRC)]
+        flags = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+        # GCC's own AVX-512 headers set off the two -Wuninitialized warnings.
+        flags += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+        flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        link = ["-shared", "-pthread", *openmp]
+        if platform.system() == "Darwin":
+            link += ["-undefined", "dynamic_lookup"]
+
+        nvcc = find_nvcc()
+        nvcc_flags: list[str] = []
+        if nvcc:
+            archs = os.environ.get("REAREC_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";")
+            names = [arch.strip() for arch in archs.split(";") if arch.strip()]
+            ptx = names[-1].rstrip("af")
+            nvcc_flags = ["-O3", "-std=c++17", "-lineinfo", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+            nvcc_flags += [f"-I{CSRC}", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
+            nvcc_flags += [f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
+            flags += [f"'-DREAREC_CUDA_ARCHS=\"{','.join(names)}\"'"]
+            link += [f"-L{cuda_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt"]
+
+        rules = [
+            f"cxx = {shlex.join(cxx)}",
+            f"cxxflags = {' '.join(flags)}",
+            f"linkflags = {' '.join(link)}",
+            "rule cxx\n  command = $cxx $cxxflags $isaflags -MMD -MF $out.d -c $in -o $out\n"
+            "  depfile = $out.d\n  deps = gcc",
+            "rule link\n  command = $cxx $in -o $out $linkflags",
+        ]
+        if nvcc:
+            rules += [
+                f"nvcc = {nvcc}\nnvccflags = {' '.join(nvcc_flags)}",
+                "rule nvcc\n  command = $nvcc $nvccflags -MMD -MF $out.d -c $in -o $out\n"
+                "  depfile = $out.d\n  deps = gcc",
+            ]
+        objects: list[Path] = []
+
+        def compile_source(rule: str, source: Path, suffix: str = "", isa_flags: str = "") -> None:
+            objects.append(folder / f"{source.relative_to(CSRC).as_posix().replace('/', '__')}{suffix}.o")
+            rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  isaflags = {isa_flags}")
+
+        for source in sorted(CSRC.glob("*.cpp")):
+            compile_source("cxx", source)
+        for source in sorted(CSRC.glob("cpu/*.cpp")):
+            for isa, isa_flags in isas.items():
+                compile_source("cxx", source, f".{isa}", f"-DREAREC_ISA={isa} {isa_flags}")
+        if nvcc:
+            for source in sorted(CSRC.glob("cuda/*.cu")):
+                compile_source("nvcc", source)
+        rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
+        (folder / "build.ninja").write_text("\n".join(rules) + "\n")
+
+        print(f"rearec: {', '.join(isas)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {nvcc or 'no'}", flush=True)
+        jobs = os.environ.get("MAX_JOBS")
+        command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder), *(["-j", jobs] if jobs else [])]
+        if subprocess.run(command).returncode != 0:
+            raise SystemExit("rearec: the native kernels did not compile (the compiler's messages are above)")
+
+
+native = environment_switch("REAREC_NATIVE", "1", ("0", "1")) == "1"
+setup(
+    ext_modules=[Extension("rearec_kernels._C", sources=[])] if native else [],
+    cmdclass={"build_ext": NinjaBuild},
+)
