@@ -14,6 +14,8 @@
 
 #include "cpu/attention.h"
 #include "cpu/isa.h"
+#include "cpu/losses.h"
+#include "cpu/retrieval.h"
 
 namespace py = pybind11;
 
@@ -132,6 +134,111 @@ void attention_prefix_gradient(int dtype, const std::vector<StepTuple>& steps, c
   REAREC_KERNELS(attention).prefix_gradient(a);
 }
 
+// (values, rows, columns, row stride, steps, target, threads)
+using LogitsTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, Address, int>;
+// (values, rows, columns, row stride, first item, threads)
+using ScoresTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, int>;
+// (begin or 0, end or 0, items, count)
+using ExclusionTuple = std::tuple<Address, Address, Address, int64_t>;
+// (scores, items, rows, k)
+using BestTuple = std::tuple<Address, Address, int64_t, int64_t>;
+
+Logits to_logits(const LogitsTuple& t) {
+  const auto& [values, rows, columns, row_stride, steps, target, threads] = t;
+  return {pointer<float>(values), rows, columns, row_stride, steps, pointer<int64_t>(target), threads};
+}
+
+Scores to_scores(const ScoresTuple& t) {
+  const auto& [values, rows, columns, row_stride, first_item, threads] = t;
+  return {pointer<float>(values), rows, columns, row_stride, first_item, threads};
+}
+
+Exclusion to_exclusion(const ExclusionTuple& t) {
+  const auto& [begin, end, items, count] = t;
+  return {pointer<int64_t>(begin), pointer<int64_t>(end), pointer<int64_t>(items), count};
+}
+
+Best to_best(const BestTuple& t) {
+  const auto& [scores, items, rows, k] = t;
+  return {pointer<float>(scores), pointer<int64_t>(items), rows, k};
+}
+
+template <auto kKernel>
+void cross_entropy(const LogitsTuple& logits, Address inverse_temperature, Address shift, Address norm,
+                   Address target_logit, Address coefficient, bool round_to_bfloat16) {
+  CrossEntropy a{};
+  a.logits = to_logits(logits);
+  a.inverse_temperature = pointer<float>(inverse_temperature);
+  a.shift = pointer<float>(shift);
+  a.norm = pointer<float>(norm);
+  a.target_logit = pointer<float>(target_logit);
+  a.coefficient = pointer<float>(coefficient);
+  a.round_to_bfloat16 = round_to_bfloat16;
+  py::gil_scoped_release release;
+  (REAREC_KERNELS(losses).*kKernel)(a);
+}
+
+template <auto kKernel>
+void ensemble(const LogitsTuple& logits, float inverse_temperature, bool paper_form, Address shift, Address norm,
+              Address spread, Address target_logit, float cross_entropy_coefficient, float kl_coefficient,
+              bool round_to_bfloat16) {
+  Ensemble a{};
+  a.logits = to_logits(logits);
+  a.inverse_temperature = inverse_temperature;
+  a.paper_form = paper_form;
+  a.shift = pointer<float>(shift);
+  a.norm = pointer<float>(norm);
+  a.spread = pointer<float>(spread);
+  a.target_logit = pointer<float>(target_logit);
+  a.cross_entropy_coefficient = cross_entropy_coefficient;
+  a.kl_coefficient = kl_coefficient;
+  a.round_to_bfloat16 = round_to_bfloat16;
+  py::gil_scoped_release release;
+  (REAREC_KERNELS(losses).*kKernel)(a);
+}
+
+void mask_groups(const LogitsTuple& logits, Address group) {
+  const GroupMask a{to_logits(logits), pointer<int64_t>(group)};
+  py::gil_scoped_release release;
+  REAREC_KERNELS(losses).mask_groups(a);
+}
+
+void topk(const ScoresTuple& scores, const BestTuple& best, const ExclusionTuple& exclusion) {
+  const TopK a{to_scores(scores), to_best(best), to_exclusion(exclusion)};
+  py::gil_scoped_release release;
+  REAREC_KERNELS(retrieval).topk(a);
+}
+
+void topk_direct(Address hidden, Address table, bool table_is_bfloat16, int64_t items, int64_t width,
+                 int64_t row_stride, const BestTuple& best, int parts, const ExclusionTuple& exclusion) {
+  DirectTopK a{};
+  a.hidden = pointer<float>(hidden);
+  a.table = pointer(table);
+  a.table_is_bfloat16 = table_is_bfloat16;
+  a.items = items;
+  a.width = width;
+  a.row_stride = row_stride;
+  a.best = to_best(best);
+  a.parts = parts;
+  a.exclusion = to_exclusion(exclusion);
+  py::gil_scoped_release release;
+  REAREC_KERNELS(retrieval).topk_direct(a);
+}
+
+void topk_sort(const BestTuple& best) {
+  const Best a = to_best(best);
+  py::gil_scoped_release release;
+  REAREC_KERNELS(retrieval).topk_sort(a);
+}
+
+void rank(const ScoresTuple& scores, Address target, Address target_score, Address half_counts,
+          const ExclusionTuple& exclusion) {
+  const Rank a{to_scores(scores), pointer<int64_t>(target), pointer<float>(target_score),
+               pointer<int64_t>(half_counts), to_exclusion(exclusion)};
+  py::gil_scoped_release release;
+  REAREC_KERNELS(retrieval).rank(a);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (Isa isa : usable_isas()) isas.push_back(isa_name(isa));
@@ -159,4 +266,18 @@ PYBIND11_MODULE(_C, module) {
   module.def("attention_forward", &attention_forward);
   module.def("attention_backward", &attention_backward);
   module.def("attention_prefix_gradient", &attention_prefix_gradient);
+  module.def("cross_entropy_statistics", &cross_entropy<&LossKernels::cross_entropy_statistics>);
+  module.def("cross_entropy_gradient", &cross_entropy<&LossKernels::cross_entropy_gradient>);
+  module.def("cross_entropy", &cross_entropy<&LossKernels::cross_entropy>);
+  module.def("ensemble_statistics", &ensemble<&LossKernels::ensemble_statistics>);
+  module.def("ensemble_gradient", &ensemble<&LossKernels::ensemble_gradient>);
+  module.def("ensemble", &ensemble<&LossKernels::ensemble>);
+  module.def("mask_groups", &mask_groups);
+  module.def("topk", &topk);
+  module.def("topk_direct", &topk_direct);
+  module.def("topk_sort", &topk_sort);
+  module.def("rank", &rank);
+  module.attr("LOGITS_PADDING") = kPadding;
+  module.attr("MAX_ENSEMBLE_STEPS") = kMaxEnsembleSteps;
+  module.attr("MAX_DIRECT_ROWS") = kMaxDirectRows;
 }

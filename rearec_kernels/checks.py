@@ -18,3 +18,51 @@ def checks_values(device: torch.device) -> bool:
     if torch.compiler.is_compiling():
         return False
     return device.type == "cpu" or os.environ.get("REAREC_DEBUG") == "1"
+
+
+def check_floating(op: str, name: str, x: Tensor, shape: str) -> None:
+    """Raises unless x is a floating-point tensor with as many dimensions as `shape`, e.g. "[R, T, d]", names."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{op}: {name} must be a floating-point tensor {shape}, got {describe(x)}")
+    if x.dim() != shape.count(",") + 1:
+        raise ValueError(f"{op}: {name} must have shape {shape}, got {list(x.shape)}")
+
+
+def check_index(op: str, name: str, x: Tensor, rows: int) -> None:
+    """Raises unless x is an integer tensor with one entry per row."""
+    if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: {name} must be an int32 or int64 tensor [R], got {describe(x)}")
+    if x.shape != (rows,):
+        raise ValueError(f"{op}: {name} must have shape [R] with R = {rows}, got {list(x.shape)}")
+
+
+def check_same_device(op: str, tensors: dict[str, Tensor]) -> None:
+    """Raises unless all are on the device of the first."""
+    first, *others = tensors
+    for name in others:
+        if tensors[name].device != tensors[first].device:
+            raise ValueError(f"{op}: {name} is on {tensors[name].device}, {first} on {tensors[first].device}")
+
+
+def check_items(op: str, name: str, items: Tensor, count: int, ignore_index: int | None = None) -> None:
+    """Raises IndexError unless every item is in [0, count) or `ignore_index`, where values are looked at."""
+    if not checks_values(items.device):
+        return
+    wrong = (items < 0) | (items >= count)
+    if ignore_index is not None:
+        wrong &= items != ignore_index
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        allowed = "" if ignore_index is None else f" or {ignore_index} (ignored)"
+        raise IndexError(f"{op}: {name}[{i}] is {int(items[i])}, expected an item in [0, {count}){allowed}")
+
+
+def check_offsets(op: str, offsets: Tensor | None, items: Tensor) -> None:
+    """Raises ValueError unless `offsets` delimits consecutive parts of `items`, where values are looked at."""
+    if offsets is None or not checks_values(offsets.device):
+        return
+    if int(offsets[0]) != 0 or int(offsets[-1]) != items.shape[0] or bool((offsets.diff() < 0).any()):
+        raise ValueError(
+            f"{op}: the offsets of exclude must rise from 0 to its number of items {items.shape[0]}, got "
+            f"{int(offsets[0])} .. {int(offsets[-1])}{' with a decrease' if bool((offsets.diff() < 0).any()) else ''}"
+        )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ _C: Any = None
 if importlib.util.find_spec("rearec_kernels._C") is not None:
     _C = importlib.import_module("rearec_kernels._C")
 
-_chosen: ContextVar[str | None] = ContextVar("rearec_backend", default=None)
+_PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None
+_local = threading.local()  # not a ContextVar: torch.compile traces this one, with a guard
 _warned: set[tuple[str, str, torch.dtype]] = set()
 
 
@@ -45,11 +46,12 @@ def use_backend(name: str) -> Iterator[None]:
     The environment variable REAREC_BACKEND does the same for a whole process.
     """
     _check_name(name, "use_backend")
-    token = _chosen.set(name)
+    before = getattr(_local, "backend", None)
+    _local.backend = name
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _local.backend = before
 
 
 def resolve(op: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -59,7 +61,7 @@ def resolve(op: str, device: torch.device, dtype: torch.dtype) -> str:
         ValueError: the backend asked for is unknown, not there for this device, or does not serve this dtype.
     """
     available = available_backends(device)
-    name = _chosen.get() or os.environ.get("REAREC_BACKEND") or None
+    name = getattr(_local, "backend", None) or _PROCESS_BACKEND
     if name is not None:
         _check_name(name, "REAREC_BACKEND")
         if name not in available:

@@ -203,7 +203,7 @@ REAREC_INLINE void forward_heads(const AttentionForward& a, const RowView& view,
       apply_dropout(a.dropout, scores[h], slots, view.start, token, head + h, view.row);
       apply_dropout(a.dropout, scores[h] + slots, visible, a.prefix.slots, token, head + h, view.row);
     }
-    if (a.prefix_probs) {
+    if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
       const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;
       float* prefix = a.prefix_probs + at * a.prefix.slots;
       std::memset(prefix, 0, sizeof(float) * view.start);

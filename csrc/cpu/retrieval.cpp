@@ -1,0 +1,209 @@
+// Running top-k heaps and rank counts over blocks of scores, never the whole [rows, items] matrix.
+#include "cpu/retrieval.h"
+
+#include "cpu/simd.h"
+
+namespace rearec {
+namespace {
+
+constexpr float kInfinity = __builtin_inff();
+
+REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
+
+// ------------------------------------------------------------------------------------------------------- exclusion
+
+struct ExcludedItems {
+  const int64_t* begin;
+  const int64_t* end;
+};
+
+REAREC_INLINE ExcludedItems excluded_of_row(const Exclusion& exclusion, int64_t row) {
+  if (!exclusion.begin) return {exclusion.items, exclusion.items + exclusion.count};
+  return {exclusion.items + exclusion.begin[row], exclusion.items + exclusion.end[row]};
+}
+
+// The first excluded item that is not below `item`.
+const int64_t* first_not_below(ExcludedItems excluded, int64_t item) {
+  while (excluded.begin < excluded.end) {
+    const int64_t* middle = excluded.begin + (excluded.end - excluded.begin) / 2;
+    if (*middle < item) {
+      excluded.begin = middle + 1;
+    } else {
+      excluded.end = middle;
+    }
+  }
+  return excluded.begin;
+}
+
+REAREC_INLINE bool is_excluded(ExcludedItems excluded, int64_t item) {
+  const int64_t* found = first_not_below(excluded, item);
+  return found < excluded.end && *found == item;
+}
+
+// ------------------------------------------------------------------------------------------------------------ heap
+
+struct Heap {
+  float* scores;
+  int64_t* items;
+  int64_t k;
+
+  REAREC_INLINE float threshold() const { return scores[0]; }
+  REAREC_INLINE bool worse(int64_t a, float score, int64_t item) const {
+    return scores[a] < score || (scores[a] == score && items[a] > item);
+  }
+  // Puts (score, item) on top of the first `size` entries, in place of the worst, and restores the order below.
+  void replace_top(float score, int64_t item, int64_t size) {
+    int64_t hole = 0;
+    for (int64_t child = 1; child < size; child = 2 * hole + 1) {
+      if (child + 1 < size && worse(child + 1, scores[child], items[child])) ++child;
+      if (!worse(child, score, item)) break;
+      scores[hole] = scores[child];
+      items[hole] = items[child];
+      hole = child;
+    }
+    scores[hole] = score;
+    items[hole] = item;
+  }
+  // Takes the worst away again and again, each to the end of what is left.
+  void sort() {
+    for (int64_t last = k - 1; last > 0; --last) {
+      const float score = scores[last];
+      const int64_t item = items[last];
+      scores[last] = scores[0];
+      items[last] = items[0];
+      replace_top(score, item, last);
+    }
+  }
+};
+
+REAREC_INLINE Heap heap_of(const Best& best, int64_t row, int64_t part = 0) {
+  const int64_t first = (part * best.rows + row) * best.k;
+  return {best.scores + first, best.items + first, best.k};
+}
+
+// Items are offered in ascending order: one that ties with the worst kept score is the higher item, and stays out.
+REAREC_INLINE void offer(Heap& heap, float score, int64_t item, ExcludedItems excluded) {
+  if (score > heap.threshold() && !is_excluded(excluded, item)) heap.replace_top(score, item, heap.k);
+}
+
+void topk(const TopK& a) {
+  constexpr int kVectors = 8;
+  const int64_t columns = a.scores.columns;
+#pragma omp parallel for num_threads(a.scores.threads) schedule(static)
+  for (int64_t row = 0; row < a.scores.rows; ++row) {
+    const float* scores = a.scores.values + row * a.scores.row_stride;
+    const ExcludedItems excluded = excluded_of_row(a.exclusion, row);
+    Heap heap = heap_of(a.best, row);
+    int64_t n = 0;
+    for (; n + kVectors * kLanes <= columns; n += kVectors * kLanes) {
+      vfloat m = broadcast(-kInfinity);
+      for (int i = 0; i < kVectors; ++i) m = larger(load(scores + n + i * kLanes), m);
+      if (max(m) > heap.threshold())
+        for (int64_t j = n; j < n + kVectors * kLanes; ++j) offer(heap, scores[j], a.scores.first_item + j, excluded);
+    }
+    for (; n < columns; ++n) offer(heap, scores[n], a.scores.first_item + n, excluded);
+  }
+}
+
+void topk_sort(const Best& best) {
+  for (int64_t row = 0; row < best.rows; ++row) heap_of(best, row).sort();
+}
+
+// ------------------------------------------------------------------------------------------------- top-k, few rows
+
+// Four items at a time against R rows of h: every element of the table is read once and used R times.
+template <class T, int R>
+void direct_part(const DirectTopK& a, int64_t first_item, int64_t end_item, int64_t part) {
+  constexpr int kItems = 4;
+  const T* table = static_cast<const T*>(a.table);
+  Heap heaps[R];
+  for (int r = 0; r < R; ++r) heaps[r] = heap_of(a.best, r, part);
+  for (int64_t item = first_item; item < end_item; item += kItems) {
+    const int count = end_item - item < kItems ? static_cast<int>(end_item - item) : kItems;
+    const T* vectors[kItems];
+    for (int i = 0; i < kItems; ++i) vectors[i] = table + (item + (i < count ? i : 0)) * a.row_stride;
+    vfloat total[kItems][R];
+    for (int i = 0; i < kItems; ++i)
+      for (int r = 0; r < R; ++r) total[i][r] = vfloat{};
+    int64_t n = 0;
+    for (; n + kLanes <= a.width; n += kLanes)
+      for (int i = 0; i < kItems; ++i) {
+        const vfloat e = load(vectors[i] + n);
+        for (int r = 0; r < R; ++r) total[i][r] += load(a.hidden + r * a.width + n) * e;
+      }
+    for (int i = 0; i < count; ++i)
+      for (int r = 0; r < R; ++r) {
+        float score = sum(total[i][r]);
+        for (int64_t rest = n; rest < a.width; ++rest)
+          score += a.hidden[r * a.width + rest] * to_float(vectors[i][rest]);
+        offer(heaps[r], score, item + i, excluded_of_row(a.exclusion, r));
+      }
+  }
+}
+
+template <class T>
+void direct_by_rows(const DirectTopK& a, int64_t first_item, int64_t end_item, int64_t part) {
+  switch (a.best.rows) {
+    case 1: return direct_part<T, 1>(a, first_item, end_item, part);
+    case 2: return direct_part<T, 2>(a, first_item, end_item, part);
+    case 3: return direct_part<T, 3>(a, first_item, end_item, part);
+    default: return direct_part<T, 4>(a, first_item, end_item, part);
+  }
+}
+
+void topk_direct(const DirectTopK& a) {
+  static_assert(kMaxDirectRows == 4, "direct_by_rows");
+#pragma omp parallel for num_threads(a.parts) schedule(static, 1)
+  for (int part = 0; part < a.parts; ++part) {
+    const int64_t first = a.items * part / a.parts, end = a.items * (part + 1) / a.parts;
+    a.table_is_bfloat16 ? direct_by_rows<bfloat16>(a, first, end, part) : direct_by_rows<float>(a, first, end, part);
+  }
+  for (int64_t row = 0; row < a.best.rows; ++row) {
+    Heap result = heap_of(a.best, row);
+    for (int part = 1; part < a.parts; ++part) {
+      const Heap other = heap_of(a.best, row, part);
+      for (int64_t i = 0; i < a.best.k; ++i)
+        if (result.worse(0, other.scores[i], other.items[i]))
+          result.replace_top(other.scores[i], other.items[i], a.best.k);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ rank
+
+// 2 for a score above the target's, 1 for the same.
+REAREC_INLINE int64_t half_count(float score, float target_score) {
+  return int64_t{score > target_score} + int64_t{score >= target_score};
+}
+
+void rank(const Rank& a) {
+  const int64_t columns = a.scores.columns, first = a.scores.first_item;
+#pragma omp parallel for num_threads(a.scores.threads) schedule(static)
+  for (int64_t row = 0; row < a.scores.rows; ++row) {
+    const float* scores = a.scores.values + row * a.scores.row_stride;
+    const float target_score = a.target_score[row];
+    const int64_t target = a.target[row];
+    vint counts{};  // comparisons are -1 where true; a block has fewer than 2^30 columns
+    int64_t n = 0;
+    for (; n + kLanes <= columns; n += kLanes) {
+      const vfloat x = load(scores + n);
+      counts -= (vint)(x > target_score) + (vint)(x >= target_score);
+    }
+    int64_t total = 0;
+    for (int i = 0; i < kLanes; ++i) total += counts[i];
+    for (; n < columns; ++n) total += half_count(scores[n], target_score);
+    if (target >= first && target < first + columns) total -= half_count(scores[target - first], target_score);
+    const ExcludedItems excluded = excluded_of_row(a.exclusion, row);
+    for (const int64_t* item = first_not_below(excluded, first); item < excluded.end && *item < first + columns; ++item)
+      if (*item != target) total -= half_count(scores[*item - first], target_score);
+    a.half_counts[row] += total;
+  }
+}
+
+}  // namespace
+
+namespace REAREC_ISA {
+const RetrievalKernels retrieval = {topk, topk_direct, topk_sort, rank};
+}
+
+}  // namespace rearec

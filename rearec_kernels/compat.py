@@ -1,0 +1,122 @@
+"""Other libraries' signatures on our kernels, for code that already calls them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rearec_kernels.attention import cached_reason_attention
+from rearec_kernels.cache import PrefixRows, ReasoningCache
+from rearec_kernels.checks import describe
+
+_NAME = "flash_attn_with_kvcache"
+
+
+def flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: Tensor | None = None,
+    v: Tensor | None = None,
+    rotary_cos: Tensor | None = None,
+    rotary_sin: Tensor | None = None,
+    cache_seqlens: int | Tensor | None = None,
+    cache_batch_idx: Tensor | None = None,
+    cache_leftpad: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: Tensor | None = None,
+    num_splits: int = 0,
+    return_softmax_lse: bool = False,
+) -> Tensor:
+    """FlashAttention's `flash_attn_with_kvcache` for decoding without gradients; CPUs and float32 included.
+
+    Supported: appending k and v in place at cache_seqlens, cache_batch_idx, cache_leftpad, grouped heads,
+    softmax_scale, and causal (aligned to the bottom right, as there) or not. `num_splits` and `rotary_interleaved` are
+    tuning or follow-on arguments and have no effect. Not supported, and refused: rotary embeddings, a block table,
+    windows, softcap, ALiBi, return_softmax_lse, inputs that require gradients.
+
+    Args:
+        q: [B, Q, H, D].
+        k_cache, v_cache: [B', L, Hkv, D], written in place when k and v are given.
+        k, v: [B, Q', Hkv, D], appended at cache_seqlens[b].
+        cache_seqlens: keys in the cache before the call, an int or int32 [B]; default L (0 with k and v).
+        cache_batch_idx: int32 [B], which cache entry belongs to batch entry b; default b.
+        cache_leftpad: int32 [B], where the keys of batch entry b begin; default 0.
+
+    Returns:
+        [B, Q, H, D]; zeros for a query that sees no key.
+
+    Raises:
+        ValueError: an argument is not supported, or shapes and values do not fit; TypeError: not a tensor.
+    """
+    refused = {
+        "rotary_cos": rotary_cos is not None,
+        "rotary_sin": rotary_sin is not None,
+        "block_table": block_table is not None,
+        "window_size": tuple(window_size) != (-1, -1),
+        "softcap": softcap != 0.0,
+        "alibi_slopes": alibi_slopes is not None,
+        "return_softmax_lse": return_softmax_lse,
+    }
+    for name, given in refused.items():
+        if given:
+            raise ValueError(f"{_NAME}: {name} is not supported by rearec_kernels")
+    for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            raise TypeError(f"{_NAME}: {name} must be a tensor of 4 dimensions, got {describe(x)}")
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k_cache, v_cache, k, v)):
+        raise ValueError(f"{_NAME}: no gradients here; use cached_reason_attention, or call it under torch.no_grad()")
+    if (k is None) != (v is None):
+        raise ValueError(f"{_NAME}: k and v go together")
+
+    batch, queries, heads, width = q.shape
+    device, capacity = q.device, k_cache.shape[1]
+    entry = _int64("cache_batch_idx", cache_batch_idx, torch.arange(batch, device=device), batch)
+    start = _int64("cache_leftpad", cache_leftpad, torch.zeros(batch, dtype=torch.int64, device=device), batch)
+    default = 0 if k is not None else capacity
+    seqlens = default if cache_seqlens is None else cache_seqlens
+    if isinstance(seqlens, int):
+        seqlens = torch.full((batch,), seqlens, dtype=torch.int64, device=device)
+    end = _int64("cache_seqlens", seqlens, seqlens, batch)
+    if k is not None and v is not None:
+        end = _append(k, v, k_cache, v_cache, entry, end)
+
+    # One row per (batch entry, query). The last key it sees goes in as the row's own token, the others as its prefix.
+    hidden_keys = torch.arange(queries - 1, -1, -1, device=device) if causal else torch.zeros(queries, device=device)
+    last = (end[:, None] - 1 - hidden_keys.long()).flatten()
+    entry, start = entry.repeat_interleave(queries), start.repeat_interleave(queries)
+    sees_nothing = last < start
+    last = torch.where(sees_nothing, start, last).clamp(0, capacity - 1)
+    rows = PrefixRows(torch.minimum(start, last), last, entry)
+    cache = ReasoningCache.from_prefix(k_cache, v_cache, max_tokens=1, rows=rows)
+    own_k, own_v = (x[entry, last].to(q.dtype) for x in (k_cache, v_cache))
+    with torch.no_grad():
+        out = cached_reason_attention(q.reshape(-1, heads, width), own_k, own_v, cache, softmax_scale=softmax_scale)
+    return out.masked_fill(sees_nothing[:, None, None], 0.0).view_as(q)
+
+
+def _int64(name: str, x: Tensor | None, default: Tensor, batch: int) -> Tensor:
+    if x is None:
+        return default
+    if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.shape != (batch,):
+        raise ValueError(f"{_NAME}: {name} must be int32 [B] = [{batch}], got {describe(x)}")
+    return x.long()
+
+
+def _append(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, entry: Tensor, end: Tensor) -> Tensor:
+    """Writes k, v behind the keys of each entry; returns the new ends."""
+    new = torch.arange(k.shape[1], device=k.device)
+    position = end[:, None] + new
+    if position.numel() and int(position.max()) >= k_cache.shape[1]:
+        raise ValueError(
+            f"{_NAME}: {k.shape[1]} new keys at cache_seqlens up to {int(end.max())} do not fit into a cache of "
+            f"{k_cache.shape[1]}"
+        )
+    k_cache[entry[:, None], position] = k.to(k_cache.dtype)
+    v_cache[entry[:, None], position] = v.to(v_cache.dtype)
+    return end + k.shape[1]

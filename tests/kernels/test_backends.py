@@ -1,0 +1,103 @@
+"""Which backends there are, and that the native one is really in an install that was to have it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+import rearec_kernels
+from rearec_kernels import ReasoningCache, available_backends, build_info, cached_reason_attention, dispatch
+
+NATIVE = os.environ.get("REAREC_NATIVE") != "0"
+
+
+def test_native_module_is_loaded_unless_it_was_left_out() -> None:
+    assert build_info()["native"] == NATIVE
+    assert available_backends("cpu") == (("cpu", "reference") if NATIVE else ("reference",))
+
+
+def test_public_names() -> None:
+    assert all(hasattr(rearec_kernels, name) for name in rearec_kernels.__all__)
+    assert rearec_kernels.__all__ == sorted(rearec_kernels.__all__)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+
+
+def test_import_is_quick_beyond_torch_and_pulls_in_little() -> None:
+    code = (
+        "import time, sys, torch; t = time.perf_counter(); import rearec_kernels; s = time.perf_counter() - t;"
+        "print(s, [m for m in ('rearec', 'lightning', 'polars', 'matplotlib') if m in sys.modules])"
+    )
+    seconds, modules = run_python(code).stdout.split(maxsplit=1)
+    assert float(seconds) < 1.0
+    assert modules.strip() == "[]"
+
+
+def test_slower_fallback_warns_once() -> None:
+    if not NATIVE:
+        pytest.skip("the reference backend is the only one of this install")
+    dispatch._warned.clear()
+    k = torch.zeros(2, 3, 1, 4, dtype=torch.float64)
+    token = torch.zeros(2, 1, 4, dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            cached_reason_attention(token, token, token, ReasoningCache.from_prefix(k, k, max_tokens=1))
+    assert [str(w.message) for w in caught] == [
+        "cached_reason_attention: backend 'cpu' does not serve torch.float64; using the slower 'reference'"
+    ]
+
+
+VALUES = """
+import torch, rearec_kernels as rk
+torch.manual_seed(0)
+print(rk.build_info()["isa"])
+for dtype in (torch.float32, torch.bfloat16):
+    for width in (8, 20, 32, 64, 128, 256):
+        k, v = (torch.randn(3, 37, 2, width, dtype=torch.float64) for _ in range(2))
+        q = torch.randn(3, 4, width, dtype=torch.float64)
+        results = []
+        for kind, backend in ((torch.float64, "reference"), (dtype, "reference"), (dtype, "cpu")):
+            leaves = [x.to(kind).requires_grad_() for x in (k, v, q)]
+            with rk.use_backend(backend):
+                cache = rk.ReasoningCache.from_prefix(*leaves[:2], max_tokens=1)
+                out = rk.cached_reason_attention(leaves[2], leaves[2][:, :2], leaves[2][:, :2], cache, dropout_p=0.2, seed=1)
+            results.append([out.detach(), *torch.autograd.grad(out.double().square().sum(), leaves)])
+        exact, eager, native = results
+        error = lambda got: max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(got, exact))
+        assert error(native) <= max(2 * error(eager), 4 * torch.finfo(dtype).eps), (dtype, width, error(native), error(eager))
+"""
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+@pytest.mark.parametrize("isa", build_info()["isas"])
+def test_every_instruction_set_of_this_machine_computes_the_same(isa: str) -> None:
+    done = run_python(VALUES, REAREC_CPU_ISA=isa)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == isa
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+def test_an_unusable_instruction_set_is_an_error() -> None:
+    done = run_python("import rearec_kernels", REAREC_CPU_ISA="sse9")
+    assert done.returncode != 0
+    assert "REAREC_CPU_ISA=sse9: this build on this machine can use baseline" in done.stderr
+
+
+def test_backend_by_environment_variable() -> None:
+    code = (
+        "import torch, rearec_kernels as rk; k = torch.zeros(1, 1, 1, 4);"
+        "rk.cached_reason_attention(k[0], k[0], k[0], rk.ReasoningCache.from_prefix(k, k, max_tokens=1))"
+    )
+    assert run_python(code, REAREC_BACKEND="reference").returncode == 0
+    failed = run_python(code, REAREC_BACKEND="quick")
+    assert "REAREC_BACKEND: unknown backend 'quick'" in failed.stderr
