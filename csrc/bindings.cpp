@@ -198,7 +198,7 @@ void ensemble(const LogitsTuple& logits, float inverse_temperature, bool paper_f
 }
 
 void mask_groups(const LogitsTuple& logits, Address group) {
-  const GroupMask a{to_logits(logits), pointer<int64_t>(group)};
+  const GroupMask a{to_logits(logits), pointer<int32_t>(group)};
   py::gil_scoped_release release;
   REAREC_KERNELS(losses).mask_groups(a);
 }

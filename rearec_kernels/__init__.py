@@ -6,12 +6,28 @@ What a user calls is what this module exports; see each function's docstring for
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import PrefixRows, ReasoningCache
 from rearec_kernels.dispatch import available_backends, build_info, use_backend
+from rearec_kernels.losses import (
+    EnsembleLoss,
+    annealed_cross_entropy,
+    annealed_temperatures,
+    ensemble_reasoning_loss,
+    reasoning_info_nce,
+)
+from rearec_kernels.retrieval import catalog_rank, catalog_topk, prepare_catalog
 
 __all__ = [
+    "EnsembleLoss",
     "PrefixRows",
     "ReasoningCache",
+    "annealed_cross_entropy",
+    "annealed_temperatures",
     "available_backends",
     "build_info",
     "cached_reason_attention",
+    "catalog_rank",
+    "catalog_topk",
+    "ensemble_reasoning_loss",
+    "prepare_catalog",
+    "reasoning_info_nce",
     "use_backend",
 ]

@@ -299,9 +299,13 @@ void mask_groups(const GroupMask& a) {
   for (int64_t r = 0; r < a.logits.rows; ++r) {
     float* row = a.logits.values + r * a.logits.row_stride;
     const int64_t target = a.logits.target[r / a.logits.steps];
-    const int64_t group = a.group[target];
+    const int32_t group = a.group[target];
     const float kept = row[target];
-    for (int64_t n = 0; n < a.logits.columns; ++n) row[n] = a.group[n] == group ? -kInfinity : row[n];
+    for (int64_t n = 0; n < a.logits.columns; n += kLanes) {
+      vint groups;
+      std::memcpy(&groups, a.group + n, sizeof groups);
+      store(row + n, groups == group ? broadcast(-kInfinity) : load(row + n));
+    }
     row[target] = kept;
   }
 }

@@ -62,7 +62,7 @@ constexpr int kMaxEnsembleSteps = 64;
 // Columns that share the group of a row's target column are taken out (-infinity), the target itself stays.
 struct GroupMask {
   Logits logits;
-  const int64_t* group;  // [columns]
+  const int32_t* group;  // [columns], padded like a row of logits
 };
 
 struct LossKernels {

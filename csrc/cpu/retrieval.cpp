@@ -111,34 +111,44 @@ void topk_sort(const Best& best) {
 
 // ------------------------------------------------------------------------------------------------- top-k, few rows
 
-// Four items at a time against R rows of h: every element of the table is read once and used R times.
+constexpr int kPrefetchItems = 8;
+
+// Scores of kItems items against R rows of h: every element of the table is read once and used R times.
+template <class T, int R, int kItems>
+REAREC_INLINE void direct_items(const DirectTopK& a, int64_t first_item, Heap* heaps) {
+  const T* vectors = static_cast<const T*>(a.table) + first_item * a.row_stride;
+  vfloat total[kItems][R];
+  for (int i = 0; i < kItems; ++i)
+    for (int r = 0; r < R; ++r) total[i][r] = vfloat{};
+  int64_t n = 0;
+  for (; n + kLanes <= a.width; n += kLanes)
+    for (int i = 0; i < kItems; ++i) {
+      // The hardware does not follow several rows at once.
+      __builtin_prefetch(vectors + (i + kPrefetchItems) * a.row_stride + n);
+      const vfloat e = load(vectors + i * a.row_stride + n);
+      for (int r = 0; r < R; ++r) total[i][r] += load(a.hidden + r * a.width + n) * e;
+    }
+  float scores[kItems][R];
+  for (int i = 0; i < kItems; ++i)
+    for (int r = 0; r < R; ++r) scores[i][r] = sum(total[i][r]);
+  for (; n < a.width; ++n)
+    for (int i = 0; i < kItems; ++i)
+      for (int r = 0; r < R; ++r) scores[i][r] += a.hidden[r * a.width + n] * to_float(vectors[i * a.row_stride + n]);
+  for (int i = 0; i < kItems; ++i)
+    for (int r = 0; r < R; ++r)
+      if (scores[i][r] > heaps[r].threshold())
+        offer(heaps[r], scores[i][r], first_item + i, excluded_of_row(a.exclusion, r));
+}
+
 template <class T, int R>
 void direct_part(const DirectTopK& a, int64_t first_item, int64_t end_item, int64_t part) {
-  constexpr int kItems = 4;
-  const T* table = static_cast<const T*>(a.table);
+  constexpr int kRoom = kRegisters / 2 / R;  // half of the registers hold sums
+  constexpr int kItems = kRoom > 4 ? 4 : kRoom > 1 ? kRoom : 1;
   Heap heaps[R];
   for (int r = 0; r < R; ++r) heaps[r] = heap_of(a.best, r, part);
-  for (int64_t item = first_item; item < end_item; item += kItems) {
-    const int count = end_item - item < kItems ? static_cast<int>(end_item - item) : kItems;
-    const T* vectors[kItems];
-    for (int i = 0; i < kItems; ++i) vectors[i] = table + (item + (i < count ? i : 0)) * a.row_stride;
-    vfloat total[kItems][R];
-    for (int i = 0; i < kItems; ++i)
-      for (int r = 0; r < R; ++r) total[i][r] = vfloat{};
-    int64_t n = 0;
-    for (; n + kLanes <= a.width; n += kLanes)
-      for (int i = 0; i < kItems; ++i) {
-        const vfloat e = load(vectors[i] + n);
-        for (int r = 0; r < R; ++r) total[i][r] += load(a.hidden + r * a.width + n) * e;
-      }
-    for (int i = 0; i < count; ++i)
-      for (int r = 0; r < R; ++r) {
-        float score = sum(total[i][r]);
-        for (int64_t rest = n; rest < a.width; ++rest)
-          score += a.hidden[r * a.width + rest] * to_float(vectors[i][rest]);
-        offer(heaps[r], score, item + i, excluded_of_row(a.exclusion, r));
-      }
-  }
+  int64_t item = first_item;
+  for (; item + kItems <= end_item; item += kItems) direct_items<T, R, kItems>(a, item, heaps);
+  for (; item < end_item; ++item) direct_items<T, R, 1>(a, item, heaps);
 }
 
 template <class T>
@@ -147,12 +157,16 @@ void direct_by_rows(const DirectTopK& a, int64_t first_item, int64_t end_item, i
     case 1: return direct_part<T, 1>(a, first_item, end_item, part);
     case 2: return direct_part<T, 2>(a, first_item, end_item, part);
     case 3: return direct_part<T, 3>(a, first_item, end_item, part);
-    default: return direct_part<T, 4>(a, first_item, end_item, part);
+    case 4: return direct_part<T, 4>(a, first_item, end_item, part);
+    case 5: return direct_part<T, 5>(a, first_item, end_item, part);
+    case 6: return direct_part<T, 6>(a, first_item, end_item, part);
+    case 7: return direct_part<T, 7>(a, first_item, end_item, part);
+    default: return direct_part<T, 8>(a, first_item, end_item, part);
   }
 }
 
 void topk_direct(const DirectTopK& a) {
-  static_assert(kMaxDirectRows == 4, "direct_by_rows");
+  static_assert(kMaxDirectRows == 8, "direct_by_rows");
 #pragma omp parallel for num_threads(a.parts) schedule(static, 1)
   for (int part = 0; part < a.parts; ++part) {
     const int64_t first = a.items * part / a.parts, end = a.items * (part + 1) / a.parts;

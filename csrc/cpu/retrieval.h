@@ -40,7 +40,7 @@ struct TopK {
 };
 
 // For up to kMaxDirectRows rows, where reading the table is all the work: scores and heaps in one pass over it.
-constexpr int64_t kMaxDirectRows = 4;
+constexpr int64_t kMaxDirectRows = 8;
 struct DirectTopK {
   const float* hidden;  // [best.rows, width], dense
   const void* table;    // [items, width], rows row_stride elements apart

@@ -1,0 +1,102 @@
+"""Compares several ways to compute one thing: alternating in one process, medians, ratios and peak memory.
+
+Machines are noisy and differ, so the ratio of medians of alternating runs is the result, not a time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Contender = Callable[[], Any]
+
+
+@dataclass
+class Comparison:
+    """One row of the report. `times` in seconds; `memory` the peak bytes that torch allocated during one call."""
+
+    name: str
+    times: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    # Least ratio "time of the contender over ours" (or of memory) that is promised: {(kind, contender): (must, aim)}
+    targets: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+    def median(self, contender: str) -> float:
+        return statistics.median(self.times[contender])
+
+    def time_ratio(self, contender: str) -> float:
+        return self.median(contender) / self.median("ours")
+
+    def memory_ratio(self, contender: str) -> float:
+        return self.memory[contender] / max(1, self.memory["ours"])
+
+    def record(self) -> dict[str, Any]:
+        """For the json report."""
+        return {
+            "name": self.name,
+            "median_ms": {who: 1e3 * self.median(who) for who in self.times},
+            "runs": {who: len(times) for who, times in self.times.items()},
+            "peak_memory_mb": {who: size / 2**20 for who, size in self.memory.items()},
+            "targets": [
+                {"kind": kind, "against": who, "must": must, "aim": aim, "got": self.ratio(kind, who)}
+                for (kind, who), (must, aim) in self.targets.items()
+            ],
+        }
+
+    def ratio(self, kind: str, contender: str) -> float:
+        return self.time_ratio(contender) if kind == "time" else self.memory_ratio(contender)
+
+
+def peak_memory(call: Contender) -> int:
+    """Peak bytes allocated through torch's CPU allocator during one call, above what was there before it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call()
+    del result
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+def compare(
+    name: str,
+    contenders: dict[str, Contender],
+    *,
+    targets: dict[tuple[str, str], tuple[float, float]] | None = None,
+    seconds: float = 4.0,
+    least_runs: int = 5,
+) -> Comparison:
+    """Runs the contenders in turn ("ours" is one of them) for about `seconds`, at least `least_runs` times each.
+
+    A contender more than 20 times slower than ours runs only in every fourth turn, at least 3 times.
+    """
+    result = Comparison(name, targets=targets or {})
+    for who, call in contenders.items():
+        call()  # warm-up: page faults, thread pools, lazy initialisation
+        result.memory[who] = peak_memory(call)
+        result.times[who] = []
+    start, turn = time.perf_counter(), 0
+    while turn < least_runs or time.perf_counter() - start < seconds:
+        for who, call in contenders.items():
+            if turn % 4 and len(result.times[who]) and _is_slow(result, who):
+                continue
+            begin = time.perf_counter()
+            call()
+            result.times[who].append(time.perf_counter() - begin)
+        turn += 1
+        if turn >= 200:
+            break
+    return result
+
+
+def _is_slow(result: Comparison, who: str) -> bool:
+    ours = result.times["ours"]
+    return len(result.times[who]) >= 3 and bool(ours) and min(result.times[who]) > 20 * min(ours)

@@ -1,0 +1,7 @@
+"""``python -m rearec.cli`` is the same as ``rearec``."""
+
+from __future__ import annotations
+
+from rearec.cli.app import main
+
+main()

@@ -1,0 +1,125 @@
+"""``rearec evaluate``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rearec.cli.common import (
+    Debug,
+    Device,
+    Json,
+    Seed,
+    Threads,
+    command,
+    device_of,
+    emit,
+    metric_table,
+    progress_bar,
+    set_threads,
+)
+from rearec.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["register"]
+
+
+class Split(str, Enum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+class UsersBy(str, Enum):
+    length = "length"
+
+
+class ItemsBy(str, Enum):
+    popularity = "popularity"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(evaluate)
+
+
+@command
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
+    split: Annotated[Split, typer.Option(help="Rows to rank.")] = Split.test,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
+    ] = None,
+    users_by: Annotated[UsersBy | None, typer.Option(help="Metrics by length of the history.")] = None,
+    items_by: Annotated[ItemsBy | None, typer.Option(help="Metrics by training count of the target.")] = None,
+    by_step: Annotated[bool, typer.Option("--by-step", help="Metrics of each reasoning state alone.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 512,
+    as_json: Json = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    debug: Debug = False,
+) -> None:
+    """Rank the whole catalogue for every row of a split: NDCG, Recall and MRR beside those of two floors."""
+    set_threads(threads)
+    from rearec.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    folder.check_finished()
+    if data is None:
+        recorded = folder.options()["dataset"]["path"]
+        if recorded is None:
+            raise UserError(f"{run}: does not say which dataset it was trained on; give it with --data")
+        data = Path(recorded)
+        if not data.is_dir():
+            raise UserError(f"{data}: the dataset {run} was trained on is gone; say where it is with --data")
+
+    from rearec.data import load_dataset
+    from rearec.evaluation import evaluate as rank_and_measure
+    from rearec.reasoning import ReaRec
+
+    dataset = load_dataset(data)
+    if dataset.item_ids != folder.catalog().item_ids:
+        raise UserError(f"{data}: has other items than the dataset {run} was trained on")
+    model = ReaRec.from_pretrained(run, map_location=device_of(device))
+    with progress_bar(f"ranking {split.value} rows") as progress:
+        result = rank_and_measure(
+            model,
+            dataset,
+            split.value,  # type: ignore[arg-type]
+            steps=steps,
+            batch_rows=batch_size,
+            per_step=by_step,
+            users_by=users_by and users_by.value,
+            items_by=items_by and items_by.value,
+            progress=progress,
+        )
+    emit(
+        {"run": str(run), "method": model.config.method, **result},
+        as_json,
+        lambda c: _render(c, model.config.method, result),
+    )
+
+
+def _render(console: Console, method: str, result: dict[str, Any]) -> None:
+    rows = {method: result, "popularity": result["popularity"], "markov": result["markov"]}
+    title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue, seen items not removed"
+    console.print(metric_table(title, rows))
+    if result["empty_history_rows"]:
+        console.print(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
+    for key, title in (
+        ("by_step", "By reasoning state, each taken alone"),
+        ("users_by_length", "By length of the history"),
+        ("items_by_popularity", "By training count of the target"),
+    ):
+        if key in result:
+            groups = {str(group.get("group", group.get("step"))): group for group in result[key]}
+            console.print(metric_table(title, groups))

@@ -1,0 +1,291 @@
+"""``rearec train``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rearec.cli.common import (
+    Debug,
+    Device,
+    Force,
+    Json,
+    Seed,
+    Threads,
+    command,
+    device_of,
+    emit,
+    error_console,
+    metric_table,
+    note,
+    set_threads,
+)
+from rearec.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["register"]
+
+
+# As enumerations the command line knows the choices without importing the library, which checks the values again.
+class Backbone(str, Enum):
+    sasrec = "sasrec"
+
+
+class Method(str, Enum):
+    base = "base"
+    naive = "naive"
+    rpe = "rpe"
+    erl = "erl"
+    prl = "prl"
+
+
+class Form(str, Enum):
+    official = "official"
+    paper = "paper"
+
+
+class Pairing(str, Enum):
+    shared = "shared"
+    separate = "separate"
+
+
+class Precision(str, Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Schedule(str, Enum):
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
+
+
+# Options of the command, by the field of the library they set.
+MODEL_FIELDS = {
+    name: name
+    for name in (
+        *("backbone", "method", "steps", "dim", "ffn", "layers", "heads", "max_len", "dropout", "input_dropout"),
+        *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight", "noise", "warmup"),
+    )
+} | {"tau": "temperature"}
+TRAINING_FIELDS = {
+    name: name
+    for name in (
+        *("epochs", "patience", "pairing", "lr", "weight_decay", "clip", "schedule", "lr_warmup", "precision", "seed"),
+    )
+} | {"batch_size": "batch_rows"}
+
+MODEL, OBJECTIVE, OPTIMISER = "Model", "Objective", "Training"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(train)
+
+
+@command
+def train(
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the model, metrics and checkpoints.")],
+    backbone: Annotated[Backbone, typer.Option(rich_help_panel=MODEL)] = Backbone.sasrec,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="base: no reasoning. erl, prl: the paper's two methods. naive, rpe: steps without their objectives.",
+            rich_help_panel=MODEL,
+        ),
+    ] = Method.prl,
+    steps: Annotated[int, typer.Option(min=0, help="Reasoning steps.", rich_help_panel=MODEL)] = 2,
+    dim: Annotated[int, typer.Option(min=1, help="Model width.", rich_help_panel=MODEL)] = 256,
+    ffn: Annotated[int, typer.Option(min=1, help="Inner width of the FFN.", rich_help_panel=MODEL)] = 300,
+    layers: Annotated[int, typer.Option(min=1, rich_help_panel=MODEL)] = 2,
+    heads: Annotated[int, typer.Option(min=1, rich_help_panel=MODEL)] = 2,
+    max_len: Annotated[int, typer.Option(min=1, help="Items of a history it sees.", rich_help_panel=MODEL)] = 50,
+    dropout: Annotated[float, typer.Option(rich_help_panel=MODEL)] = 0.5,
+    input_dropout: Annotated[float, typer.Option(rich_help_panel=MODEL)] = 0.2,
+    tau: Annotated[float, typer.Option(help="Temperature of the softmax.", rich_help_panel=OBJECTIVE)] = 0.07,
+    alpha: Annotated[float, typer.Option(help="prl: annealing factor.", rich_help_panel=OBJECTIVE)] = 5.0,
+    kl_weight: Annotated[float, typer.Option(help="erl: diversity weight.", rich_help_panel=OBJECTIVE)] = 0.05,
+    kl_form: Annotated[Form, typer.Option(help="erl: form of the KL term.", rich_help_panel=OBJECTIVE)] = Form.official,
+    step_weights: Annotated[
+        Form, typer.Option(help="prl: weights of the steps' losses.", rich_help_panel=OBJECTIVE)
+    ] = Form.official,
+    pl_weight: Annotated[
+        float, typer.Option(help="prl: weight of the earlier steps' loss.", rich_help_panel=OBJECTIVE)
+    ] = 1.0,
+    cl_weight: Annotated[
+        float, typer.Option(help="prl: weight of the contrastive term.", rich_help_panel=OBJECTIVE)
+    ] = 1.0,
+    noise: Annotated[float, typer.Option(help="prl: noise of the contrastive term.", rich_help_panel=OBJECTIVE)] = 0.01,
+    warmup: Annotated[
+        int, typer.Option(min=0, help="prl: epochs before the contrastive term.", rich_help_panel=OBJECTIVE)
+    ] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many.", rich_help_panel=OPTIMISER)] = 200,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Epochs without a better validation NDCG@20 before it stops.", rich_help_panel=OPTIMISER
+        ),
+    ] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.", rich_help_panel=OPTIMISER)] = 2048,
+    pairing: Annotated[
+        Pairing,
+        typer.Option(help="shared: a history is encoded once for all its rows.", rich_help_panel=OPTIMISER),
+    ] = Pairing.shared,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=OPTIMISER)] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISER)] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0: no limit.", rich_help_panel=OPTIMISER)] = 0.0,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Of the learning rate, after its warm-up.", rich_help_panel=OPTIMISER)
+    ] = Schedule.constant,
+    lr_warmup: Annotated[
+        int, typer.Option(min=0, help="Steps of linear rise of the learning rate.", rich_help_panel=OPTIMISER)
+    ] = 0,
+    precision: Annotated[
+        Precision, typer.Option(help="bf16: autocast, weights stay float32.", rich_help_panel=OPTIMISER)
+    ] = Precision.fp32,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    force: Force = False,
+    as_json: Json = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    debug: Debug = False,
+) -> None:
+    """Train a model; the best epoch by validation NDCG@20 is kept and tested.
+
+    --resume takes the options from the interrupted run; options that contradict them are an error.
+    """
+    if resume and force:
+        raise UserError("--resume continues a run, --force replaces it: give one of them")
+    given = {
+        name
+        for name in (*MODEL_FIELDS, *TRAINING_FIELDS)
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    chosen = {name: getattr(value, "value", value) for name, value in context.params.items()}
+    if method is Method.base and "steps" in given:
+        note("--steps is ignored: base does not reason")
+    set_threads(threads)
+    from rearec.data import load_dataset
+    from rearec.models.config import ReaRecConfig
+    from rearec.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if resume and folder.finished:
+        note(f"{out}: this training has finished already")
+        _emit(out, folder.options()["model"], folder.result(), as_json)
+        return
+    model = {field: chosen[name] for name, field in MODEL_FIELDS.items()}
+    training = {field: chosen[name] for name, field in TRAINING_FIELDS.items()}
+    if resume and folder.options_file.is_file():
+        before = folder.options()
+        _adopt(model, before["model"], MODEL_FIELDS, given - ({"steps"} if method is Method.base else set()))
+        _adopt(training, before["training"], TRAINING_FIELDS, given)
+    dataset = load_dataset(data)
+
+    from rearec.training import TrainingOptions
+    from rearec.training import train as run_training
+
+    try:
+        config = ReaRecConfig(num_items=dataset.num_items, **model)
+        options = TrainingOptions(**training)
+    except ValueError as error:
+        raise UserError(_as_option(str(error))) from None
+    with TrainingProgress(config.method) as progress:
+        try:
+            result = run_training(
+                data,
+                out,
+                config,
+                options,
+                device=device_of(device),
+                resume=resume,
+                force=force,
+                on_epoch=progress.on_epoch,
+                on_batch=progress.on_batch,
+            )
+        except KeyboardInterrupt:
+            note(f"continue with: rearec train {data} --out {out} --resume")
+            raise
+    _emit(out, {"method": config.method, "steps": config.steps}, result, as_json)
+
+
+def _adopt(values: dict[str, Any], before: dict[str, Any], fields: dict[str, str], given: set[str]) -> None:
+    """Take the options of the interrupted run; UserError for one that was given and differs."""
+    for name, field in fields.items():
+        if name in given and values[field] != before.get(field):
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option}: the run to resume was started with {before.get(field)}, not {values[field]}")
+        values[field] = before.get(field, values[field])
+
+
+def _as_option(message: str) -> str:
+    """``temperature: got ...`` as ``--tau: got ...``."""
+    field, colon, rest = message.partition(":")
+    for name, known in (MODEL_FIELDS | TRAINING_FIELDS).items():
+        if field == known:
+            return f"--{name.replace('_', '-')}{colon}{rest}"
+    return message
+
+
+class TrainingProgress:
+    """Shows a training on stderr: a line per epoch and, on a terminal, a bar within it."""
+
+    def __init__(self, description: str) -> None:
+        self._description = description
+        self._stack = ExitStack()
+        self._bar: Any = None
+
+    def __enter__(self) -> TrainingProgress:
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = self._stack.enter_context(Progress(*columns, console=error_console(), transient=True))
+            self._task = self._bar.add_task(self._description, total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def on_batch(self, epoch: int, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"{self._description}, epoch {epoch}", completed=done, total=total)
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        """Print the epoch's line."""
+        seconds = row["train_seconds"] + row["valid_seconds"]
+        line = f"epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  valid NDCG@20 {row['valid_ndcg@20']:.4f}"
+        line += f"  best so far: epoch {row['best_epoch']}  {seconds:.1f} s"
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        else:
+            note(line)
+
+
+def _emit(out: Path, model: dict[str, Any], result: dict[str, Any], as_json: bool) -> None:
+    answer = {"run": str(out), "method": model["method"], "steps": model["steps"], **result}
+    emit(answer, as_json, lambda console: _render(console, out, model["method"], result))
+
+
+def _render(console: Console, out: Path, method: str, result: dict[str, Any]) -> None:
+    ending = "stopped early" if result["stopped_early"] else "all epochs done"
+    console.print(
+        f"best epoch {result['best_epoch']} of {result['epochs']} ({ending}); {result['parameters']:,} parameters",
+        highlight=False,
+    )
+    rows = {f"{method} (validation)": result["valid"]}
+    if result["test"] is not None:
+        rows |= {method: result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
+    console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
+    console.print(f"written to {out}", highlight=False)

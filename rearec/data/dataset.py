@@ -1,0 +1,116 @@
+"""Sequences of items, and the predictions to make in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SPLIT_NAMES", "SequenceDataset", "SplitName"]
+
+SplitName = Literal["train", "valid", "test"]
+SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceDataset:
+    """Sequences of items and the rows (predictions) of each split.
+
+    A sequence is a user's items in time order. A row is a pair (sequence, position): its target is the item at that
+    position, its history all items of the sequence before it. Items and users are dense ids in order of their first
+    appearance in the source; ``item_ids`` and ``user_ids`` give the source's own tokens.
+
+    Attributes:
+        items: int32 [total], the items of all sequences, one after the other.
+        offsets: int64 [sequences + 1], sequence s is ``items[offsets[s] : offsets[s + 1]]``.
+        sequence_user: int32 [sequences], non-decreasing. A user has one sequence, and a further one for each row of a
+            given split whose history contradicts it.
+        split_rows: for "train", "valid" and "test" an int32 [rows, 2] of (sequence, position), sorted. Rows with an
+            empty history (position 0) occur in "valid" and "test" only.
+        item_ids, user_ids: the token of each dense id.
+        statistics: counts like Table 1 of the paper (users, items, interactions, average_length, density, rows).
+        source, options: what the dataset was made of, and how.
+        item_titles: the title of each item, None where it has none; None where no titles were given.
+    """
+
+    items: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sequence_user: NDArray[np.int32]
+    split_rows: Mapping[SplitName, NDArray[np.int32]]
+    item_ids: list[str]
+    user_ids: list[str]
+    statistics: dict[str, Any]
+    source: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    item_titles: list[str | None] | None = None
+
+    @property
+    def num_items(self) -> int:
+        """N, the size of the catalogue."""
+        return len(self.item_ids)
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return len(self.user_ids)
+
+    @property
+    def num_interactions(self) -> int:
+        """Number of interactions: a row with a sequence of its own adds its target, not its history again."""
+        return int(np.diff(self.offsets)[self.first_of_user].sum() + np.count_nonzero(~self.first_of_user))
+
+    @property
+    def num_sequences(self) -> int:
+        """Number of sequences, at least the number of users."""
+        return len(self.sequence_user)
+
+    @property
+    def first_of_user(self) -> NDArray[np.bool_]:
+        """bool [sequences]: the sequence is its user's first one."""
+        user = np.asarray(self.sequence_user)
+        first = np.ones(len(user), dtype=bool)
+        first[1:] = user[1:] != user[:-1]
+        return first
+
+    def rows(self, split: SplitName) -> NDArray[np.int32]:
+        """int32 [rows, 2], the (sequence, position) of each row of ``split``, sorted.
+
+        Rows with position 0 have an empty history: there are none in "train"; those in "valid" and "test" cannot be
+        encoded and are answered by popularity.
+        """
+        if split not in SPLIT_NAMES:
+            raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
+        return self.split_rows[split]
+
+    def sequence(self, sequence: int) -> NDArray[np.int32]:
+        """int32 [length], the items of one sequence."""
+        return self.items[self.offsets[sequence] : self.offsets[sequence + 1]]
+
+    def history(self, sequence: int, position: int) -> NDArray[np.int32]:
+        """int32 [position], the items of one sequence before ``position``."""
+        return self.sequence(sequence)[:position]
+
+    def targets(self, split: SplitName) -> NDArray[np.int64]:
+        """int64 [rows], the item to predict of each row of ``split``."""
+        rows = np.asarray(self.rows(split))
+        return self.items[np.asarray(self.offsets)[rows[:, 0]] + rows[:, 1]].astype(np.int64)
+
+    def train_item_counts(self) -> NDArray[np.int64]:
+        """int64 [num_items], how often each item occurs before its sequence's first valid or test row.
+
+        A sequence that is not its user's first repeats known history: only its target counts, and only in "train".
+        """
+        length = np.diff(self.offsets)
+        limit = length.copy()
+        for split in ("valid", "test"):
+            rows = np.asarray(self.split_rows[split])
+            np.minimum.at(limit, rows[:, 0], rows[:, 1])
+        slot = np.arange(len(self.items)) - np.repeat(np.asarray(self.offsets)[:-1], length)
+        counted = (slot < np.repeat(limit, length)) & np.repeat(self.first_of_user, length)
+        train = np.asarray(self.split_rows["train"])
+        further = train[~self.first_of_user[train[:, 0]]]
+        counted[np.asarray(self.offsets)[further[:, 0]] + further[:, 1]] = True
+        return np.bincount(np.asarray(self.items)[counted], minlength=self.num_items)

@@ -1,0 +1,204 @@
+"""The prepared dataset on disk: memory-mapped flat arrays, their offsets and json, in one directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
+from rearec.errors import UserError
+
+__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "check_out", "load_dataset", "save_dataset"]
+
+FORMAT_NAME = "rearec-dataset"
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "dataset.json"
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse a directory that may not be written: an existing one without ``force``, or one that is no dataset."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise UserError(f"{out}: exists and is not a directory; choose another output directory")
+    if not any(out.iterdir()):
+        return
+    if not (out / DESCRIPTION_FILE).is_file():
+        raise UserError(f"{out}: exists and holds no prepared dataset; choose another output directory")
+    if not force:
+        raise UserError(f"{out}: already holds a prepared dataset; use --force to replace it")
+
+
+def save_dataset(dataset: SequenceDataset, out: str | Path, *, force: bool = False) -> None:
+    """Write ``dataset`` into the directory ``out``: aside first, under a hidden name, then renamed in one go.
+
+    Raises:
+        UserError: ``out`` exists (and ``force`` is not given, or it holds no prepared dataset), or cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    check_out(out, force)
+    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        _write_files(dataset, partial)
+        _replace(partial, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(dataset: SequenceDataset, directory: Path) -> None:
+    arrays: dict[str, NDArray[Any]] = {f"{split}_rows": dataset.split_rows[split] for split in SPLIT_NAMES}
+    arrays |= {"items": dataset.items, "offsets": dataset.offsets, "sequence_user": dataset.sequence_user}
+    for name, array in arrays.items():
+        np.save(directory / f"{name}.npy", array)
+    lists: dict[str, list[Any]] = {"item_ids": dataset.item_ids, "user_ids": dataset.user_ids}
+    if dataset.item_titles is not None:
+        lists["item_titles"] = dataset.item_titles
+    for name, values in lists.items():
+        _write_json(directory / f"{name}.json", values)
+    description = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "source": dataset.source,
+        "options": dataset.options,
+        "shapes": {name: list(array.shape) for name, array in arrays.items()}
+        | {name: [len(values)] for name, values in lists.items()},
+        "statistics": dataset.statistics,
+    }
+    # Written last: a directory without it is not a dataset.
+    _write_json(directory / DESCRIPTION_FILE, description, indent=2)
+
+
+def _write_json(path: Path, value: object, indent: int | None = None) -> None:
+    path.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Rename ``partial`` to ``out``; an old dataset is moved aside first and removed only after that."""
+    if out.exists() and any(out.iterdir()):
+        old = out.parent / f".{out.name}.{secrets.token_hex(4)}.old"
+        out.rename(old)
+        try:
+            partial.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        shutil.rmtree(old)
+        return
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+
+
+def load_dataset(path: str | Path) -> SequenceDataset:
+    """Open a prepared dataset; the arrays are memory-mapped, read only.
+
+    Raises:
+        UserError: ``path`` is no prepared dataset, is of another version, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; expected a prepared dataset (see 'rearec prepare')")
+    if not (path / DESCRIPTION_FILE).is_file():
+        raise UserError(f"{path}: not a prepared dataset: it has no {DESCRIPTION_FILE} (see 'rearec prepare')")
+    description = _read_json(path, DESCRIPTION_FILE, dict)
+    if description.get("format") != FORMAT_NAME:
+        raise UserError(f"{path / DESCRIPTION_FILE}: format is {description.get('format')!r}, not {FORMAT_NAME!r}")
+    if description.get("version") != FORMAT_VERSION:
+        got = description.get("version")
+        raise UserError(
+            f"{path}: prepared by another release (version {got}, expected {FORMAT_VERSION}): prepare again"
+        )
+    for key in ("source", "options", "shapes", "statistics"):
+        if not isinstance(description.get(key), dict):
+            raise UserError(f"{path / DESCRIPTION_FILE}: the field {key!r} is missing")
+    shapes = description["shapes"]
+    dataset = SequenceDataset(
+        items=_read_array(path, "items", np.int32, shapes),
+        offsets=_read_array(path, "offsets", np.int64, shapes),
+        sequence_user=_read_array(path, "sequence_user", np.int32, shapes),
+        split_rows={split: _read_array(path, f"{split}_rows", np.int32, shapes) for split in SPLIT_NAMES},
+        item_ids=_read_list(path, "item_ids", shapes),
+        user_ids=_read_list(path, "user_ids", shapes),
+        statistics=description["statistics"],
+        source=description["source"],
+        options=description["options"],
+        item_titles=_read_list(path, "item_titles", shapes) if "item_titles" in shapes else None,
+    )
+    _check_contents(path, dataset)
+    return dataset
+
+
+def _read_json(path: Path, name: str, kind: type) -> Any:
+    try:
+        value = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path / name}: missing from the prepared dataset: prepare again") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / name}: cannot be read: {error}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path / name}: damaged (a json {kind.__name__} was expected): prepare again")
+    return value
+
+
+def _read_list(path: Path, name: str, shapes: dict[str, Any]) -> list[Any]:
+    values: list[Any] = _read_json(path, f"{name}.json", list)
+    if [len(values)] != shapes.get(name):
+        raise UserError(f"{path / name}.json: damaged ({len(values)} entries, not {shapes.get(name)}): prepare again")
+    return values
+
+
+def _read_array(path: Path, name: str, dtype: type[np.integer], shapes: dict[str, Any]) -> NDArray[Any]:
+    file = path / f"{name}.npy"
+    shape = shapes.get(name)
+    try:
+        # An empty array cannot be memory-mapped.
+        array: NDArray[Any] = np.load(file, mmap_mode=None if shape and 0 in shape else "r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing from the prepared dataset: prepare again") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: damaged ({error}): prepare again") from error
+    if array.dtype != dtype or list(array.shape) != shape:
+        got = f"{array.dtype} {list(array.shape)}"
+        raise UserError(f"{file}: damaged (is {got}, not {np.dtype(dtype)} {shape}): prepare again")
+    return array
+
+
+def _check_contents(path: Path, dataset: SequenceDataset) -> None:
+    """Every index that is stored points at something."""
+
+    def check(valid: bool, name: str, why: str) -> None:
+        if not valid:
+            raise UserError(f"{path / name}.npy: damaged ({why}): prepare again")
+
+    items, offsets, user = dataset.items, np.asarray(dataset.offsets), dataset.sequence_user
+    ends_fit = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(items)
+    check(ends_fit and bool(np.all(np.diff(offsets) > 0)), "offsets", "offsets do not ascend from 0 to the last item")
+    check(_within(items, dataset.num_items), "items", "an item id is out of range")
+    check(len(user) == len(offsets) - 1, "sequence_user", "not one user for each sequence")
+    check(_within(user, dataset.num_users), "sequence_user", "a user id is out of range")
+    check(bool(np.all(user[1:] >= user[:-1])), "sequence_user", "sequences are not sorted by user")
+    for split in SPLIT_NAMES:
+        rows = np.asarray(dataset.split_rows[split])
+        name = f"{split}_rows"
+        check(rows.ndim == 2 and rows.shape[1] == 2, name, "not pairs of sequence and position")
+        check(_within(rows[:, 0], len(user)), name, "a sequence is out of range")
+        length = np.diff(offsets)[rows[:, 0]]
+        low = 1 if split == "train" else 0
+        check(bool(np.all((rows[:, 1] >= low) & (rows[:, 1] < length))), name, "a position is out of range")
+        key = rows[:, 0].astype(np.int64) << 32 | rows[:, 1]
+        check(bool(np.all(key[1:] >= key[:-1])), name, "rows are not sorted")
+
+
+def _within(values: NDArray[Any], count: int) -> bool:
+    return len(values) == 0 or (int(values.min()) >= 0 and int(values.max()) < count)

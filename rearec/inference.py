@@ -1,0 +1,161 @@
+"""Recommendations for raw histories: the ids of the data's source in, the ids of the source out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from rearec.data.batches import collate_histories
+from rearec.reasoning import ReaRec
+from rearec.run_folder import Catalog, RunFolder
+from rearec_kernels import catalog_topk, prepare_catalog
+
+__all__ = ["Recommendation", "Recommender"]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one history.
+
+    items: ids of the source, best first; fewer than k where the catalogue has no more to offer.
+    scores: the model's score of each item (dot product of final state and item embedding; comparable within one answer
+        only), or for an answer by popularity the item's training count.
+    unknown: ids of the history that the model does not know, in order; they were skipped.
+    source: "model", or "popularity" where no known item was left in the history.
+    """
+
+    items: list[str]
+    scores: list[float]
+    unknown: list[str]
+    source: Literal["model", "popularity"]
+
+
+class Recommender:
+    """Answers raw histories with a trained model.
+
+    Args:
+        model: a finished RUN folder, or a `ReaRec` model together with ``catalog``.
+        catalog: the model's items; read from the RUN folder where ``model`` is one.
+        device: where to compute; the device of the model where ``model`` is one and this is None.
+        batch_rows: histories per pass of the model.
+
+    Raises:
+        UserError: the RUN folder is missing, unfinished or damaged.
+        ValueError: a model without a catalogue, or with one of another size.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ReaRec,
+        catalog: Catalog | None = None,
+        *,
+        device: torch.device | str | None = None,
+        batch_rows: int = 256,
+    ) -> None:
+        if isinstance(model, ReaRec):
+            if catalog is None:
+                raise ValueError("catalog: missing; a ReaRec model does not know the ids of its items")
+            self.model = model if device is None else model.to(device)
+        else:
+            run = RunFolder(model)
+            run.check_finished()
+            catalog = run.catalog()
+            self.model = ReaRec.from_pretrained(run.path, map_location=device or "cpu")
+        if len(catalog.item_ids) != self.model.config.num_items:
+            raise ValueError(
+                f"catalog: has {len(catalog.item_ids)} items, expected {self.model.config.num_items} as the model has"
+            )
+        if batch_rows < 1:
+            raise ValueError(f"batch_rows: got {batch_rows}, expected 1 or more")
+        self.catalog = catalog
+        self.batch_rows = batch_rows
+        self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
+        popularity = np.asarray(catalog.popularity)
+        self._by_popularity = np.argsort(-popularity, kind="stable")
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = False,
+        steps: int | None = None,
+    ) -> list[Recommendation]:
+        """The best k items after each history.
+
+        Args:
+            histories: ids of items as the data's source wrote them, oldest first. Unknown ids are skipped and reported.
+                A history without a known item is answered by the most popular items, and says so.
+            k: items per answer, at least 1.
+            exclude_seen: leave out the items of the history.
+            steps: reasoning steps, at most the trained number; None for the trained number.
+
+        Raises:
+            ValueError: k or steps out of range.
+            TypeError: a history is a string, or holds something else than strings.
+        """
+        if k < 1:
+            raise ValueError(f"k: got {k}, expected 1 or more")
+        known: list[list[int]] = []
+        unknown: list[list[str]] = []
+        for index, history in enumerate(histories):
+            if isinstance(history, str) or not all(isinstance(item, str) for item in history):
+                raise TypeError(f"histories[{index}]: expected a sequence of item ids (strings)")
+            known.append([self._item_number[item] for item in history if item in self._item_number])
+            unknown.append([item for item in history if item not in self._item_number])
+        answers: list[Recommendation | None] = [
+            None if items else self._popular(k, missing) for items, missing in zip(known, unknown, strict=True)
+        ]
+        # Histories of similar length share a batch, so that little of it is padding.
+        waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                weight = prepare_catalog(self.model.weight.detach())
+                for begin in range(0, len(waiting), self.batch_rows):
+                    rows = waiting[begin : begin + self.batch_rows]
+                    for row, (items, scores) in zip(
+                        rows, self._best([known[row] for row in rows], weight, k, exclude_seen, steps), strict=True
+                    ):
+                        answers[row] = Recommendation(items, scores, unknown[row], "model")
+        finally:
+            self.model.train(was_training)
+        return [answer for answer in answers if answer is not None]
+
+    def _best(
+        self, histories: list[list[int]], weight: Any, k: int, exclude_seen: bool, steps: int | None
+    ) -> list[tuple[list[str], list[float]]]:
+        """Ids and scores of the best k items after each history of one batch."""
+        device = self.model.weight.device
+        batch = collate_histories(histories, self.model.config.max_len).to(device)
+        hidden = self.model.final_state(self.model(batch, steps=steps).states)
+        exclude = None
+        if exclude_seen:
+            seen = [sorted(set(history)) for history in histories]
+            offsets = np.concatenate(([0], np.cumsum([len(items) for items in seen])))
+            exclude = (
+                torch.from_numpy(offsets).to(device),
+                torch.tensor([item for items in seen for item in items], dtype=torch.int64, device=device),
+            )
+        count = min(k, self.model.config.num_items)
+        scores, items = (value.tolist() for value in catalog_topk(hidden, weight, count, exclude=exclude))
+        ids = self.catalog.item_ids
+        return [
+            ([ids[item] for item in row if item >= 0], row_scores[: sum(item >= 0 for item in row)])
+            for row, row_scores in zip(items, scores, strict=True)
+        ]
+
+    def _popular(self, k: int, unknown: list[str]) -> Recommendation:
+        best = self._by_popularity[:k].tolist()
+        return Recommendation(
+            items=[self.catalog.item_ids[item] for item in best],
+            scores=[float(self.catalog.popularity[item]) for item in best],
+            unknown=unknown,
+            source="popularity",
+        )

@@ -1,0 +1,169 @@
+"""The LightningModule of ReaRec: objective, batches, optimiser and validation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from rearec.baselines import popularity_ranks
+from rearec.data.batches import Batch, PairBatches
+from rearec.data.dataset import SequenceDataset
+from rearec.errors import UserError
+from rearec.evaluation import BatchRanker
+from rearec.metrics import METRICS, rank_metrics
+from rearec.objectives import contrastive_active, loss
+from rearec.reasoning import ReaRec
+
+__all__ = ["PRECISIONS", "TrainingModule", "TrainingOptions", "learning_rate_factor"]
+
+SCHEDULES = ("constant", "cosine", "linear")
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PAIRINGS = ("shared", "separate")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; every value is checked when the object is made, a wrong one raises ValueError naming it.
+
+    epochs: at most so many. patience: stop after so many epochs without a better validation NDCG@20.
+    batch_rows: predictions per batch. pairing: ``shared`` encodes a user's history once for all its rows, ``separate``
+        once per row (same numbers without dropout, several times slower).
+    lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
+    schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
+        linear rise.
+    precision: ``fp32``, or ``bf16`` for autocast (the weights stay float32).
+    seed: of the initial weights and of every epoch.
+    """
+
+    epochs: int = 200
+    patience: int = 10
+    batch_rows: int = 2048
+    pairing: str = "shared"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    schedule: str = "constant"
+    lr_warmup: int = 0
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_rows"):
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("seed", "lr_warmup"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("lr", 0 < self.lr < math.inf, "a finite number above 0")
+        for name in ("weight_decay", "clip"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number, 0 or more")
+        for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", tuple(PRECISIONS))):
+            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+
+    def _check(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+
+
+class TrainingModule(LightningModule):
+    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them."""
+
+    def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+        self._train_batches = PairBatches(
+            dataset,
+            "train",
+            batch_rows=options.batch_rows,
+            max_len=model.config.max_len,
+            pairing=options.pairing,  # type: ignore[arg-type]
+            shuffle=True,
+            seed=options.seed,
+        )
+        self._valid_batches = PairBatches(dataset, "valid", batch_rows=options.batch_rows, max_len=model.config.max_len)
+        empty = self._valid_batches.empty_history_rows
+        self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
+        self._valid_ranks: list[np.ndarray] = []
+        self._ranker: BatchRanker | None = None
+
+    def train_dataloader(self) -> PairBatches:
+        """The batches of the current epoch; Lightning asks again for each epoch."""
+        self._train_batches.set_epoch(self.current_epoch)
+        return self._train_batches
+
+    def val_dataloader(self) -> PairBatches:
+        """The validation rows."""
+        return self._valid_batches
+
+    def on_train_epoch_start(self) -> None:
+        """Tie dropout and noise to (seed, epoch)."""
+        state = np.random.SeedSequence((self.options.seed, self.current_epoch)).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch; every term is logged as the epoch's mean over rows."""
+        config = self.model.config
+        contrastive = contrastive_active(config, self.current_epoch)
+        rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
+        terms = loss(config, rollout, self.model.weight, batch.target, batch.group, contrastive=contrastive)
+        means = {f"train_{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
+        return terms["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Prepare the item table once for all validation batches."""
+        self._ranker = BatchRanker(self.model)
+        self._valid_ranks = [self._empty_history_ranks]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Ranks of one batch, in float32 whatever the training precision, as `evaluate` computes them."""
+        assert self._ranker is not None
+        with torch.autocast(self.device.type, enabled=False):
+            self._valid_ranks.append(self._ranker.final(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, in float64."""
+        self._ranker = None
+        metrics = rank_metrics(np.concatenate(self._valid_ranks))
+        self.log_dict({f"valid_{name}": torch.tensor(metrics[name], dtype=torch.float64) for name in METRICS})
+
+    def on_train_epoch_end(self) -> None:
+        """A loss that is no number ends the training."""
+        value = self.trainer.callback_metrics["train_loss"]
+        if not torch.isfinite(value):
+            raise UserError(
+                f"the training loss is {value.item()} in epoch {self.current_epoch + 1}: try a lower --lr or --clip"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Adam, and the schedule where one is wanted."""
+        options = self.options
+        # fused: one pass over the item table, which is most of the parameters
+        optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        if options.schedule == "constant" and options.lr_warmup == 0:
+            return optimizer
+        total = options.epochs * len(self._train_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(options, step, total)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+
+
+def learning_rate_factor(options: TrainingOptions, step: int, total: int) -> float:
+    """What the learning rate is multiplied with at an optimiser step (from 0) out of ``total``."""
+    if step < options.lr_warmup:
+        return (step + 1) / options.lr_warmup
+    if options.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - options.lr_warmup) / max(1, total - options.lr_warmup))
+    return 1.0 - done if options.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,88 @@
+"""Reading a saved model: config.json + model.safetensors from a folder or the Hugging Face Hub. No code is executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from rearec.errors import UserError
+from rearec.models.config import ReaRecConfig
+
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
+
+
+def locate_model(name: str | Path, **hub_options: Any) -> tuple[Path, Path]:
+    """The config and weights files of the folder `name` or, if there is none, of the Hub model ``owner/name``.
+
+    hub_options: keyword arguments of `huggingface_hub.hf_hub_download` (revision, cache_dir, local_files_only, ...).
+    Raises UserError if neither exists or a file is missing.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / file).is_file():
+                raise UserError(f"{folder}: no {file} in this folder; {EXPECTED}")
+        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if folder.exists():
+        raise UserError(f"{folder}: is a file; {EXPECTED}")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        raise UserError(f"{folder}: no such folder; {EXPECTED}")
+    try:
+        config, weights = (
+            Path(hf_hub_download(str(name), file, **hub_options)) for file in (CONFIG_FILE, WEIGHTS_FILE)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
+    return config, weights
+
+
+def read_config(path: Path) -> ReaRecConfig:
+    """The configuration in a config.json. Raises UserError naming the file, the field, what it holds and what fits."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object with the model's settings")
+    try:
+        return ReaRecConfig.from_dict(values)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises UserError if the file is damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy `weights` into `module`. Raises UserError naming `source` and the first tensor that does not fit."""
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise UserError(f"{source}: tensor {name} is missing, expected shape {list(tensor.shape)}")
+        if weights[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: tensor {name} has shape {list(weights[name].shape)}, expected {list(tensor.shape)}"
+            )
+    for name in weights:
+        if name not in expected:
+            raise UserError(f"{source}: tensor {name} does not belong to this model")
+    module.load_state_dict(dict(weights))

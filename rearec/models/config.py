@@ -1,0 +1,120 @@
+"""The configuration of a ReaRec model: everything that config.json holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["BACKBONES", "KL_FORMS", "METHODS", "STEP_WEIGHTS", "ReaRecConfig"]
+
+BACKBONES = ("sasrec",)
+METHODS = ("base", "naive", "rpe", "erl", "prl")
+KL_FORMS = ("official", "paper")
+STEP_WEIGHTS = ("official", "paper")
+
+
+@dataclass(frozen=True)
+class ReaRecConfig:
+    """Shape, method and objective of a model. The defaults are the paper's size and the official code's settings.
+
+    Every value is checked when the object is made; a wrong one raises ValueError naming the field, what it got and
+    what is expected. Integers are accepted where a float is expected.
+
+    num_items: catalogue size N; item ids are 0..N-1.
+    backbone: how the prefix is encoded, one of ``BACKBONES``.
+    method: ``base`` (no reasoning; steps becomes 0), ``naive`` (feeds the state back as it is), ``rpe`` (adds reasoning
+        position embeddings), both trained on the last state only, ``erl`` (ensemble reasoning learning, section 3.3),
+        ``prl`` (progressive reasoning learning, section 3.4).
+    steps: reasoning steps K the model is trained for; 0 makes every method equal to ``base``.
+    dim, ffn, layers, heads: model width d, inner width of the feed-forward layer, Transformer layers, attention heads.
+    max_len: longest history, in items, that the model sees at once.
+    dropout: on attention probabilities and on the output of every sublayer. input_dropout: on the input of the first
+        layer, items and reasoning tokens alike.
+    temperature: τ of the softmax, in training and at inference. alpha: PRL's annealing factor, τ_t = τ·α^(K-t).
+    kl_weight, kl_form: λ of ERL's diversity term and its form (``official``: mean over ordered pairs, gradient stopped
+        on one side; ``paper``: sum over i < j).
+    step_weights: PRL's cross-entropy weights. ``official``: 1 for the last state, pl_weight / K for each other;
+        ``paper``: 1 for every state.
+    cl_weight, noise, warmup: weight of PRL's contrastive term, standard deviation γ of its noise, and the epochs before
+        it is switched on.
+    """
+
+    num_items: int
+    backbone: str = "sasrec"
+    method: str = "prl"
+    steps: int = 2
+    dim: int = 256
+    ffn: int = 300
+    layers: int = 2
+    heads: int = 2
+    max_len: int = 50
+    dropout: float = 0.5
+    input_dropout: float = 0.2
+    temperature: float = 0.07
+    alpha: float = 5.0
+    kl_weight: float = 0.05
+    kl_form: str = "official"
+    step_weights: str = "official"
+    pl_weight: float = 1.0
+    cl_weight: float = 1.0
+    noise: float = 0.01
+    warmup: int = 2
+
+    def __post_init__(self) -> None:
+        self._choose("backbone", BACKBONES)
+        self._choose("method", METHODS)
+        self._choose("kl_form", KL_FORMS)
+        self._choose("step_weights", STEP_WEIGHTS)
+        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len"):
+            self._integer(name, least=1)
+        for name in ("steps", "warmup"):
+            self._integer(name, least=0)
+        for name in ("dropout", "input_dropout"):
+            self._number(name, "a number in [0, 1)", lambda value: 0 <= value < 1)
+        for name in ("temperature", "alpha"):
+            self._number(name, "a finite number above 0", lambda value: 0 < value < math.inf)
+        for name in ("kl_weight", "pl_weight", "cl_weight", "noise"):
+            self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
+        if self.dim % self.heads:
+            raise ValueError(f"dim: got {self.dim}, expected a multiple of heads ({self.heads})")
+        if self.method == "base":
+            object.__setattr__(self, "steps", 0)
+
+    @property
+    def has_reasoning_positions(self) -> bool:
+        """Whether reasoning tokens get a position embedding of their own."""
+        return self.method in ("rpe", "erl", "prl") and self.steps > 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReaRecConfig:
+        """The configuration that `dataclasses.asdict` wrote; fields that are missing take their default.
+
+        Raises ValueError for a field this version does not know, for a missing ``num_items`` and for wrong values.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{name}: not a field of a ReaRec configuration, expected one of {', '.join(known)}")
+        if "num_items" not in values:
+            raise ValueError("num_items: missing, expected the number of items in the catalogue")
+        return cls(**values)
+
+    def _choose(self, name: str, choices: Collection[str]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+    def _integer(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}: got {value!r}, expected an integer, {least} or more")
+        object.__setattr__(self, name, int(value))
+
+    def _number(self, name: str, expected: str, accepts: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, Real) or not accepts(float(value)):
+            raise ValueError(f"{name}: got {value!r}, expected {expected}")
+        object.__setattr__(self, name, float(value))

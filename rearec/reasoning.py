@@ -1,0 +1,210 @@
+"""The ReaRec model: encode the prefix once, then let every row reason for K steps over it (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from rearec.models.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_weights,
+    locate_model,
+    read_config,
+    read_weights,
+)
+from rearec.models.config import ReaRecConfig
+from rearec.models.encoder import init_weights
+from rearec.models.official import load_official_state_dict
+from rearec.models.sasrec import SASRec
+from rearec_kernels import PrefixRows, ReasoningCache
+
+if TYPE_CHECKING:
+    from rearec.data.batches import Batch
+
+__all__ = ["ReaRec", "Rollout"]
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+A sequential recommender with latent reasoning (ReaRec, arXiv 2503.22675), trained with the `rearec` library.
+`config.json` holds its settings, `model.safetensors` its weights:
+
+```python
+from rearec import ReaRec
+
+model = ReaRec.from_pretrained("path or name of this folder")
+```
+"""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The states of R rows.
+
+    states: [R, T, d], T = steps + 1: h_0, the state of the last item, then one state per reasoning step.
+    noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
+    """
+
+    states: Tensor
+    noised: Tensor | None = None
+
+
+class ReaRec(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rearec",
+    tags=["recommendation", "sequential-recommendation"],
+    paper_url="https://arxiv.org/abs/2503.22675",
+    model_card_template=MODEL_CARD,
+):
+    """A sequential recommender that reasons in latent space before it answers.
+
+    Windows of items are encoded once; every row of the batch (one prediction: a window and how much of it is seen)
+    then computes ONE token per reasoning step, which attends to the row's part of the window and to the row's earlier
+    reasoning tokens. Step k feeds back LayerNorm(h_{k-1} + RPE_k), with RPE absent in ``naive``.
+    """
+
+    def __init__(self, config: ReaRecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = SASRec(config)
+        self.reasoning_position_embedding: nn.Embedding | None = None
+        # created last: with one seed, all methods start from the same backbone
+        if config.has_reasoning_positions:
+            self.reasoning_position_embedding = nn.Embedding(config.steps, config.dim)
+            self.reasoning_position_embedding.apply(init_weights)
+
+    @property
+    def weight(self) -> Tensor:
+        """The item table [N, d]; a row's score for item n is its final state times weight[n]."""
+        return self.backbone.weight
+
+    def forward(
+        self, batch: Batch, *, steps: int | None = None, noise: float = 0.0, return_noised: bool = False
+    ) -> Rollout:
+        """Encode the batch's windows and reason for `steps` steps (None: as many as the model was trained for).
+
+        batch: on the model's device, windows of at most config.max_len slots, every row with at least one item.
+        noise: standard deviation γ of the Gaussian noise added to the inputs of the noised branch, which is computed
+        only with return_noised. The branch follows its own chain of K/V; at every step its input is the clean state,
+        plus RPE, plus noise, before the LayerNorm (paper, section 3.4). Both branches share the prefix.
+
+        Raises ValueError for steps outside 0..config.steps and for a batch that does not fit the model.
+        """
+        steps = self.config.steps if steps is None else steps
+        if not 0 <= steps <= self.config.steps:
+            raise ValueError(f"steps: got {steps}, expected 0..{self.config.steps} (trained steps)")
+        prefix = self.backbone.encode(batch.items, batch.row_prefix, batch.end)
+        states = [prefix.states]
+        noised: list[Tensor] = []
+        if steps > 0:
+            rows = _prefix_rows(batch, branches=2 if return_noised else 1)
+            caches = [
+                ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
+                for key, value in zip(prefix.keys, prefix.values, strict=True)
+            ]
+            for step in range(steps):
+                token = states[-1]
+                if self.reasoning_position_embedding is not None:
+                    token = token + self.reasoning_position_embedding.weight[step]
+                if return_noised:
+                    token = torch.cat([token, token + noise * torch.randn_like(token)])
+                clean, *noisy = self.backbone.step(token, caches).split(len(batch.end))
+                states.append(clean)
+                noised.extend(noisy)
+        return Rollout(torch.stack(states, dim=1), _stack(noised, prefix.states) if return_noised else None)
+
+    def final_state(self, states: Tensor) -> Tensor:
+        """The state that ranks items: [R, T, d] -> [R, d]. ERL averages all states, other methods take the last."""
+        return states.mean(dim=1) if self.config.method == "erl" else states[:, -1]
+
+    @classmethod
+    def from_official(cls, source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> ReaRec:
+        """A model with the weights of the official code's checkpoint, in evaluation mode.
+
+        source, method, settings: as in `rearec.models.official.load_official_state_dict`.
+        """
+        config, weights = load_official_state_dict(source, method=method, **settings)
+        model = cls(config)
+        load_weights(model, weights, "state dict" if isinstance(source, Mapping) else source)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: str | torch.device = "cpu",
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> ReaRec:
+        """The model saved in a folder, or published on the Hugging Face Hub as ``owner/name``, in evaluation mode.
+
+        map_location: the device to put it on; the other options concern the Hub. Only safetensors and JSON are read.
+        Raises UserError if there is no such model or its files are damaged or do not fit together.
+        """
+        config_file, weights_file = locate_model(
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        model = cls(read_config(config_file))
+        load_weights(model, read_weights(weights_file), weights_file)
+        return model.to(map_location).eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write config.json and model.safetensors (and a README.md if there is none) into a folder.
+
+        With push_to_hub, then publish it as repo_id (default: the folder's name) and return the commit's address; the
+        other options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. Every file is written aside and
+        renamed when it is complete, config.json last: an interrupted save leaves nothing that looks like a model but
+        is none.
+        """
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
+            super().save_pretrained(aside, config=config or self.config, model_card_kwargs=model_card_kwargs)
+            if not (directory / "README.md").exists():
+                Path(aside, "README.md").rename(directory / "README.md")
+            for file in (WEIGHTS_FILE, CONFIG_FILE):
+                Path(aside, file).replace(directory / file)
+        if push_to_hub:
+            return self.push_to_hub(
+                repo_id or directory.name, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+            )
+        return None
+
+
+def _prefix_rows(batch: Batch, branches: int) -> PrefixRows:
+    """Which slots every row sees, the rows repeated once per branch: clean rows first, then noised ones."""
+    end = batch.end.repeat(branches)
+    return PrefixRows(end=end, row_prefix=batch.row_prefix.repeat(branches))
+
+
+def _stack(steps: list[Tensor], like: Tensor) -> Tensor:
+    """[R, d] per step -> [R, steps, d], also for no step at all."""
+    return torch.stack(steps, dim=1) if steps else like.new_empty(like.shape[0], 0, like.shape[1])

@@ -1,0 +1,203 @@
+"""Training through Lightning: Adam, early stopping on validation NDCG@20, a run that resumes to the same numbers.
+
+All randomness of an epoch (order of the batches, dropout, noise) derives from (seed, epoch) alone, and the state is
+saved at the end of every epoch. A training that was killed in mid-epoch therefore repeats that epoch exactly.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_model
+from rearec.data import load_dataset
+from rearec.data.dataset import SequenceDataset
+from rearec.errors import UserError
+from rearec.evaluation import evaluate
+from rearec.lightning_module import PRECISIONS, TrainingModule, TrainingOptions
+from rearec.models.config import ReaRecConfig
+from rearec.reasoning import ReaRec
+from rearec.run_folder import Catalog, RunFolder, write_json
+
+__all__ = ["TrainingModule", "TrainingOptions", "train"]
+
+MONITOR = "valid_ndcg@20"
+
+
+class _EarlyStopping(EarlyStopping):
+    """Lightning's, which also holds for a run that was killed after it had stopped and before its result."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+def train(
+    data: str | Path | SequenceDataset,
+    run: str | Path,
+    config: ReaRecConfig,
+    options: TrainingOptions | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    force: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[int, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train a model and leave a RUN folder (see `rearec.run_folder`).
+
+    Torch's random state is put back afterwards; threads and other global settings are left alone.
+
+    Args:
+        data: a prepared dataset, or its path (which the RUN folder then remembers).
+        run: the folder to write.
+        config: the model; ``num_items`` must be the dataset's.
+        options: how to train.
+        device: where to train.
+        resume: continue from the last epoch that ended; without one start anew, and return the result of a run that
+            has finished.
+        force: replace a RUN folder that exists.
+        on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
+        on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
+
+    Returns:
+        ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``valid`` (metrics) and
+        ``test`` (as `evaluate` returns them, floors included; None without test rows).
+
+    Raises:
+        UserError: the folder may not be written, the run to resume was started with other options, the dataset has no
+            training or validation rows, or the loss is no longer finite.
+        KeyboardInterrupt: the user's; the run can be resumed.
+    """
+    options = options or TrainingOptions()
+    device = torch.device(device)
+    folder = RunFolder(run)
+    dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
+    if resume and folder.finished:
+        return folder.result()
+    _check_dataset(dataset, config)
+    record = {
+        "rearec": version("rearec"),
+        "dataset": _describe(dataset, None if isinstance(data, SequenceDataset) else Path(data)),
+        "model": asdict(config),
+        "training": asdict(options),
+    }
+    continues = resume and folder.last_checkpoint.is_file()
+    if continues:
+        _check_same(folder, record)
+    else:
+        # --resume may replace a run that was killed in its first epoch.
+        folder.check_writable(force=force or resume)
+        folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _quiet():
+        torch.manual_seed(options.seed)
+        module = TrainingModule(ReaRec(config), dataset, options)
+        recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
+        stopping = _EarlyStopping(MONITOR, patience=options.patience, mode="max", check_on_train_epoch_end=True)
+        trainer = Trainer(
+            accelerator=device.type,
+            devices=1 if device.type == "cpu" else [device.index or 0],
+            max_epochs=options.epochs,
+            precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+            callbacks=[stopping, recorder],
+            logger=TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False),
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder.path,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with _interruptible(trainer):
+            trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
+
+    model = load_best_model(folder, config).to(device)
+    result = {
+        "best_epoch": recorder.best_epoch,
+        "epochs": len(recorder.history),
+        "stopped_early": len(recorder.history) < options.epochs,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "valid": evaluate(model, dataset, "valid", batch_rows=options.batch_rows, floors=False),
+        "test": evaluate(model, dataset, "test", batch_rows=options.batch_rows) if len(dataset.rows("test")) else None,
+    }
+    model.save_pretrained(folder.path)
+    write_json(folder.result_file, result)
+    return result
+
+
+def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
+    if config.num_items != dataset.num_items:
+        raise ValueError(f"num_items: got {config.num_items}, expected the dataset's {dataset.num_items}")
+    for split, why in (("train", "train on"), ("valid", "choose the best epoch by")):
+        if not len(dataset.rows(split)):  # type: ignore[arg-type]
+            raise UserError(f"the dataset has no {split} rows to {why}; choose another split when preparing it")
+
+
+def _describe(dataset: SequenceDataset, path: Path | None) -> dict[str, Any]:
+    return {
+        "path": None if path is None else str(path.resolve()),
+        "items": dataset.num_items,
+        "users": dataset.num_users,
+        "interactions": dataset.num_interactions,
+        "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},  # type: ignore[arg-type]
+    }
+
+
+def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
+    """UserError where the run to resume was started with something else."""
+    before = folder.options()
+    for part in ("dataset", "model", "training"):
+        for name, value in record[part].items():
+            was = before[part].get(name)
+            # A dataset may have moved.
+            if name != "path" and was != value:
+                raise UserError(
+                    f"{folder.path}: was started with {part} option {name} = {was!r}, not {value!r}; "
+                    "resume with the same options, or start anew with --force"
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notes on its own workings away from the user; its real warnings pass."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Batches differ in number from epoch to epoch, which Lightning takes for a checkpoint in mid-epoch.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Lightning answers Ctrl-C with sys.exit and leaves the signal ignored: give the caller a KeyboardInterrupt."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main_thread else None
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, handler)

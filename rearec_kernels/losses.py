@@ -1,0 +1,259 @@
+"""Losses over the whole catalogue and within the batch: annealed cross-entropy, ensemble reasoning, InfoNCE.
+
+No tensor of size [R, T, N] is made, forward or backward. Scalar losses have their gradients computed in the forward
+pass (when they are needed at all); `reduction="none"` recomputes logits in the backward pass instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
+from rearec_kernels.dispatch import resolve
+from rearec_kernels.precision import accumulate_dtype, check_precision
+
+_KL_FORMS = ("official", "paper")
+_REDUCTIONS = ("mean", "none")
+
+
+class EnsembleLoss(NamedTuple):
+    """Scalars: `loss` = cross_entropy - kl_weight * kl; the two terms are detached."""
+
+    loss: Tensor
+    cross_entropy: Tensor
+    kl: Tensor
+
+
+def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
+    """The temperatures tau * alpha^(steps - t) of the states t = 0..steps (ReaRec, arXiv 2503.22675, section 3.4).
+
+    Args:
+        tau: temperature of the last state, above 0.
+        alpha: above 0; for alpha > 1 the distribution sharpens step by step.
+        steps: reasoning steps K, at least 0.
+
+    Returns:
+        [steps + 1] of torch's default dtype, on the CPU: the `temperature` of `annealed_cross_entropy`.
+
+    Raises:
+        ValueError: tau or alpha is not finite and above 0, or steps is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"annealed_temperatures: steps must be at least 0, got {steps}")
+    if not (_is_positive(tau) and _is_positive(alpha)):
+        raise ValueError(f"annealed_temperatures: tau and alpha must be finite and above 0, got {tau} and {alpha}")
+    exponents = torch.arange(steps, -1, -1, dtype=torch.float64)
+    return (tau * float(alpha) ** exponents).to(torch.get_default_dtype())
+
+
+def annealed_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    temperature: float | Sequence[float] | Tensor,
+    step_weight: float | Sequence[float] | Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    precision: str = "fp32",
+) -> Tensor:
+    """Cross-entropy of every reasoning state over the whole catalogue, each at its own temperature.
+
+    With z_rt = hidden[r, t] @ weight.T / temperature[t]: the sum over t of step_weight[t] times the mean, over the rows
+    that are not ignored, of logsumexp(z_rt) - z_rt[target[r]]. Progressive reasoning learning of ReaRec
+    (arXiv 2503.22675, section 3.4); T = 1 is the ordinary full-softmax loss. Differentiable once, in hidden and weight.
+
+    Args:
+        hidden: [R, T, d], floating point.
+        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
+        target: [R], int32 or int64, in [0, N) or `ignore_index`.
+        temperature: above 0; a number, or T of them (a sequence or a CPU tensor). Not differentiated.
+        step_weight: a number, or T of them, default 1. Not differentiated.
+        ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
+        reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
+        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+
+    Returns:
+        A scalar, or [R, T] under "none"; float32, or float64 if hidden or weight is.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+    """
+    op = "annealed_cross_entropy"
+    _check_catalog(op, hidden, weight, target)
+    check_precision(op, precision)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    steps = hidden.shape[1]
+    temperatures = _host_values(op, "temperature", temperature, steps)
+    step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
+    backend = resolve(op, hidden.device, _operand_dtype(hidden, weight))
+    inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
+    if reduction == "none":
+        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*inputs, backend)
+        return losses
+    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(*inputs, *_need_gradients(hidden, weight), backend)
+    return loss
+
+
+def ensemble_reasoning_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    temperature: float,
+    kl_weight: float,
+    kl_form: str = "official",
+    ignore_index: int = -100,
+    precision: str = "fp32",
+) -> EnsembleLoss:
+    """Cross-entropy of the mean state minus kl_weight times the divergence between the states' distributions.
+
+    With p_t = softmax(hidden[r, t] @ weight.T / temperature), means over the rows that are not ignored. Ensemble
+    reasoning learning of ReaRec (arXiv 2503.22675, section 3.3). Differentiable once, in hidden and weight; the
+    gradient is finite also where probabilities underflow.
+
+    Args:
+        hidden: [R, T, d], floating point.
+        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
+        target: [R], int32 or int64, in [0, N) or `ignore_index`.
+        temperature: above 0.
+        kl_weight: factor of the divergence.
+        kl_form: "official" (the published code): the mean over ordered pairs i != j of KL(p_j || p_i), no gradient
+            through p_i; "paper": the sum over i < j of KL(p_i || p_j). 0 for T = 1.
+        ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
+        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+
+    Returns:
+        EnsembleLoss of scalars; float32, or float64 if hidden or weight is.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+    """
+    op = "ensemble_reasoning_loss"
+    _check_catalog(op, hidden, weight, target)
+    check_precision(op, precision)
+    if kl_form not in _KL_FORMS:
+        raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
+    _check_number(op, "temperature", temperature)
+    _check_number(op, "kl_weight", kl_weight)
+    backend = resolve(op, hidden.device, _operand_dtype(hidden, weight))
+    loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
+        hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,
+        *_need_gradients(hidden, weight), backend,
+    )  # fmt: skip
+    return EnsembleLoss(loss, cross_entropy.detach(), kl.detach())
+
+
+def reasoning_info_nce(
+    noised: Tensor,
+    clean: Tensor,
+    *,
+    temperature: float,
+    row_group: Tensor | None = None,
+    reduction: str = "mean",
+    precision: str = "fp32",
+) -> Tensor:
+    """Contrastive loss between two runs of the reasoning steps, within the batch and per step.
+
+    With s_t[r, j] = noised[r, t] . clean[j, t] / temperature: the mean over rows r and steps t of
+    logsumexp_j s_t[r, j] - s_t[r, r]. Reasoning-aware contrastive learning of ReaRec (arXiv 2503.22675, section 3.4).
+    Differentiable once, in both; rows without a target are the caller's to leave out.
+
+    Args:
+        noised: [R, T, d], floating point: the anchors.
+        clean: [R, T, d], floating point: the keys; row r is the positive of anchor r.
+        temperature: above 0.
+        row_group: int32 or int64 [R]; rows of one group (a user's positions) are not each other's negatives.
+        reduction: "mean", or "none" for the terms of every row and step.
+        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+
+    Returns:
+        A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if
+        noised or clean is.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+    """
+    op = "reasoning_info_nce"
+    for name, x in (("noised", noised), ("clean", clean)):
+        check_floating(op, name, x, "[R, T, d]")
+    if noised.shape != clean.shape:
+        raise ValueError(f"{op}: clean must have noised's shape {list(noised.shape)}, got {list(clean.shape)}")
+    tensors = {"noised": noised, "clean": clean}
+    if row_group is not None:
+        check_index(op, "row_group", row_group, noised.shape[0])
+        tensors["row_group"] = row_group
+    check_same_device(op, tensors)
+    check_precision(op, precision)
+    _check_number(op, "temperature", temperature)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    backend = resolve(op, noised.device, _operand_dtype(noised, clean))
+    inputs = (noised, clean, row_group, float(temperature), precision)
+    if reduction == "none":
+        losses, _ = torch.ops.rearec.reasoning_info_nce_rows(*inputs, backend)
+        return losses
+    loss, _, _ = torch.ops.rearec.reasoning_info_nce(*inputs, *_need_gradients(noised, clean), backend)
+    return loss
+
+
+def _need_gradients(first: Tensor, second: Tensor) -> tuple[bool, bool]:
+    enabled = torch.is_grad_enabled()
+    return enabled and first.requires_grad, enabled and second.requires_grad
+
+
+def _operand_dtype(first: Tensor, second: Tensor) -> torch.dtype:
+    """By which the backend is chosen: the wider of two that differ."""
+    return first.dtype if first.dtype == second.dtype else accumulate_dtype(first, second)
+
+
+def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, steps: int) -> Tensor:
+    """One float64 per step, on the CPU. Values are looked at by the op, which also runs under torch.compile."""
+    if isinstance(values, Tensor):
+        if values.requires_grad:
+            raise ValueError(f"{op}: {name} is not differentiated, got a tensor that requires a gradient; detach it")
+        if values.device.type != "cpu":
+            raise ValueError(f"{op}: {name} must be on the CPU (its values steer the kernels), got {values.device}")
+        given = values.to(torch.float64)
+    else:
+        try:
+            given = torch.tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{op}: {name} must be a number or a sequence of numbers, got {values!r}") from error
+    if given.dim() > 1 or (given.dim() == 1 and given.shape[0] != steps):
+        raise ValueError(
+            f"{op}: {name} must be a number or one per step, T = {steps} of hidden, got shape {list(given.shape)}"
+        )
+    return given.expand(steps).contiguous()
+
+
+def _is_positive(x: float) -> bool:
+    return math.isfinite(x) and x > 0
+
+
+def _check_number(op: str, name: str, x: float) -> None:
+    if not isinstance(x, int | float):
+        raise TypeError(f"{op}: {name} must be a number, got {describe(x)}")
+
+
+def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+    check_floating(op, "hidden", hidden, "[R, T, d]")
+    check_floating(op, "weight", weight, "[N, d]")
+    if weight.shape[1] != hidden.shape[2] or weight.shape[0] == 0:
+        raise ValueError(
+            f"{op}: weight must have shape [N, d] with N > 0 and hidden's d = {hidden.shape[2]}, "
+            f"got {list(weight.shape)}"
+        )
+    if hidden.shape[1] == 0:
+        raise ValueError(f"{op}: hidden must have at least one state per row, got {list(hidden.shape)}")
+    check_index(op, "target", target, hidden.shape[0])
+    check_same_device(op, {"hidden": hidden, "weight": weight, "target": target})

@@ -1,0 +1,56 @@
+"""The precisions of losses and retrieval: what is done to the operands of a product, and what a product may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PRECISIONS = ("fp32", "tf32", "bf16", "bf16x3")
+_MISSING = {
+    "tf32": "precision 'tf32' needs GPU kernels, which this build does not have",
+    "bf16x3": "precision 'bf16x3' needs CPU kernels for AMX, which this build does not have",
+}
+
+
+def check_precision(op: str, precision: str) -> None:
+    """Raises ValueError unless this build computes `precision`."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision in _MISSING:
+        raise ValueError(f"{op}: {_MISSING[precision]}; use 'fp32' or 'bf16'")
+
+
+def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
+    """In what sums are kept: float32, or float64 if an operand is."""
+    dtype = torch.float32
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return dtype
+
+
+def as_operand(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
+    """x as an operand of a product that accumulates in `dtype`: rounded to bfloat16 first under "bf16"."""
+    return x.to(torch.bfloat16).to(dtype) if precision == "bf16" else x.to(dtype)
+
+
+@contextmanager
+def ieee_products(device: torch.device) -> Iterator[None]:
+    """Inside the block, products of float32 matrices are float32, whatever torch.set_float32_matmul_precision or
+    autocast say: the argument `precision` is what decides here."""
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    matmul = backend.matmul
+    allowed = matmul.fp32_precision
+    with torch.autocast(device.type, enabled=False):
+        if allowed in ("none", "ieee"):
+            yield
+            return
+        # Global state, so touched only where it would make a difference.
+        matmul.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = allowed

@@ -1,0 +1,176 @@
+"""Retrieval over the whole catalogue: the best items of each row, and the rank of a row's target.
+
+No matrix of size [R, N] is made. Nothing here is differentiable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
+from rearec_kernels.dispatch import resolve
+from rearec_kernels.precision import accumulate_dtype, check_precision
+
+Exclude = Tensor | tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """An item table and what retrieval derives from it; made by `prepare_catalog`.
+
+    Attributes:
+        weight: [N, d], the table it was made from, by reference.
+        precision: what it was prepared for.
+        operand: what the products read: `weight`, or its bfloat16 copy.
+    """
+
+    weight: Tensor
+    precision: str
+    operand: Tensor
+    version: int
+
+    def is_current(self) -> bool:
+        """Whether the table has not been written since."""
+        return _version(self.weight) == self.version
+
+
+def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
+    """Derives once what retrieval would derive from the table on every call; pass the result in place of `weight`.
+
+    Args:
+        weight: [N, d], floating point. Not copied under "fp32". A table that is written to afterwards has to be
+            prepared again.
+        precision: of the calls that the catalogue is for.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value.
+    """
+    op = "prepare_catalog"
+    _check_table(op, weight)
+    check_precision(op, precision)
+    weight = weight.detach()
+    operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
+    return Catalog(weight, precision, operand, _version(weight))
+
+
+def catalog_topk(
+    hidden: Tensor, weight: Tensor | Catalog, k: int, *, exclude: Exclude = None, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
+    """The k items with the highest scores hidden @ weight.T of each row.
+
+    Args:
+        hidden: [R, d], floating point.
+        weight: [N, d], floating point, or a prepared catalogue.
+        k: at least 1; may exceed N.
+        exclude: item ids [M] barred for all rows, or (offsets [R + 1], items [M]): those of row r are
+            items[offsets[r]:offsets[r + 1]]. int32 or int64; repetitions do no harm.
+        precision: "fp32", or "bf16" to round the operands of the product to bfloat16 (sums stay float32).
+
+    Returns:
+        scores float32 [R, k] and items int64 [R, k], in descending order of these scores, ties by lower item. Where
+        a row has fewer than k candidates the rest is score -inf, item -1. An item that scores NaN or -inf is no
+        candidate.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        IndexError: an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+    """
+    op = "catalog_topk"
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"{op}: k must be an int, got {describe(k)}")
+    if k < 1:
+        raise ValueError(f"{op}: k must be at least 1, got {k}")
+    table = _check_arguments(op, hidden, weight, precision)
+    offsets, items = _check_exclude(op, exclude, hidden)
+    backend = resolve(op, hidden.device, _operand_dtype(hidden, table))
+    return torch.ops.rearec.catalog_topk(hidden.detach(), table, k, offsets, items, precision, backend)
+
+
+def catalog_rank(
+    hidden: Tensor, weight: Tensor | Catalog, target: Tensor, *, exclude: Exclude = None, precision: str = "fp32"
+) -> Tensor:
+    """The rank of each row's target among all items: how many score above it, plus half of those that tie with it.
+
+    Args:
+        hidden: [R, d], floating point.
+        weight: [N, d], floating point, or a prepared catalogue.
+        target: [R], int32 or int64, in [0, N). The target is never excluded and never its own rival.
+        exclude: items that are not counted, in the forms of `catalog_topk`.
+        precision: "fp32", or "bf16" to round the operands of the product to bfloat16 (sums stay float32).
+
+    Returns:
+        float32 [R], 0 for the best. NaN where the target's score is NaN; other items with NaN are not counted.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        IndexError: a target or an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+    """
+    op = "catalog_rank"
+    table = _check_arguments(op, hidden, weight, precision)
+    check_index(op, "target", target, hidden.shape[0])
+    check_same_device(op, {"hidden": hidden, "target": target})
+    offsets, items = _check_exclude(op, exclude, hidden)
+    backend = resolve(op, hidden.device, _operand_dtype(hidden, table))
+    return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
+
+
+def _version(x: Tensor) -> int:
+    """How often the tensor was written in place; inference tensors do not count that."""
+    return 0 if x.is_inference() else x._version
+
+
+def _operand_dtype(hidden: Tensor, table: Tensor) -> torch.dtype:
+    return hidden.dtype if hidden.dtype == table.dtype else accumulate_dtype(hidden, table)
+
+
+def _check_table(op: str, weight: Tensor) -> None:
+    check_floating(op, "weight", weight, "[N, d]")
+    if weight.shape[0] == 0:
+        raise ValueError(f"{op}: weight must have at least one item, got {list(weight.shape)}")
+
+
+def _check_arguments(op: str, hidden: Tensor, weight: Tensor | Catalog, precision: str) -> Tensor:
+    """The table that the op reads."""
+    check_floating(op, "hidden", hidden, "[R, d]")
+    check_precision(op, precision)
+    if isinstance(weight, Catalog):
+        if weight.precision != precision:
+            raise ValueError(
+                f"{op}: the catalogue was prepared for precision {weight.precision!r}, got precision={precision!r}"
+            )
+        if not torch.compiler.is_compiling() and not weight.is_current():
+            raise ValueError(f"{op}: the table was written to after prepare_catalog; prepare it again")
+        table = weight.operand
+    else:
+        _check_table(op, weight)
+        table = weight.detach()
+    if table.shape[1] != hidden.shape[1]:
+        raise ValueError(
+            f"{op}: weight must have shape [N, d] with hidden's d = {hidden.shape[1]}, got {list(table.shape)}"
+        )
+    check_same_device(op, {"hidden": hidden, "weight": table})
+    return table
+
+
+def _check_exclude(op: str, exclude: Exclude, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    if exclude is None:
+        return None, None
+    offsets, items = (None, exclude) if isinstance(exclude, Tensor) else exclude
+    for name, x in (("offsets", offsets), ("items", items)):
+        if x is None and name == "offsets":
+            continue
+        if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.dim() != 1:
+            raise TypeError(
+                f"{op}: exclude must be an int32 or int64 tensor [M] of items, or a pair (offsets [R + 1], items [M]) "
+                f"of such; got {describe(x)} for its {name}"
+            )
+        check_same_device(op, {"hidden": hidden, "exclude": x})
+    if offsets is not None and offsets.shape[0] != hidden.shape[0] + 1:
+        raise ValueError(
+            f"{op}: the offsets of exclude must have shape [R + 1] = [{hidden.shape[0] + 1}], got {list(offsets.shape)}"
+        )
+    return offsets, items

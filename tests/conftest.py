@@ -1,0 +1,77 @@
+"""What several test modules share: a small prepared dataset, a trained run, the command line as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def small_histories(users: int = 150, items: int = 40, seed: int = 0) -> dict[str, list[str]]:
+    """Histories in which four of five items follow from the one before."""
+    draw = random.Random(seed)
+    histories = {}
+    for user in range(users):
+        history = [draw.randrange(items)]
+        while len(history) < 6 + user % 9:
+            history.append((history[-1] * 7 + 3) % items if draw.random() < 0.8 else draw.randrange(items))
+        histories[f"user-{user}"] = [f"item-{item:03}" for item in history]
+    return histories
+
+
+@pytest.fixture(scope="session")
+def source_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A json file {user: [items]}."""
+    path = tmp_path_factory.mktemp("source") / "small.json"
+    path.write_text(json.dumps(small_histories()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(source_file: Path) -> Path:
+    """The same data, prepared with a leave-one-out split."""
+    from rearec.data import prepare
+
+    out = source_file.parent / "prepared"
+    prepare("json", [source_file], out, split="leave-one-out")
+    return out
+
+
+@pytest.fixture(scope="session")
+def run_folder(prepared: Path) -> Path:
+    """A finished training of a small prl model with two steps on ``prepared``."""
+    from rearec.data import load_dataset
+    from rearec.models.config import ReaRecConfig
+    from rearec.training import TrainingOptions, train
+
+    out = prepared.parent / "run"
+    config = ReaRecConfig(
+        load_dataset(prepared).num_items, dim=16, ffn=16, layers=1, max_len=8, dropout=0.1, alpha=1.5, warmup=1
+    )
+    train(prepared, out, config, TrainingOptions(epochs=4, batch_rows=128, lr=1e-2))
+    return out
+
+
+@pytest.fixture(scope="session")
+def rearec() -> CommandLine:
+    """Runs ``rearec`` as a process with one thread and returns it completed."""
+
+    def run(*arguments: object, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rearec.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,99 @@
+"""The model configuration: defaults, validation, and what a base model makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rearec.models import ReaRecConfig
+
+
+def test_the_defaults_are_the_papers_size_and_the_official_codes_settings() -> None:
+    config = ReaRecConfig(num_items=7)
+    assert (config.dim, config.ffn, config.layers, config.heads, config.max_len) == (256, 300, 2, 2, 50)
+    assert (config.dropout, config.input_dropout, config.temperature) == (0.5, 0.2, 0.07)
+    assert (config.steps, config.alpha, config.kl_weight, config.pl_weight, config.cl_weight) == (2, 5.0, 0.05, 1, 1)
+    assert (config.noise, config.warmup, config.kl_form, config.step_weights) == (0.01, 2, "official", "official")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_items", 0),
+        ("num_items", 2.0),
+        ("num_items", True),
+        ("backbone", "gru"),
+        ("method", "PRL"),
+        ("method", None),
+        ("steps", -1),
+        ("steps", "2"),
+        ("dim", 255),
+        ("ffn", 0),
+        ("layers", 0),
+        ("heads", 3),
+        ("max_len", 0),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("input_dropout", math.nan),
+        ("temperature", 0.0),
+        ("temperature", math.inf),
+        ("alpha", -1.0),
+        ("alpha", "5"),
+        ("kl_weight", -0.01),
+        ("kl_form", "symmetric"),
+        ("step_weights", "all"),
+        ("pl_weight", math.nan),
+        ("cl_weight", math.inf),
+        ("noise", -1.0),
+        ("warmup", 1.5),
+    ],
+)
+def test_a_wrong_value_is_refused_by_field_value_and_what_is_expected(field: str, value: object) -> None:
+    values: dict[str, Any] = {"num_items": 7, field: value}
+    got = 256 if field == "heads" else value  # heads that do not divide dim are told as a wrong dim
+    name = "dim" if field == "heads" else field
+    with pytest.raises(ValueError) as error:
+        ReaRecConfig(**values)
+    assert str(error.value).startswith(f"{name}: got {got!r}, expected ")
+
+
+def test_integers_and_numpy_numbers_are_taken_as_the_plain_numbers_that_json_can_hold() -> None:
+    config = ReaRecConfig(num_items=np.int64(7), alpha=2, noise=np.float32(0.5))
+    assert type(config.num_items) is int
+    assert type(config.alpha) is float
+    assert (type(config.noise), config.noise) == (float, 0.5)
+
+
+def test_base_has_no_steps() -> None:
+    assert ReaRecConfig(num_items=7, method="base", steps=3).steps == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "expected"),
+    [("base", 2, False), ("naive", 2, False), ("rpe", 2, True), ("erl", 1, True), ("prl", 3, True), ("prl", 0, False)],
+)
+def test_reasoning_positions_belong_to_rpe_erl_and_prl_with_steps(method: str, steps: int, expected: bool) -> None:
+    assert ReaRecConfig(num_items=7, method=method, steps=steps).has_reasoning_positions is expected
+
+
+def test_a_dictionary_of_the_fields_gives_the_same_configuration() -> None:
+    config = ReaRecConfig(num_items=7, method="erl", steps=3, dim=12, kl_form="paper")
+    assert ReaRecConfig.from_dict(dataclasses.asdict(config)) == config
+
+
+def test_a_dictionary_with_unknown_fields_or_without_the_number_of_items_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^depth: not a field"):
+        ReaRecConfig.from_dict({"num_items": 7, "depth": 2})
+    with pytest.raises(ValueError, match=r"^num_items: missing"):
+        ReaRecConfig.from_dict({"steps": 2})
+
+
+def test_the_configuration_can_be_imported_without_torch() -> None:
+    code = "import sys; from rearec.models import ReaRecConfig; ReaRecConfig(3); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

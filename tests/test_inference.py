@@ -1,0 +1,109 @@
+"""Recommender: raw ids in and out, unknown and empty histories, exclusion, saved runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from rearec import Recommender
+from rearec.data import collate_histories
+from rearec.errors import UserError
+from rearec.inference import Recommendation
+from rearec.reasoning import ReaRec
+from rearec.run_folder import Catalog, RunFolder
+
+
+@pytest.fixture(scope="module")
+def recommender(run_folder: Path) -> Recommender:
+    return Recommender(run_folder)
+
+
+def expected_order(recommender: Recommender, history: list[str]) -> list[str]:
+    ids = recommender.catalog.item_ids
+    batch = collate_histories([[ids.index(item) for item in history]], recommender.model.config.max_len)
+    with torch.no_grad():
+        model = recommender.model
+        score = (model.final_state(model(batch).states) @ model.weight.T)[0]
+    return [ids[item] for item in score.argsort(descending=True, stable=True)]
+
+
+def test_answers_are_the_best_items_of_the_full_score_matrix(recommender: Recommender) -> None:
+    histories = [["item-001", "item-010"], ["item-033"], ["item-005"] * 20]
+    answers = recommender.recommend(histories, k=7)
+    for history, answer in zip(histories, answers, strict=True):
+        assert answer.items == expected_order(recommender, history)[:7]
+        assert answer.scores == sorted(answer.scores, reverse=True)
+        assert (answer.unknown, answer.source) == ([], "model")
+
+
+def test_answers_do_not_depend_on_the_company_of_a_history(run_folder: Path) -> None:
+    histories = [["item-001"] * length for length in (9, 1, 4, 2, 7)]
+    together = Recommender(run_folder).recommend(histories, k=5)
+    apart = Recommender(run_folder, batch_rows=2).recommend(histories, k=5)
+    assert [answer.items for answer in together] == [answer.items for answer in apart]
+
+
+def test_unknown_items_are_skipped_and_reported(recommender: Recommender) -> None:
+    answer, clean = recommender.recommend([["?", "item-001", "new", "item-002"], ["item-001", "item-002"]], k=4)
+    assert answer.unknown == ["?", "new"]
+    assert (answer.items, answer.source) == (clean.items, "model")
+
+
+@pytest.mark.parametrize("history", [[], ["never seen"]])
+def test_a_history_without_known_items_is_answered_by_popularity_and_says_so(
+    recommender: Recommender, history: list[str]
+) -> None:
+    answer = recommender.recommend([history], k=3)[0]
+    counts = recommender.catalog.popularity
+    best = sorted(range(len(counts)), key=lambda item: (-counts[item], item))[:3]
+    assert answer == Recommendation(
+        [recommender.catalog.item_ids[item] for item in best],
+        [float(counts[item]) for item in best],
+        history,
+        "popularity",
+    )
+
+
+def test_seen_items_are_excluded_on_demand_only(recommender: Recommender) -> None:
+    history = expected_order(recommender, ["item-001"])[:3]
+    everything = recommender.recommend([history], k=1000)[0]
+    assert sorted(everything.items) == sorted(recommender.catalog.item_ids)
+    rest = recommender.recommend([history, ["item-001"]], k=1000, exclude_seen=True)
+    assert rest[0].items == [item for item in everything.items if item not in history]
+    assert len(rest[0].scores) == len(rest[0].items)
+    assert "item-001" not in rest[1].items and len(rest[1].items) == len(recommender.catalog.item_ids) - 1
+
+
+def test_a_model_in_memory_needs_its_catalogue(run_folder: Path) -> None:
+    model = ReaRec.from_pretrained(run_folder)
+    with pytest.raises(ValueError, match="catalog: missing"):
+        Recommender(model)
+    with pytest.raises(ValueError, match=r"catalog: has 1 items, expected 40"):
+        Recommender(model, Catalog(["a"], [1]))
+    catalog = RunFolder(run_folder).catalog()
+    expected = Recommender(run_folder).recommend([["item-001"]])
+    assert Recommender(model.train(), catalog).recommend([["item-001"]]) == expected
+    assert model.training
+
+
+def test_wrong_arguments_are_named(recommender: Recommender) -> None:
+    with pytest.raises(ValueError, match="k: got 0"):
+        recommender.recommend([["item-001"]], k=0)
+    with pytest.raises(TypeError, match=r"histories\[1\]: expected a sequence of item ids"):
+        recommender.recommend([["item-001"], "item-001"])
+    with pytest.raises(ValueError, match="steps: got 9"):
+        recommender.recommend([["item-001"]], steps=9)
+
+
+def test_a_folder_that_is_no_finished_run_is_an_error(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        Recommender(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not a RUN folder"):
+        Recommender(tmp_path)
+    damaged = shutil.copytree(run_folder, tmp_path / "damaged")
+    (damaged / "catalog.json").write_text("[]")
+    with pytest.raises(UserError, match=r"catalog\.json: damaged"):
+        Recommender(damaged)
