@@ -1,4 +1,4 @@
-"""The best plain PyTorch a careful user would write: no concatenation, fused attention, chunked losses, reused buffers."""
+"""The best plain PyTorch a careful user would write: fused attention, chunked losses, buffers that are reused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ class PreallocatedCache:
         self.slots = prefix_k.shape[1]
         self.k, self.v = (F.pad(x.transpose(1, 2), (0, 0, 0, steps)).contiguous() for x in (prefix_k, prefix_v))
 
-    def attention_steps(self, visible: Tensor | None, q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> list[Tensor]:
+    def attention_steps(
+        self, visible: Tensor | None, q: list[Tensor], k: list[Tensor], v: list[Tensor]
+    ) -> list[Tensor]:
         """visible: bool [R, 1, 1, C + K], or None when every slot is real."""
         outputs = []
         for step, (query, key, value) in enumerate(zip(q, k, v, strict=True)):
@@ -119,7 +121,9 @@ def ensemble_loss(
     return _ChunkedLoss.apply(hidden, weight, gradient_of_logits, chunk)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor
+) -> Tensor:
     """torch's own fused loss (torch >= 2.13), one call per step."""
     losses = [
         w * F.linear_cross_entropy(hidden[:, t] / temperature[t], weight, target) for t, w in enumerate(step_weight)

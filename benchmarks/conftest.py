@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from rearec_kernels import build_info
 
 
@@ -56,7 +57,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for c in comparisons:
         terminalreporter.write_line(c.name)
         for who in c.times:
-            ratio = "" if who == "ours" else f"   ours is {c.time_ratio(who):5.2f}x faster, {c.memory_ratio(who):6.2f}x less memory"
+            ratio = (
+                ""
+                if who == "ours"
+                else f"   ours is {c.time_ratio(who):5.2f}x faster, {c.memory_ratio(who):6.2f}x less memory"
+            )
             terminalreporter.write_line(
                 f"    {who:<28} {1e3 * c.median(who):9.2f} ms  {c.memory[who] / 2**20:9.1f} MB{ratio}"
             )

@@ -24,7 +24,9 @@ def attention_steps(
     return outputs
 
 
-def annealed_cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor) -> Tensor:
+def annealed_cross_entropy(
+    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor
+) -> Tensor:
     """Sum over steps of weighted cross entropies over the whole catalogue, logits [R, T, N] materialised."""
     logits = hidden @ weight.T / temperature[:, None]
     losses = F.cross_entropy(logits.flatten(0, 1), target.repeat_interleave(hidden.shape[1]), reduction="none")

@@ -9,8 +9,9 @@ import naive
 import pytest
 import torch
 from compare import compare
-from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention
 from torch import Tensor
+
+from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention
 
 SLOTS, HEADS, WIDTH, STEPS = 50, 2, 128, 3
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import compare
-from rearec_kernels import annealed_cross_entropy, annealed_temperatures, ensemble_reasoning_loss, reasoning_info_nce
 from torch import Tensor
+
+from rearec_kernels import annealed_cross_entropy, annealed_temperatures, ensemble_reasoning_loss, reasoning_info_nce
 
 STEPS, WIDTH, TEMPERATURE = 3, 256, 0.07
 SIZES = [(512, 22_933)]

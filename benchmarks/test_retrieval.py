@@ -9,6 +9,7 @@ import naive
 import pytest
 import torch
 from compare import compare
+
 from rearec_kernels import catalog_rank, catalog_topk
 
 WIDTH = 256
@@ -32,7 +33,9 @@ def test_topk(rows: int, items: int, paper_scale: bool, report: Any) -> None:
     }
     assert (contenders["naive"]()[1] == contenders["ours"]()[1]).float().mean() > 0.999  # ties of rounding aside
     targets = {("time", "naive"): (1.3, 1.9)} if (rows, items) == (256, 87_969) else {}
-    report(compare(f"top-20, R {rows}, N {items}, d {WIDTH}", contenders, targets=targets, seconds=3), contenders["ours"])
+    report(
+        compare(f"top-20, R {rows}, N {items}, d {WIDTH}", contenders, targets=targets, seconds=3), contenders["ours"]
+    )
 
 
 @pytest.mark.parametrize("rows", [256, 1024])

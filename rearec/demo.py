@@ -1,0 +1,201 @@
+"""The demonstration: planted data on which depth pays, three methods trained alike, a table and three plots."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from rearec.data.synthetic import Planted, generate
+from rearec.errors import UserError
+from rearec.evaluation import evaluate
+from rearec.lightning_module import TrainingOptions
+from rearec.models.config import ReaRecConfig
+from rearec.reasoning import ReaRec
+from rearec.run_folder import RunFolder, write_json
+from rearec.training import train
+
+__all__ = ["EPOCHS", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
+
+METHODS = ("base", "erl", "prl")
+USERS = 4000
+EPOCHS = 14
+COLORS = {"base": "tab:blue", "erl": "tab:orange", "prl": "tab:green", "popularity": "0.75", "markov": "0.6"}
+
+STRUCTURE = (
+    "The data is planted so that the next item is two look-ups away. Every user begins with a set of anchors, one of "
+    "each kind, and goes on with everyday items. An everyday item points to a kind of anchor: for half of the items "
+    "the user's own anchor of that kind decides the theme of what comes next; for the other half that anchor only "
+    "points to another kind, and the user's anchor of THAT kind decides. Which anchors a user has must be read from "
+    "the history, and the second look-up can only begin when the first has ended. The models have one attention layer: "
+    "enough for one look-up. base has to guess at the second; erl and prl can spend their reasoning steps on it. All "
+    "three have the same size, data, optimiser and number of epochs; prl is trained without its contrastive term."
+)
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """How far one method is: the last row of its metrics.csv, or None before the first epoch has ended."""
+
+    row: Mapping[str, Any] | None = None
+    best: float = 0.0
+    seconds: float = 0.0
+    done: bool = False
+
+
+def run_demo(
+    out: str | Path = "rearec-demo",
+    *,
+    seed: int = 0,
+    users: int = USERS,
+    epochs: int = EPOCHS,
+    device: torch.device | str = "cpu",
+    force: bool = False,
+    on_progress: Callable[[str, Mapping[str, MethodState]], None] | None = None,
+) -> dict[str, Any]:
+    """Generate the planted data, train base, erl and prl on it, evaluate them and draw the plots.
+
+    Args:
+        out: folder for everything: ``data``, one RUN folder per method, ``*.png`` and ``demo.json``.
+        seed: of the data and of the trainings.
+        users, epochs: size of the data and length of each training.
+        device: where to train.
+        force: replace an earlier demonstration.
+        on_progress: called with (method, state of every method) after every epoch.
+
+    Returns:
+        ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, for each method the result of
+        `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and ``plots`` (paths by name).
+
+    Raises:
+        UserError: ``out`` holds an earlier demonstration and ``force`` is not given, or holds something else.
+    """
+    began = time.perf_counter()
+    folder = Path(out)
+    data = folder / "data"
+    _check_out(folder, force)
+    dataset = generate(seed, planted=Planted(users=users), out=data, force=force)
+
+    options = TrainingOptions(epochs=epochs, patience=epochs, batch_rows=256, lr=2e-3, seed=seed)
+    states = {method: MethodState() for method in METHODS}
+    results: dict[str, dict[str, Any]] = {}
+    floors: dict[str, Any] = {}
+    for method in METHODS:
+
+        def on_epoch(row: dict[str, Any], method: str = method) -> None:
+            before = states[method]
+            seconds = before.seconds + row["train_seconds"] + row["valid_seconds"]
+            best = max(before.best, row["valid_ndcg@20"])
+            states[method] = MethodState(row, best, seconds, done=row["epoch"] == epochs)
+            if on_progress is not None:
+                on_progress(method, states)
+
+        config = ReaRecConfig(
+            dataset.num_items,
+            method=method,
+            steps=2,
+            dim=64,
+            ffn=128,
+            layers=1,
+            dropout=0.1,
+            input_dropout=0.0,
+            alpha=1.5,
+            kl_weight=0.01,
+            cl_weight=0.0,
+        )
+        trained = train(data, folder / method, config, options, device=device, force=force, on_epoch=on_epoch)
+        floors = {name: trained["test"][name] for name in ("popularity", "markov")}
+        model = ReaRec.from_pretrained(folder / method, map_location=device)
+        results[method] = evaluate(model, dataset, "test", per_step=True, floors=False)
+
+    plots = {
+        "validation": _plot_validation(folder),
+        "steps": _plot_steps(folder, results),
+        "test": _plot_test(folder, {**floors, **results}),
+    }
+    report = {
+        "out": str(folder),
+        "structure": STRUCTURE,
+        "statistics": dataset.statistics,
+        **results,
+        **floors,
+        "plots": {name: str(path) for name, path in plots.items()},
+        "seconds": time.perf_counter() - began,
+    }
+    write_json(folder / "demo.json", report)
+    return report
+
+
+def _check_out(folder: Path, force: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: exists and is not a folder; choose another one")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "data" / "dataset.json").is_file():
+        raise UserError(f"{folder}: exists and holds no demonstration; choose another folder")
+    if not force:
+        raise UserError(f"{folder}: already holds a demonstration; --force replaces it")
+
+
+def _figure(folder: Path, name: str, draw: Callable[[Any], None]) -> Path:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    draw(figure.subplots())
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _plot_validation(folder: Path) -> Path:
+    """Validation NDCG@20 by epoch."""
+
+    def draw(axes: Any) -> None:
+        for method in METHODS:
+            with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            epochs = [int(row["epoch"]) for row in rows]
+            axes.plot(epochs, [float(row["valid_ndcg@20"]) for row in rows], color=COLORS[method], label=method)
+        axes.set(xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+    return _figure(folder, "validation", draw)
+
+
+def _plot_steps(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Test NDCG@20 of each state taken alone, with standard errors; base has one state only."""
+
+    def draw(axes: Any) -> None:
+        for method, result in results.items():
+            steps = [entry["step"] for entry in result["by_step"]]
+            value = [entry["ndcg@20"] for entry in result["by_step"]]
+            error = [entry["ndcg@20_se"] or 0.0 for entry in result["by_step"]]
+            if len(steps) == 1:
+                axes.axhline(value[0], color=COLORS[method], linestyle=":")
+            axes.errorbar(steps, value, error, color=COLORS[method], marker="o", capsize=3, label=method)
+        erl = results["erl"]
+        label = "erl, mean of its states"
+        axes.axhline(erl["ndcg@20"], color=COLORS["erl"], linestyle="--", linewidth=1, label=label)
+        axes.set(xlabel="reasoning step", ylabel="test NDCG@20", title="Each reasoning state taken alone")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+    return _figure(folder, "steps", draw)
+
+
+def _plot_test(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Test NDCG@20 with standard errors, the floors beside the methods."""
+
+    def draw(axes: Any) -> None:
+        for name, result in results.items():
+            bar = axes.bar(name, result["ndcg@20"], yerr=result["ndcg@20_se"] or 0.0, color=COLORS[name], capsize=4)
+            axes.bar_label(bar, fmt="%.3f", padding=3)
+        axes.set(ylabel="test NDCG@20", title="Test rows, full catalogue")
+        axes.margins(y=0.12)
+
+    return _figure(folder, "test", draw)

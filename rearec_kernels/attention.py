@@ -1,4 +1,4 @@
-"""Attention of reasoning tokens over a prefix cache: append and attend in one call, differentiable through the cache."""
+"""Attention of reasoning tokens over a prefix cache: appends and attends in one call, differentiable throughout."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
-            raise ValueError(f"{_NAME}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}")
+            raise ValueError(
+                f"{_NAME}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
+            )
         return seed
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"{_NAME}: seed must fit into a signed 64-bit integer, got {seed}")

@@ -212,8 +212,8 @@ class ReasoningCache:
         """The in-place buffers of the reasoning tokens, [R, max_tokens, Hkv, D] each."""
         if self._buffer is None:
             shape = (self.rows, self.max_tokens, *self.prefix_k.shape[2:])
-            k = torch.zeros(shape, dtype=self.prefix_k.dtype, device=self.prefix_k.device)
-            self._buffer = (k, torch.zeros_like(k))
+            k = torch.empty(shape, dtype=self.prefix_k.dtype, device=self.prefix_k.device)
+            self._buffer = (k, torch.empty_like(k))
         return self._buffer
 
     def append(self, slot: int, k: Tensor, v: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
@@ -232,7 +232,9 @@ class ReasoningCache:
             position += 1
         replaces = position < len(self._segments)
         if first != slot or (replaces and self._segments[position][0].shape[1] != k.shape[1]):
-            raise ValueError(f"cached_reason_attention: step {slot} does not start where an earlier call's tokens start")
+            raise ValueError(
+                f"cached_reason_attention: step {slot} does not start where an earlier call's tokens start"
+            )
         self._segments[position : position + 1] = [(k, v)]
         return self._segments[: position + 1]
 

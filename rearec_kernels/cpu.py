@@ -29,7 +29,7 @@ def _rows(start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor) -> tupl
 
 
 def _segments(token_k: Sequence[Tensor], token_v: Sequence[Tensor]) -> list[tuple[int, ...]]:
-    segments = []
+    segments: list[tuple[int, ...]] = []
     for k, v in zip(token_k, token_v, strict=True):
         assert k.stride() == v.stride()
         segments.append((k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), k.shape[1]))
@@ -137,6 +137,7 @@ def attention_prefix_gradient(
 
 _CHUNK_ROWS = (192, 384)
 _SCRATCH_BYTES = 64 << 20
+_WHOLE_MATRIX = 2**22
 
 
 def _even_chunks(count: int, largest: int) -> Iterator[slice]:
@@ -144,10 +145,15 @@ def _even_chunks(count: int, largest: int) -> Iterator[slice]:
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
-def _users_per_chunk(steps: int, items: int, width: int) -> int:
+def _part_of(rows: int, columns: int) -> int:
+    """So many rows that a matrix that is not small is never there as a whole."""
+    return max(1, rows if rows * columns <= _WHOLE_MATRIX else -(-rows // 2))
+
+
+def _users_per_chunk(users: int, steps: int, items: int, width: int) -> int:
     rows = min(max(width, _CHUNK_ROWS[0]), _CHUNK_ROWS[1])
     budget = max(_SCRATCH_BYTES, 4 * items * width)
-    return max(1, min(rows, budget // (4 * items)) // steps)
+    return max(1, min(min(rows, budget // (4 * items)) // steps, _part_of(users, steps * items)))
 
 
 def _padded(columns: int) -> int:
@@ -173,9 +179,9 @@ def _softmax_chunks(
     """
     items, width = table.shape
     users = target.shape[0]
-    largest = min(users, _users_per_chunk(steps, items, width))
-    scratch = torch.empty((largest * steps, _padded(items)), dtype=torch.float32)
-    for chunk in _even_chunks(users, largest):
+    chunks = list(_even_chunks(users, _users_per_chunk(users, steps, items, width)))
+    scratch = torch.empty((chunks[0].stop * steps, _padded(items)), dtype=torch.float32)
+    for chunk in chunks:
         part = rows[chunk.start * steps : chunk.stop * steps]
         logits = scratch[: part.shape[0], :items]
         torch.mm(part, table.t(), out=logits)
@@ -208,9 +214,7 @@ class _Counted:
     def chunks(self, run: Callable[[tuple[int, ...], slice], None]) -> None:
         if self.users > 0:
             with ieee_products(self.rows.device):
-                _softmax_chunks(
-                    self.rows, self.table, self.target, self.steps, run, self.grad_rows, self.grad_table
-                )  # fmt: skip
+                _softmax_chunks(self.rows, self.table, self.target, self.steps, run, self.grad_rows, self.grad_table)
         elif self.grad_table is not None:
             self.grad_table.zero_()
 
@@ -324,7 +328,7 @@ def ensemble_reasoning_loss(
     counted.chunks(run)
     log_norm = norm.double().log()
     cross_entropy = (log_norm[:, steps] - target_logit).sum() / users
-    kl = (spread / norm[:, :steps].double()).sum()
+    kl = (spread / norm[:, :steps].double()).sum() / temperature
     if paper:
         # Differences of logarithms of sums; their coefficients add up to 0, so what is common to all states cancels.
         relative = (shift[:, :steps] - shift[:, :1]).double() / temperature + log_norm[:, :steps]
@@ -342,9 +346,7 @@ def reasoning_info_nce(
     count = max(1, noised.shape[0] * noised.shape[1])
     coefficient = torch.full((noised.shape[1], noised.shape[0]), 1 / count, dtype=torch.float32)
     kernel = _C.cross_entropy if any(needed) else _C.cross_entropy_statistics
-    losses, _, gradients = _info_nce(
-        noised, clean, row_group, temperature, precision, needed, kernel, coefficient, None
-    )  # fmt: skip
+    losses, _, gradients = _info_nce(noised, clean, row_group, temperature, precision, needed, kernel, coefficient, None)
     return (losses.sum() / count).float(), *gradients
 
 
@@ -419,14 +421,14 @@ _RANK_ROWS = (64, 192)
 class _Scores:
     """Scores of a chunk of rows against blocks of the table, in one scratch that all blocks share.
 
-    All products of a chunk have the same shape, the last overlaps the one before: a score then does not depend on where
-    in the catalogue its item is.
+    All products of a chunk have the same shape, the last one overlaps the one before by a few items: a score then does
+    not depend on where in the catalogue its item is.
     """
 
     def __init__(self, weight: Tensor, largest_rows: int, columns: int, precision: str) -> None:
         self.weight, self.precision = weight, precision
-        self.columns = min(columns, weight.shape[0])
-        self.count = -(-weight.shape[0] // self.columns)
+        self.count = -(-weight.shape[0] // columns)
+        self.columns = -(-weight.shape[0] // self.count)
         self.scratch = torch.empty(largest_rows * self.columns, dtype=torch.float32)
         as_it_is = weight.dtype == torch.float32 and precision == "fp32"
         self.converted = None if as_it_is else torch.empty((self.columns, weight.shape[1]), dtype=torch.float32)
@@ -485,7 +487,7 @@ def catalog_topk(
     best_items = torch.full((rows, k), -1, dtype=torch.int64)
     chunks = list(_even_chunks(rows, _TOPK_ROWS))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
-    scores = _Scores(weight, largest, min(_TOPK_SCORES // largest, max(1024, catalog // 2)), precision)
+    scores = _Scores(weight, largest, min(max(_TOPK_SCORES // largest, 1), _part_of(catalog, largest)), precision)
     with ieee_products(hidden.device):
         for chunk in chunks:
             best = (_slice_address(best_scores, chunk), _slice_address(best_items, chunk), chunk.stop - chunk.start, k)
@@ -520,7 +522,7 @@ def catalog_rank(
     exclusion.reorder(order)
     half_counts = torch.zeros(rows, dtype=torch.int64)
     target_scores = torch.empty(rows, dtype=torch.float32)
-    largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], max(1, -(-rows // 2)))
+    largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], _part_of(rows, catalog))
     scores = _Scores(weight, largest, _RANK_SCORES // largest, precision)
     with ieee_products(hidden.device):
         for chunk in _even_chunks(rows, largest):

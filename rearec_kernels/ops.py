@@ -63,7 +63,7 @@ _define(
 
 
 def _attention_fake(
-    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, *_: Any
+    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, queries, heads, _ = q.shape
     tokens = sum(k.shape[1] for k in token_k)

@@ -154,12 +154,11 @@ def attention_prefix_gradient(
     kv_heads = prefix_k.shape[2]
 
     def total(weights: Sequence[Tensor], vectors: Sequence[Tensor], prefix: Tensor) -> Tensor:
-        per_row = sum(
-            torch.einsum("rgnqc,rgnqd->rcgd", w.unflatten(1, (kv_heads, -1)), _group_heads(_accumulate(x), kv_heads))
-            for w, x in zip(weights, vectors, strict=True)
-        )
         result = torch.zeros(prefix.shape, dtype=dscores[0].dtype, device=prefix.device)
-        return result.index_add(0, row_prefix, per_row).to(prefix.dtype)
+        for w, x in zip(weights, vectors, strict=True):
+            grouped = (w.unflatten(1, (kv_heads, -1)), _group_heads(_accumulate(x), kv_heads))
+            result.index_add_(0, row_prefix, torch.einsum("rgnqc,rgnqd->rcgd", *grouped))
+        return result.to(prefix.dtype)
 
     kept = [p.masked_fill(p.signbit(), 0.0) for p in probs]
     return total(dscores, q, prefix_k), total(kept, grad_out, prefix_v)

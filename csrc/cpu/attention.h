@@ -49,8 +49,6 @@ struct AttentionShape {
   int threads;
 };
 
-constexpr int kMaxHeadDim = 1024;
-
 struct AttentionForward {
   AttentionShape shape;
   Prefix prefix;

@@ -10,7 +10,7 @@
 namespace rearec {
 namespace {
 
-constexpr int64_t kBlock = 1024;  // columns; a multiple of every vector width
+constexpr int64_t kBlock = 32 * kLanes;  // columns
 constexpr float kInfinity = __builtin_inff();
 
 // Probabilities under e^-64 of the row's largest are exactly 0: anything built from them stays clear of denormals,
@@ -216,7 +216,7 @@ REAREC_INLINE void ensemble_group_statistics(const Ensemble& a, int64_t g) {
   for (int t = 0; t <= count; ++t) {
     a.shift[g * (count + 1) + t] = shift[t];
     a.norm[g * (count + 1) + t] = sum(norm[t]);
-    if (t < count) a.spread[g * count + t] = sum(spread[t]) * scale;
+    if (t < count) a.spread[g * count + t] = sum(spread[t]);
   }
   const int64_t target = a.logits.target[g];
   a.target_logit[g] = 0;
@@ -239,10 +239,10 @@ REAREC_INLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
   const float cross_entropy = a.cross_entropy_coefficient * scale / static_cast<float>(count);
   const float mean_weight = cross_entropy / norm[count];
   const float kl = a.kl_coefficient * scale;
-  float inverse_norm[Steps<T>::kMax], offset[Steps<T>::kMax];
+  float inverse_norm[Steps<T>::kMax], mean_spread[Steps<T>::kMax];
   for (int t = 0; t < count; ++t) {
     inverse_norm[t] = 1.0f / norm[t];
-    offset[t] = a.spread[g * count + t] * inverse_norm[t] - (kPaper ? static_cast<float>(t) : 0.0f);
+    mean_spread[t] = a.spread[g * count + t] * inverse_norm[t];
   }
   Columns<T> columns;
   vfloat u[Steps<T>::kMax];
@@ -253,8 +253,12 @@ REAREC_INLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
     vfloat earlier{};  // probabilities of the earlier steps
     for (int t = 0; t < count; ++t) {
       const vfloat p = exp_or_zero((columns.z[t] - shift[t]) * scale) * inverse_norm[t];
-      store(rows + t * stride + n, shared + kl * (p * (u[t] * scale - offset[t]) - earlier));
-      if (kPaper) earlier += p;
+      vfloat gradient = p * ((u[t] - mean_spread[t]) * scale);
+      if (kPaper) {
+        gradient += p * static_cast<float>(t) - earlier;
+        earlier += p;
+      }
+      store(rows + t * stride + n, shared + kl * gradient);
     }
   }
   const int64_t target = a.logits.target[g];

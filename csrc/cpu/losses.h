@@ -42,7 +42,7 @@ struct CrossEntropy {
 // `steps` rows z_0 .. z_{T-1}. u_i = sum over j of (z_i - z_j), over all j in the official form, over j > i in the
 // paper's; statistics of the mean of the rows come last:
 //   shift, norm   [groups, steps + 1] as above
-//   spread        [groups, steps]: sum of exp((z_i - shift_i) * inverse_temperature) * u_i * inverse_temperature
+//   spread        [groups, steps]: sum of exp((z_i - shift_i) * inverse_temperature) * u_i
 //   target_logit  [groups], of the mean
 struct Ensemble {
   Logits logits;

@@ -107,6 +107,8 @@ def prepare(
 
     say(f"reading {', '.join(path.name for path in paths)}")
     source = READERS[format](paths, options)
+    if len(source) == 0:
+        raise UserError(f"{paths[0]}: there are no interactions")
     say("filtering and splitting")
     if isinstance(source, HistoryRows):
         if min_rating is not None or (core or user_core or item_core):

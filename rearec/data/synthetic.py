@@ -154,8 +154,9 @@ def paper_shaped(num_users: int, num_items: int, mean_length: float, seed: int =
     if mean_length <= MIN_LENGTH:
         raise ValueError(f"mean_length must be above {MIN_LENGTH}, got {mean_length}")
     rng = np.random.default_rng(seed)
+    excess = rng.lognormal(0.0, LENGTH_SIGMA, num_users)
+    excess *= (mean_length - MIN_LENGTH) / excess.mean()
     # Rounding at random keeps the mean.
-    excess = rng.lognormal(np.log(mean_length - MIN_LENGTH) - LENGTH_SIGMA**2 / 2, LENGTH_SIGMA, num_users)
     length = MIN_LENGTH + np.floor(excess + rng.random(num_users)).astype(np.int64)
     total = int(length.sum())
     if num_items > total:

@@ -85,7 +85,9 @@ def dense_attention(problem: Problem) -> list[Tensor]:
             for i in range(problem.queries):
                 mine = [torch.cat([x[t][r] for t in range(step + 1)])[: step * problem.queries + i + 1] for x in
                         (problem.k, problem.v)]  # fmt: skip
-                k, v = (torch.cat([p[problem.row_prefix[r], seen], x]) for p, x in zip(problem.prefix, mine, strict=True))
+                k, v = (
+                    torch.cat([p[problem.row_prefix[r], seen], x]) for p, x in zip(problem.prefix, mine, strict=True)
+                )
                 for h in range(heads):
                     weights = (k[:, h // group] @ query[r, i, h] * width**-0.5).softmax(0)
                     out[r, i, h] = weights @ v[:, h // group]
@@ -220,7 +222,9 @@ def test_activation_checkpointing(backend: str) -> None:
 
         def run(step: int, x: Tensor) -> Tensor:
             q, k, v = leaves[2 + step], leaves[2 + n + step], leaves[2 + 2 * n + step]
-            return cached_reason_attention((q + 0.1 * x).tanh(), k.tanh(), v.tanh(), cache, step=step, dropout_p=0.2, seed=3)
+            return cached_reason_attention(
+                (q + 0.1 * x).tanh(), k.tanh(), v.tanh(), cache, step=step, dropout_p=0.2, seed=3
+            )
 
         x, total = torch.zeros_like(leaves[2]), torch.zeros(())
         for step in range(n):

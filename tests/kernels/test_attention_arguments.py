@@ -1,4 +1,4 @@
-"""Errors of PrefixRows, ReasoningCache and cached_reason_attention: one line that names the argument and what it needs."""
+"""Errors of PrefixRows, ReasoningCache and cached_reason_attention: one line that names the argument."""
 
 from __future__ import annotations
 
@@ -63,14 +63,32 @@ def test_step_inside_tokens_appended_together() -> None:
 @pytest.mark.parametrize(
     "k, v, options, error, message",
     [
-        (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), {}, ValueError, r"k must have shape \[S, C, Hkv, D\], got \[2, 3, 4\]"),
+        (
+            torch.zeros(2, 3, 4),
+            torch.zeros(2, 3, 4),
+            {},
+            ValueError,
+            r"k must have shape \[S, C, Hkv, D\], got \[2, 3, 4\]",
+        ),
         (torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 5), {}, ValueError, "k and v must agree"),
         (torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4).double(), {}, ValueError, "k and v must agree"),
         (torch.zeros(2, 3, 1, 4).int(), torch.zeros(2, 3, 1, 4), {}, TypeError, "k must be a floating-point tensor"),
         (torch.zeros(2, 3, 4, 1).mT, torch.zeros(2, 3, 4, 1).mT, {}, None, ""),
         (torch.zeros(2, 3, 8, 4).mT, torch.zeros(2, 3, 8, 4).mT, {}, ValueError, "last dimension of k must be dense"),
-        (torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4), {"max_tokens": 0}, ValueError, "max_tokens must be an int of at"),
-        (torch.zeros(2, 3, 1, 4), torch.zeros(2, 3, 1, 4), {"rows": 3}, TypeError, "rows must be a PrefixRows, got int"),
+        (
+            torch.zeros(2, 3, 1, 4),
+            torch.zeros(2, 3, 1, 4),
+            {"max_tokens": 0},
+            ValueError,
+            "max_tokens must be an int of at",
+        ),
+        (
+            torch.zeros(2, 3, 1, 4),
+            torch.zeros(2, 3, 1, 4),
+            {"rows": 3},
+            TypeError,
+            "rows must be a PrefixRows, got int",
+        ),
     ],
 )
 def test_cache(
@@ -136,7 +154,10 @@ def test_select_out_of_range() -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="unknown backend 'gpu'; expected one of reference, cpu, cuda, triton"), use_backend("gpu"):
+    with (
+        pytest.raises(ValueError, match="unknown backend 'gpu'; expected one of reference, cpu, cuda, triton"),
+        use_backend("gpu"),
+    ):
         pass
     with pytest.raises(ValueError, match="'cuda' cannot run on cpu"), use_backend("cuda"):
         cached_reason_attention(q(), q(), q(), cache())

@@ -44,7 +44,9 @@ def test_equals_plain_attention_and_updates_the_cache(backend: str, queries: int
     assert torch.equal(k_cache, expected_k) and torch.equal(v_cache, expected_v)
     for b in range(3):
         seen = slice(int(leftpad[b]), int(seqlens[b]) + new)
-        expected = plain(q[b].double(), expected_k[entry[b], seen].double(), expected_v[entry[b], seen].double(), causal)
+        expected = plain(
+            q[b].double(), expected_k[entry[b], seen].double(), expected_v[entry[b], seen].double(), causal
+        )
         torch.testing.assert_close(out[b].double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -66,7 +68,10 @@ def test_defaults_and_a_query_that_sees_nothing() -> None:
         ({"window_size": (3, 0)}, "window_size is not supported"),
         ({"k": torch.zeros(2, 1, 2, 8)}, "k and v go together"),
         ({"cache_seqlens": torch.tensor([1, 2, 3])}, r"cache_seqlens must be int32 \[B\]"),
-        ({"k": torch.zeros(2, 3, 2, 8), "v": torch.zeros(2, 3, 2, 8), "cache_seqlens": 4}, "do not fit into a cache of 6"),
+        (
+            {"k": torch.zeros(2, 3, 2, 8), "v": torch.zeros(2, 3, 2, 8), "cache_seqlens": 4},
+            "do not fit into a cache of 6",
+        ),
         ({"q": torch.zeros(2, 1, 2, 8, requires_grad=True)}, "no gradients here"),
     ],
 )

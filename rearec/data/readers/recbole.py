@@ -59,7 +59,7 @@ def read_atomic(path: Path) -> tuple[Table, dict[str, str]]:
     types: dict[str, str] = {}
     for number, field in enumerate(table.frame.columns, start=1):
         name, _, kind = field.rpartition(":")
-        if kind not in TYPES or not name:
+        if kind not in TYPES or not name or ":" in name:
             known = ", ".join(TYPES)
             raise UserError(f"{path}: row 1: header field {number} is {field!r}; expected name:type ({known})")
         if name in types:

@@ -1,0 +1,379 @@
+"""Every fault of the input is one line that names the file and the row or column, and leaves no output behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from rearec.data import prepare
+from rearec.errors import UserError
+
+Write = Callable[[str, "str | bytes"], Path]
+
+GOOD = "user_id,item_id,rating,timestamp\nu,a,5,1\nu,b,4,2\nu,c,3,3\nu,d,5,4\n"
+ATOMIC = "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\nu\tb\t2\nu\tc\t3\nu\td\t4\n"
+
+
+def refused(format: str, sources: list[Path], **options: Any) -> str:
+    """The message of the error that preparing raises."""
+    out = sources[0].parent / "out" if sources else Path("out")
+    with pytest.raises(UserError) as caught:
+        prepare(format, sources, out, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not out.exists()
+    return message
+
+
+@pytest.mark.parametrize("format", ["amazon2023", "json", "lines", "recbole", "sasrec", "table"])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("empty", b"", "the file is empty"),
+        ("blank", b" \n\n", "the file is empty"),
+        ("latin", "u a\nü b\n".encode("latin-1"), "row 2: not UTF-8 text (byte 0xfc)"),
+        ("cut.gz", gzip.compress(GOOD.encode() * 50)[:-40], "truncated gzip"),
+        ("header.gz", gzip.compress(GOOD.encode())[:5], "truncated gzip"),
+        ("plain.gz", GOOD.encode(), "not a gzip file, although its name ends in .gz"),
+        ("damaged.gz", gzip.compress(GOOD.encode())[:12] + bytes(60), "damaged gzip"),
+    ],
+)
+def test_unreadable_files(format: str, name: str, content: bytes, expected: str, tmp_path: Path) -> None:
+    stem, _, gz = name.partition(".")
+    path = tmp_path / (f"{stem}.csv.{gz}" if gz else f"{stem}.csv")
+    path.write_bytes(content)
+    assert refused(format, [path]).startswith(f"{path}: {expected}")
+
+
+@pytest.mark.parametrize("format", ["amazon2023", "json", "lines", "recbole", "sasrec", "table"])
+def test_missing_files_and_directories(format: str, tmp_path: Path) -> None:
+    assert refused(format, [tmp_path / "none.csv"]) == f"{tmp_path / 'none.csv'}: no such file"
+    (tmp_path / "d.csv").mkdir()
+    assert refused(format, [tmp_path / "d.csv"]) == f"{tmp_path / 'd.csv'}: cannot be read: Is a directory"
+
+
+TABLE_FAULTS = {
+    "missing column": (
+        "user,item_id\nu,a\n",
+        "no column 'user_id'; the columns are 'user', 'item_id'",
+    ),
+    "column twice": ("user_id,item_id,item_id\nu,a,b\n", "the column 'item_id' occurs more than once"),
+    "no rows": ("user_id,item_id\n", "the table has no rows"),
+    "empty id": ("user_id,item_id\nu,a\nu,\n", "row 3: column 'item_id' has no value"),
+    "short row": ("user_id,item_id\nu,a\n\nu\n", "row 4: column 'item_id' has no value"),
+    "long row": ("user_id,item_id\nu,a\nu,b,c\n", "row 3: 3 fields, but the first row has 2"),
+    "open quote": ('user_id,item_id\nu,a\n"u,b\n', "row 3: cannot be parsed as a table"),
+    "rating": (GOOD.replace("b,4", "b,four"), "row 3: column 'rating' is 'four', not a number"),
+    "timestamp": (GOOD.replace("3,3", "3,soon"), "row 4: column 'timestamp' is 'soon', not a number"),
+    "no timestamp": (GOOD.replace("3,3", "3,"), "row 4: column 'timestamp' has no value"),
+    "blank timestamp": (GOOD.replace("3,3", "3, "), "row 4: column 'timestamp' has no value"),
+    "infinite timestamp": (GOOD.replace("3,3", "3,inf"), "row 4: column 'timestamp' is 'inf', not a finite number"),
+    "nan timestamp": (GOOD.replace("3,3", "3,nan"), "row 4: column 'timestamp' is 'nan', not a finite number"),
+    "first timestamp": (
+        GOOD.replace("5,1", "5,soon"),
+        "row 2: column 'timestamp' is 'soon', not a number or an ISO 8601 date",
+    ),
+    "no such day": (
+        "user_id,item_id,timestamp\nu,a,2020-01-01\nu,b,2020-02-30\n",
+        "row 3: column 'timestamp' is '2020-02-30', not a number or an ISO 8601 date",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), TABLE_FAULTS.values(), ids=TABLE_FAULTS.keys())
+def test_faults_of_csv_tables(content: str, expected: str, write: Write) -> None:
+    path = write("t.csv.gz", content)
+    assert refused("table", [path]).startswith(f"{path}: {expected}")
+
+
+def test_a_named_column_must_exist(write: Write) -> None:
+    path = write("t.csv", "user_id,item_id\nu,a\n")
+    assert "no column 'stars'" in refused("table", [path], rating_column="stars")
+    assert "no column 'when'" in refused("table", [path], timestamp_column="when")
+
+
+def test_an_unknown_kind_of_table_is_refused(write: Write) -> None:
+    assert "unknown kind of table '.xls'" in refused("table", [write("t.xls.gz", GOOD)])
+
+
+JSON_LINE_FAULTS = {
+    "not json": ('{"user_id":"u","item_id":"a"}\n\n{"user_id":"u",\n', "row 3: not json:"),
+    "cut": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id"', "row 2: not json:"),
+    "first line": ("user_id,item_id\n", "row 1: not json:"),
+    "no object": ('{"user_id":"u","item_id":"a"}\n["u","b"]\n', "row 2: expected a json object, got a list"),
+    "missing column": ('{"user":"u","item_id":"a"}\n', "no column 'user_id'; the columns are 'item_id'"),
+    "no column": ('\n{"user":"u","item":"a"}\n', "no column 'user_id'; the columns are 'user', 'item'"),
+    "missing value": ('{"user_id":"u","item_id":"a"}\n\n{"user_id":"u"}\n', "row 3: column 'item_id' has no value"),
+    "null": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":null}', "row 2: column 'item_id' has no value"),
+    "list": ('{"user_id":"u","item_id":["a"]}\n', "row 1: 'item_id' is a list; expected text or a number"),
+    "flag": ('{"user_id":true,"item_id":"a"}\n', "row 1: 'user_id' is a bool; expected text or a number"),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), JSON_LINE_FAULTS.values(), ids=JSON_LINE_FAULTS.keys())
+def test_faults_of_json_lines(content: str, expected: str, write: Write) -> None:
+    path = write("t.jsonl", content)
+    assert refused("table", [path]).startswith(f"{path}: {expected}")
+
+
+def test_faults_of_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    good = {"user_id": ["u", "u"], "item_id": [1, 2]}
+
+    def fault(**columns: Any) -> str:
+        pl.DataFrame(good | columns).write_parquet(path)
+        return refused("table", [path])
+
+    assert fault(item_id=[1.0, 2.0]) == f"{path}: column 'item_id' is of type Float64; expected text or whole numbers"
+    assert fault(item_id=[1, None]) == f"{path}: row 2: column 'item_id' has no value"
+    assert fault(rating=[True, False]) == f"{path}: column 'rating' is of type Boolean; expected numbers"
+    assert fault(timestamp=[[1], [2]]).startswith(f"{path}: column 'timestamp' is of type List")
+    assert fault(timestamp=[1.0, None]) == f"{path}: row 2: column 'timestamp' has no value"
+    assert fault(timestamp=[1.0, float("nan")]).startswith(f"{path}: row 2: column 'timestamp' is 'nan'")
+    coarse = pl.Series([1.6e12, 1.7e12], dtype=pl.Float32)
+    assert fault(timestamp=coarse).startswith(f"{path}: column 'timestamp' is float32, too coarse")
+    large = pl.Series([1, 2**64 - 1], dtype=pl.UInt64)
+    assert fault(timestamp=large).startswith(
+        f"{path}: row 2: column 'timestamp' is '18446744073709551615', not a 64-bit"
+    )
+    pl.DataFrame(good).clear().write_parquet(path)
+    assert refused("table", [path]) == f"{path}: the table has no rows"
+    path.write_text(GOOD)
+    assert refused("table", [path]).startswith(f"{path}: not a parquet file")
+
+
+RECBOLE_FAULTS = {
+    "no type": ("user_id\titem_id:token\nu\ta\n", "row 1: header field 1 is 'user_id'; expected name:type"),
+    "unknown type": (
+        "user_id:int\titem_id:token\nu\ta\n",
+        "row 1: header field 1 is 'user_id:int'; expected name:type",
+    ),
+    "wrong type": (
+        ATOMIC.replace("item_id:token", "item_id:float"),
+        "column 'item_id' is of type float; expected token",
+    ),
+    "wrong time": (ATOMIC.replace("p:float", "p:token"), "column 'timestamp' is of type token; expected float"),
+    "missing column": (ATOMIC.replace("item_id", "item"), "no column 'item_id'; the columns are 'user_id', 'item'"),
+    "column twice": (
+        "user_id:token\titem_id:token\titem_id:float\nu\ta\t1\n",
+        "the column 'item_id' occurs more than once",
+    ),
+    "no number": (ATOMIC.replace("c\t3", "c\tx"), "row 4: column 'timestamp' is 'x', not a number"),
+    "commas": (ATOMIC.replace("\t", ","), "row 1: header field 1 is 'user_id:token,item_id:token,timestamp:float'"),
+    "rows with history": (
+        "user_id:token\titem_id_list:token_seq\titem_id:token\nu\ta b\tc\n",
+        "holds rows with a history ('item_id_list'), which are split already",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), RECBOLE_FAULTS.values(), ids=RECBOLE_FAULTS.keys())
+def test_faults_of_atomic_files(content: str, expected: str, write: Write) -> None:
+    path = write("x.inter", content)
+    assert refused("recbole", [path]).startswith(f"{path}: {expected}")
+
+
+def test_only_some_files_with_histories(write: Write) -> None:
+    sequential = "user_id:token\titem_id_list:token_seq\titem_id:token\nu\ta b\tc\n"
+    files = [write("x.train.inter", sequential), write("x.valid.inter", ATOMIC), write("x.test.inter", sequential)]
+    assert refused("recbole", files).startswith(f"{files[1]}: no column 'item_id_list:token_seq', but {files[0]} has")
+
+
+AMAZON_FAULTS = {
+    "few fields": ("u,a,5\nu,b,5\n", "row 1: 3 fields; expected user_id,parent_asin,rating,timestamp,history"),
+    "many fields": ("u,a,5,1,,x\n", "row 1: 6 fields; expected user_id,parent_asin"),
+    "long row": ("u,a,5,1,\nu,b,5,2,a,b\n", "row 2: 6 fields, but the first row has 5"),
+    "missing column": ("user_id,asin,rating,timestamp\nu,a,5,1\n", "no column 'parent_asin'"),
+    "rating": ("u,a,5,1,\nu,b,good,2,a\n", "row 2: column 'rating' is 'good', not a number"),
+    "timestamp": ("u,a,5,1,\nu,b,5,late,a\n", "row 2: column 'timestamp' is 'late', not a number"),
+    "no item": ("user_id,parent_asin,rating,timestamp\nu,a,5,1\nu,,5,2\n", "row 3: column 'parent_asin' has no value"),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), AMAZON_FAULTS.values(), ids=AMAZON_FAULTS.keys())
+def test_faults_of_amazon_files(content: str, expected: str, write: Write) -> None:
+    path = write("a.csv", content)
+    assert refused("amazon2023", [path]).startswith(f"{path}: {expected}")
+
+
+TEXT_FAULTS = {
+    "three fields": ("sasrec", "u a\n\nu b c\n", "row 3: 3 fields; expected 'user item'"),
+    "one field": ("sasrec", "u,a\n", "row 1: 1 fields; expected 'user item'"),
+    "commas": ("lines", "u a b\nv,a,b\n", "row 2: one field; expected 'user item item ...'"),
+    "user again": ("lines", "u a b\nv a\nu c\n", "row 3: user 'u' again (also in row 1)"),
+    "no json": ("json", '{"u": ["a",\n "b"', "row 2, column 5: not json"),
+    "list": ("json", '[["u", "a"]]', "expected a json object {user: [items]}, got a list"),
+    "no list": ("json", '{"u": ["a"], "v": "b"}', "user 'v': expected a list of items, got a str"),
+    "float": ("json", '{"u": ["a", 1.5]}', "user 'u': 1.5 is no item; expected text or a whole number"),
+    "flag": ("json", '{"u": [true]}', "user 'u': True is no item"),
+    "null": ("json", '{"u": [null]}', "user 'u': None is no item"),
+    "empty": ("json", '{"u": ["a", ""]}', "user 'u': '' is no item"),
+    "key twice": ("json", '{"u": ["a"], "v": ["b"], "u": ["c"]}', "the key 'u' occurs more than once in one object"),
+}
+
+
+@pytest.mark.parametrize(("format", "content", "expected"), TEXT_FAULTS.values(), ids=TEXT_FAULTS.keys())
+def test_faults_of_text_and_json(format: str, content: str, expected: str, write: Write) -> None:
+    path = write("x.txt", content)
+    assert refused(format, [path]).startswith(f"{path}: {expected}")
+
+
+def test_a_source_without_any_interaction(write: Write) -> None:
+    path = write("j.json", '{"u": [], "v": []}')
+    assert refused("json", [path]) == f"{path}: there are no interactions"
+
+
+def test_files_that_do_not_go_together(write: Write) -> None:
+    with_time, without = write("a.csv", GOOD), write("b.csv", "user_id,item_id,rating\nu,e,3\n")
+    assert refused("table", [with_time, without]) == f"{without}: no timestamp column, but {with_time} has one"
+    dates = write("c.csv", "user_id,item_id,rating,timestamp\nu,a,1,2020-01-01\n")
+    assert refused("table", [with_time, dates]).startswith(f"{dates}: the timestamps are of another kind")
+    unrated = write("d.csv", "user_id,item_id,timestamp\nu,e,3\n")
+    assert refused("table", [unrated, with_time]) == f"{unrated}: no rating column, but {with_time} has one"
+
+
+def test_splits_that_leave_nothing(write: Write) -> None:
+    short = write("s.txt", "u a\nu b\nv a\n")
+    assert refused("sasrec", [short]) == (
+        f"{short}: the split 'leave-one-out' leaves no valid rows (rows: train 1, valid 0, test 0)"
+    )
+    path = write("t.csv", GOOD)
+    for valid, test, empty in (("1", "3", "train"), ("5", "6", "valid"), ("3", "9", "test")):
+        message = refused("table", [path], split="timestamp", valid_from=valid, test_from=test)
+        assert message.startswith(f"{path}: the split 'timestamp' (timestamps from 1 to 4) leaves no {empty} rows")
+    dates = write("d.csv", "user_id,item_id,timestamp\n" + "".join(f"u,{n},2020-01-0{n}\n" for n in range(1, 5)))
+    message = refused("table", [dates], split="timestamp", valid_from="2021-01-01", test_from="2021-01-02")
+    assert "(timestamps from 2020-01-01T00:00:00.000000 to 2020-01-04T00:00:00.000000) leaves no valid rows" in message
+
+
+def test_filters_that_leave_nothing(write: Write) -> None:
+    path = write("t.csv", GOOD)
+    assert refused("table", [path], core=9) == f"{path}: the filters leave no interactions"
+    assert refused("table", [path], min_rating=9) == f"{path}: the filters leave no interactions"
+    message = refused("table", [path], min_eval_history=3)
+    assert message == f"{path}: the filters on rows leave no valid rows (rows: train 1, valid 0, test 1)"
+
+
+def test_ratings_that_are_needed_and_missing(write: Write) -> None:
+    unrated = write("t.csv", "user_id,item_id\nu,a\nu,b\nu,c\nu,d\n")
+    expected = f"{unrated}: a minimum rating is asked for, but there is no rating column"
+    assert refused("table", [unrated], min_rating=3) == expected
+    assert refused("table", [unrated], min_target_rating=3) == expected
+    gap = write("g.csv", GOOD.replace("b,4", "b,"))
+    message = f"{gap}: row 3: a minimum rating is asked for, but the row has no rating"
+    assert refused("table", [gap], min_rating=3) == message
+    # Unless it is needed, a missing rating is no fault.
+    assert prepare("table", [gap], gap.parent / "good").num_interactions == 4
+
+
+def test_repeated_pairs_are_refused_when_asked(write: Write) -> None:
+    path = write("t.csv", GOOD + "u,b,5,9\nu,a,5,0\n")
+    # The earlier in time is the first: row 2 repeats row 7.
+    expected = f"{path}: row 2: user 'u' and item 'a' occur together more than once"
+    assert refused("table", [path], duplicates="error") == expected
+
+
+def test_items_without_a_title(write: Write) -> None:
+    path = write("t.csv", GOOD)
+    titles = write("titles.csv", "item_id,title\na,A\nb,\nc,C\n")
+    message = refused("table", [path], titles=titles)
+    assert message.startswith(f"{titles}: no title for item 'b' ({path}: row 3; 2 of 4 items have none)")
+    assert refused("table", [path], titles=titles, title_column="name").startswith(f"{titles}: no column 'name'")
+    missing = path.parent / "none.csv"
+    assert refused("table", [path], titles=missing) == f"{missing}: no such file"
+
+
+def test_thresholds_that_fit_no_timestamp(write: Write) -> None:
+    path = write("t.csv", GOOD)
+    dates = write("d.csv", "user_id,item_id,timestamp\n" + "".join(f"u,{n},2020-01-0{n}\n" for n in range(1, 5)))
+    untimed = write("s.txt", "u a\nu b\nu c\n")
+
+    def fault(source: Path, valid: Any, test: Any, format: str = "table") -> str:
+        return refused(format, [source], split="timestamp", valid_from=valid, test_from=test)
+
+    assert fault(path, "2020-01-01", "3") == (
+        "--valid-from is '2020-01-01'; the timestamps are numbers, so it must be a number in their unit"
+    )
+    assert fault(dates, "2020-01-02", "1577923200").startswith("--test-from is '1577923200'; the timestamps are dates")
+    assert fault(dates, "2020-01-02", "never").startswith("--test-from is 'never'; the timestamps are dates")
+    assert fault(path, 3, 2) == "--valid-from 3 must be before --test-from 2"
+    assert fault(untimed, "1", "2", "sasrec") == (
+        f"{untimed}: a split by timestamp is asked for, but there are no timestamps"
+    )
+
+
+OPTION_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "format": ({"format": "movielens"}, "unknown format 'movielens'; known are amazon2023, json"),
+    "split": ({"split": "random"}, "unknown split 'random'; known are leave-one-out, timestamp, given"),
+    "given": ({"split": "given"}, "the split 'given' needs three files (train, valid, test), got 1"),
+    "one threshold": (
+        {"split": "timestamp", "valid_from": 3},
+        "the split 'timestamp' needs --valid-from and --test-from",
+    ),
+    "needless threshold": ({"test_from": 3}, "--valid-from and --test-from are for the split 'timestamp'"),
+    "core": ({"core": 0}, "--core must be at least 1, got 0"),
+    "user core": ({"user_core": -1}, "--user-core must be at least 1, got -1"),
+    "history": ({"min_eval_history": -1}, "--min-eval-history must be at least 0, got -1"),
+    "column": ({"format": "sasrec", "user_column": "who"}, "column names are for the formats 'table' and 'recbole'"),
+    "separator": ({"format": "recbole", "separator": ";"}, "a separator is for the format 'table'"),
+    "long separator": ({"separator": "::"}, "the separator must be one ASCII character, got '::'"),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), OPTION_FAULTS.values(), ids=OPTION_FAULTS.keys())
+def test_options_that_make_no_sense(options: dict[str, Any], expected: str, write: Write) -> None:
+    assert refused(options.pop("format", "table"), [write("t.csv", GOOD)], **options).startswith(expected)
+
+
+def test_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused("table", []) == "no source file given"
+
+
+def test_given_files_in_the_wrong_order(write: Write) -> None:
+    files = [write(f"x.{part}.csv", GOOD) for part in ("test", "valid", "train")]
+    assert refused("table", files) == (
+        f"{files[0]}: stands in the place of the train file; the order is train, valid, test"
+    )
+
+
+def test_rows_with_a_history_cannot_lose_interactions(write: Write) -> None:
+    sequential = "user_id:token\titem_id_list:token_seq\titem_id:token\nu\ta b\tc\n"
+    files = [write(f"x.{part}.inter", sequential) for part in ("train", "valid", "test")]
+    for options in ({"min_rating": 3}, {"core": 2}, {"item_core": 2}):
+        assert "from which no interactions can be removed" in refused("recbole", files, **options)
+
+
+def test_an_existing_output_is_refused_before_anything_is_read(write: Write, tmp_path: Path) -> None:
+    path, out = write("t.csv", GOOD), tmp_path / "o"
+    prepare("table", [path], out)
+    before = json.loads((out / "dataset.json").read_text())
+    with pytest.raises(UserError, match="already holds a prepared dataset; use --force to replace it"):
+        prepare("table", [tmp_path / "none.csv"], out)
+    assert json.loads((out / "dataset.json").read_text()) == before
+    prepare("table", [path], out, force=True, split="timestamp", valid_from=3, test_from=4)
+    assert json.loads((out / "dataset.json").read_text())["options"]["split"] == "timestamp"
+    assert sorted(os.listdir(tmp_path)) == ["o", "t.csv"]
+
+
+def test_a_fault_with_force_keeps_the_old_dataset(write: Write, tmp_path: Path) -> None:
+    prepare("table", [write("t.csv", GOOD)], tmp_path / "o")
+    with pytest.raises(UserError, match="has no value"):
+        prepare("table", [write("bad.csv", "user_id,item_id\nu,\n")], tmp_path / "o", force=True)
+    assert (tmp_path / "o" / "dataset.json").is_file()
+
+
+def test_a_stream_that_ends_between_blocks_is_truncated(tmp_path: Path) -> None:
+    compressor = zlib.compressobj(wbits=31)
+    data = compressor.compress(GOOD.encode()) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(data)
+    assert refused("table", [path]).startswith(f"{path}: truncated gzip")

@@ -1,0 +1,53 @@
+"""What the kernel tests share: the accuracy rule and the memory gauge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+
+def _error(got: Tensor, exact: Tensor) -> float:
+    assert got.shape == exact.shape
+    assert got.isfinite().all()
+    return float((got.double() - exact).abs().max()) if exact.numel() else 0.0
+
+
+@pytest.fixture(scope="session")
+def assert_as_accurate() -> Callable[..., None]:
+    """A kernel may err twice as much as plain PyTorch in the same dtype, and by one rounding of the result besides:
+    plain PyTorch can be spared that by chance, or by another order of the same sums.
+
+    `magnitude`: of what is rounded, when the result is a difference of larger terms; default the largest of `exact`.
+    """
+
+    def check(got: Tensor, eager: Tensor, exact: Tensor, magnitude: float | None = None) -> None:
+        if magnitude is None:
+            magnitude = float(exact.abs().max()) if exact.numel() else 0.0
+        allowed = 2 * _error(eager, exact) + torch.finfo(got.dtype).eps * magnitude
+        assert _error(got, exact) <= allowed, f"error {_error(got, exact):.2e}, allowed {allowed:.2e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def largest_allocation() -> Callable[[Callable[[], object]], int]:
+    """The bytes of the largest single tensor that a call allocates."""
+
+    def measure(call: Callable[[], object]) -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            call()
+        return max(event.self_cpu_memory_usage for event in recorded.events())
+
+    return measure
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,415 @@
+"""What all losses promise about autograd, torch.compile, autocast, memory, threads and repetition."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
+
+from rearec_kernels import (
+    annealed_cross_entropy,
+    annealed_temperatures,
+    available_backends,
+    build_info,
+    ensemble_reasoning_loss,
+    reasoning_info_nce,
+    use_backend,
+)
+
+BACKENDS = available_backends("cpu")
+NATIVE = "cpu" in BACKENDS
+ROWS, STEPS, WIDTH, ITEMS = 10, 3, 8, 50
+TARGET = torch.arange(ROWS) * 4
+TARGET[3] = -100
+GROUP = torch.arange(ROWS) // 2
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def contrastive(reduction: str) -> Loss:
+    # The first rows of the table stand for the clean states.
+    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
+        clean = weight[: ROWS * STEPS].view(ROWS, STEPS, WIDTH)
+        return reasoning_info_nce(hidden, clean, temperature=0.4, row_group=GROUP, reduction=reduction)
+
+    return loss
+
+
+SCALAR_LOSSES: dict[str, Loss] = {
+    "annealed": lambda h, e: annealed_cross_entropy(h, e, TARGET, temperature=[0.9, 0.6, 0.4], step_weight=[0.5, 0.5, 1]),
+    "ensemble": lambda h, e: ensemble_reasoning_loss(h, e, TARGET, temperature=0.4, kl_weight=0.2).loss,
+    "ensemble_paper": lambda h, e: ensemble_reasoning_loss(
+        h, e, TARGET, temperature=0.4, kl_weight=0.2, kl_form="paper"
+    ).loss,
+    "contrastive": contrastive("mean"),
+}
+ROW_LOSSES: dict[str, Loss] = {
+    "annealed_rows": lambda h, e: annealed_cross_entropy(h, e, TARGET, temperature=[0.9, 0.6, 0.4], reduction="none"),
+    "contrastive_rows": contrastive("none"),
+}
+LOSSES = {**SCALAR_LOSSES, **ROW_LOSSES}
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def leaves(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(s, generator=generator) for s in ((ROWS, STEPS, WIDTH), (ITEMS, WIDTH)))
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+
+
+def total(loss: Tensor) -> Tensor:
+    """A scalar with a different upstream gradient for every row and step."""
+    return (loss * torch.linspace(0.5, 2, loss.numel()).view(loss.shape)).sum() if loss.dim() else loss
+
+
+@every_loss
+@every_backend
+def test_retained_graph_gives_the_same_gradients_again(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        loss = total(LOSSES[name](*inputs))
+    first = torch.autograd.grad(loss, inputs, retain_graph=True)
+    kept = [g.clone() for g in first]
+    for gradient in first:
+        gradient.fill_(float("nan"))  # what a caller does with its gradients is none of the graph's business
+    for a, b in zip(torch.autograd.grad(loss, inputs), kept, strict=True):
+        assert torch.equal(a, b)
+
+
+@every_loss
+@every_backend
+def test_backward_twice_accumulates(backend: str, name: str) -> None:
+    hidden, weight = leaves()
+    with use_backend(backend):
+        loss = total(LOSSES[name](hidden, weight))
+    expected = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    loss.backward(retain_graph=True)
+    loss.backward()
+    for x, g in zip((hidden, weight), expected, strict=True):
+        assert torch.equal(x.grad, 2 * g)
+
+
+@every_loss
+@every_backend
+def test_upstream_gradient_scales(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        one = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+        scaled = torch.autograd.grad(-2.5 * total(LOSSES[name](*inputs)), inputs)
+    for a, b in zip(scaled, one, strict=True):
+        torch.testing.assert_close(a, -2.5 * b)
+
+
+@pytest.mark.parametrize("name", ROW_LOSSES)
+@every_backend
+def test_each_row_and_step_has_its_own_upstream_gradient(backend: str, name: str) -> None:
+    inputs = leaves()
+    upstream = torch.randn(ROWS, STEPS)
+    with use_backend(backend):
+        losses = LOSSES[name](*inputs)
+        together = torch.autograd.grad(losses, inputs, upstream, retain_graph=True)
+        separate = [torch.zeros_like(x) for x in inputs]
+        for r in range(ROWS):
+            for t in range(STEPS):
+                for sum_of, g in zip(
+                    separate, torch.autograd.grad(losses[r, t], inputs, retain_graph=True), strict=True
+                ):
+                    sum_of += upstream[r, t] * g
+    for a, b in zip(together, separate, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@every_loss
+@every_backend
+def test_only_what_requires_a_gradient_gets_one(backend: str, name: str) -> None:
+    both = leaves()
+    with use_backend(backend):
+        expected = torch.autograd.grad(total(LOSSES[name](*both)), both)
+        for i in (0, 1):
+            inputs = [x.detach().requires_grad_(i == j) for j, x in enumerate(both)]
+            loss = total(LOSSES[name](*inputs))
+            loss.backward()
+            assert inputs[1 - i].grad is None
+            torch.testing.assert_close(inputs[i].grad, expected[i])
+        assert not LOSSES[name](*(x.detach() for x in both)).requires_grad
+
+
+@every_loss
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+def test_no_gradient_is_computed_that_nobody_needs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rearec_kernels import cpu
+
+    passes: list[str] = []
+
+    class Recorded:
+        def __getattr__(self, attribute: str) -> object:
+            passes.append(attribute)
+            return getattr(native, attribute)
+
+    native = cpu._C
+    monkeypatch.setattr(cpu, "_C", Recorded())
+    hidden, weight = leaves()
+    with torch.no_grad():
+        LOSSES[name](hidden, weight)
+    LOSSES[name](hidden.detach(), weight.detach())
+    kernels = {p for p in passes if p.startswith(("cross_entropy", "ensemble"))}
+    assert kernels == {"ensemble_statistics" if name.startswith("ensemble") else "cross_entropy_statistics"}
+
+
+@every_loss
+@every_backend
+def test_differentiating_twice_is_an_error(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        gradients = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        sum(g.square().sum() for g in gradients).backward()
+
+
+@every_loss
+@every_backend
+def test_activation_checkpointing(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+        for use_reentrant in (False, True):
+            x = leaves()
+            loss = total(checkpoint(LOSSES[name], *x, use_reentrant=use_reentrant))
+            loss.backward()
+            for a, b in zip(x, expected, strict=True):
+                torch.testing.assert_close(a.grad, b)
+
+
+@every_loss
+@every_backend
+def test_inference_mode(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        expected = LOSSES[name](*inputs)
+        with torch.inference_mode():
+            torch.testing.assert_close(LOSSES[name](*inputs), expected.detach())
+
+
+@every_loss
+@every_backend
+def test_compiles_into_one_graph(backend: str, name: str) -> None:
+    torch._dynamo.reset()
+    inputs = leaves()
+
+    def scaled(hidden: Tensor, weight: Tensor) -> Tensor:
+        return total(LOSSES[name](hidden * 2, weight))
+
+    with use_backend(backend):
+        compiled = torch.compile(scaled, fullgraph=True, backend="aot_eager")
+        got, expected = ([loss := f(*inputs), *torch.autograd.grad(loss, inputs)] for f in (compiled, scaled))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_temperatures_made_inside_a_compiled_function_and_changed_between_calls() -> None:
+    torch._dynamo.reset()
+    inputs = leaves()
+
+    def loss(hidden: Tensor, weight: Tensor, tau: float) -> Tensor:
+        annealed = annealed_cross_entropy(
+            hidden, weight, TARGET, temperature=annealed_temperatures(tau, 1.5, STEPS - 1), step_weight=[tau, 1, 1]
+        )
+        return annealed + ensemble_reasoning_loss(hidden, weight, TARGET, temperature=tau, kl_weight=tau).loss
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for tau in (0.5, 0.7, 0.9):
+        torch.testing.assert_close(compiled(*inputs, tau), loss(*inputs, tau))
+
+
+@every_loss
+@every_backend
+def test_mixed_dtypes_of_autocast(backend: str, name: str) -> None:
+    hidden, weight = leaves()
+    with use_backend(backend):
+        rounded = hidden.detach().bfloat16().requires_grad_()
+        expected = LOSSES[name](rounded.float(), weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            # Autocast has rounded the states; the loss itself stays in float32.
+            loss = LOSSES[name](rounded, weight)
+        torch.testing.assert_close(loss, expected)
+        gradients = torch.autograd.grad(total(loss), (rounded, weight))
+        assert [g.dtype for g in gradients] == [torch.bfloat16, torch.float32]
+        torch.testing.assert_close(gradients[1], torch.autograd.grad(total(expected), weight)[0])
+
+
+@every_loss
+@every_backend
+def test_fp32_stays_fp32_when_torch_is_allowed_less(backend: str, name: str) -> None:
+    inputs = leaves()
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    with use_backend(backend):
+        expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+        try:
+            matmul.fp32_precision = "bf16"
+            got = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+            assert matmul.fp32_precision == "bf16"
+        finally:
+            matmul.fp32_precision = before
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_loss
+@every_backend
+def test_same_bits_every_time(backend: str, name: str) -> None:
+    inputs = leaves()
+    with use_backend(backend):
+        runs = [[loss := LOSSES[name](*inputs), *torch.autograd.grad(total(loss), inputs)] for _ in range(3)]
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@every_loss
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+def test_threads_follow_torch_and_change_nothing_but_rounding(
+    name: str, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rearec_kernels import cpu
+
+    seen: list[int] = []
+
+    class Recorded:
+        def __getattr__(self, attribute: str) -> object:
+            found = getattr(native, attribute)
+            if not callable(found):
+                return found
+
+            def call(logits: tuple[int, ...], *rest: object) -> None:
+                seen.append(logits[-1])
+                found(logits, *rest)
+
+            return call
+
+    native = cpu._C
+    monkeypatch.setattr(cpu, "_C", Recorded())
+    results = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        seen.clear()
+        inputs = leaves()
+        results.append([loss := LOSSES[name](*inputs), *torch.autograd.grad(total(loss), inputs)])
+        assert seen and set(seen) == {threads}
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+MEMORY_CASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "annealed": lambda h, e, y: annealed_cross_entropy(h, e, y, temperature=0.5),
+    "annealed_rows": lambda h, e, y: annealed_cross_entropy(h, e, y, temperature=0.5, reduction="none").sum(),
+    "ensemble": lambda h, e, y: ensemble_reasoning_loss(h, e, y, temperature=0.5, kl_weight=0.1).loss,
+    "ensemble_paper": lambda h, e, y: ensemble_reasoning_loss(
+        h, e, y, temperature=0.5, kl_weight=0.1, kl_form="paper"
+    ).loss,
+}
+
+
+@pytest.mark.parametrize("name", MEMORY_CASES)
+@every_backend
+def test_the_logits_of_all_rows_are_never_in_memory(
+    backend: str, name: str, largest_allocation: Callable[[Callable[[], object]], int]
+) -> None:
+    rows, steps, width, items = 500, 3, 16, 3000
+    hidden, weight = torch.randn(rows, steps, width, requires_grad=True), torch.randn(items, width, requires_grad=True)
+    target = torch.randint(0, items, (rows,))
+    all_logits = 4 * rows * steps * items
+
+    def materialised() -> None:
+        (hidden @ weight.T).logsumexp(-1).sum().backward()
+
+    def ours() -> None:
+        with use_backend(backend):
+            MEMORY_CASES[name](hidden, weight, target).backward()
+
+    assert largest_allocation(materialised) >= all_logits
+    assert largest_allocation(ours) < (all_logits / 6 if backend == "cpu" else all_logits)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@every_backend
+def test_the_similarities_of_all_rows_are_never_in_memory(
+    backend: str, reduction: str, largest_allocation: Callable[[Callable[[], object]], int]
+) -> None:
+    rows, steps, width = 1500, 2, 16
+    noised, clean = (torch.randn(rows, steps, width, requires_grad=True) for _ in range(2))
+
+    def ours() -> None:
+        with use_backend(backend):
+            reasoning_info_nce(noised, clean, temperature=0.5, reduction=reduction).sum().backward()
+
+    limit = 4 * rows * rows * steps
+    assert largest_allocation(ours) < (limit / 6 if backend == "cpu" else limit)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@every_backend
+def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dtype, precision: str) -> None:
+    if backend == "cpu" and dtype == torch.float64:
+        return
+    hidden, weight = leaves(dtype)
+    clean = torch.randn(ROWS, STEPS, WIDTH).to(dtype).requires_grad_()
+    values = [torch.tensor([0.9, 0.6, 0.4], dtype=torch.float64), torch.ones(STEPS, dtype=torch.float64)]
+    annealed = (hidden, weight, TARGET, -100, *values, precision)
+    info_nce = (hidden, clean, GROUP, 0.4, precision)
+    ensemble = (hidden, weight, TARGET, -100, 0.4, 0.2)
+    ops = torch.ops.rearec
+    opcheck(ops.annealed_cross_entropy, (*annealed, True, True, backend))
+    opcheck(ops.annealed_cross_entropy_rows, (*annealed, backend))
+    for form in ("official", "paper"):
+        opcheck(ops.ensemble_reasoning_loss, (*ensemble, form, precision, True, True, backend))
+    opcheck(ops.reasoning_info_nce, (*info_nce, True, True, backend))
+    opcheck(ops.reasoning_info_nce, (hidden, clean, None, 0.4, precision, True, True, backend))
+    opcheck(ops.reasoning_info_nce_rows, (*info_nce, backend))
+    opcheck(ops.annealed_cross_entropy, (hidden.detach(), weight.detach(), *annealed[2:], False, False, backend))
+
+
+ACCURACY = """
+import torch, rearec_kernels as rk
+torch.manual_seed(0)
+print(rk.build_info()["isa"])
+target = torch.randint(0, 1037, (40,))
+for steps in range(1, 8):
+    exact_inputs = torch.randn(40, steps, 24).double(), torch.randn(1037, 24).double() / 4
+    results = []
+    for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32)):
+        h, e = (x.to(dtype).requires_grad_() for x in exact_inputs)
+        with rk.use_backend(backend):
+            losses = [
+                rk.annealed_cross_entropy(h, e, target, temperature=0.3),
+                rk.annealed_cross_entropy(h, e, target, temperature=0.07, reduction="none").mean(),
+                rk.ensemble_reasoning_loss(h, e, target, temperature=0.3, kl_weight=0.1).loss,
+                rk.ensemble_reasoning_loss(h, e, target, temperature=0.3, kl_weight=0.1, kl_form="paper").loss,
+                rk.reasoning_info_nce(h, e[:40 * steps].view(40, steps, 24), temperature=0.3, row_group=target // 99),
+            ]
+        results.append([x for loss in losses for x in (loss.detach(), *torch.autograd.grad(loss, (h, e)))])
+    for exact, eager, native in zip(*results):
+        error = lambda got: ((got.double() - exact).abs().max() / exact.abs().max()).item()
+        assert error(native) <= 2 * error(eager) + 1e-6, (steps, error(native), error(eager))
+"""
+
+
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+@pytest.mark.parametrize("isa", build_info()["isas"])
+def test_every_instruction_set_of_this_machine_is_as_accurate(isa: str) -> None:
+    environment = {**os.environ, "REAREC_CPU_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", ACCURACY], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == isa
