@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,26 @@ from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder, write_json
 from rearec.training import train
 
-__all__ = ["EPOCHS", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
+__all__ = ["EPOCHS", "EXAMPLE", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
 
 METHODS = ("base", "erl", "prl")
 USERS = 4000
 EPOCHS = 14
+EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2", "item-1-0")
 COLORS = {"base": "tab:blue", "erl": "tab:orange", "prl": "tab:green", "popularity": "0.75", "markov": "0.6"}
 
+# Shares of everyday items whose next item is one, two and three look-ups away.
+DEPTHS = (0.3, 0.4, 0.3)
+
 STRUCTURE = (
-    "The data is planted so that the next item is two look-ups away. Every user begins with a set of anchors, one of "
-    "each kind, and goes on with everyday items. An everyday item points to a kind of anchor: for half of the items "
-    "the user's own anchor of that kind decides the theme of what comes next; for the other half that anchor only "
-    "points to another kind, and the user's anchor of THAT kind decides. Which anchors a user has must be read from "
-    "the history, and the second look-up can only begin when the first has ended. The models have one attention layer: "
-    "enough for one look-up. base has to guess at the second; erl and prl can spend their reasoning steps on it. All "
-    "three have the same size, data, optimiser and number of epochs; prl is trained without its contrastive term."
+    "The data is planted so that depth pays. Every user begins with a set of anchors, one of each kind, and goes on "
+    "with everyday items. An everyday item points to a kind of anchor, and so does every anchor. What comes next is "
+    "found by look-ups in the user's own history: take the kind the last item points to and find the user's anchor of "
+    "that kind; for 30 % of the items its theme is the theme of the next item, for 40 % that anchor only names the "
+    "kind of a second one to look up, for 30 % there is a third. A look-up can only begin when the one before has "
+    "ended, and the models have one attention layer, which is one look-up. base has to guess at the rest; erl and prl "
+    "can spend their two reasoning steps on it. All three have the same size, data, optimiser and number of epochs "
+    "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
 )
 
 
@@ -46,7 +52,6 @@ class MethodState:
     row: Mapping[str, Any] | None = None
     best: float = 0.0
     seconds: float = 0.0
-    done: bool = False
 
 
 def run_demo(
@@ -80,22 +85,23 @@ def run_demo(
     folder = Path(out)
     data = folder / "data"
     _check_out(folder, force)
-    dataset = generate(seed, planted=Planted(users=users), out=data, force=force)
+    dataset = generate(
+        seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
+    )
 
-    options = TrainingOptions(epochs=epochs, patience=epochs, batch_rows=256, lr=2e-3, seed=seed)
+    options = TrainingOptions(epochs=epochs, patience=epochs, batch_rows=256, lr=3e-3, seed=seed)
     states = {method: MethodState() for method in METHODS}
     results: dict[str, dict[str, Any]] = {}
     floors: dict[str, Any] = {}
+
+    def record(method: str, row: Mapping[str, Any]) -> None:
+        before = states[method]
+        seconds = before.seconds + row["train_seconds"] + row["valid_seconds"]
+        states[method] = MethodState(row, max(before.best, row["valid_ndcg@20"]), seconds)
+        if on_progress is not None:
+            on_progress(method, states)
+
     for method in METHODS:
-
-        def on_epoch(row: dict[str, Any], method: str = method) -> None:
-            before = states[method]
-            seconds = before.seconds + row["train_seconds"] + row["valid_seconds"]
-            best = max(before.best, row["valid_ndcg@20"])
-            states[method] = MethodState(row, best, seconds, done=row["epoch"] == epochs)
-            if on_progress is not None:
-                on_progress(method, states)
-
         config = ReaRecConfig(
             dataset.num_items,
             method=method,
@@ -109,6 +115,7 @@ def run_demo(
             kl_weight=0.01,
             cl_weight=0.0,
         )
+        on_epoch = partial(record, method)
         trained = train(data, folder / method, config, options, device=device, force=force, on_epoch=on_epoch)
         floors = {name: trained["test"][name] for name in ("popularity", "markov")}
         model = ReaRec.from_pretrained(folder / method, map_location=device)
@@ -183,7 +190,7 @@ def _plot_steps(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> Path:
         axes.axhline(erl["ndcg@20"], color=COLORS["erl"], linestyle="--", linewidth=1, label=label)
         axes.set(xlabel="reasoning step", ylabel="test NDCG@20", title="Each reasoning state taken alone")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
 
     return _figure(folder, "steps", draw)
 

@@ -146,7 +146,7 @@ def evaluate(
     Returns:
         The metrics of `rank_metrics`, ``split``, ``steps``, ``empty_history_rows`` (ranked by popularity), and where
         asked for ``popularity`` and ``markov`` (metrics), ``by_step`` (list of metrics with ``step``),
-        ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a readable range).
+        ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
 
     Raises:
         UserError: more steps than trained, an unknown split or grouping, a split without rows.
@@ -175,10 +175,10 @@ def evaluate(
         result["by_step"] = [{"step": step, **rank_metrics(ranks)} for step, ranks in enumerate(ranked.by_step.T)]
     if users_by is not None:
         length = np.asarray(dataset.rows(split))[:, 1].astype(np.int64)
-        result["users_by_length"] = _group_metrics(ranked.final, length, "items")
+        result["users_by_length"] = _group_metrics(ranked.final, length)
     if items_by is not None:
         count = dataset.train_item_counts()[dataset.targets(split)]
-        result["items_by_popularity"] = _group_metrics(ranked.final, count, "interactions")
+        result["items_by_popularity"] = _group_metrics(ranked.final, count)
     return result
 
 
@@ -194,8 +194,8 @@ def quantile_groups(values: NDArray[np.int64], groups: int = 4) -> list[tuple[in
     return [(int(values[mask].min()), int(values[mask].max()), mask) for mask in masks]
 
 
-def _group_metrics(ranks: FloatArray, values: NDArray[np.int64], unit: str) -> list[dict[str, Any]]:
+def _group_metrics(ranks: FloatArray, values: NDArray[np.int64]) -> list[dict[str, Any]]:
     return [
-        {"group": f"{low}–{high} {unit}" if low < high else f"{low} {unit}", **rank_metrics(ranks[mask])}
+        {"group": f"{low}–{high}" if low < high else str(low), **rank_metrics(ranks[mask])}
         for low, high, mask in quantile_groups(values)
     ]

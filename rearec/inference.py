@@ -120,9 +120,8 @@ class Recommender:
                 weight = prepare_catalog(self.model.weight.detach())
                 for begin in range(0, len(waiting), self.batch_rows):
                     rows = waiting[begin : begin + self.batch_rows]
-                    for row, (items, scores) in zip(
-                        rows, self._best([known[row] for row in rows], weight, k, exclude_seen, steps), strict=True
-                    ):
+                    best = self._best([known[row] for row in rows], weight, k, exclude_seen, steps)
+                    for row, (items, scores) in zip(rows, best, strict=True):
                         answers[row] = Recommendation(items, scores, unknown[row], "model")
         finally:
             self.model.train(was_training)
@@ -144,12 +143,13 @@ class Recommender:
                 torch.tensor([item for items in seen for item in items], dtype=torch.int64, device=device),
             )
         count = min(k, self.model.config.num_items)
-        scores, items = (value.tolist() for value in catalog_topk(hidden, weight, count, exclude=exclude))
-        ids = self.catalog.item_ids
-        return [
-            ([ids[item] for item in row if item >= 0], row_scores[: sum(item >= 0 for item in row)])
-            for row, row_scores in zip(items, scores, strict=True)
-        ]
+        scores, items = catalog_topk(hidden, weight, count, exclude=exclude)
+        answers = []
+        for row_scores, row_items in zip(scores.tolist(), items.tolist(), strict=True):
+            # Where fewer than k items are left, the rest is -1.
+            left = sum(item >= 0 for item in row_items)
+            answers.append(([self.catalog.item_ids[item] for item in row_items[:left]], row_scores[:left]))
+        return answers
 
     def _popular(self, k: int, unknown: list[str]) -> Recommendation:
         best = self._by_popularity[:k].tolist()

@@ -113,7 +113,9 @@ def train(
             max_epochs=options.epochs,
             precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
             callbacks=[stopping, recorder],
-            logger=TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False),
+            logger=TensorBoardLogger(
+                folder.path, name="tensorboard", version="", default_hp_metric=False, flush_secs=5
+            ),
             plugins=[AtomicCheckpointIO()],
             default_root_dir=folder.path,
             reload_dataloaders_every_n_epochs=1,
@@ -124,8 +126,8 @@ def train(
         )
         with _interruptible(trainer):
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
+        model = load_best_model(folder, config).to(device)
 
-    model = load_best_model(folder, config).to(device)
     result = {
         "best_epoch": recorder.best_epoch,
         "epochs": len(recorder.history),
@@ -153,7 +155,7 @@ def _describe(dataset: SequenceDataset, path: Path | None) -> dict[str, Any]:
         "items": dataset.num_items,
         "users": dataset.num_users,
         "interactions": dataset.num_interactions,
-        "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},  # type: ignore[arg-type]
+        "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},
     }
 
 

@@ -237,7 +237,7 @@ def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, s
 
 
 def _is_positive(x: float) -> bool:
-    return math.isfinite(x) and x > 0
+    return 0 < x < math.inf
 
 
 def _check_number(op: str, name: str, x: float) -> None:

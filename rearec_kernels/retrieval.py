@@ -156,18 +156,24 @@ def _check_arguments(op: str, hidden: Tensor, weight: Tensor | Catalog, precisio
     return table
 
 
+_EXCLUDE_FORMS = "exclude must be items [M], or a pair (offsets [R + 1], items [M]), in int32 or int64 tensors"
+
+
+def _pair(op: str, exclude: object) -> tuple[Tensor, Tensor]:
+    if not isinstance(exclude, tuple) or len(exclude) != 2:
+        raise TypeError(f"{op}: {_EXCLUDE_FORMS}; got {describe(exclude)}")
+    return exclude
+
+
 def _check_exclude(op: str, exclude: Exclude, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
     if exclude is None:
         return None, None
-    offsets, items = (None, exclude) if isinstance(exclude, Tensor) else exclude
+    offsets, items = (None, exclude) if isinstance(exclude, Tensor) else _pair(op, exclude)
     for name, x in (("offsets", offsets), ("items", items)):
         if x is None and name == "offsets":
             continue
         if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.dim() != 1:
-            raise TypeError(
-                f"{op}: exclude must be an int32 or int64 tensor [M] of items, or a pair (offsets [R + 1], items [M]) "
-                f"of such; got {describe(x)} for its {name}"
-            )
+            raise TypeError(f"{op}: {_EXCLUDE_FORMS}; got {describe(x)} for its {name}")
         check_same_device(op, {"hidden": hidden, "exclude": x})
     if offsets is not None and offsets.shape[0] != hidden.shape[0] + 1:
         raise ValueError(

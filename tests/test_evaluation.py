@@ -146,7 +146,7 @@ def test_groups_by_length_and_popularity_together_hold_every_row(run_folder: Pat
         assert sum(group["rows"] for group in groups) == result["rows"]
         mean = sum(group["mrr"] * group["rows"] for group in groups) / result["rows"]
         assert mean == pytest.approx(result["mrr"], rel=1e-12)
-    assert result["users_by_length"][0]["group"] == "5–6 items"
+    assert result["users_by_length"][0]["group"] == "5–7"
 
 
 def test_floors_stand_beside_the_model_on_the_same_rows(run_folder: Path, prepared: Path) -> None:

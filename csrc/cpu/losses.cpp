@@ -37,7 +37,7 @@ REAREC_INLINE void round_row(float* row, int64_t columns) {
   for (int64_t n = 0; n < columns; n += kLanes) store(row + n, rounded_to_bfloat16(load(row + n)));
 }
 
-// ------------------------------------------------------------------------------------------------- cross-entropy
+// --- Cross-entropy
 
 REAREC_INLINE float block_maximum(const float* row, int64_t columns) {
   vfloat m[4];
@@ -72,7 +72,8 @@ REAREC_INLINE void cross_entropy_row_statistics(const CrossEntropy& a, int64_t r
       norm *= exp_or_zero((shift - m) * inverse_temperature);
       shift = m;
     }
-    norm += block_sum_of_exp(row + n, count, shift, inverse_temperature);
+    // As long as all logits are -infinity (masked), 0 stands for their maximum.
+    norm += block_sum_of_exp(row + n, count, shift == -kInfinity ? 0.0f : shift, inverse_temperature);
   }
   a.shift[r] = shift;
   a.norm[r] = sum(norm);
@@ -109,7 +110,7 @@ void cross_entropy(const CrossEntropy& a) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------ ensemble
+// --- Ensemble
 
 // The steps of one user: T of them, or as many as `steps` says when T is 0.
 template <int T>
@@ -296,7 +297,7 @@ void ensemble_by_steps(const Ensemble& a) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------- group mask
+// --- Group mask
 
 void mask_groups(const GroupMask& a) {
 #pragma omp parallel for num_threads(a.logits.threads) schedule(static)
@@ -317,9 +318,15 @@ void mask_groups(const GroupMask& a) {
 }  // namespace
 
 namespace REAREC_ISA {
-const LossKernels losses = {cross_entropy_statistics,        cross_entropy_gradient,         cross_entropy,
-                            ensemble_by_steps<true, false>,  ensemble_by_steps<false, true>, ensemble_by_steps<true, true>,
-                            mask_groups};
+const LossKernels losses = {
+    cross_entropy_statistics,
+    cross_entropy_gradient,
+    cross_entropy,
+    ensemble_by_steps<true, false>,
+    ensemble_by_steps<false, true>,
+    ensemble_by_steps<true, true>,
+    mask_groups,
+};
 }
 
 }  // namespace rearec

@@ -10,7 +10,7 @@ constexpr float kInfinity = __builtin_inff();
 
 REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
 
-// ------------------------------------------------------------------------------------------------------- exclusion
+// --- Exclusion
 
 struct ExcludedItems {
   const int64_t* begin;
@@ -40,7 +40,7 @@ REAREC_INLINE bool is_excluded(ExcludedItems excluded, int64_t item) {
   return found < excluded.end && *found == item;
 }
 
-// ------------------------------------------------------------------------------------------------------------ heap
+// --- Heap
 
 struct Heap {
   float* scores;
@@ -109,7 +109,7 @@ void topk_sort(const Best& best) {
   for (int64_t row = 0; row < best.rows; ++row) heap_of(best, row).sort();
 }
 
-// ------------------------------------------------------------------------------------------------- top-k, few rows
+// --- Top-k, few rows
 
 constexpr int kPrefetchItems = 8;
 
@@ -183,7 +183,7 @@ void topk_direct(const DirectTopK& a) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------ rank
+// --- Rank
 
 // 2 for a score above the target's, 1 for the same.
 REAREC_INLINE int64_t half_count(float score, float target_score) {

@@ -57,23 +57,26 @@ def command(function: Function) -> Function:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except UserError as error:
-            message = str(error)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError) or error.filename is None:
+        except (UserError, OSError) as error:
+            message = _in_one_line(error)
+            if message is None:
                 raise
-            message = f"{error.filename}: {error.strerror}"
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        else:
-            return
-        if kwargs.get("debug"):
-            traceback.print_exc()
-        typer.echo(f"error: {message}", err=True)
-        raise typer.Exit(EXIT_USER_ERROR)
 
     return run  # type: ignore[return-value]
+
+
+def _in_one_line(error: UserError | OSError) -> str | None:
+    """What to tell the user; None where the error does not say which file it is about, and so is not his."""
+    if isinstance(error, UserError):
+        return str(error)
+    return None if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def set_threads(threads: int) -> None:
@@ -137,14 +140,16 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def metric_table(title: str, rows: Mapping[str, Mapping[str, Any]], first: str = "") -> Table:
+def metric_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """A table of metrics: one line per name, NDCG@20 with its standard error."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
+    # Narrow enough for 80 columns.
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
     for heading in ("NDCG@10", "NDCG@20", "Recall@10", "Recall@20", "MRR", "rows"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, metrics in rows.items():
         cells = [_number(metrics[key]) for key in ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr")]
         if metrics["ndcg@20_se"] is not None:

@@ -53,15 +53,15 @@ def demo(
     as_json: Json = False,
     seed: Seed = 0,
     device: Device = "auto",
-    threads: Threads = 0,
+    threads: Threads = 1,
     debug: Debug = False,
 ) -> None:
     """Generate data on which depth pays, train base, erl and prl on it side by side, and plot what comes out.
 
-    Takes under three minutes on two cores.
+    Takes under three minutes on two cores; the models are small, one thread is enough for them.
     """
     set_threads(threads)
-    from rearec.demo import STRUCTURE, run_demo
+    from rearec.demo import EXAMPLE, STRUCTURE, run_demo
 
     if not as_json:
         error_console().print(STRUCTURE, highlight=False)
@@ -75,7 +75,7 @@ def demo(
             force=force,
             on_progress=on_progress,
         )
-    emit(result, as_json, lambda console: _render(console, out, result))
+    emit(result, as_json, lambda console: _render(console, out, EXAMPLE, result))
 
 
 @contextmanager
@@ -114,11 +114,10 @@ def _table(states: Mapping[str, MethodState], epochs: int) -> Table:
     return table
 
 
-def _render(console: Console, out: Path, result: dict[str, Any]) -> None:
+def _render(console: Console, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
     rows = {name: result[name] for name in ("popularity", "markov", "base", "erl", "prl")}
     console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
     for name, path in result["plots"].items():
         console.print(f"plot of {name}: {path}", highlight=False, soft_wrap=True)
     console.print(f"{result['seconds']:.0f} seconds; all of it is in {out}; try", highlight=False, soft_wrap=True)
-    history = "anchor-0-3 anchor-1-5 anchor-2-0 anchor-3-7 anchor-4-2 item-1-0"
-    console.print(f"  rearec recommend {out / 'erl'} {history}", highlight=False, soft_wrap=True)
+    console.print(f"  rearec recommend {out / 'erl'} {' '.join(example)}", highlight=False, soft_wrap=True)

@@ -94,7 +94,7 @@ def evaluate(
         result = rank_and_measure(
             model,
             dataset,
-            split.value,  # type: ignore[arg-type]
+            split.value,
             steps=steps,
             batch_rows=batch_size,
             per_step=by_step,
@@ -117,8 +117,8 @@ def _render(console: Console, method: str, result: dict[str, Any]) -> None:
         console.print(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
     for key, title in (
         ("by_step", "By reasoning state, each taken alone"),
-        ("users_by_length", "By length of the history"),
-        ("items_by_popularity", "By training count of the target"),
+        ("users_by_length", "By length of the history, in items"),
+        ("items_by_popularity", "By interactions of the target in the training data"),
     ):
         if key in result:
             groups = {str(group.get("group", group.get("step"))): group for group in result[key]}

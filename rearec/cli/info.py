@@ -60,7 +60,7 @@ def info(
 def _render(console: Console, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(show_header=False)
+    table = Table(show_header=False, box=None)
     table.add_column("", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in result.items():

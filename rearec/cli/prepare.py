@@ -142,7 +142,7 @@ def prepare(
         valid_from=valid_from,
         test_from=test_from,
         min_rating=min_rating,
-        duplicates=duplicates.value,  # type: ignore[arg-type]
+        duplicates=duplicates.value,
         core=core,
         user_core=user_core,
         item_core=item_core,
@@ -152,7 +152,7 @@ def prepare(
         known_items=known_items,
         titles=titles,
         title_column=title_column,
-        missing_titles=missing_titles.value,  # type: ignore[arg-type]
+        missing_titles=missing_titles.value,
         user_column=user_column,
         item_column=item_column,
         rating_column=rating_column,
@@ -169,7 +169,7 @@ def prepare(
 def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title="Statistics", title_justify="left", show_header=False)
+    table = Table(title="Statistics", title_justify="left", show_header=False, box=None)
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in statistics.items():

@@ -160,13 +160,14 @@ def _in_words(summary: dict[str, Any]) -> str:
 
 
 def _render(console: Console, answer: Recommendation) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     if answer.unknown:
         note(f"skipped, not in the catalogue: {' '.join(answer.unknown)}")
     if answer.source == "popularity":
         note("no known item in the history: these are the most popular items")
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", justify="right")
     table.add_column("item", overflow="fold")
     table.add_column("score" if answer.source == "model" else "training count", justify="right")

@@ -25,7 +25,7 @@ IGNORED_TARGET = -100
 POOL_BATCHES = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One batch of R rows over S windows of at most C items; every tensor is on one device.
 

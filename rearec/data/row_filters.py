@@ -50,7 +50,7 @@ def filter_rows(sequences: Sequences, filters: RowFilters, barred: NDArray[np.bo
     rows = rows.take(rows.position >= fewest)
     if filters.known_items:
         unknown = ~_trained_items(sequences.with_rows(rows), int(sequences.items.max()) + 1)
-        rows = rows.take((rows.part == TRAIN) | ~_meets(sequences.with_rows(rows), unknown))
+        rows = rows.take(~_meets(sequences.with_rows(rows), unknown))
     return _cut(sequences.with_rows(rows))
 
 

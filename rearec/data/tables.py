@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.files import check_utf8, extension, read_bytes
+from rearec.data.files import check_utf8, extension, read_bytes, read_lines
 from rearec.data.times import Times, parse_dates
 from rearec.errors import UserError
 
@@ -30,11 +30,19 @@ FLOAT64_WHOLE = 2**53
 
 @dataclass(frozen=True)
 class Table:
-    """A table as read: text columns, or typed ones from parquet. ``rows``: int64, the row of the file of each."""
+    """A table as read.
+
+    Attributes:
+        path: the file.
+        frame: its columns, as text, or typed if from parquet.
+        rows: int64, the row of the file of each row of ``frame``.
+        names: all columns of the file, where ``frame`` has some only.
+    """
 
     path: Path
     frame: pl.DataFrame
     rows: NDArray[np.int64]
+    names: tuple[str, ...] = ()
 
     def has(self, column: str) -> bool:
         """Whether the table has the column."""
@@ -47,7 +55,7 @@ class Table:
             UserError: there is none of that name, or several.
         """
         if column not in self.frame.columns:
-            names = ", ".join(repr(name) for name in self.frame.columns)
+            names = ", ".join(repr(name) for name in self.names or self.frame.columns) or "(none)"
             raise UserError(f"{self.path}: no column {column!r}; the columns are {names}")
         if f"{column}_duplicated_0" in self.frame.columns:
             raise UserError(f"{self.path}: the column {column!r} occurs more than once")
@@ -223,34 +231,37 @@ def _locate_csv_fault(data: bytes, separator: str, quote: str | None, message: s
 
 
 def read_json_lines(path: Path, columns: Sequence[str]) -> Table:
-    """One json object per line; of its fields those in ``columns`` that the first object has, as text.
+    """One json object per line; of its fields only ``columns`` are kept, as text; blank lines are skipped.
 
     Raises:
-        UserError: the file cannot be read or has no rows, a line is no json object, or an id is of a wrong type.
+        UserError: the file cannot be read, a line is no json object, or a value is a flag, a list or an object.
     """
-    data = read_bytes(path)
-    text = check_utf8(path, data)
-    first = _parse_json_line(
-        path, 1 + text[: len(text) - len(text.lstrip())].count("\n"), text.lstrip().split("\n", 1)[0]
-    )
-    names = [name for name in dict.fromkeys(columns) if name in first]
-    wrong = next((name for name in names if isinstance(first[name], (bool, list, dict))), None)
-    if wrong is not None:
-        raise UserError(f"{path}: row 1: {wrong!r} is a {type(first[wrong]).__name__}; expected text or a number")
-    if not names:
-        # Enough for the error that names the missing column and those that are there.
-        return Table(path, pl.DataFrame({name: [str(first[name])] for name in first}), np.ones(1, dtype=np.int64))
-    try:
-        frame = pl.read_ndjson(io.BytesIO(data), schema=dict.fromkeys(names, pl.String))
-    except pl.exceptions.PolarsError as error:
-        for row, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                _parse_json_line(path, row, line)
-        raise UserError(f"{path}: cannot be parsed as json lines: {str(error).splitlines()[0]}") from None
-    rows = np.arange(frame.height) + 1
-    if text.rstrip().count("\n") + 1 != frame.height:
-        rows = np.asarray([row for row, line in enumerate(text.split("\n"), start=1) if line.strip()])
-    return _filled(path, frame, rows)
+    wanted = list(dict.fromkeys(columns))
+    values: dict[str, list[str | None]] = {name: [] for name in wanted}
+    # A column exists if any object has it; json null is a value that is missing.
+    names: dict[str, None] = {}
+    rows: list[int] = []
+    for row, line in enumerate(read_lines(path), start=1):
+        if not line or line.isspace():
+            continue
+        fields = _parse_json_line(path, row, line)
+        rows.append(row)
+        names.update(dict.fromkeys(fields))
+        for name in wanted:
+            values[name].append(_json_text(path, row, name, fields.get(name)))
+    text = {name: pl.Series(name, values[name], dtype=pl.String) for name in wanted if name in names}
+    return _filled(path, pl.DataFrame(text), np.asarray(rows), tuple(names))
+
+
+def _json_text(path: Path, row: int, name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, (bool, list, dict)):
+        raise UserError(f"{path}: row {row}: {name!r} is a {type(value).__name__}; expected text or a number")
+    text = str(value)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{path}: row {row}: {name!r} holds half of a surrogate pair, which is no text")
+    return text
 
 
 def _parse_json_line(path: Path, row: int, line: str) -> dict[str, Any]:
@@ -276,7 +287,7 @@ def read_parquet(path: Path) -> Table:
     return _filled(path, frame, np.arange(frame.height) + 1)
 
 
-def _filled(path: Path, frame: pl.DataFrame, rows: NDArray[np.int64]) -> Table:
-    if frame.height == 0:
+def _filled(path: Path, frame: pl.DataFrame, rows: NDArray[np.int64], names: tuple[str, ...] = ()) -> Table:
+    if len(rows) == 0:
         raise UserError(f"{path}: the table has no rows")
-    return Table(path, frame, rows)
+    return Table(path, frame, rows, names)

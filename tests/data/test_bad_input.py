@@ -109,12 +109,18 @@ JSON_LINE_FAULTS = {
     "cut": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id"', "row 2: not json:"),
     "first line": ("user_id,item_id\n", "row 1: not json:"),
     "no object": ('{"user_id":"u","item_id":"a"}\n["u","b"]\n', "row 2: expected a json object, got a list"),
-    "missing column": ('{"user":"u","item_id":"a"}\n', "no column 'user_id'; the columns are 'item_id'"),
+    "missing column": ('{"user":"u","item_id":"a"}\n', "no column 'user_id'; the columns are 'user', 'item_id'"),
     "no column": ('\n{"user":"u","item":"a"}\n', "no column 'user_id'; the columns are 'user', 'item'"),
     "missing value": ('{"user_id":"u","item_id":"a"}\n\n{"user_id":"u"}\n', "row 3: column 'item_id' has no value"),
     "null": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":null}', "row 2: column 'item_id' has no value"),
     "list": ('{"user_id":"u","item_id":["a"]}\n', "row 1: 'item_id' is a list; expected text or a number"),
-    "flag": ('{"user_id":true,"item_id":"a"}\n', "row 1: 'user_id' is a bool; expected text or a number"),
+    "flag": (
+        '{"user_id":"u","item_id":"a"}\n{"user_id":true,"item_id":"a"}\n',
+        "row 2: 'user_id' is a bool; expected text or a number",
+    ),
+    "half a character": ('{"user_id":"\\ud800","item_id":"a"}\n', "row 1: 'user_id' holds half of a surrogate pair"),
+    "empty id": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":""}', "row 2: column 'item_id' has no value"),
+    "no field": ("{}\n{}\n", "no column 'user_id'; the columns are (none)"),
 }
 
 

@@ -118,7 +118,8 @@ def test_the_rating_filter_comes_before_the_duplicates_and_those_before_the_core
 def test_user_core_and_item_core_override_core(write: Write, tmp_path: Path) -> None:
     source = write("t.csv", RATED + "w,a,5,1\n")
     assert prepare("table", [source], tmp_path / "1", core=2, item_core=1).user_ids == ["u"]
-    assert prepare("table", [source], tmp_path / "2", core=2, user_core=1).item_ids == ["a", "b"]
+    dataset = prepare("table", [source], tmp_path / "2", core=2, user_core=1)
+    assert dataset.user_ids == ["u", "w"] and dataset.item_ids == ["a", "b"]
     options = prepare("table", [source], tmp_path / "3", core=2, user_core=1).options
     assert (options["user_core"], options["item_core"]) == (1, 2)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rearec.data import FORMATS, SequenceDataset, prepare
 from rearec.data.readers import READERS
+from rearec.data.tables import Table
 
 Interaction = tuple[str, str, int]
 Write = Callable[[str, str], Path]
@@ -319,6 +320,20 @@ def test_categories_and_whole_numbers_are_ids(rows_of: RowsOf, tmp_path: Path) -
     frame = pl.DataFrame({"user_id": ["u"] * 4, "item_id": pl.Series([7, 8, 9, 10], dtype=pl.UInt16)})
     frame.with_columns(pl.col("user_id").cast(pl.Categorical)).write_parquet(tmp_path / "t.parquet")
     assert rows_of(prepare("table", [tmp_path / "t.parquet"], tmp_path / "o"), "test") == [("u", ("7", "8", "9"), "10")]
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0], ["3.0", " 1e0"], [3, 1], ["3", "1"]])
+def test_whole_timestamps_are_int64_however_they_are_written(values: list[Any]) -> None:
+    times = Table(Path("t"), pl.DataFrame({"t": values}), np.arange(2)).times("t")
+    assert times.values.dtype == np.int64 and times.values.tolist() == [3, 1] and times.unit == "number"
+
+
+@pytest.mark.parametrize(
+    ("format", "content"),
+    [("sasrec", "u a\nu b\nu c\nu d\n"), ("lines", "u a b c d"), ("json", '{"u": ["a", "b", "c", "d"]}')],
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_id(format: str, content: str, write: Write, tmp_path: Path) -> None:
+    assert prepare(format, [write("x", "\ufeff" + content)], tmp_path / "o").user_ids == ["u"]
 
 
 def test_leading_zeros_survive(write: Write, tmp_path: Path) -> None:

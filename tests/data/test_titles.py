@@ -55,9 +55,10 @@ def test_titles_are_read_from_parquet(tmp_path: Path) -> None:
     ],
 )
 def test_faulty_metadata_is_refused(name: str, content: str, message: str, write: Write) -> None:
+    path = write(name, content)
     with pytest.raises(UserError) as caught:
-        read_titles(write(name, content), "item_id", "title")
-    assert str(caught.value).startswith(str(caught.value).split(":")[0]) and message in str(caught.value)
+        read_titles(path, "item_id", "title")
+    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 def test_titles_go_with_their_items(write: Write, tmp_path: Path) -> None:

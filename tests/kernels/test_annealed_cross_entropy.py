@@ -122,9 +122,7 @@ def test_bf16_precision_rounds_the_operands_and_nothing_else(backend: str) -> No
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sharp_temperature_and_logits_of_hundreds(
-    backend: str, reduction: str, assert_as_accurate: Callable
-) -> None:
+def test_sharp_temperature_and_logits_of_hundreds(backend: str, reduction: str, assert_as_accurate: Callable) -> None:
     problem = Problem((64, 3, 32, 500), torch.float32, scale=4.0)
     problem.temperature = annealed_temperatures(0.07, 1.0, 2)
     z = problem.hidden @ problem.weight.T / 0.07
@@ -223,11 +221,34 @@ def test_non_contiguous_inputs_and_int32_targets(backend: str) -> None:
         for reduction in ("mean", "none"):
             dense = (hidden.requires_grad_(), weight.requires_grad_(), problem.target)
             expected, got = (
-                (loss := annealed_cross_entropy(*x, temperature=0.5, reduction=reduction), *torch.autograd.grad(loss.sum(), x[:2]))
+                (
+                    loss := annealed_cross_entropy(*x, temperature=0.5, reduction=reduction),
+                    *torch.autograd.grad(loss.sum(), x[:2]),
+                )
                 for x in (dense, strided)
             )
             for a, b in zip(got, expected, strict=True):
                 torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinite_and_nan_logits_give_what_they_give_in_pytorch(backend: str) -> None:
+    # With h = 1 and 2 the first 700 items score -inf, with -1 they score +inf.
+    weight = torch.cat([torch.full((700, 1), float("-inf")), torch.linspace(-1, 1, 300)[:, None]])
+    hidden = torch.tensor([1.0, 2.0, float("nan"), -1.0]).view(4, 1, 1)
+    spoiled = weight.clone()
+    spoiled[950] = float("nan")
+    nowhere = torch.full((5, 1), float("-inf"))
+    for table, target in (
+        (weight, torch.tensor([900, 999, 700, 800])),
+        (weight, torch.tensor([0, 699, 700, 5])),
+        (spoiled, torch.tensor([900, 999, 700, 800])),
+        (nowhere, torch.tensor([0, 1, 2, 3])),
+    ):
+        expected = F.cross_entropy(hidden[:, 0] @ table.T, target, reduction="none")
+        with use_backend(backend):
+            got = annealed_cross_entropy(hidden, table, target, temperature=1.0, reduction="none")
+        torch.testing.assert_close(got[:, 0], expected, equal_nan=True)
 
 
 def test_annealed_temperatures_sharpen_step_by_step() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rearec_kernels import PrefixRows, ReasoningCache, available_backends, cached_reason_attention, use_backend
-from rearec_kernels.reference import philox_word
+from rearec_kernels.reference.attention import philox_word
 
 BACKENDS = available_backends("cpu")
 

@@ -85,7 +85,6 @@ class Problem:
         )
         return [*(x.detach() for x in result), *torch.autograd.grad(result.loss, leaves)]
 
-
     def largest_term(self, form: str) -> float:
         """What the divergence is summed up from: the largest difference of two states' logits, for every pair."""
         z = self.hidden @ self.weight.T / self.temperature
@@ -183,9 +182,7 @@ def test_one_state_is_plain_cross_entropy(backend: str, form: str) -> None:
     problem = Problem((8, 1, 8, 30), torch.float32)
     hidden, weight = problem.leaves(torch.float32)
     with use_backend(backend):
-        result = ensemble_reasoning_loss(
-            hidden, weight, problem.target, temperature=0.5, kl_weight=10.0, kl_form=form
-        )
+        result = ensemble_reasoning_loss(hidden, weight, problem.target, temperature=0.5, kl_weight=10.0, kl_form=form)
     expected = F.cross_entropy(hidden[:, 0] @ weight.T / 0.5, problem.target)
     assert result.kl == 0
     torch.testing.assert_close(result.loss, expected)

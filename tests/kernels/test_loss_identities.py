@@ -129,7 +129,9 @@ def test_cross_entropy_over_the_catalogue_is_attention_to_it(backend: str) -> No
     hidden, weight, target = inputs(1)
     h, coefficient = hidden[:, 0], torch.rand(ROWS, dtype=torch.float64)
     values = weight.detach().clone().requires_grad_()
-    mean_item = F.scaled_dot_product_attention(h[None, None], weight[None, None], values[None, None], scale=1 / TAU)[0, 0]
+    mean_item = F.scaled_dot_product_attention(h[None, None], weight[None, None], values[None, None], scale=1 / TAU)[
+        0, 0
+    ]
     scaled = (coefficient[:, None] * h / TAU).detach()
     (through_values,) = torch.autograd.grad((mean_item * scaled).sum(), values)
     expected_weight = through_values.index_add(0, target, -scaled)
@@ -225,7 +227,8 @@ def test_official_ensemble_loss_does_not_see_the_order_of_the_states(backend: st
     got = as_backend(backend, hidden, weight)
     with use_backend(backend):
         plain, permuted = (
-            ensemble_reasoning_loss(x, got[1], target, temperature=TAU, kl_weight=0.3) for x in (got[0], got[0][:, order])
+            ensemble_reasoning_loss(x, got[1], target, temperature=TAU, kl_weight=0.3)
+            for x in (got[0], got[0][:, order])
         )
         assert_same(backend, list(permuted), [x.double() for x in plain])
         gradients = [value_and_gradients(x.loss, *got) for x in (plain, permuted)]

@@ -18,7 +18,9 @@ SHAPES = [(1, 1, 1), (2, 3, 8), (17, 1, 5), (64, 2, 24), (211, 2, 16), (450, 1, 
 class Problem:
     """Random float64 inputs that are exact in `dtype`, clean states near the noised ones."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, grouped: bool = False, scale: float = 1.0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], dtype: torch.dtype, grouped: bool = False, scale: float = 1.0
+    ) -> None:
         rows, steps, width = shape
         generator = torch.Generator().manual_seed(rows)
         noised = torch.randn(shape, generator=generator, dtype=torch.float64) * scale * width**-0.5
@@ -61,8 +63,13 @@ class Problem:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_values_and_gradients_are_as_accurate_as_plain_pytorch(
-    backend: str, dtype: torch.dtype, shape: tuple[int, int, int], grouped: bool, reduction: str, assert_as_accurate: Callable
-) -> None:  # fmt: skip
+    backend: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    grouped: bool,
+    reduction: str,
+    assert_as_accurate: Callable,
+) -> None:
     problem = Problem(shape, dtype, grouped)
     with use_backend(backend):
         got = problem.kernel(dtype, reduction)
@@ -153,6 +160,18 @@ def test_rows_of_one_group_are_not_each_others_negatives(backend: str) -> None:
             seen = [r, *(j for j in range(6) if group[j] != group[r])]
             alone = reasoning_info_nce(noised[seen], clean[seen], temperature=0.5, reduction="none")
             torch.testing.assert_close(terms[r], alone[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_of_hundreds_of_rows_in_a_row(backend: str, assert_as_accurate: Callable) -> None:
+    # Whole stretches of a row's similarities are masked, the first ones among them.
+    problem = Problem((1500, 1, 8), torch.float32)
+    problem.group = torch.arange(1500) // 700
+    with use_backend(backend):
+        got = problem.kernel(torch.float32, "none")
+    eager, exact = problem.plain(torch.float32, "none"), problem.plain(torch.float64, "none")
+    for result, plain, true in zip(got, eager, exact, strict=True):
+        assert_as_accurate(result, plain, true)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,41 @@
+"""The native CPU backend: hands addresses, sizes and strides of dense tensors to rearec_kernels._C.
+
+Functions have the names and arguments of the ops in `rearec_kernels.ops`; float32 and bfloat16. OpenMP threads follow
+torch.set_num_threads.
+"""
+
+from rearec_kernels.cpu.attention import (
+    attention,
+    attention_backward,
+    attention_decode,
+    attention_prefix_gradient,
+)
+from rearec_kernels.cpu.losses import (
+    annealed_cross_entropy,
+    annealed_cross_entropy_rows,
+    annealed_cross_entropy_rows_backward,
+    ensemble_reasoning_loss,
+    reasoning_info_nce,
+    reasoning_info_nce_rows,
+    reasoning_info_nce_rows_backward,
+)
+from rearec_kernels.cpu.retrieval import (
+    catalog_rank,
+    catalog_topk,
+)
+
+__all__ = [
+    "annealed_cross_entropy",
+    "annealed_cross_entropy_rows",
+    "annealed_cross_entropy_rows_backward",
+    "attention",
+    "attention_backward",
+    "attention_decode",
+    "attention_prefix_gradient",
+    "catalog_rank",
+    "catalog_topk",
+    "ensemble_reasoning_loss",
+    "reasoning_info_nce",
+    "reasoning_info_nce_rows",
+    "reasoning_info_nce_rows_backward",
+]

@@ -1,0 +1,295 @@
+"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
+from rearec_kernels.precision import ieee_products
+
+# Row chunk by row chunk: one product writes the logits into scratch, one native pass turns them into statistics and,
+# in place, into their gradient, and two products take that to the gradients of the operands. An efficient product wants
+# some 200 rows; the scratch stays below the size of the table's gradient, or small.
+
+_CHUNK_ROWS = (192, 384)
+_SCRATCH_BYTES = 64 << 20
+
+
+def _users_per_chunk(users: int, steps: int, items: int, width: int) -> int:
+    rows = min(max(width, _CHUNK_ROWS[0]), _CHUNK_ROWS[1])
+    budget = max(_SCRATCH_BYTES, 4 * items * width)
+    return max(1, min(min(rows, budget // (4 * items)) // steps, part_of(users, steps * items)))
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // _C.LOGITS_PADDING) * _C.LOGITS_PADDING
+
+
+def _nothing() -> Tensor:
+    """In place of a gradient that is not needed."""
+    return torch.empty(0, dtype=torch.float32)
+
+
+def _softmax_chunks(
+    rows: Tensor,
+    table: Tensor,
+    target: Tensor,
+    steps: int,
+    run: Callable[[tuple[int, ...], slice], None],
+    grad_rows: Tensor | None = None,
+    grad_table: Tensor | None = None,
+) -> None:
+    """rows [U * steps, d] against table [N, d]: `run` sees each chunk of logits with the users that it belongs to.
+
+    The gradients, if any, are filled with what `run` left in place of the logits.
+    """
+    items, width = table.shape
+    users = target.shape[0]
+    chunks = list(even_chunks(users, _users_per_chunk(users, steps, items, width)))
+    scratch = torch.empty((chunks[0].stop * steps, _padded(items)), dtype=torch.float32)
+    for chunk in chunks:
+        part = rows[chunk.start * steps : chunk.stop * steps]
+        logits = scratch[: part.shape[0], :items]
+        torch.mm(part, table.t(), out=logits)
+        address = target.data_ptr() + chunk.start * target.element_size()
+        run((logits.data_ptr(), *logits.shape, logits.stride(0), steps, address, torch.get_num_threads()), chunk)
+        if grad_rows is not None:
+            torch.mm(logits, table, out=grad_rows[chunk.start * steps : chunk.stop * steps])
+        if grad_table is not None:
+            torch.addmm(grad_table, logits.t(), part, beta=int(chunk.start > 0), out=grad_table)
+
+
+class _Counted:
+    """The rows of a loss over the catalogue that are not ignored, as operands, and where their gradients go."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, precision: str, needed: Sequence[bool]
+    ) -> None:
+        counted = target != ignore_index
+        self.all = bool(counted.all())
+        self.index = counted.nonzero().squeeze(1)
+        self.shape = hidden.shape
+        self.target = target[self.index].long()
+        self.users, self.steps = self.target.shape[0], hidden.shape[1]
+        kept = hidden if self.all else hidden[self.index]
+        self.rows = operand(kept, precision).reshape(-1, hidden.shape[2]).contiguous()
+        self.table = operand(weight, precision)
+        self.grad_rows = torch.empty_like(self.rows) if needed[0] else None
+        self.grad_table = torch.empty(weight.shape, dtype=torch.float32) if needed[1] else None
+
+    def chunks(self, run: Callable[[tuple[int, ...], slice], None]) -> None:
+        if self.users > 0:
+            with ieee_products(self.rows.device):
+                _softmax_chunks(self.rows, self.table, self.target, self.steps, run, self.grad_rows, self.grad_table)
+        elif self.grad_table is not None:
+            self.grad_table.zero_()
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """[counted rows, ...] -> [R, ...], 0 in ignored rows."""
+        return x if self.all else x.new_zeros((self.shape[0], *x.shape[1:])).index_copy_(0, self.index, x)
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        grad_hidden = _nothing() if self.grad_rows is None else self.scatter(self.grad_rows.view(-1, *self.shape[1:]))
+        return grad_hidden, _nothing() if self.grad_table is None else self.grad_table
+
+
+def annealed_cross_entropy(
+    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
+    precision: str, hidden_needed: bool, weight_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    needed = (hidden_needed, weight_needed)
+    counted = _Counted(hidden, weight, target, ignore_index, precision, needed)
+    coefficient = (step_weight / max(1, counted.users)).float().expand(counted.users, -1).contiguous()
+    kernel = _C.cross_entropy if any(needed) else _C.cross_entropy_statistics
+    statistics = _cross_entropy(counted, kernel, temperature, coefficient, precision)
+    loss = (statistics.losses().sum(0) * step_weight).sum() / max(1, counted.users)
+    return loss.float(), *counted.gradients()
+
+
+def annealed_cross_entropy_rows(
+    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
+    precision: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    counted = _Counted(hidden, weight, target, ignore_index, precision, (False, False))
+    statistics = _cross_entropy(counted, _C.cross_entropy_statistics, temperature, None, precision)
+    return counted.scatter((statistics.losses() * step_weight).float()), counted.scatter(statistics.kept())
+
+
+def annealed_cross_entropy_rows_backward(
+    upstream: Tensor, statistics: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int,
+    temperature: Tensor, step_weight: Tensor, precision: str, hidden_needed: bool, weight_needed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    counted = _Counted(hidden, weight, target, ignore_index, precision, (hidden_needed, weight_needed))
+    coefficient = (upstream[counted.index] * step_weight).float().contiguous()
+    known = statistics[counted.index]
+    _cross_entropy(counted, _C.cross_entropy_gradient, temperature, coefficient, precision, known)
+    grad_hidden, grad_weight = counted.gradients()
+    return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
+
+
+def _cross_entropy(
+    counted: _Counted, kernel: Callable[..., None], temperature: Tensor, coefficient: Tensor | None, precision: str,
+    known: Tensor | None = None,
+) -> _Statistics:  # fmt: skip
+    """The kernel over all chunks."""
+    statistics = _Statistics(counted.users, counted.steps, known)
+    inverse_temperature = temperature.reciprocal().float()
+
+    def run(logits: tuple[int, ...], chunk: slice) -> None:
+        kernel(logits, inverse_temperature.data_ptr(), *statistics.addresses(chunk, coefficient), precision == "bf16")
+
+    counted.chunks(run)
+    return statistics
+
+
+class _Statistics:
+    """Per user and step: the largest logit, the sum of exponentials relative to it, the target's logit relative to it.
+
+    The first two, [users, T, 2], are what a gradient pass of its own needs to know.
+    """
+
+    def __init__(self, users: int, steps: int, known: Tensor | None) -> None:
+        self.shift, self.norm, self.target_logit = torch.zeros((3, users, steps), dtype=torch.float32)
+        if known is not None:
+            self.shift.copy_(known[..., 0])
+            self.norm.copy_(known[..., 1])
+
+    def addresses(self, chunk: slice, coefficient: Tensor | None) -> tuple[int, ...]:
+        statistics = (self.shift, self.norm, self.target_logit)
+        last = 0 if coefficient is None else slice_address(coefficient, chunk)
+        return *(slice_address(x, chunk) for x in statistics), last
+
+    def losses(self) -> Tensor:
+        """[users, T] in float64."""
+        return self.norm.double().log() - self.target_logit
+
+    def kept(self) -> Tensor:
+        return torch.stack([self.shift, self.norm], dim=-1)
+
+
+def ensemble_reasoning_loss(
+    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_weight: float,
+    kl_form: str, precision: str, hidden_needed: bool, weight_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    needed = (hidden_needed, weight_needed)
+    steps, paper = hidden.shape[1], kl_form == "paper"
+    if steps > _C.MAX_ENSEMBLE_STEPS:
+        raise ValueError(
+            f"ensemble_reasoning_loss: the cpu backend takes up to {_C.MAX_ENSEMBLE_STEPS} states per row, got "
+            f"hidden {list(hidden.shape)}"
+        )
+    counted = _Counted(hidden, weight, target, ignore_index, precision, needed)
+    users, pairs = max(1, counted.users), 1 if paper else max(1, steps * (steps - 1))
+    # Of the T states and then of their mean.
+    shift, norm = torch.empty((2, counted.users, steps + 1), dtype=torch.float32)
+    spread = torch.empty((counted.users, steps), dtype=torch.float32)
+    target_logit = torch.empty(counted.users, dtype=torch.float32)
+    kernel = _C.ensemble if any(needed) else _C.ensemble_statistics
+
+    def run(logits: tuple[int, ...], chunk: slice) -> None:
+        addresses = (slice_address(x, chunk) for x in (shift, norm, spread, target_logit))
+        kernel(logits, 1 / temperature, paper, *addresses, 1 / users, -kl_weight / (users * pairs), precision == "bf16")
+
+    counted.chunks(run)
+    log_norm = norm.double().log()
+    cross_entropy = (log_norm[:, steps] - target_logit).sum() / users
+    kl = (spread / norm[:, :steps].double()).sum() / temperature
+    if paper:
+        # Differences of logarithms of sums; their coefficients add up to 0, so what is common to all states cancels.
+        relative = (shift[:, :steps] - shift[:, :1]).double() / temperature + log_norm[:, :steps]
+        kl = kl - (relative * torch.arange(steps - 1, -steps, -2)).sum()
+    kl = kl / (users * pairs)
+    loss = cross_entropy - kl_weight * kl
+    return loss.float(), cross_entropy.float(), kl.float(), *counted.gradients()
+
+
+def reasoning_info_nce(
+    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str,
+    noised_needed: bool, clean_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    contrast = _Contrast(noised, clean, row_group, temperature, precision, (noised_needed, clean_needed))
+    count = max(1, noised.shape[0] * noised.shape[1])
+    coefficient = torch.full(noised.shape[:2], 1 / count, dtype=torch.float32)
+    kernel = _C.cross_entropy if noised_needed or clean_needed else _C.cross_entropy_statistics
+    losses, _ = contrast.steps(kernel, coefficient)
+    return (losses.sum() / count).float(), *contrast.gradients()
+
+
+def reasoning_info_nce_rows(
+    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
+) -> tuple[Tensor, Tensor]:
+    contrast = _Contrast(noised, clean, row_group, temperature, precision, (False, False))
+    losses, statistics = contrast.steps(_C.cross_entropy_statistics)
+    return losses.float(), statistics
+
+
+def reasoning_info_nce_rows_backward(
+    upstream: Tensor, statistics: Tensor, noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float,
+    precision: str, noised_needed: bool, clean_needed: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    contrast = _Contrast(noised, clean, row_group, temperature, precision, (noised_needed, clean_needed))
+    contrast.steps(_C.cross_entropy_gradient, upstream.float(), statistics)
+    grad_noised, grad_clean = contrast.gradients()
+    return grad_noised.to(noised.dtype), grad_clean.to(clean.dtype)
+
+
+class _Contrast:
+    """Per step a cross-entropy of the noised states with the clean states as table and the row itself as target."""
+
+    def __init__(
+        self, noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str,
+        needed: Sequence[bool],
+    ) -> None:  # fmt: skip
+        self.noised, self.clean = (operand(x, precision).contiguous() for x in (noised, clean))
+        self.grad_noised = torch.empty_like(self.noised) if needed[0] else None
+        self.grad_clean = torch.empty_like(self.clean) if needed[1] else None
+        self.inverse_temperature = torch.full((1,), 1 / temperature, dtype=torch.float32)
+        self.rounded = precision == "bf16"
+        self.group: Tensor | None = None
+        if row_group is not None:
+            # Any ids become small ones; padded like a row of logits.
+            self.group = torch.zeros(_padded(noised.shape[0]), dtype=torch.int32)
+            self.group[: noised.shape[0]] = row_group.unique(return_inverse=True)[1]
+
+    def steps(
+        self, kernel: Callable[..., None], coefficient: Tensor | None = None, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel over all chunks of all steps; losses [R, T] in float64 and statistics [R, T, 2]."""
+        rows, steps, _ = self.noised.shape
+        losses = torch.zeros((rows, steps), dtype=torch.float64)
+        kept = torch.zeros((rows, steps, 2), dtype=torch.float32)
+        target = torch.arange(rows)
+        with ieee_products(self.noised.device):
+            for t in range(steps if rows > 0 else 0):
+                statistics = _Statistics(rows, 1, None if known is None else known[:, t : t + 1])
+                _softmax_chunks(
+                    self.noised[:, t],
+                    self.clean[:, t],
+                    target,
+                    1,
+                    partial(
+                        self._run, kernel, statistics, None if coefficient is None else coefficient[:, t].contiguous()
+                    ),
+                    None if self.grad_noised is None else self.grad_noised[:, t],
+                    None if self.grad_clean is None else self.grad_clean[:, t],
+                )
+                losses[:, t], kept[:, t] = statistics.losses().squeeze(1), statistics.kept().squeeze(1)
+        return losses, kept
+
+    def _run(
+        self, kernel: Callable[..., None], statistics: _Statistics, coefficient: Tensor | None,
+        logits: tuple[int, ...], chunk: slice,
+    ) -> None:  # fmt: skip
+        if self.group is not None:
+            _C.mask_groups(logits, self.group.data_ptr())
+        addresses = statistics.addresses(chunk, coefficient)
+        kernel(logits, self.inverse_temperature.data_ptr(), *addresses, self.rounded)
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        grad_noised, grad_clean = (_nothing() if g is None else g for g in (self.grad_noised, self.grad_clean))
+        return grad_noised, grad_clean

@@ -1,0 +1,139 @@
+"""Native retrieval: scores of one block at a time by torch, selected by csrc/cpu/retrieval.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
+from rearec_kernels.precision import ieee_products
+
+_TOPK_SCORES = 2**20  # at a time: they stay in the cache
+_TOPK_ROWS = 512
+_RANK_SCORES = 2**24
+_RANK_ROWS = (64, 192)
+
+
+class _Scores:
+    """Scores of a chunk of rows against blocks of the table, in one scratch that all blocks share.
+
+    All products of a chunk have the same shape, the last one overlaps the one before by a few items: a score then does
+    not depend on where in the catalogue its item is.
+    """
+
+    def __init__(self, weight: Tensor, largest_rows: int, columns: int, precision: str) -> None:
+        self.weight, self.precision = weight, precision
+        self.count = -(-weight.shape[0] // columns)
+        self.columns = -(-weight.shape[0] // self.count)
+        self.scratch = torch.empty(largest_rows * self.columns, dtype=torch.float32)
+        as_it_is = weight.dtype == torch.float32 and precision == "fp32"
+        self.converted = None if as_it_is else torch.empty((self.columns, weight.shape[1]), dtype=torch.float32)
+
+    def block(self, rows: Tensor, index: int) -> tuple[Tensor, int]:
+        """The scores of the items [index * columns, (index + 1) * columns), and the first of them."""
+        first = index * self.columns
+        start = min(first, self.weight.shape[0] - self.columns)
+        table = self.weight[start : start + self.columns]
+        if self.converted is not None:
+            table = self.converted.copy_(operand(table, self.precision))
+        scores = self.scratch[: rows.shape[0] * self.columns].view(rows.shape[0], self.columns)
+        torch.mm(rows, table.t(), out=scores)
+        return scores[:, first - start :], first
+
+
+def _score_arguments(scores: Tensor, first: int) -> tuple[int, ...]:
+    return scores.data_ptr(), *scores.shape, scores.stride(0), first, torch.get_num_threads()
+
+
+class _Exclusion:
+    """What `exclude` bars, ascending and without repetition as the kernels want it."""
+
+    def __init__(self, offsets: Tensor | None, items: Tensor | None, rows: int, catalog: int) -> None:
+        self.begin = self.end = None
+        if items is None:
+            self.items = torch.empty(0, dtype=torch.int64)
+        elif offsets is None:
+            self.items = items.long().unique()
+        else:
+            row = torch.repeat_interleave(offsets.long().diff())
+            keys = (row * catalog + items).unique()
+            self.items = keys % catalog
+            bounds = torch.searchsorted(keys, torch.arange(rows + 1) * catalog)
+            self.begin, self.end = bounds[:-1].contiguous(), bounds[1:].contiguous()
+
+    def reorder(self, order: Tensor) -> None:
+        if self.begin is not None and self.end is not None:
+            self.begin, self.end = self.begin[order], self.end[order]
+
+    def of_rows(self, rows: slice) -> tuple[int, int, int, int]:
+        bounds = (0 if x is None else slice_address(x, rows) for x in (self.begin, self.end))
+        return *bounds, self.items.data_ptr(), self.items.shape[0]  # type: ignore[return-value]
+
+
+def catalog_topk(
+    hidden: Tensor, weight: Tensor, k: int, offsets: Tensor | None, items: Tensor | None, precision: str
+) -> tuple[Tensor, Tensor]:
+    rows, catalog = hidden.shape[0], weight.shape[0]
+    h = operand(hidden, precision).contiguous()
+    exclusion = _Exclusion(offsets, items, rows, catalog)
+    readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
+    if rows <= _C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
+        return _topk_direct(h, weight, k, exclusion)
+    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32)
+    best_items = torch.full((rows, k), -1, dtype=torch.int64)
+    chunks = list(even_chunks(rows, _TOPK_ROWS))
+    largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
+    scores = _Scores(weight, largest, min(max(_TOPK_SCORES // largest, 1), part_of(catalog, largest)), precision)
+    with ieee_products(hidden.device):
+        for chunk in chunks:
+            best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
+            for index in range(scores.count):
+                _C.topk(_score_arguments(*scores.block(h[chunk], index)), best, exclusion.of_rows(chunk))
+            _C.topk_sort(best)
+    return best_scores, best_items
+
+
+def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion) -> tuple[Tensor, Tensor]:
+    """A few rows: reading the table is all the work, so scores and heaps in one pass over it."""
+    rows, parts = h.shape[0], torch.get_num_threads()
+    best_scores = torch.full((parts, rows, k), float("-inf"), dtype=torch.float32)
+    best_items = torch.full((parts, rows, k), -1, dtype=torch.int64)
+    best = (best_scores.data_ptr(), best_items.data_ptr(), rows, k)
+    table = (weight.data_ptr(), weight.dtype == torch.bfloat16, *weight.shape, weight.stride(0))
+    if rows > 0:
+        _C.topk_direct(h.data_ptr(), *table, best, parts, exclusion.of_rows(slice(0, rows)))
+        _C.topk_sort(best)
+    return best_scores[0].clone(), best_items[0].clone()
+
+
+def catalog_rank(
+    hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
+) -> Tensor:
+    rows, catalog = hidden.shape[0], weight.shape[0]
+    # Rows with targets in the same block together: a chunk's target scores come first, from the very blocks that are
+    # then counted, and a chunk of rows whose targets share one block needs no product twice.
+    sorted_target, order = target.long().sort()
+    h = operand(hidden, precision)[order].contiguous()
+    exclusion = _Exclusion(offsets, items, rows, catalog)
+    exclusion.reorder(order)
+    half_counts = torch.zeros(rows, dtype=torch.int64)
+    target_scores = torch.empty(rows, dtype=torch.float32)
+    largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
+    scores = _Scores(weight, largest, _RANK_SCORES // largest, precision)
+    with ieee_products(hidden.device):
+        for chunk in even_chunks(rows, largest):
+            addresses = [slice_address(x, chunk) for x in (sorted_target, target_scores, half_counts)]
+            item = sorted_target[chunk]
+            own_block = item // scores.columns
+            own = own_block.unique().tolist()
+            others = [index for index in range(scores.count) if index != own[-1]]
+            for position, index in enumerate(own + others):
+                block, first = scores.block(h[chunk], index)
+                if position < len(own):
+                    here = own_block == index
+                    target_scores[chunk][here] = block[here, item[here] - first]
+                if position >= len(own) - 1:
+                    _C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
+    ranks = (half_counts / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+    return torch.empty_like(ranks).index_copy_(0, order, ranks)

@@ -1,0 +1,62 @@
+"""Losses and retrieval under every instruction set that this machine can run, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rearec_kernels import available_backends, build_info
+
+LOSSES = """
+import torch, rearec_kernels as rk
+torch.manual_seed(0)
+print(rk.build_info()["isa"])
+target = torch.randint(0, 1037, (40,))
+for steps in range(1, 8):
+    exact_inputs = torch.randn(40, steps, 24).double(), torch.randn(1037, 24).double() / 4
+    results = []
+    for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32)):
+        h, e = (x.to(dtype).requires_grad_() for x in exact_inputs)
+        with rk.use_backend(backend):
+            losses = [
+                rk.annealed_cross_entropy(h, e, target, temperature=0.3),
+                rk.annealed_cross_entropy(h, e, target, temperature=0.07, reduction="none").mean(),
+                rk.ensemble_reasoning_loss(h, e, target, temperature=0.3, kl_weight=0.1).loss,
+                rk.ensemble_reasoning_loss(h, e, target, temperature=0.3, kl_weight=0.1, kl_form="paper").loss,
+                rk.reasoning_info_nce(h, e[:40 * steps].view(40, steps, 24), temperature=0.3, row_group=target // 99),
+            ]
+        results.append([x for loss in losses for x in (loss.detach(), *torch.autograd.grad(loss, (h, e)))])
+    for exact, eager, native in zip(*results):
+        error = lambda got: ((got.double() - exact).abs().max() / exact.abs().max()).item()
+        assert error(native) <= 2 * error(eager) + 1e-6, (steps, error(native), error(eager))
+"""
+
+RETRIEVAL = """
+import torch, rearec_kernels as rk
+torch.manual_seed(0)
+print(rk.build_info()["isa"])
+weight = torch.randint(-2, 3, (1037, 27)).float()  # sums of small integers are exact in any order
+exclude = torch.randint(0, 1037, (200,))
+for rows in (1, 2, 3, 4, 5, 6, 7, 8, 30):
+    hidden, target = torch.randint(-2, 3, (rows, 27)).float(), torch.randint(0, 1037, (rows,))
+    for table in (weight, weight.bfloat16()):
+        results = []
+        for backend in ("reference", "cpu"):
+            with rk.use_backend(backend):
+                results.append([*rk.catalog_topk(hidden, table, 13, exclude=exclude),
+                                rk.catalog_rank(hidden, table, target, exclude=exclude)])
+        assert all(torch.equal(a, b) for a, b in zip(*results)), (rows, table.dtype)
+"""
+
+
+@pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
+@pytest.mark.parametrize("code", [LOSSES, RETRIEVAL], ids=["losses", "retrieval"])
+@pytest.mark.parametrize("isa", build_info()["isas"])
+def test_every_instruction_set_of_this_machine_is_right(isa: str, code: str) -> None:
+    environment = {**os.environ, "REAREC_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == isa
