@@ -128,13 +128,19 @@ class ReaRec(
         return states.mean(dim=1) if self.config.method == "erl" else states[:, -1]
 
     @classmethod
+    def _untrained(cls, config: ReaRecConfig) -> ReaRec:
+        """A model whose weights are about to be replaced; the random state of the caller is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            return cls(config)
+
+    @classmethod
     def from_official(cls, source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> ReaRec:
         """A model with the weights of the official code's checkpoint, in evaluation mode.
 
         source, method, settings: as in `rearec.models.official.load_official_state_dict`.
         """
         config, weights = load_official_state_dict(source, method=method, **settings)
-        model = cls(config)
+        model = cls._untrained(config)
         load_weights(model, weights, "state dict" if isinstance(source, Mapping) else source)
         return model.eval()
 
@@ -163,7 +169,7 @@ class ReaRec(
             local_files_only=local_files_only,
             revision=revision,
         )
-        model = cls(read_config(config_file))
+        model = cls._untrained(read_config(config_file))
         load_weights(model, read_weights(weights_file), weights_file)
         return model.to(map_location).eval()
 

@@ -39,7 +39,7 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
         steps: reasoning steps K, at least 0.
 
     Returns:
-        [steps + 1] of torch's default dtype, on the CPU: the `temperature` of `annealed_cross_entropy`.
+        float64 [steps + 1] on the CPU: the `temperature` of `annealed_cross_entropy`.
 
     Raises:
         ValueError: tau or alpha is not finite and above 0, or steps is negative.
@@ -49,7 +49,7 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
     if not (_is_positive(tau) and _is_positive(alpha)):
         raise ValueError(f"annealed_temperatures: tau and alpha must be finite and above 0, got {tau} and {alpha}")
     exponents = torch.arange(steps, -1, -1, dtype=torch.float64)
-    return (tau * float(alpha) ** exponents).to(torch.get_default_dtype())
+    return tau * float(alpha) ** exponents
 
 
 def annealed_cross_entropy(

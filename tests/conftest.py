@@ -61,7 +61,7 @@ def run_folder(prepared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def rearec() -> CommandLine:
+def run_rearec() -> CommandLine:
     """Runs ``rearec`` as a process with one thread and returns it completed."""
 
     def run(*arguments: object, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:

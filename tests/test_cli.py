@@ -18,8 +18,8 @@ COMMANDS = ("demo", "prepare", "train", "evaluate", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
 
 
-def test_help_names_the_commands_and_no_heavy_library_is_imported(rearec: Any) -> None:
-    result = rearec("--help")
+def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: Any) -> None:
+    result = run_rearec("--help")
     assert result.returncode == 0
     assert all(re.search(rf"\b{name}\b", result.stdout) for name in COMMANDS)
     script = (
@@ -38,27 +38,27 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(rearec: Any) -
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train"], ["recommend", "nowhere", "x"]])
-def test_help_and_argument_errors_answer_in_under_a_second(arguments: list[str], rearec: Any) -> None:
+def test_help_and_argument_errors_answer_in_under_a_second(arguments: list[str], run_rearec: Any) -> None:
     # the best of three: other work on the machine is not the command's
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        rearec(*arguments)
+        run_rearec(*arguments)
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 1.0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_the_common_options(name: str, rearec: Any) -> None:
-    result = rearec(name, "--help", COLUMNS="200")
+def test_every_command_has_the_common_options(name: str, run_rearec: Any) -> None:
+    result = run_rearec(name, "--help", COLUMNS="200")
     assert result.returncode == 0
     for option in ("--json", "--seed", "--device", "--threads", "--debug"):
         assert option in result.stdout, option
     assert ("--force" in result.stdout) == (name in ("demo", "prepare", "train", "recommend"))
 
 
-def test_version_is_the_distributions(rearec: Any) -> None:
-    assert rearec("--version").stdout == f"rearec {version('rearec')}\n"
+def test_version_is_the_distributions(run_rearec: Any) -> None:
+    assert run_rearec("--version").stdout == f"rearec {version('rearec')}\n"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_version_is_the_distributions(rearec: Any) -> None:
         ["recommend", "run", "x", "-k", "0"],
     ],
 )
-def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], rearec: Any) -> None:
-    result = rearec(*arguments)
+def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], run_rearec: Any) -> None:
+    result = run_rearec(*arguments)
     assert result.returncode == 2
     assert result.stdout == "" and result.stderr and "Traceback" not in result.stderr
 
@@ -91,10 +91,10 @@ def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], rear
     ],
 )
 def test_user_errors_are_one_line_and_exit_with_2(
-    arguments: list[str], message: str, rearec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, run_rearec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = rearec(*arguments)
+    result = run_rearec(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     error = result.stderr.splitlines()[-1]
@@ -103,30 +103,30 @@ def test_user_errors_are_one_line_and_exit_with_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_shows_the_traceback(rearec: Any) -> None:
-    result = rearec("evaluate", "nowhere", "--debug")
+def test_debug_shows_the_traceback(run_rearec: Any) -> None:
+    result = run_rearec("evaluate", "nowhere", "--debug")
     assert result.returncode == 2
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: nowhere")
 
 
 def test_prepare_prints_statistics_and_floors_and_refuses_to_overwrite(
-    source_file: Path, tmp_path: Path, rearec: Any
+    source_file: Path, tmp_path: Path, run_rearec: Any
 ) -> None:
     out = tmp_path / "data"
-    first = rearec("prepare", "json", source_file, "--out", out, "--split", "leave-one-out", "--json")
+    first = run_rearec("prepare", "json", source_file, "--out", out, "--split", "leave-one-out", "--json")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert result["statistics"]["users"] == 150 and result["statistics"]["items"] == 40
     assert result["popularity"]["rows"] == result["markov"]["rows"] == result["statistics"]["test_rows"]
-    again = rearec("prepare", "json", source_file, "--out", out)
+    again = run_rearec("prepare", "json", source_file, "--out", out)
     assert again.returncode == 2 and "--force" in again.stderr
-    forced = rearec("prepare", "json", source_file, "--out", out, "--force")
+    forced = run_rearec("prepare", "json", source_file, "--out", out, "--force")
     assert forced.returncode == 0
     assert "markov" in forced.stdout and "train rows" in forced.stdout
 
 
-def test_prepare_hands_every_option_on(tmp_path: Path, rearec: Any) -> None:
+def test_prepare_hands_every_option_on(tmp_path: Path, run_rearec: Any) -> None:
     lines = ["who;what;stars;when"]
     for user in range(6):
         lines += [f"u{user};i{place % 3};{3 + place % 3};{place}" for place in range(12)]
@@ -141,7 +141,7 @@ def test_prepare_hands_every_option_on(tmp_path: Path, rearec: Any) -> None:
     rows = ["--min-target-rating", "4", "--min-train-history", "2", "--min-eval-history", "3", "--known-items"]
     split = ["--split", "timestamp", "--valid-from", "8", "--test-from", "10"]
     more = ["--separator", ";", "--titles", str(titles), "--title-column", "name", "--missing-titles", "keep"]
-    result = rearec("prepare", "table", source, "--out", tmp_path / "d", *columns, *filters, *rows, *split, *more)
+    result = run_rearec("prepare", "table", source, "--out", tmp_path / "d", *columns, *filters, *rows, *split, *more)
     assert result.returncode == 0, result.stderr
     options = json.loads((tmp_path / "d" / "dataset.json").read_text())["options"]
     expected = {
@@ -192,9 +192,9 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
     assert (defaults(demo.demo)["users"], defaults(demo.demo)["epochs"]) == (USERS, EPOCHS)
 
 
-def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: Path, rearec: Any) -> None:
+def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
     run = tmp_path / "run"
-    trained = rearec("train", prepared, "--out", run, "--method", "base", "--steps", "2", *SMALL, "--json")
+    trained = run_rearec("train", prepared, "--out", run, "--method", "base", "--steps", "2", *SMALL, "--json")
     assert trained.returncode == 0, trained.stderr
     assert "--steps is ignored: base does not reason" in trained.stderr
     assert "epoch   1" in trained.stderr
@@ -202,10 +202,10 @@ def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: 
     result = json.loads(trained.stdout)
     assert result["best_epoch"] == 1 and result["test"]["rows"] == 150 and result["steps"] == 0
 
-    again = rearec("train", prepared, "--out", run, "--method", "base", *SMALL)
+    again = run_rearec("train", prepared, "--out", run, "--method", "base", *SMALL)
     assert again.returncode == 2 and "--force replaces it" in again.stderr
 
-    evaluated = rearec("evaluate", run, "--json", "--device", "cpu")
+    evaluated = run_rearec("evaluate", run, "--json", "--device", "cpu")
     assert evaluated.returncode == 0, evaluated.stderr
     metrics = json.loads(evaluated.stdout)
     for name in ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr"):
@@ -213,34 +213,38 @@ def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: 
         assert metrics[f"{name}_se"] > 0
     assert metrics["rows"] == 150
 
-    table = rearec("evaluate", run, "--split", "valid", "--users-by", "length", "--items-by", "popularity", "--by-step")
+    table = run_rearec(
+        "evaluate", run, "--split", "valid", "--users-by", "length", "--items-by", "popularity", "--by-step"
+    )
     assert table.returncode == 0, table.stderr
     for words in ("valid rows", "popularity", "markov", "By length of the history", "By interactions of the target"):
         assert words in table.stdout
 
-    too_deep = rearec("evaluate", run, "--steps", "1")
+    too_deep = run_rearec("evaluate", run, "--steps", "1")
     assert too_deep.returncode == 2
     assert "steps: got 1, expected 0..0: the model was trained for 0 steps" in too_deep.stderr
 
-    recommended = rearec("recommend", run, "item-001", "nobody knows", "item-010", "-k", "5", "--json")
+    recommended = run_rearec("recommend", run, "item-001", "nobody knows", "item-010", "-k", "5", "--json")
     assert recommended.returncode == 0, recommended.stderr
     answer = json.loads(recommended.stdout)
     assert answer["unknown"] == ["nobody knows"] and answer["source"] == "model"
     assert len(set(answer["items"])) == 5 and all(item.startswith("item-") for item in answer["items"])
 
 
-def test_recommend_says_when_it_answers_by_popularity(run_folder: Path, rearec: Any) -> None:
-    result = rearec("recommend", run_folder, "new", "-k", "3")
+def test_recommend_says_when_it_answers_by_popularity(run_folder: Path, run_rearec: Any) -> None:
+    result = run_rearec("recommend", run_folder, "new", "-k", "3")
     assert result.returncode == 0, result.stderr
     assert "skipped, not in the catalogue: new" in result.stderr
     assert "these are the most popular items" in result.stderr
     assert result.stdout.count("item-") == 3
 
 
-def test_recommend_answers_a_file_line_by_line(run_folder: Path, tmp_path: Path, rearec: Any) -> None:
+def test_recommend_answers_a_file_line_by_line(run_folder: Path, tmp_path: Path, run_rearec: Any) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('["item-001", "?"]\n\n{"user": "Zoë", "history": ["item-002"]}\n{"history": []}\n', "utf-8")
-    result = rearec("recommend", run_folder, "--input", source, "--output", out, "-k", "4", "--exclude-seen", "--json")
+    result = run_rearec(
+        "recommend", run_folder, "--input", source, "--output", out, "-k", "4", "--exclude-seen", "--json"
+    )
     assert result.returncode == 0, result.stderr
     summary = {"output": str(out), "histories": 3, "by_model": 2, "by_popularity": 1, "unknown_items": 1}
     assert json.loads(result.stdout) == summary
@@ -251,7 +255,7 @@ def test_recommend_answers_a_file_line_by_line(run_folder: Path, tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
     before = out.read_bytes()
-    refused = rearec("recommend", run_folder, "--input", source, "--output", out)
+    refused = run_rearec("recommend", run_folder, "--input", source, "--output", out)
     assert refused.returncode == 2 and "exists already; --force replaces it" in refused.stderr
     assert out.read_bytes() == before
 
@@ -265,24 +269,24 @@ def test_recommend_answers_a_file_line_by_line(run_folder: Path, tmp_path: Path,
     ],
 )
 def test_a_wrong_line_of_histories_is_named(
-    line: str, message: str, run_folder: Path, tmp_path: Path, rearec: Any
+    line: str, message: str, run_folder: Path, tmp_path: Path, run_rearec: Any
 ) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('["item-001"]\n' + line + "\n")
-    result = rearec("recommend", run_folder, "--input", source, "--output", tmp_path / "out.jsonl")
+    result = run_rearec("recommend", run_folder, "--input", source, "--output", tmp_path / "out.jsonl")
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_evaluate_finds_a_moved_dataset_with_data_and_refuses_another(
-    run_folder: Path, prepared: Path, source_file: Path, tmp_path: Path, rearec: Any
+    run_folder: Path, prepared: Path, source_file: Path, tmp_path: Path, run_rearec: Any
 ) -> None:
     other = tmp_path / "other"
     histories = json.loads(source_file.read_text())
     (tmp_path / "source.json").write_text(json.dumps(dict(reversed(histories.items()))))
-    assert rearec("prepare", "json", tmp_path / "source.json", "--out", other).returncode == 0
-    refused = rearec("evaluate", run_folder, "--data", other)
+    assert run_rearec("prepare", "json", tmp_path / "source.json", "--out", other).returncode == 0
+    refused = run_rearec("evaluate", run_folder, "--data", other)
     assert refused.returncode == 2 and "has other items than the dataset" in refused.stderr
 
     lost = tmp_path / "run"
@@ -293,13 +297,13 @@ def test_evaluate_finds_a_moved_dataset_with_data_and_refuses_another(
     options = json.loads((lost / "options.json").read_text())
     options["dataset"]["path"] = str(tmp_path / "gone")
     (lost / "options.json").write_text(json.dumps(options))
-    missing = rearec("evaluate", lost)
+    missing = run_rearec("evaluate", lost)
     assert missing.returncode == 2 and "say where it is with --data" in missing.stderr
-    assert rearec("evaluate", lost, "--data", prepared).returncode == 0
+    assert run_rearec("evaluate", lost, "--data", prepared).returncode == 0
 
 
-def test_info_tells_versions_build_backends_threads_and_gpu(rearec: Any) -> None:
-    result = rearec("info", "--json", "--threads", "1")
+def test_info_tells_versions_build_backends_threads_and_gpu(run_rearec: Any) -> None:
+    result = run_rearec("info", "--json", "--threads", "1")
     assert result.returncode == 0, result.stderr
     info = json.loads(result.stdout)
     assert info["rearec"] == version("rearec")
@@ -307,7 +311,7 @@ def test_info_tells_versions_build_backends_threads_and_gpu(rearec: Any) -> None
     assert info["threads"] == 1
     assert "reference" in info["build"]["backends"]["cpu"]
     assert isinstance(info["build"]["cuda"], str)
-    plain = rearec("info")
+    plain = run_rearec("info")
     assert plain.returncode == 0 and "backends" in plain.stdout
 
 

@@ -12,10 +12,10 @@ from rearec.data import load_dataset
 from rearec.run_folder import RunFolder
 
 
-def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Path, rearec: Any) -> None:
+def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Path, run_rearec: Any) -> None:
     out = tmp_path / "demo"
     tiny = ("demo", "--out", out, "--users", "60", "--epochs", "2")
-    result = rearec(*tiny, "--json")
+    result = run_rearec(*tiny, "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report == json.loads((out / "demo.json").read_text())
@@ -29,9 +29,9 @@ def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Pa
         path = Path(report["plots"][plot])
         assert path.parent == out and path.read_bytes().startswith(b"\x89PNG")
 
-    refused = rearec(*tiny)
+    refused = run_rearec(*tiny)
     assert refused.returncode == 2 and "--force replaces it" in refused.stderr
-    again = rearec(*tiny, "--force")
+    again = run_rearec(*tiny, "--force")
     assert again.returncode == 0, again.stderr
     for words in ("planted so that depth pays", "look-ups"):
         assert words in again.stderr

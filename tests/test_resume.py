@@ -45,11 +45,11 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, rearec: Any) -> tuple[Path, Path]:
+def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, run_rearec: Any) -> tuple[Path, Path]:
     """An uninterrupted run, and one that was killed in mid-epoch and not yet resumed."""
     folder = tmp_path_factory.mktemp("runs")
     whole, broken = folder / "whole", folder / "broken"
-    finished = rearec("train", prepared, "--out", whole, *OPTIONS)
+    finished = run_rearec("train", prepared, "--out", whole, *OPTIONS)
     assert finished.returncode == 0, finished.stderr
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "train", str(prepared), "--out", str(broken), *OPTIONS],
@@ -63,18 +63,18 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, rearec: Any) 
 
 
 def test_killed_training_does_not_look_finished_and_resumes_to_bit_equal_metrics(
-    runs: tuple[Path, Path], prepared: Path, rearec: Any
+    runs: tuple[Path, Path], prepared: Path, run_rearec: Any
 ) -> None:
     whole, broken = runs
     assert not (broken / "result.json").exists()
     assert not (broken / "model.safetensors").exists()
     assert len(metrics_of(broken)) == 2
-    refused = rearec("recommend", broken, "item-001")
+    refused = run_rearec("recommend", broken, "item-001")
     assert refused.returncode == 2
     assert "did not finish" in refused.stderr
 
     # the options come from the interrupted run
-    resumed = rearec("train", prepared, "--out", broken, "--resume", "--threads", "1", "--json")
+    resumed = run_rearec("train", prepared, "--out", broken, "--resume", "--threads", "1", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch   3" in resumed.stderr and "epoch   2" not in resumed.stderr
 
@@ -85,11 +85,11 @@ def test_killed_training_does_not_look_finished_and_resumes_to_bit_equal_metrics
 
 
 def test_resume_of_a_finished_run_exits_with_0_and_says_so(
-    runs: tuple[Path, Path], prepared: Path, rearec: Any
+    runs: tuple[Path, Path], prepared: Path, run_rearec: Any
 ) -> None:
     whole, _ = runs
     before = (whole / "model.safetensors").stat().st_mtime_ns
-    again = rearec("train", prepared, "--out", whole, "--resume", "--json")
+    again = run_rearec("train", prepared, "--out", whole, "--resume", "--json")
     assert again.returncode == 0, again.stderr
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["best_epoch"] == json.loads((whole / "result.json").read_text())["best_epoch"]
@@ -97,7 +97,7 @@ def test_resume_of_a_finished_run_exits_with_0_and_says_so(
 
 
 def test_resume_with_a_contradicting_option_is_an_error_that_names_it(
-    runs: tuple[Path, Path], prepared: Path, tmp_path: Path, rearec: Any
+    runs: tuple[Path, Path], prepared: Path, tmp_path: Path, run_rearec: Any
 ) -> None:
     whole, _ = runs
     unfinished = tmp_path / "run"
@@ -105,6 +105,6 @@ def test_resume_with_a_contradicting_option_is_an_error_that_names_it(
     (unfinished / "options.json").write_bytes((whole / "options.json").read_bytes())
     (unfinished / "checkpoints").mkdir()
     (unfinished / "checkpoints" / "last.ckpt").write_bytes((whole / "checkpoints" / "last.ckpt").read_bytes())
-    refused = rearec("train", prepared, "--out", unfinished, "--resume", "--tau", "0.5")
+    refused = run_rearec("train", prepared, "--out", unfinished, "--resume", "--tau", "0.5")
     assert refused.returncode == 2
     assert refused.stderr == "error: --tau: the run to resume was started with 0.07, not 0.5\n"

@@ -58,7 +58,7 @@ def prepare(
         Format,
         typer.Argument(
             metavar="FORMAT",
-            help="amazon2023: 5-core csv. json: {user: [items]}. lines: a user per line. recbole: typed headers. "
+            help="amazon2023: 5-core csv. json: items by user. lines: a user per line. recbole: typed headers. "
             "sasrec: 'user item' lines. table: csv, parquet or jsonl.",
         ),
     ],

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rearec_kernels.precision import ieee_products
+
 
 def philox_word(seed: Tensor, slot: Tensor, token: Tensor, head: Tensor, row: Tensor) -> Tensor:
     """First word of Philox4x32-10 (Salmon et al., SC'11) as int64 in [0, 2^32); arguments broadcast.
@@ -60,6 +62,12 @@ def _accumulate(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _product(equation: str, a: Tensor, b: Tensor) -> Tensor:
+    """torch.einsum in the operands' own precision, also under autocast."""
+    with ieee_products(a.device):
+        return torch.einsum(equation, a, b)
+
+
 def _keys(prefix: Tensor, tokens: Sequence[Tensor], row_prefix: Tensor) -> Tensor:
     """Each row's K or V, prefix then tokens: [R, Hkv, C + tokens, D]."""
     return torch.cat([_accumulate(prefix)[row_prefix], *map(_accumulate, tokens)], dim=1).transpose(1, 2)
@@ -85,7 +93,7 @@ def attention(
     kv_heads, slots = prefix_k.shape[2], prefix_k.shape[1]
     k, v = _keys(prefix_k, token_k, row_prefix), _keys(prefix_v, token_v, row_prefix)
     tokens = k.shape[2] - slots
-    scores = torch.einsum("rgnqd,rgkd->rgnqk", _group_heads(_accumulate(q), kv_heads), k).flatten(1, 2) * scale
+    scores = _product("rgnqd,rgkd->rgnqk", _group_heads(_accumulate(q), kv_heads), k).flatten(1, 2) * scale
     probs = scores.masked_fill(~_visible(queries, tokens, slots, start, end), float("-inf")).softmax(-1)
     kept = probs
     if dropout_p > 0:
@@ -93,7 +101,7 @@ def attention(
         dropped = _dropped(seed, dropout_p, rows, heads, queries, slots, tokens)
         kept = probs.masked_fill(dropped, 0.0) / (1 - dropout_p)
         probs = torch.where(dropped, -probs, probs)
-    out = _ungroup_heads(torch.einsum("rgnqk,rgkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(q.dtype)
+    out = _ungroup_heads(_product("rgnqk,rgkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(q.dtype)
     return out.contiguous(), probs[..., :slots].contiguous(), probs[..., slots:].contiguous()
 
 
@@ -123,11 +131,11 @@ def attention_backward(
     keep = ~signed.signbit() / (1 - dropout_p)
     probs = signed.abs()
     grouped_q, grouped_grad = (_group_heads(_accumulate(x), kv_heads) for x in (q, grad_out))
-    dprobs = torch.einsum("rgnqd,rgkd->rgnqk", grouped_grad, v) * keep
+    dprobs = _product("rgnqd,rgkd->rgnqk", grouped_grad, v) * keep
     dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdim=True)) * scale
-    grad_q = _ungroup_heads(torch.einsum("rgnqk,rgkd->rgnqd", dscores, k)).to(q.dtype)
-    grad_k = torch.einsum("rgnqk,rgnqd->rkgd", dscores[..., slots:], grouped_q)
-    grad_v = torch.einsum("rgnqk,rgnqd->rkgd", (probs * keep)[..., slots:], grouped_grad)
+    grad_q = _ungroup_heads(_product("rgnqk,rgkd->rgnqd", dscores, k)).to(q.dtype)
+    grad_k = _product("rgnqk,rgnqd->rkgd", dscores[..., slots:], grouped_q)
+    grad_v = _product("rgnqk,rgnqd->rkgd", (probs * keep)[..., slots:], grouped_grad)
     steps = [t.shape[1] for t in token_k]
     dtype = prefix_k.dtype
     return (
@@ -149,7 +157,7 @@ def attention_prefix_gradient(
         result = torch.zeros(prefix.shape, dtype=dscores[0].dtype, device=prefix.device)
         for w, x in zip(weights, vectors, strict=True):
             grouped = (w.unflatten(1, (kv_heads, -1)), _group_heads(_accumulate(x), kv_heads))
-            result.index_add_(0, row_prefix, torch.einsum("rgnqc,rgnqd->rcgd", *grouped))
+            result.index_add_(0, row_prefix, _product("rgnqc,rgnqd->rcgd", *grouped))
         return result.to(prefix.dtype)
 
     kept = [p.masked_fill(p.signbit(), 0.0) for p in probs]

@@ -252,7 +252,7 @@ def test_infinite_and_nan_logits_give_what_they_give_in_pytorch(backend: str) ->
 
 
 def test_annealed_temperatures_sharpen_step_by_step() -> None:
-    expected = torch.tensor([0.07 * 25, 0.07 * 5, 0.07])
+    expected = torch.tensor([0.07 * 25, 0.07 * 5, 0.07], dtype=torch.float64)
     torch.testing.assert_close(annealed_temperatures(0.07, 5, 2), expected)
     assert annealed_temperatures(0.07, 5, 0).tolist() == pytest.approx([0.07])
     assert annealed_temperatures(0.5, 1, 3).tolist() == [0.5] * 4

@@ -383,6 +383,16 @@ def test_mixed_dtypes_of_autocast(backend: str) -> None:
     assert [g.dtype for g in gradients] == [x.dtype for x in leaves]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_does_not_lower_the_precision_inside(backend: str) -> None:
+    problem = Problem(SHAPES[0])
+    expected = problem.results(backend, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = problem.results(backend, torch.float32)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_bitwise_equal_between_runs_and_thread_counts(threads: int) -> None:
     problem = Problem((16, 50, 64, 2, 2, 64, 3, 1))

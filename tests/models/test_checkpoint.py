@@ -36,6 +36,13 @@ def test_a_saved_model_comes_back_with_its_settings_weights_and_states(tmp_path:
     assert torch.equal(loaded(BATCH).states, model(BATCH).states)
 
 
+def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    model_of().save_pretrained(tmp_path)
+    before = torch.random.get_rng_state()
+    ReaRec.from_pretrained(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_the_folder_holds_plain_json_and_safetensors_and_nothing_of_the_writing(tmp_path: Path) -> None:
     model_of().save_pretrained(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
