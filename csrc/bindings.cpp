@@ -8,8 +8,8 @@
 #include <tuple>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
+#if defined(__linux__)
+#include <sys/mman.h>
 #endif
 
 #include "cpu/attention.h"
@@ -239,6 +239,17 @@ void rank(const ScoresTuple& scores, Address target, Address target_score, Addre
   REAREC_KERNELS(retrieval).rank(a);
 }
 
+// A hint that fresh memory be backed by huge pages: first touching 4 KiB pages one by one can cost more than the kernel
+// that fills them. Only the whole huge pages inside the range are named; where the hint is not taken, nothing changes.
+void prefer_huge_pages(Address address, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr Address kHugePage = Address{2} << 20;
+  const Address first = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const Address last = (address + bytes) / kHugePage * kHugePage;
+  if (first < last) madvise(pointer(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (Isa isa : usable_isas()) isas.push_back(isa_name(isa));
@@ -263,6 +274,7 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info);
+  module.def("prefer_huge_pages", &prefer_huge_pages);
   module.def("attention_forward", &attention_forward);
   module.def("attention_backward", &attention_backward);
   module.def("attention_prefix_gradient", &attention_prefix_gradient);

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.cpu.memory import empty
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -108,8 +109,7 @@ def attention_prefix_gradient(
     dscores: Sequence[Tensor], probs: Sequence[Tensor], q: Sequence[Tensor], grad_out: Sequence[Tensor],
     prefix_k: Tensor, prefix_v: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor, offsets: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    grad_k = torch.empty(prefix_k.shape, dtype=prefix_k.dtype)
-    grad_v = torch.empty(prefix_v.shape, dtype=prefix_v.dtype)
+    grad_k, grad_v = empty(prefix_k.shape, prefix_k.dtype), empty(prefix_v.shape, prefix_v.dtype)
     steps = [
         (ds.data_ptr(), p.data_ptr(), x.data_ptr(), g.data_ptr(), x.shape[1])
         for ds, p, x, g in zip(dscores, probs, q, grad_out, strict=True)

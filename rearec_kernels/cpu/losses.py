@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
+from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products
 
 # Row chunk by row chunk: one product writes the logits into scratch, one native pass turns them into statistics and,
@@ -51,7 +52,7 @@ def _softmax_chunks(
     items, width = table.shape
     users = target.shape[0]
     chunks = list(even_chunks(users, _users_per_chunk(users, steps, items, width)))
-    scratch = torch.empty((chunks[0].stop * steps, _padded(items)), dtype=torch.float32)
+    scratch = empty((chunks[0].stop * steps, _padded(items)))
     for chunk in chunks:
         part = rows[chunk.start * steps : chunk.stop * steps]
         logits = scratch[: part.shape[0], :items]
@@ -80,7 +81,7 @@ class _Counted:
         self.rows = operand(kept, precision).reshape(-1, hidden.shape[2]).contiguous()
         self.table = operand(weight, precision)
         self.grad_rows = torch.empty_like(self.rows) if needed[0] else None
-        self.grad_table = torch.empty(weight.shape, dtype=torch.float32) if needed[1] else None
+        self.grad_table = empty(weight.shape) if needed[1] else None
 
     def chunks(self, run: Callable[[tuple[int, ...], slice], None]) -> None:
         if self.users > 0:

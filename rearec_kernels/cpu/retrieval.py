@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
+from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products
 
 _TOPK_SCORES = 2**20  # at a time: they stay in the cache
@@ -26,9 +27,9 @@ class _Scores:
         self.weight, self.precision = weight, precision
         self.count = -(-weight.shape[0] // columns)
         self.columns = -(-weight.shape[0] // self.count)
-        self.scratch = torch.empty(largest_rows * self.columns, dtype=torch.float32)
+        self.scratch = empty([largest_rows * self.columns])
         as_it_is = weight.dtype == torch.float32 and precision == "fp32"
-        self.converted = None if as_it_is else torch.empty((self.columns, weight.shape[1]), dtype=torch.float32)
+        self.converted = None if as_it_is else empty((self.columns, weight.shape[1]))
 
     def block(self, rows: Tensor, index: int) -> tuple[Tensor, int]:
         """The scores of the items [index * columns, (index + 1) * columns), and the first of them."""
