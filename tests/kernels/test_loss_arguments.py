@@ -132,7 +132,7 @@ def test_annealed_temperatures(arguments: tuple[float, float, int]) -> None:
 
 def test_a_temperature_that_overflows_is_found_where_it_is_used() -> None:
     with pytest.raises(ValueError, match="temperature must be finite and above 0"):
-        annealed(temperature=annealed_temperatures(0.07, 1e30, 2))
+        annealed(temperature=annealed_temperatures(0.07, 1e300, 2))
 
 
 def test_ensemble_of_too_many_states_says_so() -> None:
