@@ -93,6 +93,11 @@ def ninja_path(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def ninja_command(words: list[str]) -> str:
+    """Words of a shell command as the value of a ninja variable."""
+    return shlex.join(words).replace("$", "$$")
+
+
 class NinjaBuild(build_ext):
     """Writes one build.ninja and runs it: parallel, incremental, dependency files, no torch headers."""
 
@@ -127,20 +132,20 @@ class NinjaBuild(build_ext):
             nvcc_flags = ["-O3", "-std=c++17", "-lineinfo", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
             nvcc_flags += [f"-I{CSRC}", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
             nvcc_flags += [f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
-            flags += [f"'-DREAREC_CUDA_ARCHS=\"{','.join(names)}\"'"]
+            flags += [f'-DREAREC_CUDA_ARCHS="{",".join(names)}"']
             link += [f"-L{cuda_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt"]
 
         rules = [
-            f"cxx = {shlex.join(cxx)}",
-            f"cxxflags = {' '.join(flags)}",
-            f"linkflags = {' '.join(link)}",
+            f"cxx = {ninja_command(cxx)}",
+            f"cxxflags = {ninja_command(flags)}",
+            f"linkflags = {ninja_command(link)}",
             "rule cxx\n  command = $cxx $cxxflags $isaflags -MMD -MF $out.d -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc",
             "rule link\n  command = $cxx $in -o $out $linkflags",
         ]
         if nvcc:
             rules += [
-                f"nvcc = {nvcc}\nnvccflags = {' '.join(nvcc_flags)}",
+                f"nvcc = {ninja_command([nvcc])}\nnvccflags = {ninja_command(nvcc_flags)}",
                 "rule nvcc\n  command = $nvcc $nvccflags -MMD -MF $out.d -c $in -o $out\n"
                 "  depfile = $out.d\n  deps = gcc",
             ]

@@ -8,10 +8,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from rearec_kernels import available_backends
 
 Contender = Callable[[], Any]
 
@@ -53,8 +56,12 @@ class Comparison:
 
 
 def peak_memory(call: Contender) -> int:
-    """Peak bytes allocated through torch's CPU allocator during one call, above what was there before it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    """Peak bytes allocated through torch's CPU allocator during one call, above what was there before it.
+
+    Our own recycling of memory is off meanwhile: the allocator would not see it.
+    """
+    recording = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    with _without_recycling(), recording as profile:
         result = call()
     del result
     events = profile.profiler.kineto_results.events()
@@ -64,6 +71,14 @@ def peak_memory(call: Contender) -> int:
         held += change
         peak = max(peak, held)
     return peak
+
+
+def _without_recycling() -> AbstractContextManager[None]:
+    if "cpu" not in available_backends("cpu"):
+        return nullcontext()
+    from rearec_kernels.cpu.memory import without_recycling
+
+    return without_recycling()
 
 
 def compare(

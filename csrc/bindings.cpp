@@ -1,5 +1,5 @@
 // Python module rearec_kernels._C: addresses, sizes and strides in, nothing of torch inside. The callers in
-// rearec_kernels/cpu.py own shapes, dtypes and lifetimes; every call releases the GIL.
+// rearec_kernels/cpu/ own shapes, dtypes and lifetimes; every call releases the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,14 +8,11 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "cpu/attention.h"
 #include "cpu/isa.h"
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
+#include "recycled_memory.h"
 
 namespace py = pybind11;
 
@@ -24,7 +21,7 @@ namespace {
 using namespace rearec;
 using Address = uintptr_t;
 
-const Isa chosen = chosen_isa();
+Isa chosen = Isa::baseline;  // set when the module is imported
 
 template <class T = void>
 T* pointer(Address address) {
@@ -239,16 +236,19 @@ void rank(const ScoresTuple& scores, Address target, Address target_score, Addre
   REAREC_KERNELS(retrieval).rank(a);
 }
 
-// A hint that fresh memory be backed by huge pages: first touching 4 KiB pages one by one can cost more than the kernel
-// that fills them. Only the whole huge pages inside the range are named; where the hint is not taken, nothing changes.
-void prefer_huge_pages(Address address, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr Address kHugePage = Address{2} << 20;
-  const Address first = (address + kHugePage - 1) / kHugePage * kHugePage;
-  const Address last = (address + bytes) / kHugePage * kHugePage;
-  if (first < last) madvise(pointer(first), last - first, MADV_HUGEPAGE);
-#endif
+// Never destroyed: tensors may outlive the module's static objects.
+RecycledMemory& recycled_memory() {
+  static RecycledMemory* const memory = new RecycledMemory;
+  return *memory;
 }
+
+struct RecycledBlock {
+  RecycledMemory::Block block;
+  explicit RecycledBlock(size_t bytes) : block(recycled_memory().take(bytes)) {}
+  ~RecycledBlock() { recycled_memory().give_back(block); }
+  RecycledBlock(const RecycledBlock&) = delete;
+  RecycledBlock& operator=(const RecycledBlock&) = delete;
+};
 
 py::dict build_info() {
   std::vector<std::string> isas;
@@ -273,8 +273,15 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
+  chosen = chosen_isa();  // throws, as an ImportError, when REAREC_CPU_ISA names one that is not there
   module.def("build_info", &build_info);
-  module.def("prefer_huge_pages", &prefer_huge_pages);
+  py::class_<RecycledBlock>(module, "RecycledBlock", py::buffer_protocol())
+      .def(py::init<size_t>())
+      .def_buffer([](RecycledBlock& self) {
+        return py::buffer_info(static_cast<uint8_t*>(self.block.data), static_cast<py::ssize_t>(self.block.bytes));
+      });
+  module.def("set_recycling_limit", [](size_t bytes) { recycled_memory().set_limit(bytes); });
+  module.def("recycled_bytes", [] { return recycled_memory().kept_bytes(); });
   module.def("attention_forward", &attention_forward);
   module.def("attention_backward", &attention_backward);
   module.def("attention_prefix_gradient", &attention_prefix_gradient);
@@ -290,6 +297,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("topk_sort", &topk_sort);
   module.def("rank", &rank);
   module.attr("LOGITS_PADDING") = kPadding;
-  module.attr("MAX_ENSEMBLE_STEPS") = kMaxEnsembleSteps;
   module.attr("MAX_DIRECT_ROWS") = kMaxDirectRows;
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.cache import ReasoningCache
-from rearec_kernels.checks import describe
+from rearec_kernels.checks import check_int, check_number, describe
 from rearec_kernels.dispatch import resolve
 
 _NAME = "cached_reason_attention"
@@ -56,9 +58,10 @@ def cached_reason_attention(
     _check_tensors(q4, k4, v4, cache)
     queries, heads, width = q4.shape[1:]
     slot = _check_step(step, queries, cache)
+    check_number(_NAME, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
-    scale = width**-0.5 if softmax_scale is None else float(softmax_scale)
+    scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
     backend = resolve(_NAME, q.device, dtype)
     mask_seed = _seed_tensor(seed, q.device) if dropout_p > 0 else None
@@ -72,7 +75,7 @@ def cached_reason_attention(
         prefix = (cache.prefix_k.detach(), cache.prefix_v.detach())
         tokens = ([s[0] for s in segments], [s[1] for s in segments])
         out, _, _ = torch.ops.rearec.attention(
-            q4, *tokens, *prefix, carriers, *rows, scale, dropout_p, mask_seed, backend
+            q4, *tokens, *prefix, carriers, *rows, scale, dropout_p, mask_seed, gradients, backend
         )
     else:
         out = torch.ops.rearec.attention_decode(
@@ -108,6 +111,7 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> No
 
 def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
     slot = cache.length if step is None else step
+    check_int(_NAME, "step", slot)
     if slot < 0 or slot > cache.length:
         raise IndexError(f"{_NAME}: step {slot} leaves a gap, the cache holds {cache.length} reasoning tokens")
     if slot + queries > cache.max_tokens:
@@ -115,6 +119,13 @@ def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
             f"{_NAME}: {queries} more reasoning tokens at {slot} do not fit into max_tokens = {cache.max_tokens}"
         )
     return slot
+
+
+def _check_scale(softmax_scale: float) -> float:
+    check_number(_NAME, "softmax_scale", softmax_scale)
+    if not math.isfinite(softmax_scale):
+        raise ValueError(f"{_NAME}: softmax_scale must be finite, got {softmax_scale}")
+    return float(softmax_scale)
 
 
 def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
@@ -126,6 +137,7 @@ def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
                 f"{_NAME}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
             )
         return seed
+    check_int(_NAME, "seed", seed)
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"{_NAME}: seed must fit into a signed 64-bit integer, got {seed}")
     return torch.tensor([seed], dtype=torch.int64, device=device)

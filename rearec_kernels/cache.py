@@ -76,6 +76,9 @@ class PrefixRows:
             if x is not None and x.device != device:
                 raise ValueError(f"PrefixRows: {name} is on {x.device}, the prefix on {device}")
 
+        if checks_values(device):
+            self._check_values(rows, prefixes, slots, device)
+
         def int32(x: Tensor | None, default: int) -> Tensor:
             if x is None:
                 return torch.full((rows,), default, dtype=torch.int32, device=device)
@@ -84,24 +87,27 @@ class PrefixRows:
         start, end = int32(self._given["start"], 0), int32(self._given["end"], slots)
         identity = torch.arange(rows, dtype=torch.int32, device=device)
         if row_prefix is None:
-            return self._checked(RowIndex(start, end, identity, identity, _offsets(rows, device)), prefixes, slots)
+            return RowIndex(start, end, identity, identity, _offsets(rows, device))
         row_prefix = int32(row_prefix, 0)
         order = torch.argsort(row_prefix, stable=True)
         boundaries = torch.arange(prefixes + 1, dtype=torch.int32, device=device)
         offsets = torch.searchsorted(row_prefix[order], boundaries, out_int32=True)
-        return self._checked(RowIndex(start, end, row_prefix, order.to(torch.int32), offsets), prefixes, slots)
+        return RowIndex(start, end, row_prefix, order.to(torch.int32), offsets)
 
-    def _checked(self, index: RowIndex, prefixes: int, slots: int) -> RowIndex:
-        if checks_values(index.start.device):
-            start, end, row_prefix = index.start, index.end, index.row_prefix
-            wrong = (start < 0) | (end < start) | (end > slots) | (row_prefix < 0) | (row_prefix >= prefixes)
-            if bool(wrong.any()):
-                r = int(wrong.nonzero()[0])
-                raise ValueError(
-                    f"PrefixRows: row {r} has start {int(start[r])}, end {int(end[r])}, row_prefix "
-                    f"{int(row_prefix[r])}; expected 0 <= start <= end <= {slots} and 0 <= row_prefix < {prefixes}"
-                )
-        return index
+    def _check_values(self, rows: int, prefixes: int, slots: int, device: torch.device) -> None:
+        """Looks at the values as they were given: int64 ones may not fit into the int32 they are kept in."""
+        # A default row_prefix is right, and 0 is a prefix unless there is none.
+        defaults = {"start": 0, "end": slots, "row_prefix": 0}
+        start, end, row_prefix = (
+            torch.full((rows,), defaults[name], device=device) if x is None else x for name, x in self._given.items()
+        )
+        wrong = (start < 0) | (end < start) | (end > slots) | (row_prefix < 0) | (row_prefix >= prefixes)
+        if bool(wrong.any()):
+            r = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"PrefixRows: row {r} has start {int(start[r])}, end {int(end[r])}, row_prefix "
+                f"{int(row_prefix[r])}; expected 0 <= start <= end <= {slots} and 0 <= row_prefix < {prefixes}"
+            )
 
 
 def _offsets(rows: int, device: torch.device) -> Tensor:
@@ -157,7 +163,7 @@ class ReasoningCache:
             raise ValueError(
                 f"ReasoningCache: k and v must agree, got {describe(k)} on {k.device} and {describe(v)} on {v.device}"
             )
-        if not isinstance(max_tokens, int) or max_tokens < 1:
+        if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
             raise ValueError(f"ReasoningCache: max_tokens must be an int of at least 1, got {max_tokens!r}")
         if rows is None:
             rows = PrefixRows()

@@ -20,6 +20,20 @@ def checks_values(device: torch.device) -> bool:
     return device.type == "cpu" or os.environ.get("REAREC_DEBUG") == "1"
 
 
+def check_number(op: str, name: str, x: object) -> None:
+    """Raises TypeError unless x is a number (a bool is none)."""
+    if not isinstance(x, int | float) or isinstance(x, bool):
+        raise TypeError(f"{op}: {name} must be a number, got {describe(x)}")
+
+
+def check_int(op: str, name: str, x: object, least: int | None = None) -> None:
+    """Raises unless x is an int (a bool is none), of at least `least`."""
+    if not isinstance(x, int) or isinstance(x, bool):
+        raise TypeError(f"{op}: {name} must be an int, got {describe(x)}")
+    if least is not None and x < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {x}")
+
+
 def check_floating(op: str, name: str, x: Tensor, shape: str) -> None:
     """Raises unless x is a floating-point tensor with as many dimensions as `shape`, e.g. "[R, T, d]", names."""
     if not isinstance(x, Tensor) or not x.is_floating_point():

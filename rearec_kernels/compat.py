@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import PrefixRows, ReasoningCache
-from rearec_kernels.checks import describe
+from rearec_kernels.checks import checks_values, describe
 
 _NAME = "flash_attn_with_kvcache"
 
@@ -75,16 +75,20 @@ def flash_attn_with_kvcache(
         raise ValueError(f"{_NAME}: k and v go together")
 
     batch, queries, heads, width = q.shape
-    device, capacity = q.device, k_cache.shape[1]
-    entry = _int64("cache_batch_idx", cache_batch_idx, torch.arange(batch, device=device), batch)
-    start = _int64("cache_leftpad", cache_leftpad, torch.zeros(batch, dtype=torch.int64, device=device), batch)
-    default = 0 if k is not None else capacity
-    seqlens = default if cache_seqlens is None else cache_seqlens
+    device, entries, capacity = q.device, k_cache.shape[0], k_cache.shape[1]
+    _check_shapes(q, k_cache, v_cache, k, v)
+    new = 0 if k is None else k.shape[1]
+    entry = _index("cache_batch_idx", cache_batch_idx, torch.arange(batch, device=device), entries - 1)
+    start = _index("cache_leftpad", cache_leftpad, torch.zeros(batch, dtype=torch.int64, device=device), capacity)
+    seqlens = (capacity if k is None else 0) if cache_seqlens is None else cache_seqlens
     if isinstance(seqlens, int):
         seqlens = torch.full((batch,), seqlens, dtype=torch.int64, device=device)
-    end = _int64("cache_seqlens", seqlens, seqlens, batch)
+    end = _index("cache_seqlens", seqlens, start, capacity - new)
     if k is not None and v is not None:
-        end = _append(k, v, k_cache, v_cache, entry, end)
+        position = end[:, None] + torch.arange(new, device=device)
+        k_cache[entry[:, None], position] = k.to(k_cache.dtype)
+        v_cache[entry[:, None], position] = v.to(v_cache.dtype)
+        end = end + new
 
     # One row per (batch entry, query). The last key it sees goes in as the row's own token, the others as its prefix.
     hidden_keys = torch.arange(queries - 1, -1, -1, device=device) if causal else torch.zeros(queries, device=device)
@@ -100,23 +104,24 @@ def flash_attn_with_kvcache(
     return out.masked_fill(sees_nothing[:, None, None], 0.0).view_as(q)
 
 
-def _int64(name: str, x: Tensor | None, default: Tensor, batch: int) -> Tensor:
-    if x is None:
-        return default
-    if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.shape != (batch,):
-        raise ValueError(f"{_NAME}: {name} must be int32 [B] = [{batch}], got {describe(x)}")
+def _check_shapes(q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor | None, v: Tensor | None) -> None:
+    batch, _, heads, width = q.shape
+    entries, capacity, kv_heads, _ = k_cache.shape
+    expected = {"k_cache": (entries, capacity, kv_heads, width), "v_cache": (entries, capacity, kv_heads, width)}
+    if k is not None:
+        expected |= {name: (batch, k.shape[1] if k.dim() > 1 else 0, kv_heads, width) for name in ("k", "v")}
+    for name, x in (("k_cache", k_cache), ("v_cache", v_cache), ("k", k), ("v", v)):
+        if x is not None and tuple(x.shape) != expected[name]:
+            raise ValueError(f"{_NAME}: {name} must have shape {list(expected[name])}, got {list(x.shape)}")
+    if kv_heads == 0 or heads % kv_heads != 0:
+        raise ValueError(f"{_NAME}: q has {heads} heads, expected a multiple of the cache's {kv_heads}")
+
+
+def _index(name: str, x: Tensor | None, default: Tensor, largest: int) -> Tensor:
+    """An index per batch entry in [0, largest], as int64; looked at before anything is written."""
+    x = default if x is None else x
+    if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.shape != default.shape:
+        raise ValueError(f"{_NAME}: {name} must be int32 [B] = {list(default.shape)}, got {describe(x)}")
+    if checks_values(x.device) and x.numel() and (int(x.min()) < 0 or int(x.max()) > largest):
+        raise ValueError(f"{_NAME}: {name} must be in [0, {largest}], got {int(x.min())} to {int(x.max())}")
     return x.long()
-
-
-def _append(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, entry: Tensor, end: Tensor) -> Tensor:
-    """Writes k, v behind the keys of each entry; returns the new ends."""
-    new = torch.arange(k.shape[1], device=k.device)
-    position = end[:, None] + new
-    if position.numel() and int(position.max()) >= k_cache.shape[1]:
-        raise ValueError(
-            f"{_NAME}: {k.shape[1]} new keys at cache_seqlens up to {int(end.max())} do not fit into a cache of "
-            f"{k_cache.shape[1]}"
-        )
-    k_cache[entry[:, None], position] = k.to(k_cache.dtype)
-    v_cache[entry[:, None], position] = v.to(v_cache.dtype)
-    return end + k.shape[1]

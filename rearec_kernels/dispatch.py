@@ -1,6 +1,6 @@
 """Which backend serves which op for which device and dtype.
 
-A backend is a module of this package with one function per op it serves (the names of `ops.py`). It is chosen once, in
+A backend is a module of this package with one function per op it serves (the names of `ops/`). It is chosen once, in
 the public call, and its name travels with the op, so that a backward pass uses the same one from whatever thread.
 """
 

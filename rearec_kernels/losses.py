@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
+from rearec_kernels.checks import check_floating, check_index, check_int, check_number, check_same_device
 from rearec_kernels.dispatch import resolve
-from rearec_kernels.precision import accumulate_dtype, check_precision
+from rearec_kernels.precision import check_precision, operand_dtype
 
 _KL_FORMS = ("official", "paper")
 _REDUCTIONS = ("mean", "none")
+_MOST_ENSEMBLE_STATES = 64
 
 
 class EnsembleLoss(NamedTuple):
@@ -42,10 +43,11 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
         float64 [steps + 1] on the CPU: the `temperature` of `annealed_cross_entropy`.
 
     Raises:
-        ValueError: tau or alpha is not finite and above 0, or steps is negative.
+        TypeError: an argument is no number; ValueError: tau or alpha is not finite and above 0, or steps is negative.
     """
-    if steps < 0:
-        raise ValueError(f"annealed_temperatures: steps must be at least 0, got {steps}")
+    check_int("annealed_temperatures", "steps", steps, least=0)
+    check_number("annealed_temperatures", "tau", tau)
+    check_number("annealed_temperatures", "alpha", alpha)
     if not (_is_positive(tau) and _is_positive(alpha)):
         raise ValueError(f"annealed_temperatures: tau and alpha must be finite and above 0, got {tau} and {alpha}")
     exponents = torch.arange(steps, -1, -1, dtype=torch.float64)
@@ -87,14 +89,14 @@ def annealed_cross_entropy(
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "annealed_cross_entropy"
-    _check_catalog(op, hidden, weight, target)
+    _check_catalog(op, hidden, weight, target, ignore_index)
     check_precision(op, precision)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
     temperatures = _host_values(op, "temperature", temperature, steps)
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
-    backend = resolve(op, hidden.device, _operand_dtype(hidden, weight))
+    backend = resolve(op, hidden.device, operand_dtype(hidden, weight))
     inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*inputs, backend)
@@ -139,13 +141,17 @@ def ensemble_reasoning_loss(
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "ensemble_reasoning_loss"
-    _check_catalog(op, hidden, weight, target)
+    _check_catalog(op, hidden, weight, target, ignore_index)
     check_precision(op, precision)
+    if hidden.shape[1] > _MOST_ENSEMBLE_STATES:
+        raise ValueError(
+            f"{op}: hidden may have {_MOST_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
+        )
     if kl_form not in _KL_FORMS:
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
-    _check_number(op, "temperature", temperature)
-    _check_number(op, "kl_weight", kl_weight)
-    backend = resolve(op, hidden.device, _operand_dtype(hidden, weight))
+    check_number(op, "temperature", temperature)
+    check_number(op, "kl_weight", kl_weight)
+    backend = resolve(op, hidden.device, operand_dtype(hidden, weight))
     loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
         hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,
         *_need_gradients(hidden, weight), backend,
@@ -194,10 +200,10 @@ def reasoning_info_nce(
         tensors["row_group"] = row_group
     check_same_device(op, tensors)
     check_precision(op, precision)
-    _check_number(op, "temperature", temperature)
+    check_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    backend = resolve(op, noised.device, _operand_dtype(noised, clean))
+    backend = resolve(op, noised.device, operand_dtype(noised, clean))
     inputs = (noised, clean, row_group, float(temperature), precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.reasoning_info_nce_rows(*inputs, backend)
@@ -209,11 +215,6 @@ def reasoning_info_nce(
 def _need_gradients(first: Tensor, second: Tensor) -> tuple[bool, bool]:
     enabled = torch.is_grad_enabled()
     return enabled and first.requires_grad, enabled and second.requires_grad
-
-
-def _operand_dtype(first: Tensor, second: Tensor) -> torch.dtype:
-    """By which the backend is chosen: the wider of two that differ."""
-    return first.dtype if first.dtype == second.dtype else accumulate_dtype(first, second)
 
 
 def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, steps: int) -> Tensor:
@@ -240,12 +241,7 @@ def _is_positive(x: float) -> bool:
     return 0 < x < math.inf
 
 
-def _check_number(op: str, name: str, x: float) -> None:
-    if not isinstance(x, int | float):
-        raise TypeError(f"{op}: {name} must be a number, got {describe(x)}")
-
-
-def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor) -> None:
+def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int) -> None:
     check_floating(op, "hidden", hidden, "[R, T, d]")
     check_floating(op, "weight", weight, "[N, d]")
     if weight.shape[1] != hidden.shape[2] or weight.shape[0] == 0:
@@ -253,7 +249,8 @@ def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor) -> N
             f"{op}: weight must have shape [N, d] with N > 0 and hidden's d = {hidden.shape[2]}, "
             f"got {list(weight.shape)}"
         )
-    if hidden.shape[1] == 0:
-        raise ValueError(f"{op}: hidden must have at least one state per row, got {list(hidden.shape)}")
+    if hidden.shape[1] == 0 or hidden.shape[2] == 0:
+        raise ValueError(f"{op}: hidden must have at least one state per row and d > 0, got {list(hidden.shape)}")
+    check_int(op, "ignore_index", ignore_index)
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "weight": weight, "target": target})

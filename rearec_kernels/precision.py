@@ -32,6 +32,11 @@ def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
+def operand_dtype(first: Tensor, second: Tensor) -> torch.dtype:
+    """By which a backend is chosen: the dtype of both, or what sums of two that differ are kept in."""
+    return first.dtype if first.dtype == second.dtype else accumulate_dtype(first, second)
+
+
 def as_operand(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
     """x as an operand of a product that accumulates in `dtype`: rounded to bfloat16 first under "bf16"."""
     return x.to(torch.bfloat16).to(dtype) if precision == "bf16" else x.to(dtype)

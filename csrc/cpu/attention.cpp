@@ -56,12 +56,11 @@ REAREC_INLINE const T* prefix_v(const Prefix& prefix, const RowView& view) {
 
 // scores -> probabilities, in place.
 REAREC_INLINE void softmax(float* x, int64_t n) {
-  float m = -INFINITY;
+  float m = -kInfinity;
   int64_t i = 0;
   vfloat vm = broadcast(m);
   for (; i + kLanes <= n; i += kLanes) {
-    const vfloat v = load(x + i);
-    vm = v > vm ? v : vm;
+    vm = larger(load(x + i), vm);
   }
   m = max(vm);
   for (; i < n; ++i) m = x[i] > m ? x[i] : m;
@@ -74,7 +73,7 @@ REAREC_INLINE void softmax(float* x, int64_t n) {
   }
   if (i < n) {  // the tail as one partial vector
     float tail[kLanes];
-    for (int j = 0; j < kLanes; ++j) tail[j] = i + j < n ? x[i + j] - m : -INFINITY;
+    for (int j = 0; j < kLanes; ++j) tail[j] = i + j < n ? x[i + j] - m : -kInfinity;
     store(tail, exp(load(tail)));
     for (int j = 0; i + j < n; ++j) rest += (x[i + j] = tail[j]);
   }

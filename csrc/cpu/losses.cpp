@@ -11,14 +11,11 @@ namespace rearec {
 namespace {
 
 constexpr int64_t kBlock = 32 * kLanes;  // columns
-constexpr float kInfinity = __builtin_inff();
 
 // Probabilities under e^-64 of the row's largest are exactly 0: anything built from them stays clear of denormals,
 // in these loops and in the matrix products that follow.
 REAREC_INLINE vfloat exp_or_zero(vfloat x) { return x < -64.0f ? vfloat{} : exp(x); }
 REAREC_INLINE float exp_or_zero(float x) { return exp_or_zero(broadcast(x))[0]; }
-
-REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
 
 REAREC_INLINE vfloat rounded_to_bfloat16(vfloat v) {
   const vuint bits = (vuint)v;

@@ -6,10 +6,6 @@
 namespace rearec {
 namespace {
 
-constexpr float kInfinity = __builtin_inff();
-
-REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
-
 // --- Exclusion
 
 struct ExcludedItems {

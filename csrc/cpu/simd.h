@@ -115,6 +115,10 @@ REAREC_INLINE float max(vfloat v) {  // NaN lanes may be dropped
 #endif
 }
 
+constexpr float kInfinity = __builtin_inff();
+
+REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
+
 // exp, relative error below 3e-7; exactly 0 under -87.3 (no denormals), infinity over 88.7, NaN stays NaN.
 REAREC_INLINE vfloat exp(vfloat x) {
   const vint under = x < -87.3f;
@@ -138,8 +142,7 @@ REAREC_INLINE vfloat exp(vfloat x) {
   // 2^n in two factors: n reaches 128 at the top of the range.
   const vint half = n >> 1;
   const vfloat result = p * (vfloat)((half + 127) << 23) * (vfloat)((n - half + 127) << 23);
-  const vfloat infinite = broadcast(__builtin_inff());
-  return under ? vfloat{} : (over ? infinite : result);
+  return under ? vfloat{} : (over ? broadcast(kInfinity) : result);
 }
 
 REAREC_INLINE float exp(float x) { return exp(broadcast(x))[0]; }

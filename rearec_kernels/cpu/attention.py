@@ -42,13 +42,15 @@ def _seed(seed: Tensor | None) -> int:
 def attention(
     q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, prefix_v: Tensor,
     carriers: Sequence[Tensor], start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    scale: float, dropout_p: float, seed: Tensor | None,
+    scale: float, dropout_p: float, seed: Tensor | None, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rows, queries, heads, _ = q.shape
     tokens = sum(k.shape[1] for k in token_k)
     out = torch.empty_like(q)
-    prefix_probs = torch.empty((rows, heads, queries, prefix_k.shape[1]), dtype=torch.float32)
-    token_probs = torch.empty((rows, heads, queries, tokens), dtype=torch.float32)
+    # Empty tensors have no address, which the kernel takes as "do not keep".
+    kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
+    prefix_probs = torch.empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
+    token_probs = torch.empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
     _C.attention_forward(
         _shape(q, prefix_k, tokens, scale),
         _prefix(prefix_k, prefix_v),

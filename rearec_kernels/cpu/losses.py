@@ -179,11 +179,6 @@ def ensemble_reasoning_loss(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     needed = (hidden_needed, weight_needed)
     steps, paper = hidden.shape[1], kl_form == "paper"
-    if steps > _C.MAX_ENSEMBLE_STEPS:
-        raise ValueError(
-            f"ensemble_reasoning_loss: the cpu backend takes up to {_C.MAX_ENSEMBLE_STEPS} states per row, got "
-            f"hidden {list(hidden.shape)}"
-        )
     counted = _Counted(hidden, weight, target, ignore_index, precision, needed)
     users, pairs = max(1, counted.users), 1 if paper else max(1, steps * (steps - 1))
     # Of the T states and then of their mean.

@@ -1,8 +1,14 @@
-"""Fresh memory for the CPU backend's large outputs and scratch."""
+"""Memory for the CPU backend's large outputs and scratch, recycled between calls.
+
+A block goes back to a small pool when the last tensor over it dies, up to REAREC_CPU_CACHE_MB (default 512; 0 recycles
+nothing). See csrc/recycled_memory.h for why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,10 +18,37 @@ from rearec_kernels import _C  # type: ignore[attr-defined]
 _LARGE_BYTES = 4 << 20
 
 
+def _limit_from_environment() -> int:
+    value = os.environ.get("REAREC_CPU_CACHE_MB", "512")
+    if not value.isdigit():
+        raise ValueError(f"REAREC_CPU_CACHE_MB must be a whole number of megabytes, got {value!r}")
+    return int(value) << 20
+
+
+_limit = _limit_from_environment()
+_C.set_recycling_limit(_limit)
+
+
 def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """torch.empty on the CPU; large ones ask for huge pages, because touching them page by page costs like a kernel."""
-    x = torch.empty(tuple(shape), dtype=dtype)
-    size = x.numel() * x.element_size()
-    if size >= _LARGE_BYTES:
-        _C.prefer_huge_pages(x.data_ptr(), size)
-    return x
+    """torch.empty on the CPU, for large shapes over recycled memory."""
+    count = 1
+    for extent in shape:
+        count *= extent
+    size = count * dtype.itemsize
+    if size < _LARGE_BYTES or _limit == 0:
+        return torch.empty(tuple(shape), dtype=dtype)
+    storage = torch.frombuffer(_C.RecycledBlock(size), dtype=dtype, count=count).untyped_storage()
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+
+
+@contextmanager
+def without_recycling() -> Iterator[None]:
+    """Inside the block every allocation is torch's own, and what was kept is freed: to measure memory."""
+    global _limit
+    before, _limit = _limit, 0
+    _C.set_recycling_limit(0)
+    try:
+        yield
+    finally:
+        _limit = before
+        _C.set_recycling_limit(before)

@@ -29,11 +29,13 @@ def _attention_fake(
     q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, queries, heads, _ = q.shape
-    tokens = sum(k.shape[1] for k in token_k)
+    slots, tokens = prefix_k.shape[1], sum(k.shape[1] for k in token_k)
+    if not rest[-2]:
+        rows = slots = tokens = 0
     accumulate = torch.promote_types(q.dtype, torch.float32)
     return (
         torch.empty_like(q, memory_format=torch.contiguous_format),
-        q.new_empty((rows, heads, queries, prefix_k.shape[1]), dtype=accumulate),
+        q.new_empty((rows, heads, queries, slots), dtype=accumulate),
         q.new_empty((rows, heads, queries, tokens), dtype=accumulate),
     )
 
@@ -41,7 +43,7 @@ def _attention_fake(
 define(
     "attention",
     "(Tensor q, Tensor[] token_k, Tensor[] token_v, Tensor prefix_k, Tensor prefix_v, Tensor[] carriers, "
-    f"{_ROWS}, float scale, float dropout_p, Tensor? seed, str backend) -> (Tensor, Tensor, Tensor)",
+    f"{_ROWS}, float scale, float dropout_p, Tensor? seed, bool keep, str backend) -> (Tensor, Tensor, Tensor)",
     _attention_fake,
 )
 
@@ -69,7 +71,7 @@ differentiable_once("attention_backward", "cached_reason_attention")
 
 
 def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, token_k, token_v, prefix_k, prefix_v, carriers, *rows, scale, dropout_p, _, backend = inputs
+    q, token_k, token_v, prefix_k, prefix_v, carriers, *rows, scale, dropout_p, _, _, backend = inputs
     ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, *output[1:], *rows)
     ctx.steps, ctx.carried, ctx.options = len(token_k), len(carriers) > 0, (scale, dropout_p, backend)
     ctx.mark_non_differentiable(*output[1:])
@@ -77,7 +79,7 @@ def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
 
 
 def _attention_gradient(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    unused = (None,) * 8
+    unused = (None,) * 9
     if grad_out is None:
         return None, [None] * ctx.steps, [None] * ctx.steps, None, None, [None] * (4 * ctx.carried), *unused
     n = ctx.steps

@@ -86,9 +86,9 @@ def _visible(queries: int, tokens: int, slots: int, start: Tensor, end: Tensor) 
 def attention(
     q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, prefix_v: Tensor,
     carriers: Sequence[Tensor], start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    scale: float, dropout_p: float, seed: Tensor | None,
+    scale: float, dropout_p: float, seed: Tensor | None, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """softmax(scale q Kᵀ) V over the row's slots and tokens, and the probabilities (negative where dropped)."""
+    """softmax(scale q Kᵀ) V over the row's slots and tokens; with `keep` the probabilities, negative where dropped."""
     rows, queries, heads, _ = q.shape
     kv_heads, slots = prefix_k.shape[2], prefix_k.shape[1]
     k, v = _keys(prefix_k, token_k, row_prefix), _keys(prefix_v, token_v, row_prefix)
@@ -102,6 +102,9 @@ def attention(
         kept = probs.masked_fill(dropped, 0.0) / (1 - dropout_p)
         probs = torch.where(dropped, -probs, probs)
     out = _ungroup_heads(_product("rgnqk,rgkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(q.dtype)
+    if not keep:
+        nothing = probs.new_empty((0, heads, queries, 0))
+        return out.contiguous(), nothing, nothing.clone()
     return out.contiguous(), probs[..., :slots].contiguous(), probs[..., slots:].contiguous()
 
 
@@ -116,7 +119,7 @@ def attention_decode(
     token_v[:, length:stop] = v
     rows = (start, end, row_prefix, order)
     visible = ([token_k[:, :stop]], [token_v[:, :stop]])
-    return attention(q, *visible, prefix_k, prefix_v, (), *rows, scale, dropout_p, seed)[0]
+    return attention(q, *visible, prefix_k, prefix_v, (), *rows, scale, dropout_p, seed, False)[0]
 
 
 def attention_backward(

@@ -438,9 +438,12 @@ def test_opcheck(backend: str) -> None:
     ops = torch.ops.rearec
     flat = ops.attention_open_prefix(pk, pv, *index, 2, 1, 4, backend)
     carriers = [x.detach().requires_grad_() for x in flat[:4]]
-    forward = (q1, [k0, k1], [v0, v1], pk.detach(), pv.detach(), carriers, *index[:4], 0.25, 0.3, seed, backend)
+    forward = (q1, [k0, k1], [v0, v1], pk.detach(), pv.detach(), carriers, *index[:4], 0.25, 0.3, seed, True, backend)
     torch.library.opcheck(ops.attention_open_prefix, (pk, pv, *index, 2, 1, 4, backend))
     torch.library.opcheck(ops.attention, forward)
+    plain = [x.detach() if isinstance(x, Tensor) else x for x in forward]
+    plain[1:3], plain[5], plain[-2] = [[k0.detach(), k1.detach()], [v0.detach(), v1.detach()]], [], False
+    torch.library.opcheck(ops.attention, tuple(plain))
     with torch.no_grad():
         out, prefix_probs, token_probs = ops.attention(*forward)
         saved = (pk.detach(), pv.detach(), prefix_probs, token_probs, *index[:4], 0.25, 0.3, backend)

@@ -70,8 +70,16 @@ def test_defaults_and_a_query_that_sees_nothing() -> None:
         ({"cache_seqlens": torch.tensor([1, 2, 3])}, r"cache_seqlens must be int32 \[B\]"),
         (
             {"k": torch.zeros(2, 3, 2, 8), "v": torch.zeros(2, 3, 2, 8), "cache_seqlens": 4},
-            "do not fit into a cache of 6",
+            r"cache_seqlens must be in \[0, 3\], got 4 to 4",
         ),
+        ({"cache_seqlens": -1}, r"cache_seqlens must be in \[0, 6\], got -1 to -1"),
+        ({"cache_seqlens": 99}, r"cache_seqlens must be in \[0, 6\], got 99 to 99"),
+        ({"cache_batch_idx": torch.tensor([0, 2])}, r"cache_batch_idx must be in \[0, 1\], got 0 to 2"),
+        ({"cache_leftpad": torch.tensor([0, 7])}, r"cache_leftpad must be in \[0, 6\], got 0 to 7"),
+        ({"k": torch.zeros(2, 1, 1, 8), "v": torch.zeros(2, 1, 1, 8)}, r"k must have shape \[2, 1, 2, 8\]"),
+        ({"k": torch.zeros(2, 2, 8), "v": torch.zeros(2, 2, 8)}, r"k must have shape \[2, 2, 2, 8\], got \[2, 2, 8\]"),
+        ({"v_cache": torch.zeros(2, 5, 2, 8)}, r"v_cache must have shape \[2, 6, 2, 8\]"),
+        ({"q": torch.zeros(2, 1, 3, 8)}, "q has 3 heads, expected a multiple of the cache's 2"),
         ({"q": torch.zeros(2, 1, 2, 8, requires_grad=True)}, "no gradients here"),
     ],
 )
