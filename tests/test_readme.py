@@ -15,6 +15,10 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHELL_BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", README)
+
+
 def test_the_drop_in_call_computes_what_it_replaces() -> None:
     before = next(block for block in PYTHON_BLOCKS if "past_keys, k]" in block)
     after = next(block for block in PYTHON_BLOCKS if "ReasoningCache.from_prefix" in block)

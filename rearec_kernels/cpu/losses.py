@@ -80,7 +80,7 @@ class _Counted:
         kept = hidden if self.all else hidden[self.index]
         self.rows = operand(kept, precision).reshape(-1, hidden.shape[2]).contiguous()
         self.table = operand(weight, precision)
-        self.grad_rows = torch.empty_like(self.rows) if needed[0] else None
+        self.grad_rows = empty(self.rows.shape) if needed[0] else None
         self.grad_table = empty(weight.shape) if needed[1] else None
 
     def chunks(self, run: Callable[[tuple[int, ...], slice], None]) -> None:
@@ -242,8 +242,8 @@ class _Contrast:
         needed: Sequence[bool],
     ) -> None:  # fmt: skip
         self.noised, self.clean = (operand(x, precision).contiguous() for x in (noised, clean))
-        self.grad_noised = torch.empty_like(self.noised) if needed[0] else None
-        self.grad_clean = torch.empty_like(self.clean) if needed[1] else None
+        self.grad_noised = empty(self.noised.shape) if needed[0] else None
+        self.grad_clean = empty(self.clean.shape) if needed[1] else None
         self.inverse_temperature = torch.full((1,), 1 / temperature, dtype=torch.float32)
         self.rounded = precision == "bf16"
         self.group: Tensor | None = None
@@ -289,3 +289,12 @@ class _Contrast:
     def gradients(self) -> tuple[Tensor, Tensor]:
         grad_noised, grad_clean = (_nothing() if g is None else g for g in (self.grad_noised, self.grad_clean))
         return grad_noised, grad_clean
+
+
+def scaled_gradients(
+    upstream: Tensor, first: Tensor, second: Tensor, first_gradient: Tensor, second_gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    def scaled(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        return torch.mul(gradient, upstream, out=empty(gradient.shape, gradient.dtype)).to(dtype)
+
+    return scaled(first_gradient, first.dtype), scaled(second_gradient, second.dtype)

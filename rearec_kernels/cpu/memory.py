@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
 
-_LARGE_BYTES = 4 << 20
+_LARGE_BYTES = 1 << 20
 
 
 def _limit_from_environment() -> int:

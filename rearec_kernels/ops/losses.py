@@ -83,28 +83,22 @@ def _row_loss_fake(first: Tensor, second: Tensor, *options: Any) -> tuple[Tensor
     return first.new_empty((rows, steps), dtype=dtype), first.new_empty((rows, steps, 2), dtype=dtype)
 
 
-def _scaled_gradients(
-    upstream: Tensor, first: Tensor, second: Tensor, first_gradient: Tensor, second_gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    # `first` and `second` are there for their dtypes, and for a second differentiation to find this op and be told no.
-    return (first_gradient * upstream).to(first.dtype), (second_gradient * upstream).to(second.dtype)
-
-
+# `first` and `second` are there for their dtypes, and for a second differentiation to find this op and be told no.
 define(
     "scaled_gradients",
-    "(Tensor upstream, Tensor first, Tensor second, Tensor first_gradient, Tensor second_gradient) -> (Tensor, Tensor)",
-    lambda upstream, first, second, first_gradient, second_gradient: (
+    "(Tensor upstream, Tensor first, Tensor second, Tensor first_gradient, Tensor second_gradient, str backend) "
+    "-> (Tensor, Tensor)",
+    lambda upstream, first, second, first_gradient, second_gradient, backend: (
         torch.empty_like(first_gradient, dtype=first.dtype),
         torch.empty_like(second_gradient, dtype=second.dtype),
     ),
-    run=_scaled_gradients,
 )
 differentiable_once("scaled_gradients", "a loss of rearec_kernels")
 
 
 def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:2], *output[-2:])
-    ctx.needed, ctx.unused = inputs[-3:-1], (None,) * (len(inputs) - 2)
+    ctx.needed, ctx.backend, ctx.unused = inputs[-3:-1], inputs[-1], (None,) * (len(inputs) - 2)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -112,7 +106,7 @@ def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _scalar_loss_gradient(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if upstream is None:
         return None, None, *ctx.unused
-    gradients = torch.ops.rearec.scaled_gradients(upstream, *ctx.saved_tensors)
+    gradients = torch.ops.rearec.scaled_gradients(upstream, *ctx.saved_tensors, ctx.backend)
     return *(g if need else None for g, need in zip(gradients, ctx.needed, strict=True)), *ctx.unused
 
 

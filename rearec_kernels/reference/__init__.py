@@ -18,6 +18,7 @@ from rearec_kernels.reference.losses import (
     reasoning_info_nce,
     reasoning_info_nce_rows,
     reasoning_info_nce_rows_backward,
+    scaled_gradients,
 )
 from rearec_kernels.reference.retrieval import (
     catalog_rank,
@@ -38,4 +39,5 @@ __all__ = [
     "reasoning_info_nce",
     "reasoning_info_nce_rows",
     "reasoning_info_nce_rows_backward",
+    "scaled_gradients",
 ]

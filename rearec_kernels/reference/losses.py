@@ -193,3 +193,10 @@ def reasoning_info_nce_rows_backward(
             if clean_needed:
                 grad_clean += torch.einsum("rtj,rtd->jtd", ds, u[rows])
     return grad_noised.to(noised.dtype), grad_clean.to(clean.dtype)
+
+
+def scaled_gradients(
+    upstream: Tensor, first: Tensor, second: Tensor, first_gradient: Tensor, second_gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of a scalar loss times what comes from above, out of place: the backward pass may run again."""
+    return (first_gradient * upstream).to(first.dtype), (second_gradient * upstream).to(second.dtype)
