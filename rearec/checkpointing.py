@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rearec.errors import UserError
+from rearec.files import open_aside, write_aside
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
-from rearec.run_folder import RunFolder, write_aside
+from rearec.run_folder import RunFolder
 
 __all__ = ["AtomicCheckpointIO", "RunRecorder", "load_best_model"]
 
@@ -27,14 +27,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint aside and renames it, reads with ``weights_only=True``: no code from a file is run."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``; there is the old file or the new one, never a part of it."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        """Write ``checkpoint`` to ``path``; there is the old file or the new one, never a part of it.
+
+        Raises UserError naming ``path`` where it cannot be written.
+        """
+        try:
+            with open_aside(Path(path), "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # torch's writer puts an error of its own in the place of the system's
+            reason = error.__context__ if isinstance(error.__context__, OSError) else str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be written: {reason}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = True

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
+from rearec.files import check_way, write_json
 from rearec.lightning_module import TrainingOptions
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
-from rearec.run_folder import RunFolder, write_json
+from rearec.run_folder import RunFolder
 from rearec.training import train
 
 __all__ = ["EPOCHS", "EXAMPLE", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
@@ -140,6 +141,7 @@ def run_demo(
 
 
 def _check_out(folder: Path, force: bool) -> None:
+    check_way(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: exists and is not a folder; choose another one")
     if not folder.exists() or not any(folder.iterdir()):
@@ -148,6 +150,8 @@ def _check_out(folder: Path, force: bool) -> None:
         raise UserError(f"{folder}: exists and holds no demonstration; choose another folder")
     if not force:
         raise UserError(f"{folder}: already holds a demonstration; --force replaces it")
+    for method in METHODS:
+        RunFolder(folder / method).check_writable(force=True)
 
 
 def _figure(folder: Path, name: str, draw: Callable[[Any], None]) -> Path:

@@ -149,12 +149,10 @@ def evaluate(
         ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
 
     Raises:
-        UserError: more steps than trained, an unknown split or grouping, a split without rows.
+        UserError: an unknown split or grouping, a split without rows, scores that are no numbers.
+        ValueError: more steps than trained.
     """
-    trained = model.config.steps
-    steps = trained if steps is None else steps
-    if not 0 <= steps <= trained:
-        raise UserError(f"steps: got {steps}, expected 0..{trained}: the model was trained for {trained} steps")
+    steps = model.config.steps if steps is None else steps
     if users_by not in (None, "length"):
         raise UserError(f"users_by: got {users_by!r}, expected length")
     if items_by not in (None, "popularity"):
@@ -167,6 +165,8 @@ def evaluate(
         raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
 
     ranked = rank_rows(model, dataset, split, steps=steps, batch_rows=batch_rows, per_step=per_step, progress=progress)
+    if np.isnan(ranked.final).any():
+        raise UserError("the model's scores are no finite numbers: its weights are too large")
     result = rank_metrics(ranked.final)
     result |= {"split": split, "steps": steps, "empty_history_rows": ranked.empty_history_rows}
     if floors:

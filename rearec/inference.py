@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rearec.data.batches import collate_histories
+from rearec.errors import UserError
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import catalog_topk, prepare_catalog
@@ -66,6 +67,11 @@ class Recommender:
             run.check_finished()
             catalog = run.catalog()
             self.model = ReaRec.from_pretrained(run.path, map_location=device or "cpu")
+            if len(catalog.item_ids) != self.model.config.num_items:
+                raise UserError(
+                    f"{run.catalog_file}: damaged: {len(catalog.item_ids)} items, but the model has "
+                    f"{self.model.config.num_items}"
+                )
         if len(catalog.item_ids) != self.model.config.num_items:
             raise ValueError(
                 f"catalog: has {len(catalog.item_ids)} items, expected {self.model.config.num_items} as the model has"

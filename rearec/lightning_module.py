@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,19 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_rows"):
-            self._check(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("seed", "lr_warmup"):
-            self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("lr", 0 < self.lr < math.inf, "a finite number above 0")
+            self._check(name, self._is(Integral, name) and getattr(self, name) >= 1, "an integer, 1 or more")
+        self._check("lr_warmup", self._is(Integral, "lr_warmup") and self.lr_warmup >= 0, "an integer, 0 or more")
+        self._check("seed", self._is(Integral, "seed") and 0 <= self.seed < 2**63, "an integer in [0, 2**63)")
+        self._check("lr", self._is(Real, "lr") and 0 < self.lr < math.inf, "a finite number above 0")
         for name in ("weight_decay", "clip"):
-            self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number, 0 or more")
+            valid = self._is(Real, name) and 0 <= getattr(self, name) < math.inf
+            self._check(name, valid, "a finite number, 0 or more")
         for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", tuple(PRECISIONS))):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+
+    def _is(self, kind: type, name: str) -> bool:
+        value = getattr(self, name)
+        return isinstance(value, kind) and not isinstance(value, bool)
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
@@ -133,12 +139,14 @@ class TrainingModule(LightningModule):
         self.log_dict({f"valid_{name}": torch.tensor(metrics[name], dtype=torch.float64) for name in METRICS})
 
     def on_train_epoch_end(self) -> None:
-        """A loss that is no number ends the training."""
-        value = self.trainer.callback_metrics["train_loss"]
-        if not torch.isfinite(value):
-            raise UserError(
-                f"the training loss is {value.item()} in epoch {self.current_epoch + 1}: try a lower --lr or --clip"
-            )
+        """A loss, a score or a weight that is no finite number ends the training, before the epoch is saved."""
+        values = self.trainer.callback_metrics
+        where = f"in epoch {self.current_epoch + 1}: try a lower --lr or --clip"
+        if not torch.isfinite(values["train_loss"]):
+            raise UserError(f"the training loss is {values['train_loss'].item()} {where}")
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
+        if not finite or not torch.isfinite(values["valid_mrr"]):
+            raise UserError(f"the model's {'scores' if finite else 'weights'} are no longer finite {where}")
 
     def configure_optimizers(self) -> Any:
         """Adam, and the schedule where one is wanted."""

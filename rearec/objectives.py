@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rearec.data.batches import IGNORE_INDEX
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import Rollout
 from rearec_kernels import (
@@ -14,9 +15,7 @@ from rearec_kernels import (
     reasoning_info_nce,
 )
 
-__all__ = ["IGNORE_INDEX", "contrastive_active", "loss", "step_weights"]
-
-IGNORE_INDEX = -100
+__all__ = ["contrastive_active", "loss", "step_weights"]
 
 
 def contrastive_active(model_config: ReaRecConfig, epoch: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -194,6 +195,8 @@ class ReaRec(
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
             super().save_pretrained(aside, config=config or self.config, model_card_kwargs=model_card_kwargs)
+            # safetensors makes its file private; it shall be as readable as its neighbours
+            shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
             if not (directory / "README.md").exists():
                 Path(aside, "README.md").rename(directory / "README.md")
             for file in (WEIGHTS_FILE, CONFIG_FILE):

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,30 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from rearec.errors import UserError
+from rearec.files import check_way, partial_name, write_aside, write_json
 
-__all__ = ["Catalog", "RunFolder", "write_aside", "write_json"]
+__all__ = ["Catalog", "RunFolder"]
 
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it: there is the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a json file aside, then rename it."""
-    write_aside(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+FORMAT_NAME = "rearec-run"
+# What a training writes; a folder that holds anything else is not deleted.
+FILES = ("options.json", "catalog.json", "metrics.csv", "result.json", "model.safetensors", "config.json", "README.md")
+FOLDERS = ("checkpoints", "tensorboard")
+SAVING_PREFIX = ".saving-"
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @dataclass(frozen=True)
@@ -84,15 +79,19 @@ class RunFolder:
     def check_writable(self, *, force: bool) -> None:
         """UserError where a new training may not be written.
 
-        That is a path that is no folder, a folder that is neither empty nor a RUN folder, and, without ``force``, any
-        RUN folder.
+        That is a path that is no folder, a folder that is neither empty nor a RUN folder, a RUN folder in which
+        something else is kept, and, without ``force``, any RUN folder.
         """
+        check_way(self.path)
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
             raise UserError(f"{self.path}: exists and is not a folder; choose another one")
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        if not self.options_file.is_file():
+        if not self._is_ours():
             raise UserError(f"{self.path}: exists and is not a RUN folder; choose another one")
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_written(entry))
+        if foreign:
+            raise UserError(f"{self.path}: holds {foreign[0]!r}, which no training writes; move it or choose another")
         if not force:
             raise UserError(f"{self.path}: already holds a training; --resume continues it, --force replaces it")
 
@@ -100,8 +99,10 @@ class RunFolder:
         """Make the folder anew (call `check_writable` first) and write what is known at the start."""
         if self.path.exists():
             shutil.rmtree(self.path)
-        self.checkpoints.mkdir(parents=True)
-        write_json(self.options_file, options)
+        self.path.mkdir(parents=True)
+        # first: it makes the folder a RUN folder
+        write_json(self.options_file, {"format": FORMAT_NAME, **options})
+        self.checkpoints.mkdir()
         write_aside(
             self.catalog_file,
             json.dumps({"item_ids": catalog.item_ids, "popularity": catalog.popularity}, ensure_ascii=False) + "\n",
@@ -110,19 +111,59 @@ class RunFolder:
     def options(self) -> dict[str, Any]:
         """What `start` was given."""
         options = _read_json(self.options_file)
-        if not isinstance(options, dict) or not all(key in options for key in ("dataset", "model", "training")):
-            raise UserError(f"{self.options_file}: damaged: dataset, model or training is missing")
+        if not isinstance(options, dict) or options.get("format") != FORMAT_NAME:
+            raise UserError(f"{self.options_file}: damaged, or not written by 'rearec train'")
+        for part in ("dataset", "model", "training"):
+            if not isinstance(options.get(part), dict):
+                raise UserError(f"{self.options_file}: damaged: {part} is missing")
+        if not isinstance(options["dataset"].get("path"), str | None):
+            raise UserError(f"{self.options_file}: damaged: the path of the dataset is no text")
         return options
+
+    def check_fingerprint(self, fingerprint: str, dataset: str | Path) -> None:
+        """UserError where ``dataset``, which has this fingerprint, is not the one that the model is trained on."""
+        if self.options()["dataset"].get("fingerprint") != fingerprint:
+            raise UserError(
+                f"{dataset}: not the dataset of {self.path}, which was trained on other data or on another split of it"
+            )
 
     def catalog(self) -> Catalog:
         """The items of the model trained here."""
         value = _read_json(self.catalog_file)
-        if not isinstance(value, dict) or not len(value.get("item_ids", ())) == len(value.get("popularity", (None,))):
+        fields = value if isinstance(value, dict) else {}
+        item_ids, popularity = fields.get("item_ids"), fields.get("popularity")
+        if not isinstance(item_ids, list) or not isinstance(popularity, list) or len(item_ids) != len(popularity):
             raise UserError(f"{self.catalog_file}: damaged: item_ids and popularity of equal length were expected")
-        return Catalog(value["item_ids"], value["popularity"])
+        if not all(isinstance(item, str) for item in item_ids) or not all(map(_is_count, popularity)):
+            raise UserError(f"{self.catalog_file}: damaged: item_ids must be texts, popularity counts")
+        return Catalog(item_ids, popularity)
 
     def result(self) -> dict[str, Any]:
         """Best epoch, validation and test metrics of a finished training."""
         self.check_finished()
-        result: dict[str, Any] = _read_json(self.result_file)
+        result = _read_json(self.result_file)
+        counts = ("best_epoch", "epochs", "parameters")
+        if (
+            not isinstance(result, dict)
+            or not all(_is_count(result.get(name)) for name in counts)
+            or not isinstance(result.get("stopped_early"), bool)
+            or not isinstance(result.get("valid"), dict)
+            or not isinstance(result.get("test", ""), dict | None)
+        ):
+            raise UserError(f"{self.result_file}: damaged: not the result of a training")
         return result
+
+    def _is_ours(self) -> bool:
+        """Whether options.json is one that `start` wrote."""
+        try:
+            self.options()
+        except UserError:
+            return False
+        return True
+
+
+def _is_written(entry: Path) -> bool:
+    """Whether an entry of a RUN folder is one that a training writes."""
+    if entry.is_dir():
+        return entry.name in FOLDERS or entry.name.startswith(SAVING_PREFIX)
+    return entry.name in (*FILES, *map(partial_name, FILES))

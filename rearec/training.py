@@ -21,16 +21,18 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
 
 from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_model
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
+from rearec.files import write_json
 from rearec.lightning_module import PRECISIONS, TrainingModule, TrainingOptions
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
-from rearec.run_folder import Catalog, RunFolder, write_json
+from rearec.run_folder import Catalog, RunFolder
 
 __all__ = ["TrainingModule", "TrainingOptions", "train"]
 
@@ -77,16 +79,15 @@ def train(
         ``test`` (as `evaluate` returns them, floors included; None without test rows).
 
     Raises:
-        UserError: the folder may not be written, the run to resume was started with other options, the dataset has no
-            training or validation rows, or the loss is no longer finite.
+        UserError: the folder may not be written, the run to resume was started with other options or data, the dataset
+            has no training or validation rows, the model does not fit in memory, or the loss, the weights or the scores
+            are no longer finite.
         KeyboardInterrupt: the user's; the run can be resumed.
     """
     options = options or TrainingOptions()
     device = torch.device(device)
     folder = RunFolder(run)
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
-    if resume and folder.finished:
-        return folder.result()
     _check_dataset(dataset, config)
     record = {
         "rearec": version("rearec"),
@@ -94,17 +95,19 @@ def train(
         "model": asdict(config),
         "training": asdict(options),
     }
+    if resume and folder.finished:
+        _check_same(folder, record)
+        return folder.result()
     continues = resume and folder.last_checkpoint.is_file()
     if continues:
         _check_same(folder, record)
     else:
         # --resume may replace a run that was killed in its first epoch.
         folder.check_writable(force=force or resume)
-        folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _quiet():
         torch.manual_seed(options.seed)
-        module = TrainingModule(ReaRec(config), dataset, options)
+        module = TrainingModule(_build(config), dataset, options)
         recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
         stopping = _EarlyStopping(MONITOR, patience=options.patience, mode="max", check_on_train_epoch_end=True)
         trainer = Trainer(
@@ -124,6 +127,9 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        if not continues:
+            # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
+            folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
         with _interruptible(trainer):
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
         model = load_best_model(folder, config).to(device)
@@ -136,9 +142,23 @@ def train(
         "valid": evaluate(model, dataset, "valid", batch_rows=options.batch_rows, floors=False),
         "test": evaluate(model, dataset, "test", batch_rows=options.batch_rows) if len(dataset.rows("test")) else None,
     }
-    model.save_pretrained(folder.path)
+    try:
+        model.save_pretrained(folder.path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder.path}: the model cannot be written: {error}") from error
     write_json(folder.result_file, result)
     return result
+
+
+def _build(config: ReaRecConfig) -> ReaRec:
+    """A new model; UserError where the memory does not hold it."""
+    try:
+        return ReaRec(config)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(
+            f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "
+            f"layers {config.layers}, max_len {config.max_len}, steps {config.steps}"
+        ) from error
 
 
 def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
@@ -155,6 +175,7 @@ def _describe(dataset: SequenceDataset, path: Path | None) -> dict[str, Any]:
         "items": dataset.num_items,
         "users": dataset.num_users,
         "interactions": dataset.num_interactions,
+        "fingerprint": dataset.fingerprint,
         "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},
     }
 
@@ -165,12 +186,13 @@ def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
     for part in ("dataset", "model", "training"):
         for name, value in record[part].items():
             was = before[part].get(name)
-            # A dataset may have moved.
-            if name != "path" and was != value:
+            # A dataset may have moved; its fingerprint is no option that could be told.
+            if name not in ("path", "fingerprint") and was != value:
                 raise UserError(
                     f"{folder.path}: was started with {part} option {name} = {was!r}, not {value!r}; "
                     "resume with the same options, or start anew with --force"
                 )
+    folder.check_fingerprint(record["dataset"]["fingerprint"], record["dataset"]["path"] or "the dataset")
 
 
 @contextmanager

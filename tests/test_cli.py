@@ -1,4 +1,4 @@
-"""The command line as a process: exit codes, one-line errors, json, overwriting, speed of the start."""
+"""The command line as a process: exit codes, one-line errors, json, overwriting, what the start imports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,21 +30,13 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: An
         "    heavy = {'torch', 'lightning', 'matplotlib', 'polars', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
         "    print('HEAVY', sorted(heavy), file=sys.stderr)\n"
     )
-    for arguments in (["--help"], ["train", "--help"], ["train", "x"], ["prepare", "json"], ["evaluate", "nowhere"]):
+    for arguments in (
+        *(["--help"], ["train"], ["train", "--help"], ["train", "x"], ["prepare", "json"]),
+        *(["evaluate", "nowhere"], ["recommend", "nowhere", "x"]),
+    ):
         command = [sys.executable, "-c", script, *arguments]
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert "HEAVY []" in process.stderr, (arguments, process.stderr)
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["train"], ["recommend", "nowhere", "x"]])
-def test_help_and_argument_errors_answer_in_under_a_second(arguments: list[str], run_rearec: Any) -> None:
-    # the best of three: other work on the machine is not the command's
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run_rearec(*arguments)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 1.0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -68,6 +59,7 @@ def test_version_is_the_distributions(run_rearec: Any) -> None:
         ["train"],
         ["train", "data", "--out", "run", "--method", "magic"],
         ["train", "data", "--out", "run", "--steps", "-1"],
+        ["info", "--seed", str(2**63)],
         ["prepare", "xml", "file", "--out", "dir"],
         ["recommend", "run", "x", "-k", "0"],
     ],
@@ -222,7 +214,7 @@ def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: 
 
     too_deep = run_rearec("evaluate", run, "--steps", "1")
     assert too_deep.returncode == 2
-    assert "steps: got 1, expected 0..0: the model was trained for 0 steps" in too_deep.stderr
+    assert too_deep.stderr == "error: --steps: got 1, expected 0..0: the model was trained for 0 steps\n"
 
     recommended = run_rearec("recommend", run, "item-001", "nobody knows", "item-010", "-k", "5", "--json")
     assert recommended.returncode == 0, recommended.stderr
@@ -263,9 +255,12 @@ def test_recommend_answers_a_file_line_by_line(run_folder: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1, 2]", "line 2: expected a list of ids (strings)"),
-        ('{"items": []}', "line 2: expected a list of ids (strings)"),
-        ("item-001", "line 2: not json"),
+        ("[1, 2]", "row 2: expected a list of ids (strings)"),
+        ('{"items": []}', "row 2: expected a list of ids (strings)"),
+        ("item-001", "row 2: not json"),
+        ('{"history": ["item-001"], "weight": NaN}', "row 2: holds NaN or infinity"),
+        ('["\\ud800"]', "row 2: holds half of a surrogate pair"),
+        ("[" * 100_000, "row 2: the json is nested too deeply"),
     ],
 )
 def test_a_wrong_line_of_histories_is_named(
@@ -287,7 +282,12 @@ def test_evaluate_finds_a_moved_dataset_with_data_and_refuses_another(
     (tmp_path / "source.json").write_text(json.dumps(dict(reversed(histories.items()))))
     assert run_rearec("prepare", "json", tmp_path / "source.json", "--out", other).returncode == 0
     refused = run_rearec("evaluate", run_folder, "--data", other)
-    assert refused.returncode == 2 and "has other items than the dataset" in refused.stderr
+    assert refused.returncode == 2 and "was trained on other data or on another split" in refused.stderr
+    # the same items, another split
+    again = tmp_path / "again"
+    assert run_rearec("prepare", "json", source_file, "--out", again, "--min-eval-history", "9").returncode == 0
+    refused = run_rearec("evaluate", run_folder, "--data", again)
+    assert refused.returncode == 2 and "was trained on other data or on another split" in refused.stderr
 
     lost = tmp_path / "run"
     lost.mkdir()
@@ -320,3 +320,63 @@ def test_the_script_is_installed() -> None:
     assert os.access(script, os.X_OK)
     result = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
     assert result.stdout == f"rearec {version('rearec')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["info", "--json"], ["info"], ["--help"]])
+def test_a_standard_output_that_is_full_is_one_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "rearec.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: standard output: cannot be written: No space left on device\n"
+
+
+def test_a_backend_that_is_not_there_is_one_line(run_folder: Path, run_rearec: Any) -> None:
+    result = run_rearec("recommend", run_folder, "item-001", "--device", "cpu", REAREC_BACKEND="abacus")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: REAREC_BACKEND: got 'abacus', expected one of ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_outputs_that_cannot_be_written_are_refused_by_their_name(
+    run_folder: Path, source_file: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+) -> None:
+    requests = tmp_path / "in.jsonl"
+    requests.write_text('["item-001"]\n')
+    nested = requests / "x"
+    for arguments, message in (
+        (("prepare", "json", source_file, "--out", nested), f"{nested}: cannot be written: {requests} is a file"),
+        (("train", prepared, "--out", nested, *SMALL), f"{nested}: cannot be written: {requests} is a file"),
+        (("demo", "--out", nested, "--json"), f"{nested}: cannot be written: {requests} is a file"),
+        (
+            ("recommend", run_folder, "--input", requests, "--output", tmp_path / "no" / "o"),
+            f"{tmp_path / 'no' / 'o'}: cannot be written: there is no folder {tmp_path / 'no'}",
+        ),
+        (
+            ("recommend", run_folder, "--input", requests, "--output", requests, "--force"),
+            f"{requests}: --output is the file of --input",
+        ),
+    ):
+        result = run_rearec(*arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"error: {message}"), result.stderr
+    assert requests.read_text() == '["item-001"]\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("options.json", lambda value: value["training"].update(lr="0.1"), "damaged: lr: got '0.1', expected"),
+        ("options.json", lambda value: value["model"].update(dim="16"), "damaged: dim: got '16', expected"),
+        ("options.json", lambda value: value.update(training=[]), "damaged: training is missing"),
+    ],
+)
+def test_damaged_options_of_a_run_to_resume_are_named(
+    name: str, damage: Any, message: str, run_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+) -> None:
+    value = json.loads((run_folder / name).read_text())
+    damage(value)
+    (tmp_path / name).write_text(json.dumps(value))
+    result = run_rearec("train", prepared, "--out", tmp_path, "--resume")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path / name}: {message}")

@@ -62,3 +62,15 @@ def test_demo_does_not_touch_a_folder_that_holds_something_else(tmp_path: Path) 
     with pytest.raises(UserError, match="holds no demonstration"):
         run_demo(tmp_path, users=10, epochs=1, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_demo_replaces_nothing_when_something_is_kept_in_one_of_its_runs(tmp_path: Path) -> None:
+    from rearec.demo import run_demo
+    from rearec.errors import UserError
+
+    run_demo(tmp_path / "demo", users=20, epochs=1)
+    (tmp_path / "demo" / "prl" / "thesis.txt").write_text("!")
+    before = (tmp_path / "demo" / "data" / "dataset.json").stat().st_mtime_ns
+    with pytest.raises(UserError, match=r"prl: holds 'thesis\.txt'"):
+        run_demo(tmp_path / "demo", users=20, epochs=1, force=True)
+    assert (tmp_path / "demo" / "data" / "dataset.json").stat().st_mtime_ns == before

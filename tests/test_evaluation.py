@@ -120,8 +120,16 @@ def test_fewer_steps_are_those_of_the_state_of_that_step() -> None:
 
 
 def test_more_steps_than_trained_are_an_error() -> None:
-    with pytest.raises(UserError, match=r"steps: got 3, expected 0\.\.2"):
+    with pytest.raises(ValueError, match=r"steps: got 3, expected 0\.\.2"):
         evaluate(tiny_model(), tiny_dataset(), steps=3)
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="the model's scores are no finite numbers"):
+        evaluate(model, tiny_dataset())
 
 
 def test_a_dataset_of_another_catalogue_is_an_error() -> None:

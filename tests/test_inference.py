@@ -104,6 +104,7 @@ def test_a_folder_that_is_no_finished_run_is_an_error(run_folder: Path, tmp_path
     with pytest.raises(UserError, match="not a RUN folder"):
         Recommender(tmp_path)
     damaged = shutil.copytree(run_folder, tmp_path / "damaged")
-    (damaged / "catalog.json").write_text("[]")
-    with pytest.raises(UserError, match=r"catalog\.json: damaged"):
-        Recommender(damaged)
+    for text in ("[]", '{"item_ids": ["a"], "popularity": [1]}'):
+        (damaged / "catalog.json").write_text(text)
+        with pytest.raises(UserError, match=r"catalog\.json: damaged"):
+            Recommender(damaged)

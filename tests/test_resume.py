@@ -93,6 +93,9 @@ def test_resume_of_a_finished_run_exits_with_0_and_says_so(
     assert again.returncode == 0, again.stderr
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["best_epoch"] == json.loads((whole / "result.json").read_text())["best_epoch"]
+    contradicted = run_rearec("train", prepared, "--out", whole, "--resume", "--tau", "0.5")
+    assert contradicted.returncode == 2
+    assert contradicted.stderr == "error: --tau: the run to resume was started with 0.07, not 0.5\n"
     assert (whole / "model.safetensors").stat().st_mtime_ns == before
 
 

@@ -6,7 +6,10 @@ import csv
 import json
 import logging
 import pickle
+import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.lightning_module import learning_rate_factor
 from rearec.models.config import ReaRecConfig
+from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
@@ -183,17 +188,85 @@ def test_resume_without_a_checkpoint_starts_anew(dataset: SequenceDataset, tmp_p
 
 def test_a_run_is_replaced_by_force_only_and_other_folders_never(dataset: SequenceDataset, tmp_path: Path) -> None:
     train(dataset, tmp_path / "run", small_config("base"), OPTIONS)
-    (tmp_path / "run" / "mine.txt").write_text("?")
     with pytest.raises(UserError, match="--resume continues it, --force replaces it"):
         train(dataset, tmp_path / "run", small_config("base"), OPTIONS)
-    train(dataset, tmp_path / "run", small_config("base"), OPTIONS, force=True)
-    assert not (tmp_path / "run" / "mine.txt").exists()
+    train(dataset, tmp_path / "run", small_config("erl"), OPTIONS, force=True)
+    assert RunFolder(tmp_path / "run").options()["model"]["method"] == "erl"
 
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("!")
-    with pytest.raises(UserError, match="is not a RUN folder"):
-        train(dataset, tmp_path / "other", small_config("base"), OPTIONS, force=True)
-    assert (tmp_path / "other" / "thesis.txt").read_text() == "!"
+    for name in ("thesis.txt", "options.json"):
+        (tmp_path / "other" / name).write_text("{}")
+        for how in ({"force": True}, {"resume": True}):
+            with pytest.raises(UserError, match="is not a RUN folder"):
+                train(dataset, tmp_path / "other", small_config("base"), OPTIONS, **how)
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "{}"
+
+
+def test_force_keeps_the_run_when_the_new_one_cannot_begin(
+    dataset: SequenceDataset, run_folder: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    with pytest.raises(UserError, match=r"no memory for a model of 40 items, .* max_len 2147483647, steps 2"):
+        train(dataset, run, small_config(max_len=2**31 - 1, dim=2**17, heads=2**7), OPTIONS, force=True)
+    assert (run / "result.json").read_bytes() == (run_folder / "result.json").read_bytes()
+
+
+def test_another_split_of_the_same_data_is_no_dataset_to_resume_on(dataset: SequenceDataset, tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=1)
+    train(dataset, tmp_path / "run", small_config("base"), options)
+    rows = dict(dataset.split_rows)
+    rows["test"], rows["valid"] = rows["valid"], rows["test"]
+    with pytest.raises(UserError, match="which was trained on other data or on another split of it"):
+        train(replace(dataset, split_rows=rows), tmp_path / "run", small_config("base"), options, resume=True)
+    with pytest.raises(UserError, match="was started with model option method = 'base', not 'erl'"):
+        train(dataset, tmp_path / "run", small_config("erl"), options, resume=True)
+
+
+def test_weights_that_overflow_in_the_last_step_are_reported(dataset: SequenceDataset, tmp_path: Path) -> None:
+    # one batch: its loss is that of the initial weights
+    options = TrainingOptions(epochs=1, batch_rows=10_000, lr=1e38)
+    with pytest.raises(UserError, match="the model's weights are no longer finite in epoch 1: try a lower --lr"):
+        train(dataset, tmp_path / "run", small_config("base"), options)
+    assert not RunFolder(tmp_path / "run").finished
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from rearec.checkpointing import AtomicCheckpointIO
+from rearec.errors import UserError
+from rearec.files import write_json
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+def write_checkpoint(path, value):
+    AtomicCheckpointIO().save_checkpoint(value, path)
+for write, name in ((write_json, "a.json"), (write_checkpoint, "b")):
+    try:
+        write(Path(name), {"a": "a" * 100_000})
+    except UserError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout.splitlines() == [
+        "a.json: cannot be written: File too large",
+        "b: cannot be written: [Errno 27] File too large",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_written_is_an_error_that_names_the_run(
+    dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ReaRec, directory: Path) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(ReaRec, "save_pretrained", fail)
+    with pytest.raises(UserError, match=rf"{tmp_path / 'run'}: the model cannot be written: .*No space left"):
+        train(dataset, tmp_path / "run", small_config("base"), replace(OPTIONS, epochs=1))
+    assert not RunFolder(tmp_path / "run").finished
 
 
 def test_a_loss_that_is_no_number_is_reported(dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -239,8 +312,10 @@ def test_learning_rate_rises_then_follows_its_schedule() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs: got 0, expected 1 or more"),
+        ({"epochs": 0}, "epochs: got 0, expected an integer, 1 or more"),
         ({"lr": 0.0}, "lr: got 0.0, expected a finite number above 0"),
+        ({"lr": "0.1"}, "lr: got '0.1', expected a finite number above 0"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808, expected an integer in"),
         ({"clip": float("nan")}, "clip: got nan"),
         ({"schedule": "step"}, "schedule: got 'step', expected one of constant, cosine, linear"),
         ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16"),

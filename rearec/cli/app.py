@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rearec.cli import demo, evaluate, info, prepare, recommend, train
+from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout
 
 __all__ = ["app", "main"]
 
@@ -42,4 +43,9 @@ for _module in (demo, prepare, train, evaluate, recommend, info):
 
 def main() -> None:
     """Entry point of the ``rearec`` script."""
-    app()
+    try:
+        app()
+    except OSError as error:
+        # Commands answer for their own faults: this is --help or --version.
+        typer.echo(f"error: {give_up_stdout(error)}", err=True)
+        raise SystemExit(EXIT_USER_ERROR) from None

@@ -27,10 +27,13 @@ __all__ = [
     "Json",
     "Seed",
     "Threads",
+    "check_steps",
     "command",
+    "compute_device",
     "device_of",
     "emit",
     "error_console",
+    "give_up_stdout",
     "metric_table",
     "note",
     "progress_bar",
@@ -38,7 +41,7 @@ __all__ = [
 ]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; progress goes to stderr.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to the libraries.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -58,12 +61,12 @@ def command(function: Function) -> Function:
         try:
             function(*args, **kwargs)
         except (UserError, OSError) as error:
-            message = _in_one_line(error)
-            if message is None:
+            if isinstance(error, BrokenPipeError):
+                # A reader such as head has had enough: typer ends quietly.
                 raise
             if kwargs.get("debug"):
                 traceback.print_exc()
-            typer.echo(f"error: {message}", err=True)
+            typer.echo(f"error: {_in_one_line(error)}", err=True)
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
@@ -72,11 +75,11 @@ def command(function: Function) -> Function:
     return run  # type: ignore[return-value]
 
 
-def _in_one_line(error: UserError | OSError) -> str | None:
-    """What to tell the user; None where the error does not say which file it is about, and so is not his."""
-    if isinstance(error, UserError):
-        return str(error)
-    return None if error.filename is None else f"{error.filename}: {error.strerror}"
+def _in_one_line(error: UserError | OSError) -> str:
+    """What to tell the user, with the file it is about where the error knows it."""
+    if isinstance(error, UserError) or error.filename is None:
+        return " ".join(str(error).split())
+    return f"{error.filename}: {error.strerror}"
 
 
 def set_threads(threads: int) -> None:
@@ -104,6 +107,26 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def compute_device(name: str) -> torch.device:
+    """The torch device of ``--device``, for a command that computes there.
+
+    UserError where it does not exist or where the backend that REAREC_BACKEND asks for cannot run on it.
+    """
+    from rearec_kernels import available_backends
+
+    device = device_of(name)
+    wanted, available = os.environ.get("REAREC_BACKEND"), available_backends(device)
+    if wanted and wanted not in available:
+        raise UserError(f"REAREC_BACKEND: got {wanted!r}, expected one of {', '.join(available)} on {device}")
+    return device
+
+
+def check_steps(steps: int | None, trained: int) -> None:
+    """UserError where ``--steps`` asks for more reasoning steps than the model was trained for."""
+    if steps is not None and steps > trained:
+        raise UserError(f"--steps: got {steps}, expected 0..{trained}: the model was trained for {trained} steps")
+
+
 def note(message: str) -> None:
     """One line for the user on stderr, beside the result."""
     typer.echo(message, err=True)
@@ -111,12 +134,25 @@ def note(message: str) -> None:
 
 def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
     """The result of a command on stdout: one JSON object, or what ``render`` prints."""
-    if as_json:
-        typer.echo(json.dumps(result, allow_nan=False))
-        return
-    from rich.console import Console
+    try:
+        if as_json:
+            typer.echo(json.dumps(result, allow_nan=False))
+            return
+        from rich.console import Console
 
-    render(Console(width=None if sys.stdout.isatty() else 120))
+        render(Console(width=None if sys.stdout.isatty() else 120))
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is not None:
+            raise
+        raise UserError(give_up_stdout(error)) from error
+
+
+def give_up_stdout(error: OSError) -> str:
+    """What to tell the user of a standard output that cannot be written; the rest of what it was to get is dropped."""
+    # Otherwise Python tries again when the process ends, and complains in its own way.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"standard output: cannot be written: {error.strerror or error}"
 
 
 def error_console() -> Console:

@@ -18,7 +18,7 @@ from rearec.cli.common import (
     Seed,
     Threads,
     command,
-    device_of,
+    compute_device,
     emit,
     error_console,
     metric_table,
@@ -71,7 +71,7 @@ def demo(
             seed=seed,
             users=users,
             epochs=epochs,
-            device=device_of(device),
+            device=compute_device(device),
             force=force,
             on_progress=on_progress,
         )

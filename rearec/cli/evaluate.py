@@ -14,8 +14,9 @@ from rearec.cli.common import (
     Json,
     Seed,
     Threads,
+    check_steps,
     command,
-    device_of,
+    compute_device,
     emit,
     metric_table,
     progress_bar,
@@ -74,8 +75,8 @@ def evaluate(
 
     folder = RunFolder(run)
     folder.check_finished()
+    recorded = folder.options()["dataset"].get("path")
     if data is None:
-        recorded = folder.options()["dataset"]["path"]
         if recorded is None:
             raise UserError(f"{run}: does not say which dataset it was trained on; give it with --data")
         data = Path(recorded)
@@ -87,9 +88,9 @@ def evaluate(
     from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
-    if dataset.item_ids != folder.catalog().item_ids:
-        raise UserError(f"{data}: has other items than the dataset {run} was trained on")
-    model = ReaRec.from_pretrained(run, map_location=device_of(device))
+    folder.check_fingerprint(dataset.fingerprint, data)
+    model = ReaRec.from_pretrained(run, map_location=compute_device(device))
+    check_steps(steps, model.config.steps)
     with progress_bar(f"ranking {split.value} rows") as progress:
         result = rank_and_measure(
             model,

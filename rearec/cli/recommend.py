@@ -9,8 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import Debug, Device, Force, Json, Seed, Threads, command, device_of, emit, note, set_threads
+from rearec.cli.common import (
+    Debug,
+    Device,
+    Force,
+    Json,
+    Seed,
+    Threads,
+    check_steps,
+    command,
+    compute_device,
+    emit,
+    note,
+    progress_bar,
+    set_threads,
+)
+from rearec.data.files import read_lines
+from rearec.data.json_text import parse_json
 from rearec.errors import UserError
+from rearec.files import open_aside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,16 +87,13 @@ def recommend(
     RunFolder(run).check_finished()
     requests = None
     if input_file is not None and output_file is not None:
-        if output_file.exists() and not force:
-            raise UserError(f"{output_file}: exists already; --force replaces it")
+        _check_output(output_file, input_file, force)
         requests = read_requests(input_file)
 
     from rearec.inference import Recommender
 
-    recommender = Recommender(run, device=device_of(device))
-    trained = recommender.model.config.steps
-    if steps is not None and steps > trained:
-        raise UserError(f"--steps: got {steps}, expected 0..{trained}: the model was trained for {trained} steps")
+    recommender = Recommender(run, device=compute_device(device))
+    check_steps(steps, recommender.model.config.steps)
     if requests is None:
         answer = recommender.recommend([items or []], k, exclude_seen=exclude_seen, steps=steps)[0]
         emit({"history": items or [], **asdict(answer)}, as_json, lambda console: _render(console, answer))
@@ -89,26 +103,35 @@ def recommend(
     emit(summary, as_json, lambda console: console.print(_in_words(summary), highlight=False))
 
 
+def _check_output(output: Path, source: Path, force: bool) -> None:
+    """UserError where the answers may not or cannot be written, before anything is computed."""
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: cannot be written: there is no folder {output.parent}")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; --output is a file")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"{output}: --output is the file of --input; choose another one")
+    if output.exists() and not force:
+        raise UserError(f"{output}: exists already; --force replaces it")
+
+
 def read_requests(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of histories, as objects with "history"; UserError names the line that is wrong."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
     requests = []
-    for number, line in enumerate(lines, 1):
+    for row, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not json ({error})") from error
+        value = parse_json(path, line, row)
         request = {"history": value} if isinstance(value, list) else value
         history = request.get("history") if isinstance(request, dict) else None
         if not isinstance(history, list) or not all(isinstance(item, str) for item in history):
-            raise UserError(f'{path}, line {number}: expected a list of ids (strings), or {{"history": [...]}}')
+            raise UserError(f'{path}: row {row}: expected a list of ids (strings), or {{"history": [...]}}')
+        try:
+            _line(request).encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: row {row}: holds half of a surrogate pair, which is no text") from None
+        except ValueError:
+            raise UserError(f"{path}: row {row}: holds NaN or infinity, which json does not have") from None
         requests.append(request)
     if not requests:
         raise UserError(f"{path}: holds no history")
@@ -124,25 +147,18 @@ def _answer_file(
     steps: int | None,
 ) -> dict[str, Any]:
     """Write the answers aside, then rename the file; returns how many there were of which kind."""
-    from rearec.cli.common import progress_bar
-
-    partial = output.with_name(f".{output.name}.partial")
     counts = {"model": 0, "popularity": 0}
     unknown = 0
-    try:
-        with progress_bar("recommending") as progress, partial.open("w", encoding="utf-8") as file:
-            for begin in range(0, len(requests), CHUNK):
-                chunk = requests[begin : begin + CHUNK]
-                histories = [request["history"] for request in chunk]
-                answers = recommender.recommend(histories, k, exclude_seen=exclude_seen, steps=steps)
-                for request, answer in zip(chunk, answers, strict=True):
-                    file.write(json.dumps({**request, **asdict(answer)}, ensure_ascii=False) + "\n")
-                    counts[answer.source] += 1
-                    unknown += len(answer.unknown)
-                progress(begin + len(chunk), len(requests))
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with progress_bar("recommending") as progress, open_aside(output) as file:
+        for begin in range(0, len(requests), CHUNK):
+            chunk = requests[begin : begin + CHUNK]
+            histories = [request["history"] for request in chunk]
+            answers = recommender.recommend(histories, k, exclude_seen=exclude_seen, steps=steps)
+            for request, answer in zip(chunk, answers, strict=True):
+                file.write(_line({**request, **asdict(answer)}))
+                counts[answer.source] += 1
+                unknown += len(answer.unknown)
+            progress(begin + len(chunk), len(requests))
     return {
         "output": str(output),
         "histories": len(requests),
@@ -150,6 +166,10 @@ def _answer_file(
         "by_popularity": counts["popularity"],
         "unknown_items": unknown,
     }
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _in_words(summary: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from rearec.cli.common import (
     Seed,
     Threads,
     command,
-    device_of,
+    compute_device,
     emit,
     error_console,
     metric_table,
@@ -29,6 +29,8 @@ from rearec.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from rearec.run_folder import RunFolder
 
 __all__ = ["register"]
 
@@ -180,14 +182,10 @@ def train(
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(out)
-    if resume and folder.finished:
-        note(f"{out}: this training has finished already")
-        _emit(out, folder.options()["model"], folder.result(), as_json)
-        return
     model = {field: chosen[name] for name, field in MODEL_FIELDS.items()}
     training = {field: chosen[name] for name, field in TRAINING_FIELDS.items()}
     if resume and folder.options_file.is_file():
-        before = folder.options()
+        before = _options_of(folder)
         _adopt(model, before["model"], MODEL_FIELDS, given - ({"steps"} if method is Method.base else set()))
         _adopt(training, before["training"], TRAINING_FIELDS, given)
     dataset = load_dataset(data)
@@ -200,6 +198,7 @@ def train(
         options = TrainingOptions(**training)
     except ValueError as error:
         raise UserError(_as_option(str(error))) from None
+    finished = resume and folder.finished
     with TrainingProgress(config.method) as progress:
         try:
             result = run_training(
@@ -207,7 +206,7 @@ def train(
                 out,
                 config,
                 options,
-                device=device_of(device),
+                device=compute_device(device),
                 resume=resume,
                 force=force,
                 on_epoch=progress.on_epoch,
@@ -216,7 +215,23 @@ def train(
         except KeyboardInterrupt:
             note(f"continue with: rearec train {data} --out {out} --resume")
             raise
+    if finished:
+        note(f"{out}: this training has finished already")
     _emit(out, {"method": config.method, "steps": config.steps}, result, as_json)
+
+
+def _options_of(folder: RunFolder) -> dict[str, Any]:
+    """The options of the interrupted run; UserError where they are none."""
+    from rearec.models.config import ReaRecConfig
+    from rearec.training import TrainingOptions
+
+    options = folder.options()
+    try:
+        ReaRecConfig.from_dict(options["model"])
+        TrainingOptions(**options["training"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{folder.options_file}: damaged: {error}") from error
+    return options
 
 
 def _adopt(values: dict[str, Any], before: dict[str, Any], fields: dict[str, str], given: set[str]) -> None:

@@ -15,12 +15,13 @@ from torch import Tensor
 from rearec.data.arrays import ranges
 from rearec.data.dataset import SequenceDataset, SplitName
 
-__all__ = ["Batch", "PairBatches", "collate_histories"]
+__all__ = ["IGNORE_INDEX", "Batch", "PairBatches", "collate_histories"]
 
 Pairing = Literal["shared", "separate"]
 IntArray = NDArray[np.int64]
 
-IGNORED_TARGET = -100
+# The target of a row that has none.
+IGNORE_INDEX = -100
 # Windows are sorted by length within pools of this many batches: little padding, yet batches mix windows of many users.
 POOL_BATCHES = 32
 
@@ -257,7 +258,7 @@ def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], 
         lengths=torch.from_numpy(lengths.astype(np.int32)),
         row_prefix=torch.arange(count, dtype=torch.int32),
         end=torch.from_numpy(lengths.astype(np.int32)),
-        target=torch.full((count,), IGNORED_TARGET, dtype=torch.int64),
+        target=torch.full((count,), IGNORE_INDEX, dtype=torch.int64),
         group=torch.arange(count),
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -74,6 +77,25 @@ class SequenceDataset:
         first = np.ones(len(user), dtype=bool)
         first[1:] = user[1:] != user[:-1]
         return first
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of sequences, rows and item ids: equal if and only if models see the same data and split.
+
+        Computed from the arrays; a dataset that was loaded has it from its preparation.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        arrays: dict[str, tuple[NDArray[Any], str]] = {
+            "items": (self.items, "<i4"),
+            "offsets": (self.offsets, "<i8"),
+            "sequence_user": (self.sequence_user, "<i4"),
+            **{f"{split}_rows": (self.split_rows[split], "<i4") for split in SPLIT_NAMES},
+        }
+        for name, (array, dtype) in arrays.items():
+            digest.update(f"{name} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array, dtype=dtype).data)
+        digest.update(json.dumps(self.item_ids).encode())
+        return digest.hexdigest()
 
     def rows(self, split: SplitName) -> NDArray[np.int32]:
         """int32 [rows, 2], the (sequence, position) of each row of ``split``, sorted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -101,6 +102,9 @@ def prepare(
     thresholds = _thresholds(split, valid_from, test_from)
     _check_counts(1, core=core, user_core=user_core, item_core=item_core)
     _check_counts(0, min_train_history=min_train_history, min_eval_history=min_eval_history)
+    for name, value in (("--min-rating", min_rating), ("--min-target-rating", min_target_rating)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{name} must be a finite number, got {value}")
     options = ReadOptions(split == "given", user_column, item_column, rating_column, timestamp_column, separator)
     _check_reading(format, options)
     check_out(out, force)
@@ -213,6 +217,10 @@ def _choose_split(split: str | None, paths: list[Path]) -> str:
     if split == "given":
         if len(paths) != 3:
             raise UserError(f"the split 'given' needs three files (train, valid, test), got {len(paths)}")
+        resolved = [path.resolve() for path in paths]
+        for index, path in enumerate(paths):
+            if resolved[index] in resolved[:index]:
+                raise UserError(f"{path}: given twice; train, valid and test must be different files")
         for index, path in enumerate(paths):
             named = {PARTS[name] for name in PART_IN_NAME.findall(path.name.lower())}
             if named and index not in named:

@@ -14,26 +14,44 @@ from numpy.typing import NDArray
 
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
 from rearec.errors import UserError
+from rearec.files import check_way
 
 __all__ = ["FORMAT_NAME", "FORMAT_VERSION", "check_out", "load_dataset", "save_dataset"]
 
 FORMAT_NAME = "rearec-dataset"
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "dataset.json"
+# What is written; a directory that holds anything else is not deleted.
+ARRAYS = ("items", "offsets", "sequence_user", *(f"{split}_rows" for split in SPLIT_NAMES))
+LISTS = ("item_ids", "user_ids", "item_titles")
+FILES = (DESCRIPTION_FILE, *(f"{name}.npy" for name in ARRAYS), *(f"{name}.json" for name in LISTS))
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Refuse a directory that may not be written: an existing one without ``force``, or one that is no dataset."""
+    """Refuse a directory that may not be written: an existing one without ``force``, or with anything but a dataset."""
+    check_way(out)
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink():
         raise UserError(f"{out}: exists and is not a directory; choose another output directory")
     if not any(out.iterdir()):
         return
-    if not (out / DESCRIPTION_FILE).is_file():
+    if not _is_ours(out):
         raise UserError(f"{out}: exists and holds no prepared dataset; choose another output directory")
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES or entry.is_dir())
+    if foreign:
+        raise UserError(f"{out}: holds {foreign[0]!r}, which is no part of a dataset; move it or choose another")
     if not force:
         raise UserError(f"{out}: already holds a prepared dataset; use --force to replace it")
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether the directory's description is one of a prepared dataset, of whatever version."""
+    try:
+        description: dict[str, Any] = _read_json(directory, DESCRIPTION_FILE, dict)
+    except UserError:
+        return False
+    return description.get("format") == FORMAT_NAME
 
 
 def save_dataset(dataset: SequenceDataset, out: str | Path, *, force: bool = False) -> None:
@@ -74,6 +92,7 @@ def _write_files(dataset: SequenceDataset, directory: Path) -> None:
         "shapes": {name: list(array.shape) for name, array in arrays.items()}
         | {name: [len(values)] for name, values in lists.items()},
         "statistics": dataset.statistics,
+        "fingerprint": dataset.fingerprint,
     }
     # Written last: a directory without it is not a dataset.
     _write_json(directory / DESCRIPTION_FILE, description, indent=2)
@@ -122,20 +141,25 @@ def load_dataset(path: str | Path) -> SequenceDataset:
     for key in ("source", "options", "shapes", "statistics"):
         if not isinstance(description.get(key), dict):
             raise UserError(f"{path / DESCRIPTION_FILE}: the field {key!r} is missing")
+    fingerprint = description.get("fingerprint")
+    if not isinstance(fingerprint, str):
+        raise UserError(f"{path / DESCRIPTION_FILE}: the field 'fingerprint' is missing: prepare again")
     shapes = description["shapes"]
     dataset = SequenceDataset(
         items=_read_array(path, "items", np.int32, shapes),
         offsets=_read_array(path, "offsets", np.int64, shapes),
         sequence_user=_read_array(path, "sequence_user", np.int32, shapes),
         split_rows={split: _read_array(path, f"{split}_rows", np.int32, shapes) for split in SPLIT_NAMES},
-        item_ids=_read_list(path, "item_ids", shapes),
-        user_ids=_read_list(path, "user_ids", shapes),
+        item_ids=_read_ids(path, "item_ids", shapes),
+        user_ids=_read_ids(path, "user_ids", shapes),
         statistics=description["statistics"],
         source=description["source"],
         options=description["options"],
         item_titles=_read_list(path, "item_titles", shapes) if "item_titles" in shapes else None,
     )
     _check_contents(path, dataset)
+    # Kept from the preparation: it need not be computed again.
+    vars(dataset)["fingerprint"] = fingerprint
     return dataset
 
 
@@ -144,7 +168,7 @@ def _read_json(path: Path, name: str, kind: type) -> Any:
         value = json.loads((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path / name}: missing from the prepared dataset: prepare again") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path / name}: cannot be read: {error}") from error
     if not isinstance(value, kind):
         raise UserError(f"{path / name}: damaged (a json {kind.__name__} was expected): prepare again")
@@ -155,6 +179,13 @@ def _read_list(path: Path, name: str, shapes: dict[str, Any]) -> list[Any]:
     values: list[Any] = _read_json(path, f"{name}.json", list)
     if [len(values)] != shapes.get(name):
         raise UserError(f"{path / name}.json: damaged ({len(values)} entries, not {shapes.get(name)}): prepare again")
+    return values
+
+
+def _read_ids(path: Path, name: str, shapes: dict[str, Any]) -> list[str]:
+    values = _read_list(path, name, shapes)
+    if not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
+        raise UserError(f"{path / name}.json: damaged (ids must be different texts): prepare again")
     return values
 
 

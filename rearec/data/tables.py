@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.files import check_utf8, extension, read_bytes, read_lines
+from rearec.data.json_text import is_broken_text, parse_json
 from rearec.data.times import Times, parse_dates
 from rearec.errors import UserError
 
@@ -190,9 +190,9 @@ def read_delimited(
     """
     data = read_bytes(path)
     check_utf8(path, data)
-    first = data.split(b"\n", 1)[0].decode("utf-8").strip("\r").split(separator)
-    has_header = default_header is None or default_header[0] in first
     quote = '"' if quoted or (quoted is None and separator != "\t") else None
+    first = data.split(b"\n", 1)[0].decode("utf-8").strip("\r").split(separator)
+    has_header = default_header is None or default_header[0] in [name.strip(quote or "") for name in first]
     try:
         frame = pl.read_csv(
             io.BytesIO(data),
@@ -259,16 +259,13 @@ def _json_text(path: Path, row: int, name: str, value: Any) -> str | None:
     if isinstance(value, (bool, list, dict)):
         raise UserError(f"{path}: row {row}: {name!r} is a {type(value).__name__}; expected text or a number")
     text = str(value)
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if is_broken_text(text):
         raise UserError(f"{path}: row {row}: {name!r} holds half of a surrogate pair, which is no text")
     return text
 
 
 def _parse_json_line(path: Path, row: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: row {row}: not json: {error.msg} at character {error.colno}") from None
+    value = parse_json(path, line, row)
     if not isinstance(value, dict):
         raise UserError(f"{path}: row {row}: expected a json object, got a {type(value).__name__}")
     return value

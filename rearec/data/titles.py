@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from rearec.data.files import extension
-from rearec.data.readers.json_users import parse_json
+from rearec.data.json_text import is_broken_text, read_json_file
 from rearec.data.readers.recbole import read_atomic
 from rearec.data.tables import Table, read_table
 from rearec.errors import UserError
@@ -44,7 +44,7 @@ def _from_table(table: Table, item_column: str, title_column: str) -> dict[str, 
 
 
 def _from_json(path: Path, title_column: str) -> dict[str, str]:
-    value = parse_json(path)
+    value = read_json_file(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a json object {{item: {{{title_column!r}: title}}}}")
     result: dict[str, str] = {}
@@ -52,6 +52,8 @@ def _from_json(path: Path, title_column: str) -> dict[str, str]:
         title = entry.get(title_column) if isinstance(entry, dict) else entry
         if title is not None and not isinstance(title, str):
             raise UserError(f"{path}: item {item!r}: its title is a {type(title).__name__}; expected text")
+        if title is not None and is_broken_text(title):
+            raise UserError(f"{path}: item {item!r}: its title holds half of a surrogate pair, which is no text")
         if title is not None and title.strip():
             result[item] = title.strip()
     return result

@@ -54,7 +54,7 @@ def read_config(path: Path) -> ReaRecConfig:
     """The configuration in a config.json. Raises UserError naming the file, the field, what it holds and what fits."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object with the model's settings")
@@ -73,7 +73,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy `weights` into `module`. Raises UserError naming `source` and the first tensor that does not fit."""
+    """Copy `weights` into `module`.
+
+    Raises UserError naming `source` and the first tensor that does not fit or holds values that are not finite.
+    """
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
@@ -85,4 +88,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str |
     for name in weights:
         if name not in expected:
             raise UserError(f"{source}: tensor {name} does not belong to this model")
+        if not weights[name].isfinite().all():
+            raise UserError(f"{source}: tensor {name} holds values that are no finite numbers")
     module.load_state_dict(dict(weights))

@@ -14,6 +14,9 @@ BACKBONES = ("sasrec",)
 METHODS = ("base", "naive", "rpe", "erl", "prl")
 KL_FORMS = ("official", "paper")
 STEP_WEIGHTS = ("official", "paper")
+# Limits of the kernels: the width of an attention head, and the states of the ensemble loss (h_0 is one of them).
+MOST_HEAD_WIDTH = 1024
+MOST_ENSEMBLE_STEPS = 63
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,15 @@ class ReaRecConfig:
             self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
         if self.dim % self.heads:
             raise ValueError(f"dim: got {self.dim}, expected a multiple of heads ({self.heads})")
+        if self.dim > MOST_HEAD_WIDTH * self.heads:
+            raise ValueError(
+                f"dim: got {self.dim}, expected at most {MOST_HEAD_WIDTH * self.heads}: "
+                f"{MOST_HEAD_WIDTH} for each of the heads ({self.heads})"
+            )
         if self.method == "base":
             object.__setattr__(self, "steps", 0)
+        if self.method == "erl" and self.steps > MOST_ENSEMBLE_STEPS:
+            raise ValueError(f"steps: got {self.steps}, expected at most {MOST_ENSEMBLE_STEPS} with the method erl")
 
     @property
     def has_reasoning_positions(self) -> bool:
@@ -109,8 +119,8 @@ class ReaRecConfig:
 
     def _integer(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{name}: got {value!r}, expected an integer, {least} or more")
+        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**31:
+            raise ValueError(f"{name}: got {value!r}, expected an integer in [{least}, 2**31)")
         object.__setattr__(self, name, int(value))
 
     def _number(self, name: str, expected: str, accepts: Callable[[float], bool]) -> None:

@@ -120,6 +120,8 @@ JSON_LINE_FAULTS = {
     ),
     "half a character": ('{"user_id":"\\ud800","item_id":"a"}\n', "row 1: 'user_id' holds half of a surrogate pair"),
     "empty id": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":""}', "row 2: column 'item_id' has no value"),
+    "nested": ("{}\n" + "[" * 100_000, "row 2: the json is nested too deeply"),
+    "huge": ('{"user_id":' + "1" * 5000 + "}\n", "row 1: a number that cannot be read: Exceeds the limit"),
     "no field": ("{}\n{}\n", "no column 'user_id'; the columns are (none)"),
 }
 
@@ -222,6 +224,10 @@ TEXT_FAULTS = {
     "flag": ("json", '{"u": [true]}', "user 'u': True is no item"),
     "null": ("json", '{"u": [null]}', "user 'u': None is no item"),
     "empty": ("json", '{"u": ["a", ""]}', "user 'u': '' is no item"),
+    "half a user": ("json", '{"\\ud800": ["a"]}', "user '\\ud800' holds half of a surrogate pair"),
+    "half an item": ("json", '{"u": ["a\\udc00"]}', "user 'u': 'a\\udc00' holds half of a surrogate pair"),
+    "nested": ("json", "[" * 100_000, "the json is nested too deeply"),
+    "huge": ("json", '{"u": [' + "1" * 5000 + "]}", "a number that cannot be read: Exceeds the limit"),
     "key twice": ("json", '{"u": ["a"], "v": ["b"], "u": ["c"]}', "the key 'u' occurs more than once in one object"),
 }
 
@@ -328,6 +334,8 @@ OPTION_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "core": ({"core": 0}, "--core must be at least 1, got 0"),
     "user core": ({"user_core": -1}, "--user-core must be at least 1, got -1"),
     "history": ({"min_eval_history": -1}, "--min-eval-history must be at least 0, got -1"),
+    "rating": ({"min_rating": float("nan")}, "--min-rating must be a finite number, got nan"),
+    "target rating": ({"min_target_rating": float("inf")}, "--min-target-rating must be a finite number, got inf"),
     "column": ({"format": "sasrec", "user_column": "who"}, "column names are for the formats 'table' and 'recbole'"),
     "separator": ({"format": "recbole", "separator": ";"}, "a separator is for the format 'table'"),
     "long separator": ({"separator": "::"}, "the separator must be one ASCII character, got '::'"),
@@ -349,6 +357,12 @@ def test_given_files_in_the_wrong_order(write: Write) -> None:
     assert refused("table", files) == (
         f"{files[0]}: stands in the place of the train file; the order is train, valid, test"
     )
+
+
+def test_one_file_in_two_places_of_a_given_split(write: Write) -> None:
+    files = [write("a.csv", GOOD), write("b.csv", GOOD)]
+    files.append(files[0].parent / ".." / files[0].parent.name / "a.csv")
+    assert refused("table", files) == f"{files[2]}: given twice; train, valid and test must be different files"
 
 
 def test_rows_with_a_history_cannot_lose_interactions(write: Write) -> None:

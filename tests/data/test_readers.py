@@ -354,3 +354,10 @@ def test_ids_do_not_depend_on_hash_order(write: Write, tmp_path: Path) -> None:
 
 def test_the_readers_are_the_documented_formats() -> None:
     assert tuple(READERS) == FORMATS
+
+
+def test_a_quoted_header_of_an_amazon_file_is_a_header(write: Write, tmp_path: Path) -> None:
+    names = '"user_id","parent_asin","rating","timestamp"\n'
+    path = write("a.csv", names + "".join(f'"u","i{place}",5,{place}\n' for place in range(4)))
+    dataset = prepare("amazon2023", [path], tmp_path / "out")
+    assert dataset.user_ids == ["u"] and dataset.item_ids == ["i0", "i1", "i2", "i3"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,48 @@ def test_force_never_removes_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a directory"):
         save_dataset(example(), tmp_path / "d" / "thesis.txt", force=True)
     assert (tmp_path / "d" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": "other"}', "[]"])
+def test_a_description_of_another_program_makes_no_dataset(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="holds no prepared dataset"):
+        save_dataset(example(), tmp_path, force=True)
+
+
+@pytest.mark.parametrize("name", ["run", "items.npy"])
+def test_force_never_removes_what_is_kept_in_a_dataset(tmp_path: Path, name: str) -> None:
+    save_dataset(example(), tmp_path / "d")
+    (tmp_path / "d" / name).unlink(missing_ok=True)
+    (tmp_path / "d" / name).mkdir()
+    with pytest.raises(UserError, match=f"holds '{name}', which is no part of a dataset"):
+        save_dataset(example(), tmp_path / "d", force=True)
+
+
+def test_the_fingerprint_is_that_of_data_and_split(tmp_path: Path) -> None:
+    dataset = example()
+    save_dataset(dataset, tmp_path / "d")
+    loaded = load_dataset(tmp_path / "d")
+    assert loaded.fingerprint == dataset.fingerprint == replace(loaded).fingerprint
+    assert replace(dataset, item_titles=None, user_ids=["x", "y"]).fingerprint == dataset.fingerprint
+    rows = dataset.split_rows
+    for change in (
+        {"items": dataset.items[::-1]},
+        {"offsets": np.asarray([0, 3, 6, 8])},
+        {"sequence_user": np.asarray([0, 1, 1], dtype=np.int32)},
+        {"item_ids": ["007", "b", "c"]},
+        {"split_rows": {**rows, "train": rows["train"][:1]}},
+        {"split_rows": {**rows, "valid": rows["test"], "test": rows["valid"]}},
+    ):
+        assert replace(dataset, **change).fingerprint != dataset.fingerprint, change
+
+
+@pytest.mark.parametrize(("name", "ids"), [("user_ids", '["u", "u"]'), ("item_ids", '["a", "b", 3]')])
+def test_ids_that_are_no_different_texts_are_found(tmp_path: Path, name: str, ids: str) -> None:
+    save_dataset(example(), tmp_path / "d")
+    (tmp_path / "d" / f"{name}.json").write_text(ids)
+    with pytest.raises(UserError, match=rf"{name}\.json: damaged \(ids must be different texts\)"):
+        load_dataset(tmp_path / "d")
 
 
 def test_a_failed_write_keeps_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +300,7 @@ def test_a_list_of_another_length_is_found(tmp_path: Path) -> None:
         ({"format": "other"}, "format is 'other', not 'rearec-dataset'"),
         ({"version": 99}, "prepared by another release"),
         ({"shapes": None}, "the field 'shapes' is missing"),
+        ({"fingerprint": None}, "the field 'fingerprint' is missing"),
     ],
 )
 def test_foreign_descriptions_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

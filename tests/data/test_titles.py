@@ -49,6 +49,7 @@ def test_titles_are_read_from_parquet(tmp_path: Path) -> None:
         ("m.json", '["a"]', "expected a json object"),
         ("m.json", '{"a": {"title": 5}}', "item 'a': its title is a int; expected text"),
         ("m.json", '{"a": ["x"]}', "item 'a': its title is a list; expected text"),
+        ("m.json", '{"a": "\\ud800"}', "item 'a': its title holds half of a surrogate pair"),
         ("m.item", "item_id\ttitle\na\tA\n", "row 1: header field 1"),
         ("m.csv", "asin,title\na,A\n", "no column 'item_id'"),
         ("m.csv", "item_id,title\n,A\n", "row 2: column 'item_id' has no value"),

@@ -147,3 +147,18 @@ def test_a_copied_or_pickled_model_can_be_saved_and_loaded(tmp_path: Path) -> No
         loaded = ReaRec.from_pretrained(tmp_path / name)
         assert loaded.config == model.config
         assert torch.equal(loaded(BATCH).states, model(BATCH).states)
+
+
+def test_the_weights_are_as_readable_as_the_other_files(tmp_path: Path) -> None:
+    model_of().save_pretrained(tmp_path)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.backbone.input_norm.bias[3] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model\.safetensors: tensor backbone\.input_norm\.bias holds values"):
+        ReaRec.from_pretrained(tmp_path)

@@ -28,6 +28,7 @@ def test_the_defaults_are_the_papers_size_and_the_official_codes_settings() -> N
         ("num_items", 0),
         ("num_items", 2.0),
         ("num_items", True),
+        ("max_len", 2**31),
         ("backbone", "gru"),
         ("method", "PRL"),
         ("method", None),
@@ -97,3 +98,12 @@ def test_a_dictionary_with_unknown_fields_or_without_the_number_of_items_is_refu
 def test_the_configuration_can_be_imported_without_torch() -> None:
     code = "import sys; from rearec.models import ReaRecConfig; ReaRecConfig(3); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_kernels_cannot_compute_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"dim: got 2048, expected at most 1024: 1024 for each of the heads \(1\)"):
+        ReaRecConfig(7, dim=2048, heads=1)
+    assert ReaRecConfig(7, dim=2048, heads=2).heads == 2
+    with pytest.raises(ValueError, match="steps: got 64, expected at most 63 with the method erl"):
+        ReaRecConfig(7, method="erl", steps=64)
+    assert ReaRecConfig(7, method="erl", steps=63).steps == ReaRecConfig(7, steps=64).steps - 1
