@@ -18,12 +18,11 @@ from rearec_kernels.precision import ieee_products
 # some 200 rows; the scratch stays below the size of the table's gradient, or small.
 
 _CHUNK_ROWS = (192, 384)
-_CHUNK_LOGITS, _MOST_CHUNK_ROWS = 2**21, 1024  # with a small table, more rows
 _SCRATCH_BYTES = 64 << 20
 
 
 def _users_per_chunk(users: int, steps: int, items: int, width: int) -> int:
-    rows = max(min(max(width, _CHUNK_ROWS[0]), _CHUNK_ROWS[1]), min(_CHUNK_LOGITS // items, _MOST_CHUNK_ROWS))
+    rows = min(max(width, _CHUNK_ROWS[0]), _CHUNK_ROWS[1])
     budget = max(_SCRATCH_BYTES, 4 * items * width)
     return max(1, min(min(rows, budget // (4 * items)) // steps, part_of(users, steps * items)))
 
