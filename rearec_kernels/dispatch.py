@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ _CPU_DTYPES = frozenset({torch.float32, torch.bfloat16})
 _C: Any = None
 if importlib.util.find_spec("rearec_kernels._C") is not None:
     _C = importlib.import_module("rearec_kernels._C")
+elif Path(__file__).parents[1].joinpath("setup.py").is_file():
+    warnings.warn(
+        f"rearec_kernels comes from its source tree {Path(__file__).parents[1]}, which is not compiled: only the slow "
+        "reference backend is there. Install it, and run Python from another folder.",
+        stacklevel=2,
+    )
 
 _PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None
 _local = threading.local()  # not a ContextVar: torch.compile traces this one, with a guard

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,15 @@ def small_histories(users: int = 150, items: int = 40, seed: int = 0) -> dict[st
             history.append((history[-1] * 7 + 3) % items if draw.random() < 0.8 else draw.randrange(items))
         histories[f"user-{user}"] = [f"item-{item:03}" for item in history]
     return histories
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outside_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processes that tests start must import the installed packages, not the uncompiled ones in the repository."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("outside"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")

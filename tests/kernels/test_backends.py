@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +57,22 @@ def test_slower_fallback_warns_once() -> None:
     assert [str(w.message) for w in caught] == [
         "cached_reason_attention: backend 'cpu' does not serve torch.float64; using the slower 'reference'"
     ]
+
+
+def test_importing_an_uncompiled_source_tree_warns(tmp_path: Path) -> None:
+    package = Path(rearec_kernels.__file__).parent
+    shutil.copytree(package, tmp_path / "rearec_kernels", ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+    # An editable install would find its own compiled module for any copy of the package.
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()];"
+        "import rearec_kernels; print(rearec_kernels.available_backends('cpu'))"
+    )
+    for source_tree in (False, True):
+        if source_tree:
+            (tmp_path / "setup.py").touch()
+        done = run_python(code, PYTHONPATH=str(tmp_path))
+        assert done.stdout.strip() == "('reference',)"
+        assert ("comes from its source tree" in done.stderr) == source_tree
 
 
 VALUES = """

@@ -235,7 +235,7 @@ def test_mixed_dtypes(backend: str) -> None:
 
 @pytest.mark.parametrize("rows", [4, 300])
 @backends
-def test_same_bits_every_time_and_for_every_number_of_threads(
+def test_same_bits_every_time_and_the_same_scores_to_rounding_for_every_number_of_threads(
     backend: str, rows: int, set_threads: Callable[[int], None]
 ) -> None:
     hidden, weight, k = problem((rows, 64, 3000, 20))

@@ -123,7 +123,7 @@ def test_each_row_and_step_has_its_own_upstream_gradient(backend: str, name: str
                 ):
                     sum_of += upstream[r, t] * g
     for a, b in zip(together, separate, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
 
 
 @every_loss
@@ -359,7 +359,7 @@ def test_the_similarities_of_all_rows_are_never_in_memory(
 @every_backend
 def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dtype, precision: str) -> None:
     if backend == "cpu" and dtype == torch.float64:
-        return
+        pytest.skip("the cpu backend does not serve float64")
     hidden, weight = leaves(dtype)
     clean = torch.randn(ROWS, STEPS, WIDTH).to(dtype).requires_grad_()
     values = [torch.tensor([0.9, 0.6, 0.4], dtype=torch.float64), torch.ones(STEPS, dtype=torch.float64)]
