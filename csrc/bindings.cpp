@@ -3,11 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
-#include <stdexcept>
 #include <tuple>
 #include <vector>
 
+#include "attention_tuples.h"
 #include "cpu/attention.h"
 #include "cpu/isa.h"
 #include "cpu/losses.h"
@@ -19,52 +18,12 @@ namespace py = pybind11;
 namespace {
 
 using namespace rearec;
-using Address = uintptr_t;
-
 Isa chosen = Isa::baseline;  // set when the module is imported
-
-template <class T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-// (k, v, k strides, v strides, slots)
-using PrefixTuple = std::tuple<Address, Address, std::array<int64_t, 3>, std::array<int64_t, 3>, int64_t>;
-// (start, end, row_prefix, order, rows)
-using RowsTuple = std::tuple<Address, Address, Address, Address, int64_t>;
-// (k, v, row stride, token stride, tokens)
-using SegmentTuple = std::tuple<Address, Address, int64_t, int64_t, int64_t>;
-// (dtype, queries, heads, kv_heads, head_dim, tokens, scale, threads)
-using ShapeTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, float, int>;
-// (dscores, probs, q, grad_out, queries)
-using StepTuple = std::tuple<Address, Address, Address, Address, int64_t>;
-
-Prefix to_prefix(const PrefixTuple& t) {
-  const auto& [k, v, k_stride, v_stride, slots] = t;
-  return {pointer(k), pointer(v), {k_stride[0], k_stride[1], k_stride[2]}, {v_stride[0], v_stride[1], v_stride[2]},
-          slots};
-}
-
-Rows to_rows(const RowsTuple& t) {
-  const auto& [start, end, row_prefix, order, count] = t;
-  return {pointer<int32_t>(start), pointer<int32_t>(end), pointer<int32_t>(row_prefix), pointer<int32_t>(order), count};
-}
-
-AttentionShape to_shape(const ShapeTuple& t) {
-  const auto& [dtype, queries, heads, kv_heads, head_dim, tokens, scale, threads] = t;
-  return {static_cast<DType>(dtype), queries, heads, kv_heads, head_dim, tokens, scale, threads};
-}
-
-std::vector<TokenSegment> to_segments(const std::vector<SegmentTuple>& from) {
-  std::vector<TokenSegment> to;
-  for (const auto& [k, v, row_stride, token_stride, tokens] : from)
-    to.push_back({pointer(k), pointer(v), row_stride, token_stride, tokens});
-  return to;
-}
 
 void attention_forward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows,
                        const std::vector<SegmentTuple>& segments, double dropout_p, uint64_t seed, Address q,
-                       Address new_k, Address new_v, Address out, Address prefix_probs, Address token_probs) {
+                       Address new_k, Address new_v, Address out, Address prefix_probs, Address token_probs,
+                       int threads) {
   const std::vector<TokenSegment> token_segments = to_segments(segments);
   AttentionForward a{};
   a.shape = to_shape(shape);
@@ -79,6 +38,7 @@ void attention_forward(const ShapeTuple& shape, const PrefixTuple& prefix, const
   a.out = pointer(out);
   a.prefix_probs = pointer<float>(prefix_probs);
   a.token_probs = pointer<float>(token_probs);
+  a.threads = threads;
   py::gil_scoped_release release;
   REAREC_KERNELS(attention).forward(a);
 }
@@ -86,7 +46,7 @@ void attention_forward(const ShapeTuple& shape, const PrefixTuple& prefix, const
 void attention_backward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows,
                         const std::vector<SegmentTuple>& segments, double dropout_p, Address q, Address grad_out,
                         Address prefix_probs, Address token_probs, Address grad_q, Address prefix_dscores,
-                        Address grad_token_k, Address grad_token_v) {
+                        Address grad_token_k, Address grad_token_v, int threads) {
   const std::vector<TokenSegment> token_segments = to_segments(segments);
   AttentionBackward a{};
   a.shape = to_shape(shape);
@@ -103,6 +63,7 @@ void attention_backward(const ShapeTuple& shape, const PrefixTuple& prefix, cons
   a.prefix_dscores = pointer<float>(prefix_dscores);
   a.grad_token_k = pointer(grad_token_k);
   a.grad_token_v = pointer(grad_token_v);
+  a.threads = threads;
   py::gil_scoped_release release;
   REAREC_KERNELS(attention).backward(a);
 }
@@ -110,9 +71,7 @@ void attention_backward(const ShapeTuple& shape, const PrefixTuple& prefix, cons
 void attention_prefix_gradient(int dtype, const std::vector<StepTuple>& steps, const RowsTuple& rows, Address offsets,
                                int64_t prefixes, int64_t slots, int64_t heads, int64_t kv_heads, int64_t head_dim,
                                Address grad_k, Address grad_v, int threads) {
-  std::vector<StepGradient> gradients;
-  for (const auto& [dscores, probs, q, grad_out, queries] : steps)
-    gradients.push_back({pointer<float>(dscores), pointer<float>(probs), pointer(q), pointer(grad_out), queries});
+  const std::vector<StepGradient> gradients = to_steps(steps);
   PrefixGradient a{};
   a.dtype = static_cast<DType>(dtype);
   a.steps = gradients.data();

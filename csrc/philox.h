@@ -30,4 +30,12 @@ REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t sl
   return c0;
 }
 
+// Dropout with probability p drops the words below this. The smallest integer that is not less than p 2^32.
+static inline uint32_t dropout_threshold(double p) {
+  const double bound = p * 4294967296.0;
+  if (bound >= 4294967295.0) return 0xffffffffu;
+  const uint32_t floor = static_cast<uint32_t>(bound);
+  return floor + (floor < bound);
+}
+
 }  // namespace rearec

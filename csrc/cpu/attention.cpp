@@ -84,8 +84,7 @@ REAREC_INLINE void softmax(float* x, int64_t n) {
 // Sets the sign bit of the probabilities that dropout drops.
 void apply_dropout(const Dropout& dropout, float* p, int64_t n, int64_t slot, int64_t token, int64_t head,
                    int64_t row) {
-  const double bound = dropout.p * 4294967296.0;
-  const uint32_t threshold = bound >= 4294967295.0 ? 0xffffffffu : static_cast<uint32_t>(std::ceil(bound));
+  const uint32_t threshold = dropout_threshold(dropout.p);
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t word = philox_word(dropout.seed, static_cast<uint32_t>(slot + i), static_cast<uint32_t>(token),
@@ -173,12 +172,12 @@ void forward_rows(const AttentionForward& a) {
   const AttentionShape& shape = a.shape;
   const int64_t width = a.prefix.slots + shape.tokens;
   const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
-#pragma omp parallel num_threads(shape.threads) if (parallel)
+#pragma omp parallel num_threads(a.threads) if (parallel)
   {
     constexpr int kSweep = heads_per_sweep<D>();
     Scratch scratch(kSweep * width);
     float* scores[2] = {scratch.data, scratch.data + (kSweep - 1) * width};
-#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, shape.threads))
+#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, a.threads))
     for (int64_t position = 0; position < a.rows.count; ++position) {
       const RowView view(a.rows, position);
       if (a.new_k) append_tokens<T>(a, view.row);
@@ -277,14 +276,14 @@ void backward_rows(const AttentionBackward& a) {
   const int64_t width = a.prefix.slots + shape.tokens;
   const int64_t token_width = shape.tokens * shape.kv_heads * shape.head_dim;
   const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
-#pragma omp parallel num_threads(shape.threads) if (parallel)
+#pragma omp parallel num_threads(a.threads) if (parallel)
   {
     constexpr int kSweep = heads_per_sweep<D>();
     Scratch scratch(kSweep * width + 2 * token_width);
     float* scores[2] = {scratch.data, scratch.data + (kSweep - 1) * width};
     float* token_k = scratch.data + kSweep * width;
     float* token_v = token_k + token_width;
-#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, shape.threads))
+#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, a.threads))
     for (int64_t position = 0; position < a.rows.count; ++position) {
       const RowView view(a.rows, position);
       for (int64_t i = 0; i < 2 * token_width; ++i) token_k[i] = 0;

@@ -1,52 +1,12 @@
 // Cached reasoning attention on the CPU: arguments of the kernels and their table, one per instruction set.
 #pragma once
-#include <cstdint>
+#include "attention_arguments.h"
 
 namespace rearec {
-
-enum class DType : int { float32 = 0, bfloat16 = 1 };
-
-// K and V of the prefixes, [prefixes, slots, kv_heads, head_dim]: outer strides in elements, the last dimension dense.
-struct Prefix {
-  const void* k;
-  const void* v;
-  int64_t k_stride[3];  // prefix, slot, head
-  int64_t v_stride[3];
-  int64_t slots;
-};
-
-// Some reasoning tokens of every row, [rows, count, kv_heads, head_dim]: strides in elements, heads dense.
-struct TokenSegment {
-  const void* k;
-  const void* v;
-  int64_t row_stride;
-  int64_t token_stride;
-  int64_t count;
-};
-
-// Row r sees the slots [start[r], end[r]) of prefix row_prefix[r]; `order` lists the rows sorted by prefix.
-struct Rows {
-  const int32_t* start;
-  const int32_t* end;
-  const int32_t* row_prefix;
-  const int32_t* order;
-  int64_t count;
-};
 
 struct Dropout {
   double p;  // 0: none
   uint64_t seed;
-};
-
-struct AttentionShape {
-  DType dtype;  // of q, k, v and the output
-  int64_t queries;  // new tokens per row
-  int64_t heads;
-  int64_t kv_heads;
-  int64_t head_dim;
-  int64_t tokens;  // reasoning tokens per row, the new ones included (they are the last `queries` of them)
-  float scale;
-  int threads;
 };
 
 struct AttentionForward {
@@ -65,6 +25,7 @@ struct AttentionForward {
   // see, with the sign bit set where dropout dropped them. Not yet divided by the keep probability.
   float* prefix_probs;
   float* token_probs;
+  int threads;
 };
 
 struct AttentionBackward {
@@ -82,15 +43,7 @@ struct AttentionBackward {
   float* prefix_dscores;  // [rows, heads, queries, slots]: gradient of q.k before scaling by k, softmax_scale included
   void* grad_token_k;    // [rows, tokens, kv_heads, head_dim], dense
   void* grad_token_v;
-};
-
-// One reasoning step's share of the prefix gradient.
-struct StepGradient {
-  const float* dscores;  // [rows, heads, queries, slots], outer strides dense
-  const float* probs;    // the same; entries with the sign bit set were dropped and count as 0
-  const void* q;         // [rows, queries, heads, head_dim], dense
-  const void* grad_out;  // the same, divided by the keep probability
-  int64_t queries;
+  int threads;
 };
 
 struct PrefixGradient {
