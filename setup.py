@@ -129,7 +129,8 @@ class NinjaBuild(build_ext):
             archs = os.environ.get("REAREC_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";")
             names = [arch.strip() for arch in archs.split(";") if arch.strip()]
             ptx = names[-1].rstrip("af")
-            nvcc_flags = ["-O3", "-std=c++17", "-lineinfo", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+            nvcc_flags = ["-O3", "-std=c++17", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+            nvcc_flags += ["-Xfatbin", "-compress-all"]
             nvcc_flags += [f"-I{CSRC}", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
             nvcc_flags += [f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
             flags += [f'-DREAREC_CUDA_ARCHS="{",".join(names)}"']
@@ -146,8 +147,9 @@ class NinjaBuild(build_ext):
         if nvcc:
             rules += [
                 f"nvcc = {ninja_command([nvcc])}\nnvccflags = {ninja_command(nvcc_flags)}",
-                "rule nvcc\n  command = $nvcc $nvccflags -MMD -MF $out.d -c $in -o $out\n"
-                "  depfile = $out.d\n  deps = gcc",
+                # Registers, spills and shared memory of every kernel stay beside the object, for the tests to look at.
+                "rule nvcc\n  command = $nvcc $nvccflags -MMD -MF $out.d -c $in -o $out > $out.log 2>&1"
+                " && cat $out.log || { cat $out.log; exit 1; }\n  depfile = $out.d\n  deps = gcc",
             ]
         objects: list[Path] = []
 
@@ -161,6 +163,8 @@ class NinjaBuild(build_ext):
             for isa, isa_flags in isas.items():
                 compile_source("cxx", source, f".{isa}", f"-DREAREC_ISA={isa} {isa_flags}")
         if nvcc:
+            for source in sorted(CSRC.glob("cuda/*.cpp")):
+                compile_source("cxx", source)
             for source in sorted(CSRC.glob("cuda/*.cu")):
                 compile_source("nvcc", source)
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")

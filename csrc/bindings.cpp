@@ -12,12 +12,16 @@
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
 #include "recycled_memory.h"
+#if defined(REAREC_CUDA_ARCHS)
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
 namespace {
 
 using namespace rearec;
+
 Isa chosen = Isa::baseline;  // set when the module is imported
 
 void attention_forward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows,
@@ -255,6 +259,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("topk_direct", &topk_direct);
   module.def("topk_sort", &topk_sort);
   module.def("rank", &rank);
+#if defined(REAREC_CUDA_ARCHS)
+  cuda::bind(module.def_submodule("cuda"));
+#endif
   module.attr("LOGITS_PADDING") = kPadding;
   module.attr("MAX_DIRECT_ROWS") = kMaxDirectRows;
 }

@@ -7,43 +7,43 @@ the public call, and its name travels with the op, so that a backward pass uses 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from rearec_kernels import native
+
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 # Fastest first, by device type.
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-_CPU_DTYPES = frozenset({torch.float32, torch.bfloat16})
-
-# Absent in an install made with REAREC_NATIVE=0. One that is there but does not load is an error, not a fallback.
-_C: Any = None
-if importlib.util.find_spec("rearec_kernels._C") is not None:
-    _C = importlib.import_module("rearec_kernels._C")
-elif Path(__file__).parents[1].joinpath("setup.py").is_file():
-    warnings.warn(
-        f"rearec_kernels comes from its source tree {Path(__file__).parents[1]}, which is not compiled: only the slow "
-        "reference backend is there. Install it, and run Python from another folder.",
-        stacklevel=2,
-    )
+_DTYPES = {
+    "cpu": frozenset({torch.float32, torch.bfloat16}),
+    "cuda": frozenset({torch.float32, torch.bfloat16, torch.float16}),
+}
+# Where a backend serves some of the public calls only.
+_CALLS = {"cuda": frozenset({"cached_reason_attention"})}
 
 _PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None
 _local = threading.local()  # not a ContextVar: torch.compile traces this one, with a guard
-_warned: set[tuple[str, str, torch.dtype]] = set()
+_warned: set[tuple[str, str, str]] = set()
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
     """Names of the backends that can run on `device`, fastest first; "reference" is always the last."""
-    kind = torch.device(device).type
-    built = {"reference": True, "cpu": _C is not None, "cuda": False, "triton": False}
-    return tuple(name for name in _PREFERENCE.get(kind, ("reference",)) if built[name])
+    device = torch.device(device)
+    candidates = _PREFERENCE.get(device.type, ("reference",))
+    return tuple(name for name in candidates if _can_run(name, device))
+
+
+def _can_run(backend: str, device: torch.device) -> bool:
+    if backend == "cuda":
+        return native.cuda_obstacle(device) is None
+    return backend == "reference" or (backend == "cpu" and native.C is not None)
 
 
 @contextmanager
@@ -61,27 +61,37 @@ def use_backend(name: str) -> Iterator[None]:
         _local.backend = before
 
 
-def resolve(op: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve(op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0) -> str:
     """The backend for one public call.
 
+    Args:
+        op: the name of the public call.
+        device, dtype: of its tensors.
+        head_dim: the head width, for attention.
+
     Raises:
-        ValueError: the backend asked for is unknown, not there for this device, or does not serve this dtype.
+        ValueError: the backend asked for is unknown, not there for this device, or does not serve this call.
     """
     available = available_backends(device)
     name = getattr(_local, "backend", None) or _PROCESS_BACKEND
     if name is not None:
         _check_name(name, "REAREC_BACKEND")
         if name not in available:
-            raise ValueError(f"{op}: backend {name!r} cannot run on {device}; available there: {', '.join(available)}")
-        if not _serves(name, dtype):
-            raise ValueError(f"{op}: backend {name!r} does not serve {dtype}")
+            reason = native.cuda_obstacle(device) if name == "cuda" else None
+            why = f" ({reason})" if reason else ""
+            raise ValueError(
+                f"{op}: backend {name!r} cannot run on {device}{why}; available there: {', '.join(available)}"
+            )
+        refusal = _refusal(name, op, dtype, head_dim)
+        if refusal:
+            raise ValueError(f"{op}: backend {name!r} does not serve {refusal}")
         return name
     for name in available:
-        if _serves(name, dtype):
+        if _refusal(name, op, dtype, head_dim) is None:
             if name != available[0]:
-                _warn_once(op, available[0], name, dtype)
+                _warn_once(op, available[0], name, _refusal(available[0], op, dtype, head_dim) or "")
             return name
-    raise AssertionError("the reference backend serves every dtype")
+    raise AssertionError("the reference backend serves everything")
 
 
 def implementation(backend: str, op: str) -> Callable[..., Any]:
@@ -89,8 +99,15 @@ def implementation(backend: str, op: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"rearec_kernels.{backend}"), op)
 
 
-def _serves(backend: str, dtype: torch.dtype) -> bool:
-    return backend != "cpu" or dtype in _CPU_DTYPES
+def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int) -> str | None:
+    """What keeps a backend from serving a call, if anything does."""
+    if op not in _CALLS.get(backend, (op,)):
+        return "this operation"
+    if backend in _DTYPES and dtype not in _DTYPES[backend]:
+        return str(dtype)
+    if backend == "cuda" and head_dim > native.CUDA_MAX_HEAD_DIM:
+        return f"head width {head_dim}, at most {native.CUDA_MAX_HEAD_DIM}"
+    return None
 
 
 def _check_name(name: str, where: str) -> None:
@@ -98,25 +115,21 @@ def _check_name(name: str, where: str) -> None:
         raise ValueError(f"{where}: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
 
 
-def _warn_once(op: str, fast: str, slow: str, dtype: torch.dtype) -> None:
-    if (op, slow, dtype) not in _warned and not torch.compiler.is_compiling():
-        _warned.add((op, slow, dtype))
-        warnings.warn(f"{op}: backend {fast!r} does not serve {dtype}; using the slower {slow!r}", stacklevel=4)
+def _warn_once(op: str, fast: str, slow: str, refusal: str) -> None:
+    if (op, slow, refusal) not in _warned and not torch.compiler.is_compiling():
+        _warned.add((op, slow, refusal))
+        warnings.warn(f"{op}: backend {fast!r} does not serve {refusal}; using the slower {slow!r}", stacklevel=4)
 
 
 def build_info() -> dict[str, Any]:
-    """What this build can do: native module, instruction sets, compiler, OpenMP, CUDA architectures, usable devices."""
-    info: dict[str, Any] = {"native": _C is not None, "compiler": None, "isas": [], "isa": None, "openmp": False}
-    info["cuda_archs"] = []
-    if _C is not None:
-        native = _C.build_info()
-        native["cuda_archs"] = [arch for arch in native["cuda_archs"].split(",") if arch]
-        info.update(native)
-    if not info["cuda_archs"]:
-        info["cuda"] = "this build has no CUDA kernels"
-    elif not torch.cuda.is_available():
-        info["cuda"] = "torch sees no CUDA device"
-    else:
-        info["cuda"] = "usable"
+    """What this build can do: native module, instruction sets, compiler, OpenMP, CUDA architectures, usable devices.
+
+    `cuda` says whether the CUDA kernels can run, and why not where they cannot.
+    """
+    info: dict[str, Any] = {"native": native.C is not None, "compiler": None, "isas": [], "isa": None, "openmp": False}
+    if native.C is not None:
+        info.update(native.C.build_info())
+    info["cuda_archs"] = list(native.CUDA_ARCHS)
+    info["cuda"] = native.cuda_obstacle(torch.device("cuda")) or "usable"
     info["backends"] = {"cpu": available_backends("cpu"), "cuda": available_backends("cuda")}
     return info

@@ -1,0 +1,111 @@
+// What the launchers share: the layout that serves a dtype, a head width and its addresses; how work is spread; errors.
+#pragma once
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/query_tile.cuh"
+
+namespace rearec::cuda {
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": CUDA error " + cudaGetErrorName(error) + ": " +
+                             cudaGetErrorString(error));
+}
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline size_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
+// Whether every vector can be read in 16-byte words.
+class WordAccess {
+ public:
+  WordAccess(DType dtype, int64_t head_dim) : size_(static_cast<int64_t>(element_size(dtype))) { strides({head_dim}); }
+  WordAccess& addresses(std::initializer_list<const void*> list) {
+    for (const void* p : list) possible_ = possible_ && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+    return *this;
+  }
+  WordAccess& strides(std::initializer_list<int64_t> list) {
+    for (int64_t stride : list) possible_ = possible_ && stride * size_ % 16 == 0;
+    return *this;
+  }
+  WordAccess& prefix(const Prefix& p) {
+    return addresses({p.k, p.v})
+        .strides({p.k_stride[0], p.k_stride[1], p.k_stride[2], p.v_stride[0], p.v_stride[1], p.v_stride[2]});
+  }
+  WordAccess& segments(const Segments& list) {
+    for (int s = 0; s < list.count; ++s) {
+      const TokenSegment& segment = list.segment[s];
+      addresses({segment.k, segment.v}).strides({segment.row_stride, segment.token_stride});
+    }
+    return *this;
+  }
+  bool possible() const { return possible_; }
+
+ private:
+  int64_t size_;
+  bool possible_ = true;
+};
+
+template <class T, class Run>
+void with_width(int64_t head_dim, bool words, const Run& run) {
+  constexpr int kWidth = 16 / sizeof(T);
+  if (!words) run(Layout<T, kMaxHeadDim, 1>{});
+  else if (head_dim <= 32) run(Layout<T, 32, kWidth>{});
+  else if (head_dim <= 64) run(Layout<T, 64, kWidth>{});
+  else if (head_dim <= 128) run(Layout<T, 128, kWidth>{});
+  else run(Layout<T, kMaxHeadDim, kWidth>{});
+}
+
+// Calls run(Layout<...>{}) with the smallest layout that holds head_dim elements.
+template <class Run>
+void with_layout(DType dtype, int64_t head_dim, const WordAccess& access, const Run& run) {
+  if (head_dim < 1 || head_dim > kMaxHeadDim)
+    throw std::invalid_argument("head width " + std::to_string(head_dim) + ", expected 1 to " +
+                                std::to_string(kMaxHeadDim));
+  switch (dtype) {
+    case DType::float32: return with_width<float>(head_dim, access.possible(), run);
+    case DType::bfloat16: return with_width<__nv_bfloat16>(head_dim, access.possible(), run);
+    case DType::float16: return with_width<__half>(head_dim, access.possible(), run);
+  }
+  throw std::invalid_argument("unknown dtype");
+}
+
+// Tiles, queries and tokens are counted in 32 bits, elements in 64.
+inline unsigned count32(int64_t count) {
+  if (count > 0x7fffffff) throw std::invalid_argument("more than 2^31 - 1 queries times heads in one call");
+  return static_cast<unsigned>(count);
+}
+
+// Work in parts where whole tiles would leave most of the device idle, and each part still has something to do.
+inline Schedule schedule_tiles(int64_t tiles, int64_t loops) {
+  constexpr int kWarpsThatFill = 16;  // of a multiprocessor
+  int device = 0, processors = 1;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  const bool idle = tiles * 2 < int64_t{processors} * kWarpsThatFill;
+  return {count32(tiles), idle && loops >= 2 ? kWarpsPerBlock : 1};
+}
+
+// Several queries to a tile where, on average, as many see one prefix.
+constexpr int kSharedQueries = 4;
+
+inline int64_t queries_per_kv_head(const AttentionShape& shape, const Rows& rows) {
+  return rows.count * (shape.heads / shape.kv_heads) * shape.queries;
+}
+inline bool shares_prefixes(int64_t queries, int64_t prefixes) { return queries >= 2 * prefixes; }
+
+// One warp for each of the `warps`.
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t warps, void* stream, const Arguments&... arguments) {
+  const int64_t blocks = ceil_divide(warps, kWarpsPerBlock);
+  if (blocks == 0) return;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(count32(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+}
+
+}  // namespace rearec::cuda

@@ -1,0 +1,121 @@
+"""Attention of reasoning tokens on CUDA devices: addresses and strides for csrc/cuda/attention_*.cu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rearec_kernels import native
+from rearec_kernels.cuda.stream import launching
+from rearec_kernels.operands import (
+    DTYPES,
+    prefix_operand,
+    rows_operand,
+    segment_operand,
+    segment_operands,
+    shape_operand,
+    split_tokens,
+    step_operands,
+)
+
+_NOTHING_TO_APPEND = (0, 0, 0, 0, 0, 0)
+
+
+def attention(
+    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, prefix_v: Tensor,
+    carriers: Sequence[Tensor], start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
+    scale: float, dropout_p: float, seed: Tensor | None, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    rows, queries, heads, _ = q.shape
+    token_k, token_v = _few_segments(token_k, token_v)
+    tokens = sum(k.shape[1] for k in token_k)
+    out = torch.empty_like(q)
+    # Empty tensors have no address, which the kernel takes as "do not keep".
+    kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
+    prefix_probs = q.new_empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
+    token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
+    with launching(q.device) as stream:
+        native.CUDA.attention_forward(
+            shape_operand(q, prefix_k, tokens, scale),
+            prefix_operand(prefix_k, prefix_v),
+            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+            segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
+            dropout_p, 0 if seed is None else seed.data_ptr(),
+            q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), stream,
+        )  # fmt: skip
+    return out, prefix_probs, token_probs
+
+
+def attention_decode(
+    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, token_k: Tensor, token_v: Tensor,
+    start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
+    length: int, scale: float, dropout_p: float, seed: Tensor | None,
+) -> Tensor:  # fmt: skip
+    queries = q.shape[1]
+    out = torch.empty_like(q)
+    # What is appended is read where it comes from: no thread reads what another one writes.
+    segments = [segment_operand(token_k, token_v, length)] if length > 0 else []
+    append = (
+        k.data_ptr(), v.data_ptr(), token_k.data_ptr(), token_v.data_ptr(), token_k.stride(0), token_k.stride(1),
+    )  # fmt: skip
+    with launching(q.device) as stream:
+        native.CUDA.attention_forward(
+            shape_operand(q, prefix_k, length + queries, scale),
+            prefix_operand(prefix_k, prefix_v),
+            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+            [*segments, segment_operand(k, v, queries)], append,
+            dropout_p, 0 if seed is None else seed.data_ptr(),
+            q.data_ptr(), out.data_ptr(), 0, 0, stream,
+        )  # fmt: skip
+    return out
+
+
+def attention_backward(
+    grad_out: Tensor, q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor,
+    prefix_v: Tensor, prefix_probs: Tensor, token_probs: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor,
+    order: Tensor, scale: float, dropout_p: float,
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
+    tokens = token_probs.shape[3]
+    few_k, few_v = _few_segments(token_k, token_v)
+    grad_q = torch.empty_like(q)
+    prefix_dscores, token_dscores = torch.empty_like(prefix_probs), torch.empty_like(token_probs)
+    grad_k = q.new_empty((q.shape[0], tokens, *prefix_k.shape[2:]))
+    grad_v = torch.empty_like(grad_k)
+    with launching(q.device) as stream:
+        native.CUDA.attention_backward(
+            shape_operand(q, prefix_k, tokens, scale),
+            prefix_operand(prefix_k, prefix_v),
+            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+            segment_operands(few_k, few_v),
+            dropout_p, q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+            grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
+            grad_k.data_ptr(), grad_v.data_ptr(), stream,
+        )  # fmt: skip
+    return grad_q, split_tokens(grad_k, token_k), split_tokens(grad_v, token_v), prefix_dscores
+
+
+def attention_prefix_gradient(
+    dscores: Sequence[Tensor], probs: Sequence[Tensor], q: Sequence[Tensor], grad_out: Sequence[Tensor],
+    prefix_k: Tensor, prefix_v: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor, offsets: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (prefix_k, prefix_v))
+    prefixes, slots, kv_heads, width = prefix_k.shape
+    if len(q) > native.CUDA.MAX_STEPS:  # many steps of Q tokens are one step of many times Q
+        dscores, probs = ([torch.cat(list(x), dim=2)] for x in (dscores, probs))
+        q, grad_out = ([torch.cat(list(x), dim=1)] for x in (q, grad_out))
+    with launching(prefix_k.device) as stream:
+        native.CUDA.attention_prefix_gradient(
+            DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
+            rows_operand(start, end, row_prefix, order), offsets.data_ptr(),
+            prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(), stream,
+        )  # fmt: skip
+    return grad_k, grad_v
+
+
+def _few_segments(token_k: Sequence[Tensor], token_v: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The tokens in as many tensors as a launch takes."""
+    if len(token_k) <= native.CUDA.MAX_SEGMENTS:
+        return token_k, token_v
+    return [torch.cat(list(token_k), dim=1)], [torch.cat(list(token_v), dim=1)]
