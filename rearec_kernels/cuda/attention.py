@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.cuda.stream import launching
+from rearec_kernels.cuda import stream
 from rearec_kernels.operands import (
     DTYPES,
     prefix_operand,
@@ -36,14 +36,14 @@ def attention(
     kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
     prefix_probs = q.new_empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
-    with launching(q.device) as stream:
+    with stream.launching(q.device) as stream_address:
         native.CUDA.attention_forward(
             shape_operand(q, prefix_k, tokens, scale),
             prefix_operand(prefix_k, prefix_v),
             rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
             segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
             dropout_p, 0 if seed is None else seed.data_ptr(),
-            q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), stream,
+            q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), stream_address,
         )  # fmt: skip
     return out, prefix_probs, token_probs
 
@@ -60,14 +60,14 @@ def attention_decode(
     append = (
         k.data_ptr(), v.data_ptr(), token_k.data_ptr(), token_v.data_ptr(), token_k.stride(0), token_k.stride(1),
     )  # fmt: skip
-    with launching(q.device) as stream:
+    with stream.launching(q.device) as stream_address:
         native.CUDA.attention_forward(
             shape_operand(q, prefix_k, length + queries, scale),
             prefix_operand(prefix_k, prefix_v),
             rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
             [*segments, segment_operand(k, v, queries)], append,
             dropout_p, 0 if seed is None else seed.data_ptr(),
-            q.data_ptr(), out.data_ptr(), 0, 0, stream,
+            q.data_ptr(), out.data_ptr(), 0, 0, stream_address,
         )  # fmt: skip
     return out
 
@@ -83,7 +83,7 @@ def attention_backward(
     prefix_dscores, token_dscores = torch.empty_like(prefix_probs), torch.empty_like(token_probs)
     grad_k = q.new_empty((q.shape[0], tokens, *prefix_k.shape[2:]))
     grad_v = torch.empty_like(grad_k)
-    with launching(q.device) as stream:
+    with stream.launching(q.device) as stream_address:
         native.CUDA.attention_backward(
             shape_operand(q, prefix_k, tokens, scale),
             prefix_operand(prefix_k, prefix_v),
@@ -91,7 +91,7 @@ def attention_backward(
             segment_operands(few_k, few_v),
             dropout_p, q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
             grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
-            grad_k.data_ptr(), grad_v.data_ptr(), stream,
+            grad_k.data_ptr(), grad_v.data_ptr(), stream_address,
         )  # fmt: skip
     return grad_q, split_tokens(grad_k, token_k), split_tokens(grad_v, token_v), prefix_dscores
 
@@ -105,11 +105,11 @@ def attention_prefix_gradient(
     if len(q) > native.CUDA.MAX_STEPS:  # many steps of Q tokens are one step of many times Q
         dscores, probs = ([torch.cat(list(x), dim=2)] for x in (dscores, probs))
         q, grad_out = ([torch.cat(list(x), dim=1)] for x in (q, grad_out))
-    with launching(prefix_k.device) as stream:
+    with stream.launching(prefix_k.device) as stream_address:
         native.CUDA.attention_prefix_gradient(
             DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
             rows_operand(start, end, row_prefix, order), offsets.data_ptr(),
-            prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(), stream,
+            prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(), stream_address,
         )  # fmt: skip
     return grad_k, grad_v
 
