@@ -2,7 +2,7 @@
 
 REAREC_NATIVE      1 (default) | 0: install without compiling anything; only the reference backend is there
 REAREC_CUDA        auto (default) | 1: fail when there is no nvcc | 0: never
-REAREC_CUDA_ARCHS  e.g. "80;90a;100" (the default); the last one is also embedded as PTX
+REAREC_CUDA_ARCHS  e.g. "80;90a;100" (the default, as far as nvcc knows them); the last one is also embedded as PTX
 CUDA_HOME          where nvcc is, when it is not on PATH
 CXX, CXXFLAGS      the C++17 compiler (default: c++, g++ or clang++) and flags appended to ours
 MAX_JOBS           compile jobs at a time
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -78,6 +79,24 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
+def cuda_archs(nvcc: str) -> list[str]:
+    """Those asked for; by default those of ours that this nvcc knows."""
+    asked = os.environ.get("REAREC_CUDA_ARCHS", "").replace(",", ";")
+    names = [name.strip() for name in (asked or DEFAULT_CUDA_ARCHS).split(";") if name.strip()]
+    for name in names:
+        if not re.fullmatch(r"[1-9]\d{1,2}[af]?", name):
+            raise SystemExit(f"REAREC_CUDA_ARCHS={asked!r}: expected architectures like 80;90a;100")
+    if asked:
+        return names
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    names = [name for name in names if f"compute_{name.rstrip('af')}" in known]
+    if not names:
+        raise SystemExit(
+            f"{nvcc} knows none of the architectures {DEFAULT_CUDA_ARCHS}; set REAREC_CUDA_ARCHS or REAREC_CUDA=0"
+        )
+    return names
+
+
 def cuda_libraries(nvcc: str) -> Path:
     """The folder of libcudart_static.a. nvcc may be a wrapper script, so it is asked where its toolkit is."""
     dry_run = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
@@ -126,8 +145,7 @@ class NinjaBuild(build_ext):
         nvcc = find_nvcc()
         nvcc_flags: list[str] = []
         if nvcc:
-            archs = os.environ.get("REAREC_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";")
-            names = [arch.strip() for arch in archs.split(";") if arch.strip()]
+            names = cuda_archs(nvcc)
             ptx = names[-1].rstrip("af")
             nvcc_flags = ["-O3", "-std=c++17", "-Xptxas", "-v", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
             nvcc_flags += ["-Xfatbin", "-compress-all"]
@@ -174,7 +192,8 @@ class NinjaBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS")
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if subprocess.run(command).returncode != 0:
-            raise SystemExit("rearec: the native kernels did not compile (the compiler's messages are above)")
+            without = "; REAREC_CUDA=0 installs without CUDA kernels" if nvcc else ""
+            raise SystemExit(f"rearec: the native kernels did not compile (the compiler's messages are above){without}")
 
 
 native = environment_switch("REAREC_NATIVE", "1", ("0", "1")) == "1"
