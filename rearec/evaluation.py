@@ -18,8 +18,9 @@ from rearec.baselines import baseline_ranks, popularity_ranks
 from rearec.data.batches import Batch, PairBatches
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
+from rearec.graphs import GraphedRollout
 from rearec.metrics import rank_metrics
-from rearec.reasoning import ReaRec, Rollout
+from rearec.reasoning import ReaRec
 from rearec_kernels import catalog_rank, prepare_catalog
 
 __all__ = ["BatchRanker", "RankedRows", "evaluate", "quantile_groups", "rank_rows"]
@@ -28,7 +29,9 @@ FloatArray = NDArray[np.float64]
 
 
 class BatchRanker:
-    """Ranks the targets of batches against the whole catalogue, with one preparation of the item table for all.
+    """Ranks the targets of batches, on whatever device, against the whole catalogue.
+
+    The item table is prepared once for all of them, and on a GPU the model's passes are replayed as CUDA graphs.
 
     Args:
         model: its mode is left as it is; call ``model.eval()`` first.
@@ -39,22 +42,21 @@ class BatchRanker:
         self.model = model
         self.steps = steps
         self.catalog = prepare_catalog(model.weight.detach())
+        self._rollout = GraphedRollout(model)
 
     def final(self, batch: Batch) -> FloatArray:
         """float64 [R], the rank of each row's target by the state that the method answers with."""
-        return self._ranks(self.model.final_state(self._rollout(batch).states), batch)
+        return self._ranks(self.model.final_state(self._rollout(batch, self.steps).states), batch)
 
     def every_step(self, batch: Batch) -> tuple[FloatArray, FloatArray]:
         """Ranks by the final state, float64 [R], and by each state h_0..h_K alone, float64 [R, K + 1]."""
-        states = self._rollout(batch).states
+        states = self._rollout(batch, self.steps).states
         by_step = [self._ranks(states[:, step], batch) for step in range(states.shape[1])]
         return self._ranks(self.model.final_state(states), batch), np.stack(by_step, axis=1)
 
-    def _rollout(self, batch: Batch) -> Rollout:
-        return self.model(batch, steps=self.steps)
-
     def _ranks(self, hidden: torch.Tensor, batch: Batch) -> FloatArray:
-        return catalog_rank(hidden, self.catalog, batch.target).double().cpu().numpy()
+        target = batch.target.to(hidden.device, non_blocking=True)
+        return catalog_rank(hidden, self.catalog, target).double().cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ def rank_rows(
     Runs in evaluation mode without gradients; the mode the model was in is restored. Arguments as in `evaluate`.
     """
     batches = PairBatches(dataset, split, batch_rows=batch_rows, max_len=model.config.max_len)
-    device = model.weight.device
     rows = len(dataset.rows(split))
     final = np.empty(rows)
     by_step = np.empty((rows, (model.config.steps if steps is None else steps) + 1)) if per_step else None
@@ -98,11 +99,10 @@ def rank_rows(
             for batch in batches:
                 assert batch.row is not None
                 place = batch.row.numpy()
-                moved = batch.to(device)
                 if by_step is None:
-                    final[place] = ranker.final(moved)
+                    final[place] = ranker.final(batch)
                 else:
-                    final[place], by_step[place] = ranker.every_step(moved)
+                    final[place], by_step[place] = ranker.every_step(batch)
                 done += len(place)
                 if progress is not None:
                     progress(done, batches.num_rows)

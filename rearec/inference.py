@@ -12,6 +12,7 @@ import torch
 
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
+from rearec.graphs import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import catalog_topk, prepare_catalog
@@ -37,7 +38,7 @@ class Recommendation:
 
 
 class Recommender:
-    """Answers raw histories with a trained model.
+    """Answers raw histories with a trained model; on a GPU its passes are replayed as CUDA graphs.
 
     Args:
         model: a finished RUN folder, or a `ReaRec` model together with ``catalog``.
@@ -61,28 +62,34 @@ class Recommender:
         if isinstance(model, ReaRec):
             if catalog is None:
                 raise ValueError("catalog: missing; a ReaRec model does not know the ids of its items")
-            self.model = model if device is None else model.to(device)
+            model = model if device is None else model.to(device)
         else:
             run = RunFolder(model)
             run.check_finished()
             catalog = run.catalog()
-            self.model = ReaRec.from_pretrained(run.path, map_location=device or "cpu")
-            if len(catalog.item_ids) != self.model.config.num_items:
+            model = ReaRec.from_pretrained(run.path, map_location=device or "cpu")
+            if len(catalog.item_ids) != model.config.num_items:
                 raise UserError(
                     f"{run.catalog_file}: damaged: {len(catalog.item_ids)} items, but the model has "
-                    f"{self.model.config.num_items}"
+                    f"{model.config.num_items}"
                 )
-        if len(catalog.item_ids) != self.model.config.num_items:
+        if len(catalog.item_ids) != model.config.num_items:
             raise ValueError(
-                f"catalog: has {len(catalog.item_ids)} items, expected {self.model.config.num_items} as the model has"
+                f"catalog: has {len(catalog.item_ids)} items, expected {model.config.num_items} as the model has"
             )
         if batch_rows < 1:
             raise ValueError(f"batch_rows: got {batch_rows}, expected 1 or more")
         self.catalog = catalog
         self.batch_rows = batch_rows
+        self._rollout = GraphedRollout(model)
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)
         self._by_popularity = np.argsort(-popularity, kind="stable")
+
+    @property
+    def model(self) -> ReaRec:
+        """The model that answers."""
+        return self._rollout.model
 
     def recommend(
         self,
@@ -138,8 +145,7 @@ class Recommender:
     ) -> list[tuple[list[str], list[float]]]:
         """Ids and scores of the best k items after each history of one batch."""
         device = self.model.weight.device
-        batch = collate_histories(histories, self.model.config.max_len).to(device)
-        hidden = self.model.final_state(self.model(batch, steps=steps).states)
+        batch = collate_histories(histories, self.model.config.max_len)
         exclude = None
         if exclude_seen:
             seen = [sorted(set(history)) for history in histories]
@@ -148,6 +154,7 @@ class Recommender:
                 torch.from_numpy(offsets).to(device),
                 torch.tensor([item for items in seen for item in items], dtype=torch.int64, device=device),
             )
+        hidden = self.model.final_state(self._rollout(batch, steps).states)
         count = min(k, self.model.config.num_items)
         scores, items = catalog_topk(hidden, weight, count, exclude=exclude)
         answers = []

@@ -5,7 +5,7 @@ What a user calls is what this module exports; see each function's docstring for
 
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import PrefixRows, ReasoningCache
-from rearec_kernels.dispatch import available_backends, build_info, use_backend
+from rearec_kernels.dispatch import available_backends, build_info, resolve_backend, use_backend
 from rearec_kernels.losses import (
     EnsembleLoss,
     annealed_cross_entropy,
@@ -29,5 +29,6 @@ __all__ = [
     "ensemble_reasoning_loss",
     "prepare_catalog",
     "reasoning_info_nce",
+    "resolve_backend",
     "use_backend",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.checks import check_int, check_number, describe
-from rearec_kernels.dispatch import resolve
+from rearec_kernels.dispatch import resolve_backend
 
 _NAME = "cached_reason_attention"
 _MAX_HEAD_DIM = 1024
@@ -63,7 +63,7 @@ def cached_reason_attention(
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
-    backend = resolve(_NAME, q.device, dtype)
+    backend = resolve_backend(_NAME, q.device, dtype, width)
     mask_seed = _seed_tensor(seed, q.device) if dropout_p > 0 else None
     q4, k4, v4 = (x.to(dtype).contiguous() for x in (q4, k4, v4))
 

@@ -61,8 +61,8 @@ def use_backend(name: str) -> Iterator[None]:
         _local.backend = before
 
 
-def resolve(op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0) -> str:
-    """The backend for one public call.
+def resolve_backend(op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0) -> str:
+    """The name of the backend that a public call uses, chosen as `use_backend` and REAREC_BACKEND say.
 
     Args:
         op: the name of the public call.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.checks import check_floating, check_index, check_int, check_number, check_same_device
-from rearec_kernels.dispatch import resolve
+from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import check_precision, operand_dtype
 
 _KL_FORMS = ("official", "paper")
@@ -96,7 +96,7 @@ def annealed_cross_entropy(
     steps = hidden.shape[1]
     temperatures = _host_values(op, "temperature", temperature, steps)
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
-    backend = resolve(op, hidden.device, operand_dtype(hidden, weight))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight))
     inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*inputs, backend)
@@ -151,7 +151,7 @@ def ensemble_reasoning_loss(
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     check_number(op, "temperature", temperature)
     check_number(op, "kl_weight", kl_weight)
-    backend = resolve(op, hidden.device, operand_dtype(hidden, weight))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight))
     loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
         hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,
         *_need_gradients(hidden, weight), backend,
@@ -203,7 +203,7 @@ def reasoning_info_nce(
     check_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    backend = resolve(op, noised.device, operand_dtype(noised, clean))
+    backend = resolve_backend(op, noised.device, operand_dtype(noised, clean))
     inputs = (noised, clean, row_group, float(temperature), precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.reasoning_info_nce_rows(*inputs, backend)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
-from rearec_kernels.dispatch import resolve
+from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import check_precision, operand_dtype
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
@@ -86,7 +86,7 @@ def catalog_topk(
         raise ValueError(f"{op}: k must be at least 1, got {k}")
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
-    backend = resolve(op, hidden.device, operand_dtype(hidden, table))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
     return torch.ops.rearec.catalog_topk(hidden.detach(), table, k, offsets, items, precision, backend)
 
 
@@ -114,7 +114,7 @@ def catalog_rank(
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "target": target})
     offsets, items = _check_exclude(op, exclude, hidden)
-    backend = resolve(op, hidden.device, operand_dtype(hidden, table))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
     return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
 
 

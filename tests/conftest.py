@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -84,3 +85,10 @@ def run_rearec() -> CommandLine:
         )
 
     return run
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """The test runs under torch.no_grad()."""
+    with torch.no_grad():
+        yield

@@ -1,16 +1,47 @@
-"""What the kernel tests share: the accuracy rule and the memory gauge."""
+"""What the kernel tests share: the backends of attention, the accuracy rule and the memory gauge."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 
 import pytest
 import torch
+from backends import Backend, attention_backends, load_simulated_launchers, simulated_cuda
+from simulation import Simulation
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from rearec_kernels import available_backends
+
+
+@pytest.fixture(scope="session")
+def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    """Compiles CUDA sources with a C++ compiler and runs them on the CPU. Skips where there is no such compiler."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    return Simulation(compiler, tmp_path_factory.mktemp)
+
+
+@pytest.fixture(scope="session")
+def simulated_launchers(simulation: Simulation) -> ModuleType:
+    """The launchers of csrc/cuda for CPU tensors."""
+    return load_simulated_launchers(simulation)
+
+
+@pytest.fixture(params=attention_backends())
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Every backend of attention, and where its tensors are to be: "cuda" in the simulator where there is no GPU."""
+    device = "cuda" if request.param == "cuda" and torch.cuda.is_available() else "cpu"
+    chosen = Backend(request.param, torch.device(device))
+    if not chosen.simulated:
+        yield chosen
+        return
+    with simulated_cuda(request.getfixturevalue("simulated_launchers")):
+        yield chosen
 
 
 def _error(got: Tensor, exact: Tensor) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from backends import Backend
 from torch import Tensor
 
-from rearec_kernels import available_backends, use_backend
+from rearec_kernels import use_backend
 from rearec_kernels.compat import flash_attn_with_kvcache
 
 
@@ -16,7 +17,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     group = heads // k.shape[1]
     scores = torch.einsum("qhd,lhd->hql", q, k.repeat_interleave(group, 1)) * width**-0.5
     if causal:
-        hidden = torch.ones(queries, k.shape[0], dtype=torch.bool).triu(k.shape[0] - queries + 1)
+        hidden = torch.ones(queries, k.shape[0], dtype=torch.bool, device=q.device).triu(k.shape[0] - queries + 1)
         scores = scores.masked_fill(hidden, float("-inf"))
     weights = scores.softmax(-1).nan_to_num(0.0)
     return torch.einsum("hql,lhd->qhd", weights, v.repeat_interleave(group, 1))
@@ -24,19 +25,18 @@ def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("queries, new", [(1, 1), (3, 3), (2, 0), (1, 0), (2, 5)])
-@pytest.mark.parametrize("backend", available_backends("cpu"))
-def test_equals_plain_attention_and_updates_the_cache(backend: str, queries: int, new: int, causal: bool) -> None:
+def test_equals_plain_attention_and_updates_the_cache(backend: Backend, queries: int, new: int, causal: bool) -> None:
     torch.manual_seed(0)
-    q = torch.randn(3, queries, 4, 16)
-    k_cache, v_cache = torch.randn(5, 20, 2, 16), torch.randn(5, 20, 2, 16)
-    seqlens, leftpad, entry = torch.tensor([7, 12, 6]), torch.tensor([0, 5, 2]), torch.tensor([4, 0, 2])
-    k, v = (torch.randn(3, new, 2, 16), torch.randn(3, new, 2, 16)) if new else (None, None)
+    q = torch.randn(3, queries, 4, 16, device=backend.device)
+    k_cache, v_cache = torch.randn(2, 5, 20, 2, 16, device=backend.device).unbind()
+    seqlens, leftpad, entry = torch.tensor([[7, 12, 6], [0, 5, 2], [4, 0, 2]], device=backend.device)
+    k, v = torch.randn(2, 3, new, 2, 16, device=backend.device).unbind() if new else (None, None)
     expected_k, expected_v = k_cache.clone(), v_cache.clone()
     for b in range(3):
         if k is not None and v is not None:
             expected_k[entry[b], seqlens[b] : seqlens[b] + new] = k[b]
             expected_v[entry[b], seqlens[b] : seqlens[b] + new] = v[b]
-    with use_backend(backend):
+    with use_backend(backend.name):
         out = flash_attn_with_kvcache(
             q, k_cache, v_cache, k, v, cache_seqlens=seqlens.int(), cache_batch_idx=entry.int(),
             cache_leftpad=leftpad.int(), causal=causal,

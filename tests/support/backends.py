@@ -1,0 +1,69 @@
+"""The backends that attention is tested on, each with the device its tensors are on."""
+
+from __future__ import annotations
+
+import importlib.util
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pybind11
+import pytest
+import torch
+from simulation import Simulation
+
+from rearec_kernels import available_backends, dispatch, native
+from rearec_kernels.cuda import stream
+
+CSRC = Path(__file__).parents[2] / "csrc"
+MODULE = Path(__file__).parents[1] / "kernels" / "cuda_on_cpu" / "module.cpp"
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    device: torch.device
+
+    @property
+    def simulated(self) -> bool:
+        """Whether CUDA kernels run in the host simulator, on CPU tensors."""
+        return self.name == "cuda" and self.device.type == "cpu"
+
+
+def attention_backends() -> list[Any]:
+    """Names for pytest.mark.parametrize. "cuda" is the device where there is one, else the simulator."""
+    marks = pytest.mark.gpu if torch.cuda.is_available() else pytest.mark.cuda_on_cpu
+    return [*available_backends("cpu"), pytest.param("cuda", marks=marks)]
+
+
+@contextmanager
+def simulated_cuda(launchers: ModuleType) -> Iterator[None]:
+    """Inside the block, the backend "cuda" takes CPU tensors and calls `launchers`, compiled for the simulator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "CUDA", launchers)
+        patch.setattr(native, "CUDA_MAX_HEAD_DIM", launchers.MAX_HEAD_DIM)
+        patch.setattr(native, "cuda_obstacle", lambda device: None if device.type == "cpu" else "simulated on the CPU")
+        patch.setitem(dispatch._PREFERENCE, "cpu", (*dispatch._PREFERENCE["cpu"], "cuda"))
+        patch.setattr(stream, "launching", _no_stream)
+        yield
+
+
+def load_simulated_launchers(simulation: Simulation) -> ModuleType:
+    """The launchers and kernels of csrc/cuda, compiled for the simulator, as a Python module."""
+    sources = [MODULE, CSRC / "cuda" / "bindings.cpp", *sorted(CSRC.glob("cuda/*.cu"))]
+    includes = [f"-I{path}" for path in (CSRC, pybind11.get_include(), sysconfig.get_path("include"))]
+    library = simulation.compile(sources, flags=includes, shared=True)
+    spec = importlib.util.spec_from_file_location("cuda_on_cpu", library)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _no_stream(device: torch.device) -> Iterator[int]:
+    yield 0

@@ -1,0 +1,108 @@
+"""Compiling CUDA sources against the simulator with a C++ compiler, and running them: for every test of CUDA code here.
+
+The simulator stands in for <cuda_runtime.h>, <cuda_bf16.h> and <cuda_fp16.h>; see simulator/cuda_runtime.h.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+SIMULATOR = Path(__file__).parents[1] / "kernels" / "cuda_on_cpu" / "simulator"
+SANITIZER_FLAGS = {
+    "none": [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"],
+    "thread": ["-fsanitize=thread", "-g1"],
+}
+# No leak check: it needs to trace its own process, which not every machine allows.
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:atexit_sleep_ms=0",
+}
+
+Compile = Callable[..., Path]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Simulation:
+    """What is compiled and run in one session."""
+
+    def __init__(self, compiler: str, new_folder: Callable[[str], Path]) -> None:
+        self._compiler = compiler
+        self._new_folder = new_folder
+        self._compiled: dict[tuple[object, ...], Path] = {}
+        self._started_by: dict[str, list[str]] = {}
+        self._sanitizer_of: dict[Path, str] = {}
+
+    def compile(
+        self,
+        sources: Sequence[Path],
+        *,
+        sanitizer: str = "none",
+        flags: Sequence[str] = (),
+        shared: bool = False,
+        optimisation: str = "-O2",
+    ) -> Path:
+        """A program, or a shared library. Skips the test if the sanitizer is not installed.
+
+        `sources`: .cu and .cpp files. `sanitizer`: "none", "address" (with undefined behaviour) or "thread". The same
+        arguments give the file compiled before.
+        """
+        key = (*sources, sanitizer, *flags, shared, optimisation)
+        if key not in self._compiled:
+            if sanitizer not in self._started_by:
+                self._started_by[sanitizer] = self._how_to_start(sanitizer)
+            out = self._new_folder(sources[0].stem) / (sources[0].stem + (".so" if shared else ""))
+            # Libraries that define the same names live side by side in one process: no symbol may be unique in it.
+            kind = ["-shared", "-fPIC", "-fno-gnu-unique"] if shared else ["-pthread"]
+            done = self._call_compiler([optimisation, *kind, *flags], sources, sanitizer, out)
+            assert done.returncode == 0, done.stderr
+            self._compiled[key] = out
+            self._sanitizer_of[out] = sanitizer
+        return self._compiled[key]
+
+    def run(
+        self, program: Path, seed: int = 0, timeout: float = 120, arguments: Sequence[str] = (), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The completed process. `seed`: 0 runs blocks, warps and lanes in order, others in other orders."""
+        return subprocess.run(
+            [*self._started_by[self._sanitizer_of[program]], str(program), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **SANITIZER_OPTIONS, "CUDA_ON_CPU_SEED": str(seed), **variables},
+            check=False,
+        )
+
+    def _call_compiler(
+        self, flags: Sequence[str], sources: Sequence[Path], sanitizer: str, out: Path
+    ) -> subprocess.CompletedProcess[str]:
+        warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+        command = [self._compiler, "-std=c++17", *warnings, *SANITIZER_FLAGS[sanitizer], f"-I{SIMULATOR}", *flags]
+        command += ["-x", "c++", *map(str, sources), "-o", str(out)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+    def _how_to_start(self, sanitizer: str) -> list[str]:
+        """The command that programs of this build are given to; empty if they start by themselves."""
+        if sanitizer == "none":
+            return []
+        folder = self._new_folder(sanitizer)
+        source = folder / "nothing.cpp"
+        source.write_text("int main() {}\n", encoding="utf-8")
+        built = self._call_compiler([], [source], sanitizer, folder / "nothing")
+        if built.returncode != 0:
+            pytest.skip(f"the {sanitizer} sanitizer is not installed: {built.stderr.strip().splitlines()[-1]}")
+        # Older thread sanitizers cannot start where addresses are too random.
+        for start in ([], ["setarch", "--addr-no-randomize"]):
+            if start and shutil.which(start[0]) is None:
+                continue
+            tried = subprocess.run([*start, str(folder / "nothing")], capture_output=True, text=True, check=False)
+            if tried.returncode == 0:
+                return start
+        pytest.skip(f"programs with the {sanitizer} sanitizer do not start here: {tried.stderr.strip()}")
