@@ -205,15 +205,19 @@ static bool uninitialised_shared() {
 __device__ void descend(volatile int* depth) {
   volatile char frame[1000];
   frame[0] = static_cast<char>(++*depth);
-  if (*depth < 1 << 20) descend(depth);
+  if (*depth < 300) descend(depth);
   frame[999] = frame[0];
 }
 
-__global__ void recurse(volatile int* depth) { descend(depth); }
+__global__ void use_stack(volatile int* depth) {
+  if (depth != nullptr) descend(depth);
+}
 
+// The first launch leaves 64 stacks of 256 KB, so that memory lies below the one that overflows by 44 KB.
 static bool stack_overflow() {
   volatile int depth = 0;
-  launch(1, 1, 0, recurse, &depth);
+  launch(1, 64, 0, use_stack, nullptr);
+  launch(1, 1, 0, use_stack, &depth);
   return true;
 }
 

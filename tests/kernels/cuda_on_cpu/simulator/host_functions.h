@@ -144,6 +144,10 @@ inline cudaError_t cudaSetDevice(int device) {
   return cuda_on_cpu::keep(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
+namespace cuda_on_cpu {
+inline int multiprocessors = 132;  // those of an H100; launchers that spread work by it can be tested with others
+}
+
 // As an H100 answers.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device != 0) return cuda_on_cpu::keep(cudaErrorInvalidDevice);
@@ -155,7 +159,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
       *value = cuda_on_cpu::kWarpLanes;
       return cudaSuccess;
     case cudaDevAttrMultiProcessorCount:
-      *value = 132;
+      *value = cuda_on_cpu::multiprocessors;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 9;
