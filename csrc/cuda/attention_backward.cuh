@@ -10,6 +10,19 @@ __device__ inline float probability_gradient(float p, float dp, float keep) {
   return __float_as_uint(p) >> 31 ? 0.0f : dp * keep;
 }
 
+// The scores of the slots that load_slots<L> loads, ahead of their use; 0 where not seen.
+template <class L, int kQueries>
+__device__ inline void load_scores(const float* scores, int64_t slots, const QueryTile<L, kQueries>& tile,
+                                   const PrefixRun& run, int first, float (&to)[kQueries][kUnroll<L>]) {
+#pragma unroll
+  for (int m = 0; m < kQueries; ++m)
+#pragma unroll
+    for (int u = 0; u < kUnroll<L>; ++u) {
+      const int slot = first + u * L::kVectors + L::vector();
+      to[m][u] = run.has(m) && tile.sees(m, slot) ? scores[tile.score_index(m) * slots + slot] : 0.0f;
+    }
+}
+
 // dp = grad_out . v of all keys into the scratch of ds; `total` takes in this lane's share of sum p dp.
 template <class L, int kQueries>
 __device__ inline void value_pass_tokens(const AttentionBackward& a, const QueryTile<L, kQueries>& tile,
@@ -42,21 +55,28 @@ __device__ inline void value_pass_prefix(const AttentionBackward& a, const Query
   for (int first = run.start + part_of_tile(schedule) * kKeys; first < run.end; first += schedule.parts * kKeys) {
     Packed<L> values[kUnroll<L>];
     load_slots<L>(a.prefix.v, a.prefix.v_stride, run.prefix, tile.kv_head, first, run.end, head_dim, values);
+    float p[kQueries][kUnroll<L>];
+    load_scores(a.prefix_probs, a.prefix.slots, tile, run, first, p);
+    float dp[kQueries][kUnroll<L>];
 #pragma unroll
     for (int u = 0; u < kUnroll<L>; ++u) {
-      const int slot = first + u * L::kVectors + L::vector();
       HeadVector<L> vector;
       values[u].unpack(vector.x);
 #pragma unroll
-      for (int m = 0; m < kQueries; ++m) {
-        if (!run.has(m)) continue;
-        float dp = sum_within_vector<L>(grad_out[m].dot(vector));
-        if (slot < tile.start[m] || slot >= tile.end[m]) continue;
-        const int64_t at = tile.score_index(m) * a.prefix.slots + slot;
-        const float p = a.prefix_probs[at];
-        dp = probability_gradient(p, dp, a.keep);
-        total[m] += fabsf(p) * dp;
-        if (L::lane() == 0) a.prefix_dscores[at] = dp;
+      for (int m = 0; m < kQueries; ++m) dp[m][u] = grad_out[m].dot(vector);
+    }
+#pragma unroll
+    for (int m = 0; m < kQueries; ++m) {
+      if (!run.has(m)) continue;
+#pragma unroll
+      for (int u = 0; u < kUnroll<L>; ++u) dp[m][u] = sum_within_vector<L>(dp[m][u]);
+#pragma unroll
+      for (int u = 0; u < kUnroll<L>; ++u) {
+        const int slot = first + u * L::kVectors + L::vector();
+        if (!tile.sees(m, slot)) continue;
+        const float gradient = probability_gradient(p[m][u], dp[m][u], a.keep);
+        total[m] += fabsf(p[m][u]) * gradient;
+        if (L::lane() == 0) a.prefix_dscores[tile.score_index(m) * a.prefix.slots + slot] = gradient;
       }
     }
   }
@@ -96,6 +116,8 @@ __device__ inline void key_pass_prefix(const AttentionBackward& a, const QueryTi
   for (int first = run.start + part_of_tile(schedule) * kKeys; first < run.end; first += schedule.parts * kKeys) {
     Packed<L> keys[kUnroll<L>];
     load_slots<L>(a.prefix.k, a.prefix.k_stride, run.prefix, tile.kv_head, first, run.end, head_dim, keys);
+    float ds[kQueries][kUnroll<L>];
+    load_scores(a.prefix_dscores, a.prefix.slots, tile, run, first, ds);
 #pragma unroll
     for (int u = 0; u < kUnroll<L>; ++u) {
       const int slot = first + u * L::kVectors + L::vector();
@@ -103,14 +125,13 @@ __device__ inline void key_pass_prefix(const AttentionBackward& a, const QueryTi
       keys[u].unpack(vector.x);
 #pragma unroll
       for (int m = 0; m < kQueries; ++m)
-        if (run.has(m) && slot >= tile.start[m] && slot < tile.end[m])
-          grad_q[m].add(a.prefix_dscores[tile.score_index(m) * a.prefix.slots + slot], vector);
+        if (run.has(m) && tile.sees(m, slot)) grad_q[m].add(ds[m][u], vector);
     }
   }
 }
 
 template <class L, int kQueries>
-__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 6 : 3)
+__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 6 : 2)
     attention_backward_kernel(const __grid_constant__ AttentionBackward a, const __grid_constant__ Schedule schedule) {
   using T = typename L::Element;
   if (tile_of_warp(schedule) >= schedule.tiles) return;  // with several parts, the whole block

@@ -136,7 +136,7 @@ __device__ inline void attend_prefix(const AttentionForward& a, const QueryTile<
 #pragma unroll
       for (int u = 0; u < kUnroll<L>; ++u) {
         const int slot = first + u * L::kVectors + L::vector();
-        const bool seen = slot >= tile.start[m] && slot < tile.end[m];
+        const bool seen = tile.sees(m, slot);
         const float score = sum_within_vector<L>(weight[m][u]) * a.shape.scale;
         if (a.prefix_probs && seen && L::lane() == 0) a.prefix_probs[tile.score_index(m) * a.prefix.slots + slot] = score;
         weight[m][u] = seen ? score : -INFINITY;

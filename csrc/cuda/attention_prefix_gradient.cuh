@@ -39,13 +39,20 @@ __global__ void __launch_bounds__(kThreads, 4)
           HeadVector<L> q, grad_out;
           q.load(static_cast<const T*>(step.q) + offset, head_dim, true);
           grad_out.load(static_cast<const T*>(step.grad_out) + offset, head_dim, true);
+          float ds[kUnroll<L>], p[kUnroll<L>];
+#pragma unroll
+          for (int u = 0; u < kUnroll<L>; ++u) {
+            const int slot = first + u * L::kVectors + L::vector();
+            const bool seen = slot >= start && slot < end;
+            ds[u] = seen ? __ldg(step.dscores + scores + slot) : 0.0f;
+            p[u] = seen ? __ldg(step.probs + scores + slot) : 0.0f;
+          }
 #pragma unroll
           for (int u = 0; u < kUnroll<L>; ++u) {
             const int slot = first + u * L::kVectors + L::vector();
             if (slot < start || slot >= end) continue;
-            grad_k[u].add(step.dscores[scores + slot], q);
-            const float p = step.probs[scores + slot];
-            if (!(__float_as_uint(p) >> 31)) grad_v[u].add(p, grad_out);
+            grad_k[u].add(ds[u], q);
+            if (!(__float_as_uint(p[u]) >> 31)) grad_v[u].add(p[u], grad_out);
           }
         }
       }

@@ -64,6 +64,7 @@ struct QueryTile {
     }
   }
 
+  __device__ bool sees(int m, int slot) const { return slot >= start[m] && slot < end[m]; }
   // The query's own token, the last that it sees.
   __device__ int own_token(int m) const { return static_cast<int>(shape.tokens - shape.queries) + query[m]; }
   __device__ int visible_tokens(int m) const { return valid[m] ? own_token(m) + 1 : 0; }

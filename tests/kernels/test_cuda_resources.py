@@ -24,7 +24,7 @@ MOST_REGISTERS = {
     ("attention_forward_kernel", 1): 65536 // (5 * 128),
     ("attention_forward_kernel", 4): 255,
     ("attention_backward_kernel", 1): 65536 // (6 * 128),
-    ("attention_backward_kernel", 4): 65536 // (3 * 128),
+    ("attention_backward_kernel", 4): 255,
     ("token_gradient_kernel", 1): 65536 // (5 * 128),
     ("attention_prefix_gradient_kernel", 1): 65536 // (4 * 128),
 }

@@ -55,9 +55,7 @@ MUTATIONS = {
     "append: every query head of a group writes": Mutation(
         FORWARD, " || tile.head[m] * kv_heads != tile.kv_head * a.shape.heads", "", "thread"
     ),
-    "forward: one slot too many": Mutation(
-        FORWARD, "slot >= tile.start[m] && slot < tile.end[m]", "slot >= tile.start[m] && slot <= tile.end[m]", "none"
-    ),
+    "one slot too many": Mutation("query_tile.cuh", "slot < end[m]; }", "slot <= end[m]; }", "none"),
     "forward: parts overlap": Mutation(
         FORWARD, "first < run.end; first += schedule.parts * kKeys", "first < run.end; first += kKeys", "none"
     ),

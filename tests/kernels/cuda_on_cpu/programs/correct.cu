@@ -3,7 +3,8 @@
 
 // One block per row; threads, then warps, add up.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) sum_rows(const float* __restrict__ in, int columns, float* __restrict__ out) {
+__global__ void __launch_bounds__(kThreads)
+    sum_rows(const float* __restrict__ in, int columns, float* __restrict__ out) {
   __shared__ float of_warp[kThreads / 32];
   float sum = 0;
   for (int i = threadIdx.x; i < columns; i += kThreads) sum += __ldg(in + blockIdx.x * columns + i);
@@ -149,8 +150,8 @@ static bool votes() {
       even |= (lane % 4 == 2 ? 1u : 0u) << lane;
       odd |= (lane % 2 == 1 && lane > 4 ? 1u : 0u) << lane;
     }
-    if (out[0][t] != thirds || out[1][t] != (t >= 32) || out[2][t] != (t < 32) || out[3][t] != (t % 2 == 0 ? even : odd) ||
-        out[4][t] != 1) {
+    if (out[0][t] != thirds || out[1][t] != (t >= 32) || out[2][t] != (t < 32) ||
+        out[3][t] != (t % 2 == 0 ? even : odd) || out[4][t] != 1) {
       return false;
     }
   }
@@ -219,8 +220,8 @@ __global__ void mathematics(float* out) {
 static bool functions() {
   alignas(16) float out[8];
   launch(1, 1, 0, mathematics, out);
-  return out[0] == 3 - 1.5f + 1 + 1 && out[1] == 1 + 8 + 0 + 0.5f + 0.25f + 2 + 1 && out[2] == 4 + 4 + 31 + 3 + 2 + 10 &&
-         out[3] == 1.75f + 2 && out[4] == 1 && out[7] == 4;
+  return out[0] == 3 - 1.5f + 1 + 1 && out[1] == 1 + 8 + 0 + 0.5f + 0.25f + 2 + 1 &&
+         out[2] == 4 + 4 + 31 + 3 + 2 + 10 && out[3] == 1.75f + 2 && out[4] == 1 && out[7] == 4;
 }
 
 int main(int argument_count, char** arguments) {

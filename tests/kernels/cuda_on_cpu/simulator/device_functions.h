@@ -43,7 +43,9 @@ struct Segment {
 };
 
 inline Segment segment_of_caller(int width) {
-  if (width < 1 || width > 32 || (width & (width - 1)) != 0) fail("shuffle: the width %d is not 1, 2, 4, 8, 16 or 32", width);
+  if (width < 1 || width > 32 || (width & (width - 1)) != 0) {
+    fail("shuffle: the width %d is not 1, 2, 4, 8, 16 or 32", width);
+  }
   const int lane = static_cast<int>(block.current % kWarpLanes);
   return {lane, lane & ~(width - 1), width};
 }

@@ -1,7 +1,8 @@
 // One block in execution: which of its threads may run, and where the others wait.
 //
-// Every CUDA thread is a fiber. It runs until it waits at a barrier or a warp operation; then another thread that may run
-// is chosen. What CUDA leaves undefined and hardware hangs on or answers with garbage aborts with one line on stderr.
+// Every CUDA thread is a fiber. It runs until it waits at a barrier or a warp operation; then another thread that may
+// run is chosen. What CUDA leaves undefined and hardware hangs on or answers with garbage aborts with one line on
+// stderr.
 #pragma once
 #include <stdarg.h>
 #include <stdint.h>
@@ -112,7 +113,8 @@ CUDA_ON_CPU_UNSANITIZED inline void set_waiting(unsigned warp, uint32_t lane) {
     const Meeting& meeting = block.warps[warp].meetings[__builtin_ctz(open)];
     thread_index = block.threads[warp * kWarpLanes + static_cast<unsigned>(__builtin_ctz(meeting.arrived))].index;
     const uint32_t missing = meeting.mask & block.warps[warp].present & ~meeting.arrived;
-    fail("deadlock: waits in %s with mask 0x%08x for lanes 0x%08x, which wait elsewhere; %u threads wait in __syncthreads",
+    fail("deadlock: waits in %s with mask 0x%08x for lanes 0x%08x, which wait elsewhere; %u threads wait in "
+         "__syncthreads",
          name_of(meeting.operation), meeting.mask, missing, block.at_barrier);
   }
   fail("deadlock: %u of %u threads wait in __syncthreads", block.at_barrier, block.size);
@@ -190,8 +192,9 @@ CUDA_ON_CPU_UNSANITIZED inline void conclude(Warp& warp, Meeting& meeting) {
     } else if (meeting.arrived >> warp.source[lane] & 1) {
       warp.result[lane] = warp.value[warp.source[lane]];
     } else {
+      const unsigned source = warp.source[lane];
       fail("%s with mask 0x%08x: lane %d reads lane %u, which %s", name_of(meeting.operation), meeting.mask, lane,
-           unsigned{warp.source[lane]}, meeting.mask >> warp.source[lane] & 1 ? "does not exist" : "is not in the mask");
+           source, meeting.mask >> source & 1 ? "does not exist" : "is not in the mask");
     }
   }
 }
@@ -202,7 +205,9 @@ CUDA_ON_CPU_UNSANITIZED inline uint64_t meet(Operation operation, uint32_t mask,
   const unsigned lane_number = block.current % kWarpLanes;
   const uint32_t lane = uint32_t{1} << lane_number;
   Warp& warp = block.warps[warp_number];
-  if (!(mask & lane)) fail("%s with mask 0x%08x leaves out the calling lane %u", name_of(operation), mask, lane_number);
+  if (!(mask & lane)) {
+    fail("%s with mask 0x%08x leaves out the calling lane %u", name_of(operation), mask, lane_number);
+  }
   const uint32_t members = mask & warp.present;
   if (members & warp.returned) {
     fail("%s with mask 0x%08x: lanes 0x%08x have already returned", name_of(operation), mask, members & warp.returned);
@@ -288,8 +293,8 @@ CUDA_ON_CPU_UNSANITIZED inline void thread_returned() {
   }
 }
 
-// Runs the block of block_index, whose size, threads and kernel are set. Its threads are ordered after the caller, and not with
-// those of other blocks.
+// Runs the block of block_index, whose size, threads and kernel are set. Its threads are ordered after the caller, and
+// not with those of other blocks.
 CUDA_ON_CPU_UNSANITIZED inline void run_block() {
   block.returned = block.at_barrier = 0;
   block.ready_warps = 0;
@@ -299,7 +304,8 @@ CUDA_ON_CPU_UNSANITIZED inline void run_block() {
     block.warps[warp].returned = 0;
     set_ready(warp, block.warps[warp].present);
   }
-  block.current = block.schedule == 0 ? 0 : static_cast<unsigned>(random_bits() % block.size);  // whose warp is first
+  // The warp that is first.
+  block.current = block.schedule == 0 ? 0 : static_cast<unsigned>(random_bits() % block.size);
   release(block.begin);
   run(choose_thread(), block.host);
 }

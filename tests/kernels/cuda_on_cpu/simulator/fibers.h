@@ -14,8 +14,8 @@
 #endif
 
 #if defined(CUDA_ON_CPU_ASSEMBLY)
-// Keeps the registers that calls preserve and the floating-point modes on the stack being left, then takes them from the
-// stack being entered. swapcontext does it too, but with a system call.
+// Keeps the registers that calls preserve and the floating-point modes on the stack being left, then takes them from
+// the stack being entered. swapcontext does it too, but with a system call.
 asm(R"(
   .pushsection .text.cuda_on_cpu_exchange_stacks, "axG", @progbits, cuda_on_cpu_exchange_stacks, comdat
   .weak cuda_on_cpu_exchange_stacks

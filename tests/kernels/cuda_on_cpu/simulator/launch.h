@@ -13,16 +13,16 @@ inline Fiber fibers[kMaxThreads + 1];
 inline unsigned fibers_created = 0;
 inline std::mutex one_grid_at_a_time;
 
-// Environment variable CUDA_ON_CPU_SEED: 0, the default, runs blocks, warps and lanes in order; any other number chooses
-// another order.
+// Environment variable CUDA_ON_CPU_SEED: 0, the default, runs blocks, warps and lanes in order; any other number
+// chooses another order.
 CUDA_ON_CPU_UNSANITIZED inline void start_schedule() {
   const char* seed = getenv("CUDA_ON_CPU_SEED");
   block.seed = seed == nullptr ? 0 : strtoul(seed, nullptr, 10);
   block.schedule = block.seed == 0 ? 0 : block.seed * 0x9E3779B97F4A7C15u | 1;
 }
 
-// The thread sanitizer sees no race within one fiber. So that it sees those between blocks, the fibers of a block's threads
-// change, and are one more than the threads.
+// The thread sanitizer sees no race within one fiber. So that it sees those between blocks, the fibers of a block's
+// threads change, and are one more than the threads.
 CUDA_ON_CPU_UNSANITIZED inline void assign_fibers(uint64_t block_number) {
   const unsigned used = kThreadSanitizer ? block.size + 1 : block.size;
   for (; fibers_created < used; ++fibers_created) create_fiber(fibers[fibers_created], run_threads);
