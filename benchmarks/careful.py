@@ -17,7 +17,7 @@ class PreallocatedCache:
     def attention_steps(
         self, visible: Tensor | None, q: list[Tensor], k: list[Tensor], v: list[Tensor]
     ) -> list[Tensor]:
-        """visible: bool [R, 1, 1, C + K], or None when every slot is real."""
+        """visible: bool, or what SDPA adds to scores, [R, 1, 1, C + K]; None when every slot is real."""
         outputs = []
         for step, (query, key, value) in enumerate(zip(q, k, v, strict=True)):
             stop = self.slots + step + 1
@@ -63,7 +63,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx, hidden, weight, gradient_of_logits, chunk):  # type: ignore[no-untyped-def]
         rows, steps, width = hidden.shape
         flat, grad_hidden, grad_weight = hidden.reshape(-1, width), torch.empty_like(hidden), torch.zeros_like(weight)
-        buffer = torch.empty(min(chunk, rows) * steps, weight.shape[0])
+        buffer = hidden.new_empty(min(chunk, rows) * steps, weight.shape[0])
         loss = hidden.new_zeros(())
         for first in range(0, rows, chunk):
             part = slice(first * steps, min(first + chunk, rows) * steps)
@@ -134,14 +134,14 @@ def linear_cross_entropy(
 def info_nce(noised: Tensor, clean: Tensor, temperature: float) -> Tensor:
     rows, steps, _ = noised.shape
     similarity = torch.bmm(noised.transpose(0, 1) / temperature, clean.permute(1, 2, 0))
-    return F.cross_entropy(similarity.view(steps * rows, rows), torch.arange(rows).repeat(steps))
+    return F.cross_entropy(similarity.view(steps * rows, rows), torch.arange(rows, device=noised.device).repeat(steps))
 
 
 class PreallocatedScores:
     """Scores in one buffer kept between calls: no page faults after the first."""
 
-    def __init__(self, rows: int, items: int) -> None:
-        self.scores = torch.empty(rows, items)
+    def __init__(self, rows: int, items: int, device: torch.device | str = "cpu") -> None:
+        self.scores = torch.empty(rows, items, device=device)
 
     def topk(self, hidden: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores, items = torch.mm(hidden, weight.T, out=self.scores).topk(k)

@@ -5,11 +5,13 @@ Machines are noisy and differ, so the ratio of medians of alternating runs is th
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,11 @@ import torch
 from rearec_kernels import available_backends
 
 Contender = Callable[[], Any]
+
+
+def verdict(got: float, must: float, aim: float) -> str:
+    """How a figure, larger is better, stands to what is promised."""
+    return "aim met" if got >= aim else "must met" if got >= must else "MISSED"
 
 
 @dataclass
@@ -32,6 +39,11 @@ class Comparison:
     def median(self, contender: str) -> float:
         return statistics.median(self.times[contender])
 
+    def quartiles(self, contender: str) -> tuple[float, float]:
+        """The first and the third: half of the runs lie between them."""
+        first, _, third = statistics.quantiles(self.times[contender], n=4, method="inclusive")
+        return first, third
+
     def time_ratio(self, contender: str) -> float:
         return self.median(contender) / self.median("ours")
 
@@ -43,16 +55,32 @@ class Comparison:
         return {
             "name": self.name,
             "median_ms": {who: 1e3 * self.median(who) for who in self.times},
+            "quartiles_ms": {who: [1e3 * q for q in self.quartiles(who)] for who in self.times},
             "runs": {who: len(times) for who, times in self.times.items()},
             "peak_memory_mb": {who: size / 2**20 for who, size in self.memory.items()},
-            "targets": [
-                {"kind": kind, "against": who, "must": must, "aim": aim, "got": self.ratio(kind, who)}
-                for (kind, who), (must, aim) in self.targets.items()
-            ],
+            "targets": [self._target(kind, who) for kind, who in self.targets],
+        }
+
+    def _target(self, kind: str, who: str) -> dict[str, Any]:
+        (must, aim), got = self.targets[kind, who], self.ratio(kind, who)
+        return {
+            "kind": kind,
+            "against": who,
+            "must": must,
+            "aim": aim,
+            "got": got,
+            "verdict": verdict(got, must, aim),
         }
 
     def ratio(self, kind: str, contender: str) -> float:
         return self.time_ratio(contender) if kind == "time" else self.memory_ratio(contender)
+
+
+def wall_time(call: Contender) -> float:
+    """Seconds of one call on the host's clock."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def peak_memory(call: Contender) -> int:
@@ -88,24 +116,26 @@ def compare(
     targets: dict[tuple[str, str], tuple[float, float]] | None = None,
     seconds: float = 4.0,
     least_runs: int = 5,
+    time_call: Callable[[Contender], float] = wall_time,
+    memory_of: Callable[[Contender], int] | None = peak_memory,
 ) -> Comparison:
     """Runs the contenders in turn ("ours" is one of them) for about `seconds`, at least `least_runs` times each.
 
     A contender more than 20 times slower than ours runs only in every fourth turn, at least 3 times.
+    `time_call` makes one call and gives its seconds, `memory_of` its peak bytes (None: memory is not measured).
     """
     result = Comparison(name, targets=targets or {})
     for who, call in contenders.items():
         call()  # warm-up: page faults, thread pools, lazy initialisation
-        result.memory[who] = peak_memory(call)
+        if memory_of is not None:
+            result.memory[who] = memory_of(call)
         result.times[who] = []
     start, turn = time.perf_counter(), 0
     while turn < least_runs or time.perf_counter() - start < seconds:
         for who, call in contenders.items():
             if turn % 4 and len(result.times[who]) and _is_slow(result, who):
                 continue
-            begin = time.perf_counter()
-            call()
-            result.times[who].append(time.perf_counter() - begin)
+            result.times[who].append(time_call(call))
         turn += 1
         if turn >= 200:
             break
@@ -115,3 +145,11 @@ def compare(
 def _is_slow(result: Comparison, who: str) -> bool:
     ours = result.times["ours"]
     return len(result.times[who]) >= 3 and bool(ours) and min(result.times[who]) > 20 * min(ours)
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

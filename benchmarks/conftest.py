@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare import processor_name, verdict
 
 from rearec_kernels import build_info
 
@@ -67,22 +68,18 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             )
         for (kind, who), (must, aim) in c.targets.items():
             got = c.ratio(kind, who)
-            verdict = "aim met" if got >= aim else "must met" if got >= must else "MISSED"
-            terminalreporter.write_line(f"    {kind} against {who}: {got:.2f}x, must {must}x, aim {aim}x: {verdict}")
+            how = verdict(got, must, aim)
+            terminalreporter.write_line(f"    {kind} against {who}: {got:.2f}x, must {must}x, aim {aim}x: {how}")
     path = config.getoption("--bench-json")
     if path is not None:
         record = {
-            "machine": {"processor": _processor(), "threads": torch.get_num_threads(), "system": platform.platform()},
+            "machine": {
+                "processor": processor_name(),
+                "threads": torch.get_num_threads(),
+                "system": platform.platform(),
+            },
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "build": build_info(),
             "comparisons": [c.record() for c in comparisons],
         }
         path.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from on_gpu.compiler_log import Kernel, kernels
 
 from rearec_kernels import build_info
 
@@ -31,52 +31,25 @@ MOST_REGISTERS = {
 MOST_SHARED_MEMORY = 20 << 10  # leaves room for 11 blocks
 
 
-class Kernel(NamedTuple):
-    arch: str
-    name: str
-    queries: int  # per tile
-    stack: int
-    spills: int
-    registers: int
-    shared_memory: int
+def kernels_of(arch: str) -> list[Kernel]:
+    return [kernel for kernel in kernels(list(BUILD.glob("temp.*/*.cu.o.log"))) if kernel.arch == arch]
 
 
-def kernels() -> list[Kernel]:
-    found = []
-    for log in sorted(BUILD.glob("temp.*/*.cu.o.log")):
-        for part in log.read_text(encoding="utf-8").split("Compiling entry function ")[1:]:
-            mangled, arch = re.match(r"'(\w+)' for 'sm_(\w+)'", part).groups()  # type: ignore[union-attr]
-            name = re.search(r"[a-z_]+_kernel", mangled)
-            stack, stores, loads = re.search(
-                r"(\d+) bytes stack.*?(\d+) bytes spill st.*?(\d+) bytes spill", part
-            ).groups()  # type: ignore[union-attr]
-            shared_memory = re.search(r"(\d+) bytes smem", part)
-            assert name is not None
-            found.append(
-                Kernel(
-                    arch,
-                    name.group(),
-                    4 if "EELi4EE" in mangled else 1,
-                    int(stack),
-                    int(stores) + int(loads),
-                    int(re.search(r"Used (\d+) registers", part).group(1)),  # type: ignore[union-attr]
-                    int(shared_memory.group(1)) if shared_memory else 0,
-                )
-            )
-    return found
+def kind_of(kernel: Kernel) -> tuple[str, int]:
+    """Its function and how many queries share a tile, from a mangled or a readable name."""
+    name = re.search(r"[a-z_]+_kernel", kernel.name)
+    assert name is not None
+    return name.group(), 4 if re.search(r"EELi4EE|>, 4>", kernel.name) else 1
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_kernel_is_built(arch: str) -> None:
-    built = {(k.name, k.queries) for k in kernels() if k.arch == arch}
-    assert built == set(MOST_REGISTERS)
+    assert {kind_of(kernel) for kernel in kernels_of(arch)} == set(MOST_REGISTERS)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_nothing_spills_and_enough_blocks_fit(arch: str) -> None:
-    for kernel in kernels():
-        if kernel.arch != arch:
-            continue
+    for kernel in kernels_of(arch):
         assert kernel.stack == kernel.spills == 0, kernel
-        assert kernel.registers <= MOST_REGISTERS[kernel.name, kernel.queries], kernel
+        assert kernel.registers <= MOST_REGISTERS[kind_of(kernel)], kernel
         assert kernel.shared_memory <= MOST_SHARED_MEMORY, kernel

@@ -1,0 +1,152 @@
+"""Clocks: seconds of one call, seconds of a replay of many, peak memory and copy bandwidth, on a GPU or on a CPU."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import compare
+import torch
+from torch import Tensor
+
+from rearec.graphs import CudaGraphs
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`calls` calls at once: a CUDA graph of them, or on a CPU the calls themselves."""
+
+    run: Call
+    calls: int
+
+    def __call__(self) -> None:
+        self.run()
+
+
+class Clock(Protocol):
+    """Attributes:
+    device: where tensors are to be.
+    rotated_bytes: input sets are to be this large together, so that no call finds its inputs in a cache.
+    """
+
+    device: torch.device
+    rotated_bytes: int
+
+    def call_seconds(self, call: Call) -> float:
+        """One call, from an idle device until what it launched is done; launching is part of it."""
+        ...
+
+    def replay_seconds(self, replay: Replay) -> float:
+        """One of the calls of a replay."""
+        ...
+
+    def capture(self, calls: Sequence[Call], count: int) -> Replay:
+        """`count` calls, taken from `calls` in turn. Each of `calls` must have run before."""
+        ...
+
+    def peak_memory(self, call: Call) -> int:
+        """Peak bytes allocated during one call, above what was there before it."""
+        ...
+
+    def synchronize(self) -> None:
+        """Raises RuntimeError if something launched before has failed."""
+        ...
+
+
+class CudaClock:
+    """CUDA events; replays of CUDA graphs."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.rotated_bytes = 3 * torch.cuda.get_device_properties(self.device).L2_cache_size
+
+    def call_seconds(self, call: Call) -> float:
+        torch.cuda.synchronize()
+        return self._seconds(call)
+
+    def replay_seconds(self, replay: Replay) -> float:
+        torch.cuda.synchronize()
+        replay()  # the device is busy with it while the next one is being launched: launching is not timed
+        return self._seconds(replay) / replay.calls
+
+    def capture(self, calls: Sequence[Call], count: int) -> Replay:
+        def run() -> Tensor:
+            with torch.set_grad_enabled(grad):
+                for _, call in zip(range(count), itertools.cycle(calls), strict=False):
+                    call()
+            return token
+
+        grad, token = torch.is_grad_enabled(), torch.empty(0, device=self.device)
+        return Replay(CudaGraphs(self.device)(run), count)
+
+    def peak_memory(self, call: Call) -> int:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        del result
+        return torch.cuda.max_memory_allocated() - before
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def _seconds(self, call: Call) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+class CpuClock:
+    """The host's clock; a replay simply makes its calls. For dry runs."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.rotated_bytes = 4096
+
+    def call_seconds(self, call: Call) -> float:
+        return compare.wall_time(call)
+
+    def replay_seconds(self, replay: Replay) -> float:
+        return compare.wall_time(replay) / replay.calls
+
+    def capture(self, calls: Sequence[Call], count: int) -> Replay:
+        def run() -> None:
+            for _, call in zip(range(count), itertools.cycle(calls), strict=False):
+                call()
+
+        return Replay(run, count)
+
+    def peak_memory(self, call: Call) -> int:
+        return compare.peak_memory(call)
+
+    def synchronize(self) -> None:
+        pass
+
+
+def in_turn(calls: Sequence[Call]) -> Call:
+    """A call that makes the next of `calls` each time."""
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()
+
+
+def copy_bandwidth(clock: Clock, size: int, runs: int = 10, copies: int = 5) -> float:
+    """Bytes per second, read and written, of copies of `size` bytes within the device's memory."""
+    source = torch.rand(size // 4, device=clock.device)
+    target = torch.empty_like(source)
+
+    def copy() -> None:
+        for _ in range(copies):
+            target.copy_(source)
+
+    copy()
+    seconds = statistics.median(clock.call_seconds(copy) for _ in range(runs)) / copies
+    return 2 * source.nbytes / seconds
