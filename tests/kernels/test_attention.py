@@ -62,6 +62,21 @@ def test_prefix_with_any_outer_strides_is_not_copied(backend: Backend) -> None:
         assert cache.prefix_k.data_ptr() == fused.data_ptr()
 
 
+def test_offsets_beyond_32_bits(backend: Backend) -> None:
+    """Prefixes that lie 2^31 elements apart; the memory between them is never touched."""
+    problem = Problem((2, 6, 3, 2, 2, 32, 2, 1), backend.device)
+    leaves = problem.leaves(torch.bfloat16, requires_grad=False)
+    shape = leaves[0].shape
+    storage = torch.empty(2**31 + 2 * leaves[0].numel(), dtype=torch.bfloat16, device=backend.device)
+    far = [storage[offset:].as_strided(shape, (2**31, *leaves[0].stride()[1:])) for offset in (0, leaves[0].numel())]
+    for x, near in zip(far, leaves, strict=False):
+        x.copy_(near)
+    with use_backend(backend.name):
+        expected = problem.outputs(leaves)
+        got = problem.outputs([*far, *leaves[2:]])
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_select_continues_with_the_chosen_rows(backend: Backend, requires_grad: bool) -> None:
     problem = Problem((3, 7, 5, 2, 2, 32, 3, 1), backend.device)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,6 @@ SANITIZER_OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1:atexit_sleep_ms=0",
 }
-
-Compile = Callable[..., Path]
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class Simulation:
@@ -60,9 +58,17 @@ class Simulation:
                 self._started_by[sanitizer] = self._how_to_start(sanitizer)
             out = self._new_folder(sources[0].stem) / (sources[0].stem + (".so" if shared else ""))
             # Libraries that define the same names live side by side in one process: no symbol may be unique in it.
-            kind = ["-shared", "-fPIC", "-fno-gnu-unique"] if shared else ["-pthread"]
-            done = self._call_compiler([optimisation, *kind, *flags], sources, sanitizer, out)
-            assert done.returncode == 0, done.stderr
+            kind = ["-fPIC", "-fno-gnu-unique"] if shared else ["-pthread"]
+            objects = [out.with_name(f"{source.name}.o") for source in sources]
+            steps = [
+                ([optimisation, *kind, *flags, "-c", "-x", "c++", str(source)], sanitizer, file)
+                for source, file in zip(sources, objects, strict=True)
+            ]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                finished = [*pool.map(lambda step: self._call_compiler(*step), steps)]
+            link = [*kind, *(["-shared"] if shared else []), *map(str, objects)]
+            for done in (*finished, self._call_compiler(link, sanitizer, out)):
+                assert done.returncode == 0, done.stderr
             self._compiled[key] = out
             self._sanitizer_of[out] = sanitizer
         return self._compiled[key]
@@ -80,13 +86,10 @@ class Simulation:
             check=False,
         )
 
-    def _call_compiler(
-        self, flags: Sequence[str], sources: Sequence[Path], sanitizer: str, out: Path
-    ) -> subprocess.CompletedProcess[str]:
+    def _call_compiler(self, arguments: Sequence[str], sanitizer: str, out: Path) -> subprocess.CompletedProcess[str]:
         warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
-        command = [self._compiler, "-std=c++17", *warnings, *SANITIZER_FLAGS[sanitizer], f"-I{SIMULATOR}", *flags]
-        command += ["-x", "c++", *map(str, sources), "-o", str(out)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        command = [self._compiler, "-std=c++17", *warnings, *SANITIZER_FLAGS[sanitizer], f"-I{SIMULATOR}", *arguments]
+        return subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=600, check=False)
 
     def _how_to_start(self, sanitizer: str) -> list[str]:
         """The command that programs of this build are given to; empty if they start by themselves."""
@@ -95,7 +98,7 @@ class Simulation:
         folder = self._new_folder(sanitizer)
         source = folder / "nothing.cpp"
         source.write_text("int main() {}\n", encoding="utf-8")
-        built = self._call_compiler([], [source], sanitizer, folder / "nothing")
+        built = self._call_compiler([str(source)], sanitizer, folder / "nothing")
         if built.returncode != 0:
             pytest.skip(f"the {sanitizer} sanitizer is not installed: {built.stderr.strip().splitlines()[-1]}")
         # Older thread sanitizers cannot start where addresses are too random.

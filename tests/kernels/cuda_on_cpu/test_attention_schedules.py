@@ -30,7 +30,7 @@ def schedule(request: pytest.FixtureRequest, simulated_launchers: ModuleType) ->
 @pytest.mark.usefixtures("schedule")
 @pytest.mark.parametrize("sharing", SHARINGS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("width", [1, 8, 20, 32, 40, 64, 120, 128, 256])
+@pytest.mark.parametrize("width", [1, 20, 64, 120, 256])
 def test_values_and_gradients(width: int, dtype: torch.dtype, sharing: tuple[int, ...]) -> None:
     problem = Problem((*sharing, width, 2, 1))
     exact = problem.results("reference", torch.float64, dropout_p=0.2)
