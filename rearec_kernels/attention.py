@@ -54,7 +54,9 @@ def cached_reason_attention(
     if not isinstance(cache, ReasoningCache):
         raise TypeError(f"{_NAME}: cache must be a ReasoningCache, got {type(cache).__name__}")
     single = isinstance(q, Tensor) and q.dim() == 3
-    q4, k4, v4 = (x.unsqueeze(1) if single and isinstance(x, Tensor) and x.dim() == 3 else x for x in (q, k, v))
+    q4, k4, v4 = q, k, v
+    if single:
+        q4, k4, v4 = (x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x for x in (q, k, v))
     _check_tensors(q4, k4, v4, cache)
     queries, heads, width = q4.shape[1:]
     slot = _check_step(step, queries, cache)
@@ -65,18 +67,18 @@ def cached_reason_attention(
     dtype = cache.prefix_k.dtype
     backend = resolve_backend(_NAME, q.device, dtype, width)
     mask_seed = _seed_tensor(seed, q.device) if dropout_p > 0 else None
-    q4, k4, v4 = (x.to(dtype).contiguous() for x in (q4, k4, v4))
+    q4, k4, v4 = ((x if x.dtype == dtype else x.to(dtype)).contiguous() for x in (q4, k4, v4))
 
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
     rows = cache.index[:4]
     if gradients or cache.holds_segments():
         segments = cache.append(slot, k4, v4)
         carriers = cache.carriers(queries, heads, backend) if gradients else []
-        prefix = (cache.prefix_k.detach(), cache.prefix_v.detach())
         tokens = ([s[0] for s in segments], [s[1] for s in segments])
         out, _, _ = torch.ops.rearec.attention(
-            q4, *tokens, *prefix, carriers, *rows, scale, dropout_p, mask_seed, gradients, backend
-        )
+            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, *rows, scale, dropout_p, mask_seed, gradients,
+            backend,
+        )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
             q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), *rows, slot, scale, dropout_p, mask_seed,
@@ -88,20 +90,22 @@ def cached_reason_attention(
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> None:
+    rows, device = cache.rows, cache.prefix_k.device
     _, _, kv_heads, width = cache.prefix_k.shape
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"{_NAME}: {name} must be a floating-point tensor, got {describe(x)}")
-        if x.device != cache.prefix_k.device:
-            raise ValueError(f"{_NAME}: {name} is on {x.device}, the cache on {cache.prefix_k.device}")
-        if x.dim() != 4 or x.shape[0] != cache.rows or x.shape[3] != width or x.shape[1] == 0:
-            raise ValueError(
-                f"{_NAME}: {name} must have shape [R, Q, heads, D] or [R, heads, D] with R = {cache.rows} and "
-                f"D = {width}, got {list(x.shape)}"
-            )
-    if q.shape[2] == 0 or q.shape[2] % kv_heads != 0:
-        raise ValueError(f"{_NAME}: q has {q.shape[2]} heads, expected a multiple of the cache's {kv_heads}")
-    expected = (cache.rows, q.shape[1], kv_heads, width)
+        if x.device != device:
+            raise ValueError(f"{_NAME}: {name} is on {x.device}, the cache on {device}")
+    shape = q.shape
+    if len(shape) != 4 or shape[0] != rows or shape[3] != width or shape[1] == 0:
+        raise ValueError(
+            f"{_NAME}: q must have shape [R, Q, heads, D] or [R, heads, D] with R = {rows} and D = {width}, "
+            f"got {list(shape)}"
+        )
+    if shape[2] == 0 or shape[2] % kv_heads != 0:
+        raise ValueError(f"{_NAME}: q has {shape[2]} heads, expected a multiple of the cache's {kv_heads}")
+    expected = (rows, shape[1], kv_heads, width)
     for name, x in (("k", k), ("v", v)):
         if x.shape != expected:
             raise ValueError(f"{_NAME}: {name} must have shape {list(expected)}, got {list(x.shape)}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.ops.registry import autograd, define, differentiable_once
+from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 
 # Gradients of the prefix. dK = sum_k ds_k q_k and dV = sum_k p_k do_k over all steps k are written once, by the node
 # that opened the cache. Each step carries its (ds, p, q, do) there as the *gradients* of four tensors that the opening
@@ -75,13 +75,9 @@ def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
     ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, *output[1:], *rows)
     ctx.steps, ctx.carried, ctx.options = len(token_k), len(carriers) > 0, (scale, dropout_p, backend)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
 
 
-def _attention_gradient(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    unused = (None,) * 9
-    if grad_out is None:
-        return None, [None] * ctx.steps, [None] * ctx.steps, None, None, [None] * (4 * ctx.carried), *unused
+def _attention_gradient(ctx: Any, grad_out: Tensor, *_: Any) -> list[Tensor]:
     n = ctx.steps
     q, *saved = ctx.saved_tensors
     token_k, token_v, (prefix_k, prefix_v, prefix_probs, token_probs, *rows) = (
@@ -91,16 +87,23 @@ def _attention_gradient(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Any
     )
     scale, dropout_p, backend = ctx.options
     grad_out = grad_out.contiguous()
-    grad_q, grad_k, grad_v, dscores = torch.ops.rearec.attention_backward(
-        grad_out, q, token_k, token_v, prefix_k, prefix_v, prefix_probs, token_probs, *rows, scale, dropout_p, backend
-    )
-    carried: list[Tensor] = []
+    grad_q, grad_k, grad_v, dscores = call_backward_op(
+        torch.ops.rearec.attention_backward, grad_out, q, token_k, token_v, prefix_k, prefix_v, prefix_probs,
+        token_probs, *rows, scale, dropout_p, backend,
+    )  # fmt: skip
+    gradients = [grad_q, *grad_k, *grad_v]
     if ctx.carried:
-        carried = [dscores, prefix_probs, q, grad_out / (1 - dropout_p) if dropout_p > 0 else grad_out]
-    return grad_q, grad_k, grad_v, None, None, carried, *unused
+        gradients += [dscores, prefix_probs, q, grad_out / (1 - dropout_p) if dropout_p > 0 else grad_out]
+    return gradients
 
 
-autograd("attention", _attention_setup, _attention_gradient)
+autograd(
+    "attention",
+    _attention_setup,
+    _attention_gradient,
+    # Not the prefix: its gradient is what the carriers are for.
+    lambda q, token_k, token_v, prefix_k, prefix_v, carriers, *_: (q, *token_k, *token_v, *carriers),
+)
 
 
 def _open_prefix(
@@ -108,10 +111,15 @@ def _open_prefix(
     steps: int, queries: int, heads: int, backend: str,
 ) -> list[Tensor]:  # fmt: skip
     rows, (_, slots, _, width) = start.shape[0], prefix_k.shape
-    accumulate = torch.promote_types(prefix_k.dtype, torch.float32)
-    scores, vectors = (rows, heads, queries, slots), (rows, queries, heads, width)
-    one_step = ((scores, accumulate), (scores, accumulate), (vectors, prefix_k.dtype), (vectors, prefix_k.dtype))
-    return [prefix_k.new_zeros((), dtype=dtype).expand(shape) for _ in range(steps) for shape, dtype in one_step]
+
+    def without_data(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+        elements = [prefix_k.new_empty((), dtype=dtype) for _ in range(2 * steps)]
+        torch._foreach_zero_(elements)  # one kernel, not one each
+        return [x.expand(shape) for x in elements]
+
+    scores = without_data((rows, heads, queries, slots), torch.promote_types(prefix_k.dtype, torch.float32))
+    vectors = without_data((rows, queries, heads, width), prefix_k.dtype)
+    return [x for i in range(0, 2 * steps, 2) for x in (*scores[i : i + 2], *vectors[i : i + 2])]
 
 
 define(
@@ -139,19 +147,14 @@ def _open_prefix_setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) 
     # Plain attributes: reopening a prefix while activation checkpointing recomputes must not add a saved tensor. They
     # are detached and only their shape and dtype is read, or index tensors that never need a gradient.
     ctx.prefix, ctx.rows, ctx.backend = (prefix_k.detach(), prefix_v.detach()), rows, backend
-    ctx.set_materialize_grads(False)
 
 
-def _open_prefix_gradient(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    unused = (None,) * 9
+def _open_prefix_gradient(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor]:
     used = [grads[i : i + 4] for i in range(0, len(grads), 4) if grads[i] is not None]
-    if not used:
-        return None, None, *unused
     dscores, probs, q, grad_out = ([t.contiguous() for t in kind] for kind in zip(*used, strict=True))
-    grad_k, grad_v = torch.ops.rearec.attention_prefix_gradient(
-        dscores, probs, q, grad_out, *ctx.prefix, *ctx.rows, ctx.backend
+    return call_backward_op(
+        torch.ops.rearec.attention_prefix_gradient, dscores, probs, q, grad_out, *ctx.prefix, *ctx.rows, ctx.backend
     )
-    return grad_k, grad_v, *unused
 
 
 autograd("attention_open_prefix", _open_prefix_setup, _open_prefix_gradient)

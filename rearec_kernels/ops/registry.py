@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rearec_kernels.dispatch import implementation
 
@@ -24,9 +25,55 @@ def define(name: str, schema: str, fake: Callable[..., Any], run: Callable[..., 
     torch.library.register_fake(f"rearec::{name}", fake, lib=_LIBRARY)
 
 
-def autograd(name: str, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Gives rearec::name its derivative, as torch.library.register_autograd takes it."""
-    torch.library.register_autograd(f"rearec::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+def _first_two(first: Tensor, second: Tensor, *_: Any) -> Sequence[Tensor]:
+    return first, second
+
+
+def autograd(
+    name: str,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    differentiable: Callable[..., Sequence[Tensor]] = _first_two,
+) -> None:
+    """Gives rearec::name its derivative.
+
+    torch.library.register_autograd would do, but what it runs in every call, for lists of tensors above all, takes
+    longer than a small kernel. Here autograd sees only the tensors that `differentiable` picks.
+
+    Args:
+        setup_context: called with ctx, the op's arguments and its results, which are tensors or one list of them.
+        backward: called with ctx and the gradient of each result, None where there is none but not all None; returns
+            the gradient of each differentiable tensor. More of them may follow if they are None.
+        differentiable: called with the op's arguments; by default, the first two.
+    """
+    op = getattr(torch.ops.rearec, name).default
+
+    def compute(keyset: Any, arguments: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        *_, keyset, arguments = inputs
+        results = compute(keyset, arguments)
+        setup_context(ctx, arguments, results)
+        ctx.set_materialize_grads(False)
+        return tuple(results)
+
+    def backward_or_nothing(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        return *backward(ctx, *grads), None, None
+
+    functions = {"forward": staticmethod(forward), "backward": staticmethod(backward_or_nothing)}
+    derivative: Any = type(f"rearec_{name}", (torch.autograd.Function,), functions)
+
+    def kernel(keyset: Any, *arguments: Any) -> Any:
+        tensors = differentiable(*arguments)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return derivative.apply(*tensors, keyset, arguments)
+        return compute(keyset, arguments)
+
+    _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
 
 
 def differentiable_once(name: str, what: str) -> None:
@@ -35,4 +82,12 @@ def differentiable_once(name: str, what: str) -> None:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{what} can be differentiated once: its backward pass has no derivative")
 
-    autograd(name, lambda ctx, inputs, output: None, backward)
+    torch.library.register_autograd(f"rearec::{name}", backward, lib=_LIBRARY)
+
+
+def call_backward_op(op: Any, *arguments: Any) -> Any:
+    """Calls an op of `differentiable_once`, past its autograd kernel where the backward pass is not recorded."""
+    if torch.is_grad_enabled():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
