@@ -6,6 +6,7 @@ the public call, and its name travels with the op, so that a backward pass uses 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import threading
@@ -94,6 +95,7 @@ def resolve_backend(op: str, device: torch.device, dtype: torch.dtype, head_dim:
     raise AssertionError("the reference backend serves everything")
 
 
+@functools.cache
 def implementation(backend: str, op: str) -> Callable[..., Any]:
     """The function of `backend` that computes `op`."""
     return getattr(importlib.import_module(f"rearec_kernels.{backend}"), op)

@@ -8,6 +8,7 @@ Attributes:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import warnings
@@ -36,6 +37,10 @@ def cuda_obstacle(device: torch.device) -> str | None:
     """Why the CUDA kernels cannot run on `device`, or None where they can."""
     if device.type != "cuda":
         return "not a CUDA device"
+    return _find_obstacle(device) if torch.compiler.is_compiling() else _known_obstacle(device)
+
+
+def _find_obstacle(device: torch.device) -> str | None:
     if CUDA is None:
         return "this build has no CUDA kernels"
     if torch.version.cuda is None:
@@ -44,6 +49,9 @@ def cuda_obstacle(device: torch.device) -> str | None:
         return "torch sees no CUDA device"
     device_properties = torch.cuda.get_device_properties(device)  # torch.compile knows this call
     return arch_obstacle((device_properties.major, device_properties.minor), CUDA_ARCHS)
+
+
+_known_obstacle = functools.cache(_find_obstacle)  # torch.compile would trace through a cache, and warn
 
 
 def arch_obstacle(capability: tuple[int, int], archs: tuple[str, ...]) -> str | None:

@@ -52,6 +52,7 @@ struct AttentionBackward {
   Rows rows;
   int64_t prefixes;
   Segments segments;
+  Segments grad_segments;     // like `segments`, written
   float keep;                 // 1 / (1 - p)
   const void* q;              // [rows, queries, heads, head_dim], dense
   const void* grad_out;       // like q
@@ -60,8 +61,6 @@ struct AttentionBackward {
   void* grad_q;           // like q
   float* prefix_dscores;  // [rows, heads, queries, slots]: gradient of q.k before scaling by k, softmax_scale included
   float* token_dscores;   // [rows, heads, queries, tokens]: the same for the reasoning tokens; scratch
-  void* grad_token_k;     // [rows, tokens, kv_heads, head_dim], dense
-  void* grad_token_v;
 };
 
 struct PrefixGradient {

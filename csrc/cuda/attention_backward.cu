@@ -7,7 +7,7 @@ namespace rearec::cuda {
 void attention_backward(const AttentionBackward& a, void* stream) {
   const AttentionShape& shape = a.shape;
   WordAccess access(shape.dtype, shape.head_dim);
-  access.addresses({a.q, a.grad_out, a.grad_q, a.grad_token_k, a.grad_token_v}).prefix(a.prefix).segments(a.segments);
+  access.addresses({a.q, a.grad_out, a.grad_q}).prefix(a.prefix).segments(a.segments).segments(a.grad_segments);
   const int64_t queries = count32(queries_per_kv_head(shape, a.rows));
   with_layout(shape.dtype, shape.head_dim, access, [&](auto layout) {
     using L = decltype(layout);

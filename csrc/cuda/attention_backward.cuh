@@ -213,14 +213,16 @@ __global__ void __launch_bounds__(kThreads, kQueries == 1 ? 6 : 2)
 // dk = sum ds q and dv = sum p grad_out of each reasoning token, over the query heads of its kv head and the new tokens
 // that see it. A vector of lanes for each of [rows, tokens, kv_heads].
 template <class L>
-__global__ void __launch_bounds__(kThreads) token_gradient_kernel(const __grid_constant__ AttentionBackward a) {
+__global__ void __launch_bounds__(kThreads, 5)
+    token_gradient_kernel(const __grid_constant__ AttentionBackward a) {
   using T = typename L::Element;
   const AttentionShape& shape = a.shape;
   const unsigned tokens = static_cast<unsigned>(shape.tokens), kv_heads = static_cast<unsigned>(shape.kv_heads);
   const unsigned index = (blockIdx.x * kWarpsPerBlock + warp_of_block()) * L::kVectors + L::vector();
   if (index >= a.rows.count * tokens * kv_heads) return;
-  const unsigned kv_head = index % kv_heads, token = index / kv_heads % tokens;
-  const int64_t row = index / kv_heads / tokens, group = shape.heads / shape.kv_heads;
+  const unsigned kv_head = index % kv_heads;
+  const int token = static_cast<int>(index / kv_heads % tokens), row = static_cast<int>(index / kv_heads / tokens);
+  const int64_t group = shape.heads / shape.kv_heads;
   const int head_dim = static_cast<int>(shape.head_dim);
   HeadVector<L> grad_k, grad_v;
   grad_k.zero();
@@ -236,8 +238,11 @@ __global__ void __launch_bounds__(kThreads) token_gradient_kernel(const __grid_c
       grad_v.add(probability_gradient(a.token_probs[at], a.token_probs[at], a.keep), vector);
     }
   }
-  grad_k.store(static_cast<T*>(a.grad_token_k) + int64_t{index} * head_dim, head_dim);
-  grad_v.store(static_cast<T*>(a.grad_token_v) + int64_t{index} * head_dim, head_dim);
+  const int64_t head_offset = int64_t{kv_head} * head_dim;
+  const T* to_k = token_vector<T, Side::key>(a.grad_segments, row, token, head_offset);
+  const T* to_v = token_vector<T, Side::value>(a.grad_segments, row, token, head_offset);
+  grad_k.store(const_cast<T*>(to_k), head_dim);
+  grad_v.store(const_cast<T*>(to_v), head_dim);
 }
 
 }  // namespace rearec::cuda

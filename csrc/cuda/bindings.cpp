@@ -49,15 +49,16 @@ void forward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple
 }
 
 void backward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTuple& rows, int64_t prefixes,
-              const std::vector<SegmentTuple>& segments, double dropout_p, Address q, Address grad_out,
-              Address prefix_probs, Address token_probs, Address grad_q, Address prefix_dscores, Address token_dscores,
-              Address grad_token_k, Address grad_token_v, Address stream) {
+              const std::vector<SegmentTuple>& segments, const std::vector<SegmentTuple>& grad_segments,
+              double dropout_p, Address q, Address grad_out, Address prefix_probs, Address token_probs, Address grad_q,
+              Address prefix_dscores, Address token_dscores, Address stream) {
   AttentionBackward a{};
   a.shape = to_shape(shape);
   a.prefix = to_prefix(prefix);
   a.rows = to_rows(rows);
   a.prefixes = prefixes;
   a.segments = to_segment_array(segments);
+  a.grad_segments = to_segment_array(grad_segments);
   a.keep = keep_factor(dropout_p);
   a.q = pointer(q);
   a.grad_out = pointer(grad_out);
@@ -66,8 +67,6 @@ void backward(const ShapeTuple& shape, const PrefixTuple& prefix, const RowsTupl
   a.grad_q = pointer(grad_q);
   a.prefix_dscores = pointer<float>(prefix_dscores);
   a.token_dscores = pointer<float>(token_dscores);
-  a.grad_token_k = pointer(grad_token_k);
-  a.grad_token_v = pointer(grad_token_v);
   py::gil_scoped_release release;
   attention_backward(a, pointer(stream));
 }

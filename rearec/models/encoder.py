@@ -85,9 +85,9 @@ class TransformerLayer(nn.Module):
 
     def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
-        query, key, value = self._project(token)
+        query, key, value = self._project(token[:, None])
         attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
-        return self.finish(token, attended.flatten(-2))
+        return self.finish(token, attended.flatten(1))
 
     @property
     def _attention_dropout_p(self) -> float:

@@ -36,15 +36,15 @@ def attention(
     kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
     prefix_probs = q.new_empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
-    with stream.launching(q.device) as stream_address:
-        native.CUDA.attention_forward(
-            shape_operand(q, prefix_k, tokens, scale),
-            prefix_operand(prefix_k, prefix_v),
-            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
-            segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
-            dropout_p, 0 if seed is None else seed.data_ptr(),
-            q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), stream_address,
-        )  # fmt: skip
+    stream.launch(
+        native.CUDA.attention_forward, q.device,
+        shape_operand(q, prefix_k, tokens, scale),
+        prefix_operand(prefix_k, prefix_v),
+        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+        segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
+        dropout_p, 0 if seed is None else seed.data_ptr(),
+        q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+    )  # fmt: skip
     return out, prefix_probs, token_probs
 
 
@@ -60,15 +60,15 @@ def attention_decode(
     append = (
         k.data_ptr(), v.data_ptr(), token_k.data_ptr(), token_v.data_ptr(), token_k.stride(0), token_k.stride(1),
     )  # fmt: skip
-    with stream.launching(q.device) as stream_address:
-        native.CUDA.attention_forward(
-            shape_operand(q, prefix_k, length + queries, scale),
-            prefix_operand(prefix_k, prefix_v),
-            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
-            [*segments, segment_operand(k, v, queries)], append,
-            dropout_p, 0 if seed is None else seed.data_ptr(),
-            q.data_ptr(), out.data_ptr(), 0, 0, stream_address,
-        )  # fmt: skip
+    stream.launch(
+        native.CUDA.attention_forward, q.device,
+        shape_operand(q, prefix_k, length + queries, scale),
+        prefix_operand(prefix_k, prefix_v),
+        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+        [*segments, segment_operand(k, v, queries)], append,
+        dropout_p, 0 if seed is None else seed.data_ptr(),
+        q.data_ptr(), out.data_ptr(), 0, 0,
+    )  # fmt: skip
     return out
 
 
@@ -77,23 +77,24 @@ def attention_backward(
     prefix_v: Tensor, prefix_probs: Tensor, token_probs: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor,
     order: Tensor, scale: float, dropout_p: float,
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    tokens = token_probs.shape[3]
     few_k, few_v = _few_segments(token_k, token_v)
     grad_q = torch.empty_like(q)
     prefix_dscores, token_dscores = torch.empty_like(prefix_probs), torch.empty_like(token_probs)
-    grad_k = q.new_empty((q.shape[0], tokens, *prefix_k.shape[2:]))
-    grad_v = torch.empty_like(grad_k)
-    with stream.launching(q.device) as stream_address:
-        native.CUDA.attention_backward(
-            shape_operand(q, prefix_k, tokens, scale),
-            prefix_operand(prefix_k, prefix_v),
-            rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
-            segment_operands(few_k, few_v),
-            dropout_p, q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
-            grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
-            grad_k.data_ptr(), grad_v.data_ptr(), stream_address,
-        )  # fmt: skip
-    return grad_q, split_tokens(grad_k, token_k), split_tokens(grad_v, token_v), prefix_dscores
+    grad_k, grad_v = (
+        [torch.empty_like(x, memory_format=torch.contiguous_format) for x in few] for few in (few_k, few_v)
+    )
+    stream.launch(
+        native.CUDA.attention_backward, q.device,
+        shape_operand(q, prefix_k, token_probs.shape[3], scale),
+        prefix_operand(prefix_k, prefix_v),
+        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+        segment_operands(few_k, few_v), segment_operands(grad_k, grad_v),
+        dropout_p, q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+        grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
+    )  # fmt: skip
+    if len(few_k) < len(token_k):
+        grad_k, grad_v = split_tokens(grad_k[0], token_k), split_tokens(grad_v[0], token_v)
+    return grad_q, grad_k, grad_v, prefix_dscores
 
 
 def attention_prefix_gradient(
@@ -105,12 +106,12 @@ def attention_prefix_gradient(
     if len(q) > native.CUDA.MAX_STEPS:  # many steps of Q tokens are one step of many times Q
         dscores, probs = ([torch.cat(list(x), dim=2)] for x in (dscores, probs))
         q, grad_out = ([torch.cat(list(x), dim=1)] for x in (q, grad_out))
-    with stream.launching(prefix_k.device) as stream_address:
-        native.CUDA.attention_prefix_gradient(
-            DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
-            rows_operand(start, end, row_prefix, order), offsets.data_ptr(),
-            prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(), stream_address,
-        )  # fmt: skip
+    stream.launch(
+        native.CUDA.attention_prefix_gradient, prefix_k.device,
+        DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
+        rows_operand(start, end, row_prefix, order), offsets.data_ptr(),
+        prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(),
+    )  # fmt: skip
     return grad_k, grad_v
 
 

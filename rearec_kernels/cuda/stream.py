@@ -1,24 +1,26 @@
-"""The stream that kernels are launched on."""
+"""Launching on torch's stream."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from rearec_kernels import native
 
 
-@contextmanager
-def launching(device: torch.device) -> Iterator[int]:
-    """The address of torch's current stream on `device`, which is the current device inside the block.
+def launch(launcher: Callable[..., None], device: torch.device, *arguments: Any) -> None:
+    """Calls a launcher of rearec_kernels._C.cuda with the arguments and torch's current stream on `device`.
 
-    Under REAREC_DEBUG=1, what was launched is waited for at the end: RuntimeError if it failed.
+    Raises:
+        RuntimeError: the launch failed; under REAREC_DEBUG=1, what was launched failed.
     """
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream(device).cuda_stream
-        yield stream
-        if os.environ.get("REAREC_DEBUG") == "1":
-            native.CUDA.synchronize(stream)
+    if device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            return launch(launcher, device, *arguments)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    launcher(*arguments, stream)
+    if os.environ.get("REAREC_DEBUG") == "1":
+        native.CUDA.synchronize(stream)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rearec_kernels.checks import check_items
 from rearec_kernels.dispatch import implementation
-from rearec_kernels.ops.registry import autograd, define, differentiable_once
+from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 from rearec_kernels.precision import accumulate_dtype
 
 # A scalar loss returns its gradients beside it, computed in the same pass over the logits, [0] where not asked for. Its
@@ -98,16 +98,13 @@ differentiable_once("scaled_gradients", "a loss of rearec_kernels")
 
 def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:2], *output[-2:])
-    ctx.needed, ctx.backend, ctx.unused = inputs[-3:-1], inputs[-1], (None,) * (len(inputs) - 2)
+    ctx.needed, ctx.backend = inputs[-3:-1], inputs[-1]
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
 
 
-def _scalar_loss_gradient(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if upstream is None:
-        return None, None, *ctx.unused
-    gradients = torch.ops.rearec.scaled_gradients(upstream, *ctx.saved_tensors, ctx.backend)
-    return *(g if need else None for g, need in zip(gradients, ctx.needed, strict=True)), *ctx.unused
+def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
+    gradients = call_backward_op(torch.ops.rearec.scaled_gradients, upstream, *ctx.saved_tensors, ctx.backend)
+    return [g if need else None for g, need in zip(gradients, ctx.needed, strict=True)]
 
 
 _CATALOG = "Tensor hidden, Tensor weight, Tensor target, int ignore_index"
@@ -161,20 +158,15 @@ def _define_row_loss(name: str, arguments: str, check: Callable[..., None]) -> N
         ctx.save_for_backward(output[1], *(x for x in inputs if isinstance(x, Tensor)))
         ctx.options = [x for x in inputs if not isinstance(x, Tensor)]
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
 
-    def backward(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Any, ...]:
-        unused = (None,) * (len(ctx.is_tensor) - 2)
-        if upstream is None:
-            return None, None, *unused
+    def backward(ctx: Any, upstream: Tensor, _: Any) -> list[Tensor | None]:
         statistics, *saved = ctx.saved_tensors
         tensors, options = iter(saved), iter(ctx.options)
         *arguments, backend = (next(tensors if is_tensor else options) for is_tensor in ctx.is_tensor)
         needed = ctx.needs_input_grad[:2]
-        gradients = getattr(torch.ops.rearec, f"{name}_rows_backward")(
-            upstream.contiguous(), statistics, *arguments, *needed, backend
-        )
-        return *(g if need else None for g, need in zip(gradients, needed, strict=True)), *unused
+        op = getattr(torch.ops.rearec, f"{name}_rows_backward")
+        gradients = call_backward_op(op, upstream.contiguous(), statistics, *arguments, *needed, backend)
+        return [g if need else None for g, need in zip(gradients, needed, strict=True)]
 
     autograd(f"{name}_rows", setup, backward)
 

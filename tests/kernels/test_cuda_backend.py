@@ -59,6 +59,7 @@ def test_which_devices_a_build_serves(capability: tuple[int, int], archs: tuple[
 def test_build_info_says_why_cuda_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         assert build_info()["cuda"] != "usable"
+    monkeypatch.setattr(native, "_known_obstacle", native._find_obstacle)  # not what was found before
     monkeypatch.setattr(native, "CUDA", None)
     assert build_info()["cuda"] == "this build has no CUDA kernels"
     monkeypatch.setattr(native, "CUDA", SimpleNamespace())
@@ -181,12 +182,12 @@ def test_debug_mode_waits_and_raises_in_the_call(
             return fail if name == "synchronize" else getattr(simulated_launchers, name)
 
     k = torch.zeros(2, 3, 1, 8)
-    launching = stream.launching
+    launch = stream.launch
     with simulated_cuda(simulated_launchers), use_backend("cuda"):
         monkeypatch.setattr(native, "CUDA", Launchers())
-        monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of a CPU
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
-        monkeypatch.setattr(stream, "launching", launching)
+        monkeypatch.setattr(stream, "launch", launch)
         cache = ReasoningCache.from_prefix(k, k, max_tokens=1)
         cached_reason_attention(k[:, 0], k[:, 0], k[:, 0], cache)
         assert waited == []

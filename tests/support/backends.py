@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def simulated_cuda(launchers: ModuleType) -> Iterator[None]:
         patch.setattr(native, "CUDA_MAX_HEAD_DIM", launchers.MAX_HEAD_DIM)
         patch.setattr(native, "cuda_obstacle", lambda device: None if device.type == "cpu" else "simulated on the CPU")
         patch.setitem(dispatch._PREFERENCE, "cpu", (*dispatch._PREFERENCE["cpu"], "cuda"))
-        patch.setattr(stream, "launching", _no_stream)
+        patch.setattr(stream, "launch", _launch_simulated)
         yield
 
 
@@ -64,6 +64,5 @@ def load_simulated_launchers(simulation: Simulation) -> ModuleType:
     return module
 
 
-@contextmanager
-def _no_stream(device: torch.device) -> Iterator[int]:
-    yield 0
+def _launch_simulated(launcher: Callable[..., None], device: torch.device, *arguments: Any) -> None:
+    launcher(*arguments, 0)

@@ -144,8 +144,8 @@ bool run(const Sizes& z, int parts) {
   b.prefix_dscores = prefix_dscores.get();
   b.token_dscores = token_dscores.get();
   Array<T> grad_token_k(size_t(z.rows) * tokens * G * D), grad_token_v(grad_token_k.data.size());
-  b.grad_token_k = grad_token_k.get();
-  b.grad_token_v = grad_token_v.get();
+  b.grad_segments.count = 1;
+  b.grad_segments.segment[0] = {grad_token_k.get(), grad_token_v.get(), tokens * slot_stride, slot_stride, tokens};
   launch("backward", attention_backward_kernel<L, kQueries>, int64_t{tiles} * parts, nullptr, b, schedule);
   launch("token", token_gradient_kernel<L>, ceil_divide(int64_t{z.rows} * tokens * G, L::kVectors), nullptr, b);
 
