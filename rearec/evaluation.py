@@ -18,7 +18,7 @@ from rearec.baselines import baseline_ranks, popularity_ranks
 from rearec.data.batches import Batch, PairBatches
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
-from rearec.graphs import GraphedRollout
+from rearec.graphed_rollout import GraphedRollout
 from rearec.metrics import rank_metrics
 from rearec.reasoning import ReaRec
 from rearec_kernels import catalog_rank, prepare_catalog

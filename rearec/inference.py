@@ -12,7 +12,7 @@ import torch
 
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
-from rearec.graphs import GraphedRollout
+from rearec.graphed_rollout import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import catalog_topk, prepare_catalog

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rearec.cuda_graphs import CudaGraphs
 from rearec.evaluation import rank_rows
-from rearec.graphs import GraphedRollout
+from rearec.graphed_rollout import GraphedRollout
 from rearec.models.config import METHODS
 from rearec_kernels import available_backends, use_backend
 
@@ -198,7 +198,7 @@ def test_ranks_on_a_gpu_are_those_on_a_cpu(per_step: bool, monkeypatch: pytest.M
             captures.append(run)
             return super().__call__(run)
 
-    monkeypatch.setattr("rearec.graphs.CudaGraphs", CountedGraphs)
+    monkeypatch.setattr("rearec.graphed_rollout.CudaGraphs", CountedGraphs)
     dataset, model = dataset_of(users=500), model_of()
     expected = rank_rows(model, dataset, batch_rows=32, per_step=per_step)
     ranked = rank_rows(model.cuda(), dataset, batch_rows=32, per_step=per_step)

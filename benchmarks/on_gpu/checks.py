@@ -22,7 +22,7 @@ ATTENTION_TESTS = (
     "kernels/test_compat.py",
     "kernels/test_cuda_resources.py",
     "kernels/test_dropout.py",
-    "test_graphs.py",
+    "test_graphed_rollout.py",
 )
 MOST_FAILURES = 25  # after these, the tests stop
 

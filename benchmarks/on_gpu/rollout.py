@@ -13,7 +13,7 @@ from torch import Tensor
 
 from on_gpu.attention import FEWEST_SLOTS, Calls, Results
 from rearec.data.batches import IGNORE_INDEX, Batch
-from rearec.graphs import GraphedRollout
+from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.reasoning import ReaRec
 

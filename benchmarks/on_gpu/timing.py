@@ -12,7 +12,7 @@ import compare
 import torch
 from torch import Tensor
 
-from rearec.graphs import CudaGraphs
+from rearec.cuda_graphs import CudaGraphs
 
 Call = Callable[[], Any]
 

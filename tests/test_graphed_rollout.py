@@ -30,7 +30,7 @@ from rollouts import (
 from torch import Tensor, nn
 
 from rearec.cuda_graphs import CudaGraphs
-from rearec.graphs import GraphedRollout
+from rearec.graphed_rollout import GraphedRollout
 from rearec.models.config import METHODS
 from rearec.reasoning import ReaRec
 from rearec_kernels import available_backends, use_backend
@@ -353,7 +353,7 @@ class NeverCaptures(CudaGraphs):
 
 
 def test_on_a_cpu_the_model_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rearec.graphs.CudaGraphs", NeverCaptures)
+    monkeypatch.setattr("rearec.graphed_rollout.CudaGraphs", NeverCaptures)
     model, batch = model_of(dtype=torch.float32), batch_of([4, 5])
     rollout = GraphedRollout(model)
     with torch.inference_mode(), warnings.catch_warnings():
