@@ -17,19 +17,16 @@ def attention_steps(
     """Reasoning steps over a growing cache. prefix [R, C, H, D]; mask [R, 1, 1, C], 0 or -1e4; q, k, v [R, H, D]."""
     keys, values, outputs = prefix_k, prefix_v, []
     for query, key, value in zip(q, k, v, strict=True):
+        keys, values = torch.cat([keys, key[:, None]], dim=1), torch.cat([values, value[:, None]], dim=1)
         mask = F.pad(mask, (0, 1))
-        out, keys, values = attention_step(keys, values, mask, query, key, value)
-        outputs.append(out)
+        outputs.append(attend(query, keys, values, mask))
     return outputs
 
 
-def attention_step(
-    keys: Tensor, values: Tensor, mask: Tensor, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One of those steps; the mask knows of its token. The output [R, H, D], and the cache with the token in it."""
-    keys, values = torch.cat([keys, key[:, None]], dim=1), torch.cat([values, value[:, None]], dim=1)
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """One query [R, H, D] over keys and values [R, C, H, D]."""
     scores = query[:, :, None] @ keys.permute(0, 2, 3, 1) / query.shape[-1] ** 0.5 + mask
-    return (scores.softmax(-1) @ values.transpose(1, 2)).squeeze(2), keys, values
+    return (scores.softmax(-1) @ values.transpose(1, 2)).squeeze(2)
 
 
 def annealed_cross_entropy(

@@ -9,12 +9,13 @@ from functools import partial
 import naive
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from on_gpu.attention import FEWEST_SLOTS, Calls, Results
 from rearec.data.batches import IGNORE_INDEX, Batch
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
+from rearec.models.encoder import TransformerLayer
 from rearec.reasoning import ReaRec
 
 
@@ -57,6 +58,10 @@ def _states(model: ReaRec | GraphedRollout, batch: Batch) -> Results:
     return [model(batch).states]
 
 
+def _projections(layer: TransformerLayer) -> tuple[nn.Linear, ...]:
+    return layer.query, layer.key, layer.value
+
+
 def _naive_states(model: ReaRec, batch: Batch) -> Results:
     """The states [R, T, d] that the model computes, by attention over concatenated caches; a window per row."""
     backbone, position = model.backbone, model.reasoning_position_embedding
@@ -69,8 +74,9 @@ def _naive_states(model: ReaRec, batch: Batch) -> Results:
         token = backbone.input_norm(token)
         mask = F.pad(mask, (0, 1))
         for i, layer in enumerate(backbone.encoder.layers):
-            qkv = [f(token).unflatten(-1, (layer.heads, -1)) for f in (layer.query, layer.key, layer.value)]
-            attended, keys[i], values[i] = naive.attention_step(keys[i], values[i], mask, *qkv)
+            query, key, value = (f(token).unflatten(-1, (layer.heads, -1)) for f in _projections(layer))
+            keys[i], values[i] = torch.cat([keys[i], key[:, None]], 1), torch.cat([values[i], value[:, None]], 1)
+            attended = naive.attend(query, keys[i], values[i], mask)
             token = layer.finish(token, attended.flatten(-2))
         states.append(token)
     return [torch.stack(states, dim=1)]
