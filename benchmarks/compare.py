@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 
-from rearec_kernels import available_backends
-
 Contender = Callable[[], Any]
 
 
@@ -102,6 +100,8 @@ def peak_memory(call: Contender) -> int:
 
 
 def _without_recycling() -> AbstractContextManager[None]:
+    from rearec_kernels import available_backends
+
     if "cpu" not in available_backends("cpu"):
         return nullcontext()
     from rearec_kernels.cpu.memory import without_recycling

@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         record = {
             "machine": {
                 "processor": processor_name(),
-                "threads": torch.get_num_threads(),
+                "threads": config.getoption("--bench-threads") or torch.get_num_threads(),
                 "system": platform.platform(),
             },
             "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -18,7 +18,8 @@ __all__ = ["CudaGraphs"]
 class CudaGraphs:
     """Captures computations as CUDA graphs of one device.
 
-    They share their memory: what a replay returns holds until the next replay of any of them.
+    They share their memory: what a replay returns holds until the next replay of any of them. All graphs of a process
+    are to be replayed on one stream at a time: they were captured on one, whose cuBLAS workspace is in all of them.
     """
 
     # One capture at a time in a process: torch's allocator and generator take part in it.
@@ -27,6 +28,8 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+        # torch's allocators may go on referring to a graph whose capture broke, and to its pool.
+        self._broken: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The replay of `run`, to be launched on the current stream. `run` must have run in this thread before.
@@ -45,6 +48,8 @@ class CudaGraphs:
                 with torch.inference_mode(False), torch.no_grad(), _capture_into(graph, pool, stream):
                     out = run()
             except BaseException:
+                self._broken.append(graph)
+                self._graphs.clear()  # later graphs get another pool
                 _end_broken_capture(self.device, pool, stream)
                 raise
             finally:

@@ -39,7 +39,7 @@ class GraphedRollout:
 
     It simply calls the model where there is nothing to replay: on a CPU, in training mode, with gradients enabled,
     under REAREC_DEBUG=1 (which looks at values and so waits for the GPU), and while the caller captures a graph of its
-    own. Where a capture fails it says so in one warning and calls the model from then on.
+    own. Where a capture fails it says so in one warning and calls the model until its weights are replaced.
 
     Threads take turns; all of them must compute on one CUDA stream. A replay runs no Python: hooks stay silent.
 
@@ -83,11 +83,13 @@ class GraphedRollout:
         steps = self.model.config.steps if steps is None else steps
         with self._lock:
             if self._can_replay(batch):
-                return Rollout(self._padded_states(batch, steps))
+                self._drop_graphs_of_replaced_weights()
+                if not self._capture_failed:
+                    return Rollout(self._padded_states(batch, steps))
         return self.model(batch.to(self.model.weight.device, non_blocking=True), steps=steps)
 
     def _can_replay(self, batch: Batch) -> bool:
-        if self._capture_failed or self.model.training or torch.is_grad_enabled():
+        if self.model.training or torch.is_grad_enabled():
             return False
         # A batch that is none is for the model to refuse, before padding hides what is wrong with it.
         if batch.items.ndim != 2 or batch.items.shape[1] > self.model.config.max_len:
@@ -103,7 +105,6 @@ class GraphedRollout:
 
     def _padded_states(self, batch: Batch, steps: int) -> Tensor:
         """The states [R, T, d] of the batch's rows."""
-        self._drop_graphs_of_replaced_weights()
         shape = _padded_shape(batch, self.model.config.max_len)
         key = (shape, steps, self._kernel_choice(steps))
         first_time = key not in self._passes
@@ -137,6 +138,7 @@ class GraphedRollout:
         weights = tuple((parameter.data_ptr(), parameter.dtype) for parameter in self.model.parameters())
         if weights != self._weights:
             self._passes.clear()
+            self._capture_failed = False
             self._weights = weights
             self._capture = self._given_capture or CudaGraphs(self.model.weight.device)
 

@@ -144,4 +144,4 @@ def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     check_int(_NAME, "seed", seed)
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"{_NAME}: seed must fit into a signed 64-bit integer, got {seed}")
-    return torch.tensor([seed], dtype=torch.int64, device=device)
+    return torch.full((1,), seed, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

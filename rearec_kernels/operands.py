@@ -26,8 +26,14 @@ def rows_operand(start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor) 
 
 def segment_operand(k: Tensor, v: Tensor, tokens: int) -> tuple[int, ...]:
     """The first `tokens` of k, v [R, tokens or more, Hkv, D], their heads dense."""
-    assert k.stride() == v.stride()
-    return k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), tokens
+    strides = _stride(k, 0), _stride(k, 1)
+    assert strides == (_stride(v, 0), _stride(v, 1))
+    return k.data_ptr(), v.data_ptr(), *strides, tokens
+
+
+def _stride(x: Tensor, dim: int) -> int:
+    """Of a dimension of size 1 a dense tensor may have any stride, and nobody takes the step."""
+    return x.stride(dim) if x.shape[dim] > 1 else 0
 
 
 def segment_operands(token_k: Sequence[Tensor], token_v: Sequence[Tensor]) -> list[tuple[int, ...]]:

@@ -26,7 +26,7 @@ from rearec.cuda_graphs import CudaGraphs
 from rearec.evaluation import rank_rows
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models.config import METHODS
-from rearec_kernels import available_backends, use_backend
+from rearec_kernels import ReasoningCache, available_backends, cached_reason_attention, use_backend
 
 pytestmark = [
     pytest.mark.gpu,
@@ -207,3 +207,33 @@ def test_ranks_on_a_gpu_are_those_on_a_cpu(per_step: bool, monkeypatch: pytest.M
     assert (ranked.by_step is None) == (expected.by_step is None) == (not per_step)
     if per_step:
         assert np.array_equal(ranked.by_step, expected.by_step)
+
+
+@pytest.mark.usefixtures("no_gradients")
+def test_captures_go_on_after_one_that_failed() -> None:
+    graphs, x = CudaGraphs(torch.device("cuda", torch.cuda.current_device())), torch.ones(4, device="cuda")
+
+    def waits() -> Tensor:
+        torch.cuda.synchronize()
+        return x + 1
+
+    before = graphs(lambda: x + 2)
+    with pytest.raises(RuntimeError):
+        graphs(waits)
+    after = graphs(lambda: x + 3)
+    assert before().tolist() == [3.0] * 4
+    assert after().tolist() == [4.0] * 4
+
+
+@pytest.mark.usefixtures("no_gradients")
+def test_attention_with_dropout_and_a_number_as_seed_can_be_captured() -> None:
+    k = torch.randn(3, 5, 2, 32, device="cuda")
+    q = torch.randn(3, 2, 32, device="cuda")
+    cache = ReasoningCache.from_prefix(k, k, max_tokens=1)
+
+    def attend() -> Tensor:
+        return cached_reason_attention(q, q, q, cache, step=0, dropout_p=0.3, seed=5)
+
+    expected = attend()
+    replay = CudaGraphs(k.device)(attend)
+    assert torch.equal(replay(), expected)

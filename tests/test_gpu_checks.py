@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 import textwrap
 import time
@@ -30,6 +33,19 @@ def test_a_process_is_stopped_at_its_time_limit(tmp_path: Path) -> None:
     assert slow.status is None and slow.output == "there\n" and "time limit" in slow.ending
     assert quick.status == 3
     assert "there" in (tmp_path / "log").read_text() and "status 3" in (tmp_path / "log").read_text()
+
+
+def test_the_machine_is_described_before_anything_is_built() -> None:
+    blocked = "import runpy, sys; sys.modules['rearec_kernels'] = None; sys.argv[1:] = ['--dry-run'];"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{blocked} runpy.run_module('on_gpu.machine', run_name='__main__')"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(gpu.__file__).parent)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["device"]["arch"] == "90a"
 
 
 def test_a_measuring_process_that_dies_fails_its_stage_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,9 @@
 
 namespace rearec::cuda {
 
-// Gradient of a probability, given that of its value: 0 where dropout dropped it, which the sign bit says.
-__device__ inline float probability_gradient(float p, float dp, float keep) {
-  return __float_as_uint(p) >> 31 ? 0.0f : dp * keep;
-}
+// Blocks that a multiprocessor is to hold.
+template <int kQueries>
+constexpr int kBackwardBlocks = kQueries == 1 ? 6 : 2;
 
 // The scores of the slots that load_slots<L> loads, ahead of their use; 0 where not seen.
 template <class L, int kQueries>
@@ -39,7 +38,7 @@ __device__ inline void value_pass_tokens(const AttentionBackward& a, const Query
       if (token >= tile.visible_tokens(m)) continue;
       const int64_t at = tile.score_index(m) * a.shape.tokens + token;
       const float p = a.token_probs[at];
-      dp = probability_gradient(p, dp, a.keep);
+      dp = kept(p, dp, a.keep);
       total[m] += fabsf(p) * dp;
       if (L::lane() == 0) a.token_dscores[at] = dp;
     }
@@ -63,7 +62,8 @@ __device__ inline void value_pass_prefix(const AttentionBackward& a, const Query
       HeadVector<L> vector;
       values[u].unpack(vector.x);
 #pragma unroll
-      for (int m = 0; m < kQueries; ++m) dp[m][u] = grad_out[m].dot(vector);
+      for (int m = 0; m < kQueries; ++m)
+        if (run.has(m)) dp[m][u] = grad_out[m].dot(vector);
     }
 #pragma unroll
     for (int m = 0; m < kQueries; ++m) {
@@ -74,7 +74,7 @@ __device__ inline void value_pass_prefix(const AttentionBackward& a, const Query
       for (int u = 0; u < kUnroll<L>; ++u) {
         const int slot = first + u * L::kVectors + L::vector();
         if (!tile.sees(m, slot)) continue;
-        const float gradient = probability_gradient(p[m][u], dp[m][u], a.keep);
+        const float gradient = kept(p[m][u], dp[m][u], a.keep);
         total[m] += fabsf(p[m][u]) * gradient;
         if (L::lane() == 0) a.prefix_dscores[tile.score_index(m) * a.prefix.slots + slot] = gradient;
       }
@@ -131,7 +131,7 @@ __device__ inline void key_pass_prefix(const AttentionBackward& a, const QueryTi
 }
 
 template <class L, int kQueries>
-__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 6 : 2)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<kQueries>)
     attention_backward_kernel(const __grid_constant__ AttentionBackward a, const __grid_constant__ Schedule schedule) {
   using T = typename L::Element;
   if (tile_of_warp(schedule) >= schedule.tiles) return;  // with several parts, the whole block
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kThreads, 5)
       vector.load(static_cast<const T*>(a.q) + offset, head_dim, true);
       grad_k.add(a.token_dscores[at], vector);
       vector.load(static_cast<const T*>(a.grad_out) + offset, head_dim, true);
-      grad_v.add(probability_gradient(a.token_probs[at], a.token_probs[at], a.keep), vector);
+      grad_v.add(kept(a.token_probs[at], a.token_probs[at], a.keep), vector);
     }
   }
   const int64_t head_offset = int64_t{kv_head} * head_dim;

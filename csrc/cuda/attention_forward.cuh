@@ -5,6 +5,10 @@
 
 namespace rearec::cuda {
 
+// Blocks that a multiprocessor is to hold.
+template <int kQueries>
+constexpr int kForwardBlocks = kQueries == 1 ? 5 : 2;
+
 // A softmax-weighted sum that takes in keys as they come. Each vector of lanes has one of its own until they are merged.
 template <class L>
 struct OnlineSoftmax {
@@ -128,7 +132,8 @@ __device__ inline void attend_prefix(const AttentionForward& a, const QueryTile<
     for (int u = 0; u < kUnroll<L>; ++u) {
       keys[u].unpack(vector.x);
 #pragma unroll
-      for (int m = 0; m < kQueries; ++m) weight[m][u] = q[m].dot(vector);
+      for (int m = 0; m < kQueries; ++m)
+        if (run.has(m)) weight[m][u] = q[m].dot(vector);
     }
 #pragma unroll
     for (int m = 0; m < kQueries; ++m) {
@@ -177,7 +182,7 @@ __device__ inline void write_probabilities(const Dropout& dropout, const QueryTi
 }
 
 template <class L, int kQueries>
-__global__ void __launch_bounds__(kThreads, kQueries == 1 ? 5 : 2)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<kQueries>)
     attention_forward_kernel(const __grid_constant__ AttentionForward a, const __grid_constant__ Schedule schedule) {
   using T = typename L::Element;
   if (tile_of_warp(schedule) >= schedule.tiles) return;  // with several parts, the whole block

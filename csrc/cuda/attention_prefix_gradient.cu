@@ -12,7 +12,7 @@ void attention_prefix_gradient(const PrefixGradient& a, void* stream) {
     using L = decltype(layout);
     const int64_t tiles = a.prefixes * a.kv_heads * ceil_divide(a.slots, kKeysAtOnce<L>);
     const int64_t rows_per_prefix = a.rows.count / (a.prefixes > 0 ? a.prefixes : 1);
-    const Schedule schedule{count32(tiles), rows_per_prefix >= 2 * kWarpsPerBlock ? kWarpsPerBlock : 1};
+    const Schedule schedule{count32(tiles, "tiles"), rows_per_prefix >= 2 * kWarpsPerBlock ? kWarpsPerBlock : 1};
     launch("attention_prefix_gradient", attention_prefix_gradient_kernel<L>, tiles * schedule.parts, stream, a,
            schedule);
   });

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads, 4)
             const int slot = first + u * L::kVectors + L::vector();
             if (slot < start || slot >= end) continue;
             grad_k[u].add(ds[u], q);
-            if (!(__float_as_uint(p[u]) >> 31)) grad_v[u].add(p[u], grad_out);
+            grad_v[u].add(kept(p[u], p[u], 1.0f), grad_out);
           }
         }
       }

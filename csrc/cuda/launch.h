@@ -51,7 +51,8 @@ class WordAccess {
 template <class T, class Run>
 void with_width(int64_t head_dim, bool words, const Run& run) {
   constexpr int kWidth = 16 / sizeof(T);
-  if (!words) run(Layout<T, kMaxHeadDim, 1>{});
+  if (!words && head_dim <= 64) run(Layout<T, 64, 1>{});
+  else if (!words) run(Layout<T, kMaxHeadDim, 1>{});
   else if (head_dim <= 32) run(Layout<T, 32, kWidth>{});
   else if (head_dim <= 64) run(Layout<T, 64, kWidth>{});
   else if (head_dim <= 128) run(Layout<T, 128, kWidth>{});
@@ -73,19 +74,18 @@ void with_layout(DType dtype, int64_t head_dim, const WordAccess& access, const 
 }
 
 // Tiles, queries and tokens are counted in 32 bits, elements in 64.
-inline unsigned count32(int64_t count) {
-  if (count > 0x7fffffff) throw std::invalid_argument("more than 2^31 - 1 queries times heads in one call");
+inline unsigned count32(int64_t count, const char* what) {
+  if (count > 0x7fffffff) throw std::invalid_argument(std::string("more than 2^31 - 1 ") + what + " in one call");
   return static_cast<unsigned>(count);
 }
 
-// Work in parts where whole tiles would leave most of the device idle, and each part still has something to do.
-inline Schedule schedule_tiles(int64_t tiles, int64_t loops) {
-  constexpr int kWarpsThatFill = 16;  // of a multiprocessor
+// Work in parts where whole tiles would leave half of the device idle, and each part still has something to do.
+inline Schedule schedule_tiles(int64_t tiles, int64_t loops, int blocks_per_processor) {
   int device = 0, processors = 1;
   check(cudaGetDevice(&device), "cudaGetDevice");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  const bool idle = tiles * 2 < int64_t{processors} * kWarpsThatFill;
-  return {count32(tiles), idle && loops >= 2 ? kWarpsPerBlock : 1};
+  const bool idle = tiles * 2 < int64_t{processors} * blocks_per_processor * kWarpsPerBlock;
+  return {count32(tiles, "tiles"), idle && loops >= 2 ? kWarpsPerBlock : 1};
 }
 
 // Several queries to a tile where, on average, as many see one prefix.
@@ -94,7 +94,7 @@ constexpr int kSharedQueries = 4;
 inline int64_t queries_per_kv_head(const AttentionShape& shape, const Rows& rows) {
   return rows.count * (shape.heads / shape.kv_heads) * shape.queries;
 }
-inline bool shares_prefixes(int64_t queries, int64_t prefixes) { return queries >= 2 * prefixes; }
+inline bool shares_prefixes(int64_t queries, int64_t prefixes) { return queries >= kSharedQueries * prefixes; }
 
 // One warp for each of the `warps`.
 template <class... Parameters, class... Arguments>
@@ -102,10 +102,12 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t warps, void
   const int64_t blocks = ceil_divide(warps, kWarpsPerBlock);
   if (blocks == 0) return;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(count32(blocks));
+  config.gridDim = dim3(count32(blocks, "blocks"));
   config.blockDim = dim3(kThreads);
   config.stream = static_cast<cudaStream_t>(stream);
-  check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  // What failed may be older work, of which the device tells only now.
+  if (error != cudaSuccess) check(error, (std::string(name) + ", or what was launched before it").c_str());
 }
 
 }  // namespace rearec::cuda

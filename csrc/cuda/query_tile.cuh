@@ -9,7 +9,7 @@ namespace rearec::cuda {
 constexpr int kWarpsPerBlock = 4;
 constexpr int kThreads = kWarpsPerBlock * kWarp;
 
-// Keys of a prefix that a warp has in flight at a time.
+// Loads of a prefix's keys, L::kVectors each, that a lane has in flight at a time.
 template <class L>
 constexpr int kUnroll = L::kLoads >= 4 ? 1 : 4 / L::kLoads;
 template <class L>
@@ -113,6 +113,11 @@ __device__ inline PrefixRun next_run(const QueryTile<L, kQueries>& tile, unsigne
   waiting &= ~run.members;
   return run;
 }
+
+// A probability as the forward kept it counts with `keep`, 1 / (1 - p), or not at all where dropout dropped it, which its
+// sign bit says.
+__device__ inline bool is_dropped(float probability) { return __float_as_uint(probability) >> 31; }
+__device__ inline float kept(float probability, float x, float keep) { return is_dropped(probability) ? 0.0f : x * keep; }
 
 enum class Side { key, value };
 

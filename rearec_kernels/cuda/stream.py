@@ -20,7 +20,7 @@ def launch(launcher: Callable[..., None], device: torch.device, *arguments: Any)
     if device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             return launch(launcher, device, *arguments)
-    stream = torch.cuda.current_stream(device).cuda_stream
+    stream = torch._C._cuda_getCurrentRawStream(device.index)  # of torch.cuda.current_stream, at a tenth of the cost
     launcher(*arguments, stream)
     if os.environ.get("REAREC_DEBUG") == "1":
         native.CUDA.synchronize(stream)

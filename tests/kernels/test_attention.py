@@ -62,6 +62,27 @@ def test_prefix_with_any_outer_strides_is_not_copied(backend: Backend) -> None:
         assert cache.prefix_k.data_ptr() == fused.data_ptr()
 
 
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_one_row_of_a_fused_projection(backend: Backend, requires_grad: bool) -> None:
+    """A tensor with a dimension of size 1 counts as dense whatever that dimension's stride is."""
+    torch.manual_seed(0)
+    fused = torch.randn(1, 1, 3, 2, 16, device=backend.device, requires_grad=requires_grad)
+    prefix = torch.randn(2, 1, 4, 2, 16, device=backend.device)
+    q, _, v = fused.unbind(2)
+    k = torch.randn(1, 1, 2, 16, device=backend.device)
+    assert v.is_contiguous() and v.stride() != k.stride()
+
+    def two_steps(dtype: torch.dtype) -> list[Tensor]:
+        cache = ReasoningCache.from_prefix(*prefix.to(dtype), max_tokens=2)
+        inputs = [x if x.dtype == dtype else x.to(dtype) for x in (q, k, v)]
+        return [cached_reason_attention(*inputs, cache).detach() for _ in range(2)]
+
+    with use_backend("reference"):
+        exact = two_steps(torch.float64)
+    with use_backend(backend.name):
+        assert relative_error(two_steps(torch.float32), exact) < 1e-5
+
+
 def test_offsets_beyond_32_bits(backend: Backend) -> None:
     """Prefixes that lie 2^31 elements apart; the memory between them is never touched."""
     problem = Problem((2, 6, 3, 2, 2, 32, 2, 1), backend.device)

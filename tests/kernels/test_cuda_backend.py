@@ -186,7 +186,7 @@ def test_debug_mode_waits_and_raises_in_the_call(
     with simulated_cuda(simulated_launchers), use_backend("cuda"):
         monkeypatch.setattr(native, "CUDA", Launchers())
         monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of a CPU
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
+        monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7, raising=False)
         monkeypatch.setattr(stream, "launch", launch)
         cache = ReasoningCache.from_prefix(k, k, max_tokens=1)
         cached_reason_attention(k[:, 0], k[:, 0], k[:, 0], cache)
