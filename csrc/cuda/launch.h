@@ -79,23 +79,6 @@ inline unsigned count32(int64_t count, const char* what) {
   return static_cast<unsigned>(count);
 }
 
-// Work in parts where whole tiles would leave half of the device idle, and each part still has something to do.
-inline Schedule schedule_tiles(int64_t tiles, int64_t loops, int blocks_per_processor) {
-  int device = 0, processors = 1;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  const bool idle = tiles * 2 < int64_t{processors} * blocks_per_processor * kWarpsPerBlock;
-  return {count32(tiles, "tiles"), idle && loops >= 2 ? kWarpsPerBlock : 1};
-}
-
-// Several queries to a tile where, on average, as many see one prefix.
-constexpr int kSharedQueries = 4;
-
-inline int64_t queries_per_kv_head(const AttentionShape& shape, const Rows& rows) {
-  return rows.count * (shape.heads / shape.kv_heads) * shape.queries;
-}
-inline bool shares_prefixes(int64_t queries, int64_t prefixes) { return queries >= kSharedQueries * prefixes; }
-
 // One warp for each of the `warps`.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), int64_t warps, void* stream, const Arguments&... arguments) {
@@ -108,6 +91,42 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t warps, void
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
   // What failed may be older work, of which the device tells only now.
   if (error != cudaSuccess) check(error, (std::string(name) + ", or what was launched before it").c_str());
+}
+
+// Several queries to a tile where, on average, as many see one prefix.
+constexpr int kSharedQueries = 4;
+
+inline int64_t queries_per_kv_head(const AttentionShape& shape, const Rows& rows) {
+  return rows.count * (shape.heads / shape.kv_heads) * shape.queries;
+}
+
+// Work in parts where whole tiles would leave half of the device idle, and each part still has something to do.
+inline Schedule schedule_tiles(int64_t tiles, int64_t loops, int blocks_per_processor) {
+  int device = 0, processors = 1;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  const bool idle = tiles * 2 < int64_t{processors} * blocks_per_processor * kWarpsPerBlock;
+  return {count32(tiles, "tiles"), idle && loops >= 2 ? kWarpsPerBlock : 1};
+}
+
+template <class Arguments>
+struct TileKernel {
+  void (*kernel)(Arguments, Schedule);
+  int queries;               // to a tile
+  int blocks_per_processor;  // as its launch bounds say
+};
+
+// All queries, by `shared` where prefixes are and there is such a kernel, else by `single`.
+template <class L, class Arguments>
+void launch_tiles(const char* name, const TileKernel<Arguments>& single, const TileKernel<Arguments>& shared,
+                  const Arguments& a, void* stream) {
+  const int64_t queries = count32(queries_per_kv_head(a.shape, a.rows), "queries");
+  const bool shares = shared.kernel && queries >= kSharedQueries * a.prefixes;
+  const TileKernel<Arguments>& chosen = shares ? shared : single;
+  const int64_t tiles = ceil_divide(queries, chosen.queries) * a.shape.kv_heads;
+  const int64_t loops = ceil_divide(a.prefix.slots, kKeysAtOnce<L>);
+  const Schedule schedule = schedule_tiles(tiles, loops, chosen.blocks_per_processor);
+  launch(name, chosen.kernel, tiles * schedule.parts, stream, a, schedule);
 }
 
 }  // namespace rearec::cuda
