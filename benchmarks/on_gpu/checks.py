@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from on_gpu.compiler_log import kernels
+from on_gpu.compiler_log import kernels, newest_logs
 from on_gpu.processes import Command, Finished, Processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,16 +53,10 @@ def build(processes: Processes, limit: float, site: Path, arch: str) -> Outcome:
     done = processes.run(build_command(site, arch), limit)
     if done.status != 0:
         return _failed([f"pip {done.ending}"], done)
-    compiled = [kernel for kernel in kernels(_compiler_logs()) if kernel.arch == arch]
+    compiled = [kernel for kernel in kernels(newest_logs(REPOSITORY / "build")) if kernel.arch == arch]
     if not compiled:
         return _failed([f"no compiler log under {REPOSITORY / 'build'} tells of a kernel for sm_{arch}"], done)
     return {"status": "passed", "kernels": [asdict(kernel) for kernel in compiled]}
-
-
-def _compiler_logs() -> list[Path]:
-    """Of the build folder that was used last: there is one per version of Python."""
-    builds = sorted(REPOSITORY.glob("build/temp.*/build.ninja"), key=lambda path: path.stat().st_mtime)
-    return list(builds[-1].parent.glob("*.cu.o.log")) if builds else []
 
 
 # --- tests ---

@@ -28,6 +28,12 @@ class Kernel:
     shared_memory: int
 
 
+def newest_logs(build: Path) -> list[Path]:
+    """Of the folder `build/temp.*` that was built in last: there is one per version of Python."""
+    builds = sorted(build.glob("temp.*/build.ninja"), key=lambda path: path.stat().st_mtime)
+    return list(builds[-1].parent.glob("*.cu.o.log")) if builds else []
+
+
 def kernels(logs: Sequence[Path]) -> list[Kernel]:
     """All kernels of the logs `build/temp.*/cuda__NAME.cu.o.log`. Raises ValueError for a log of another form."""
     found = [kernel for log in sorted(logs) for kernel in _kernels_of(log)]

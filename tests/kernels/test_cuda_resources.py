@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from on_gpu.compiler_log import Kernel, kernels
+from on_gpu.compiler_log import Kernel, kernels, newest_logs
 
 from rearec_kernels import build_info
 
@@ -16,7 +16,7 @@ ARCHS = build_info()["cuda_archs"]
 pytestmark = [
     pytest.mark.aot,
     pytest.mark.skipif(not ARCHS, reason="a build without CUDA kernels"),
-    pytest.mark.skipif(not any(BUILD.glob("temp.*/*.cu.o.log")), reason="no compiler logs in this tree's build folder"),
+    pytest.mark.skipif(not newest_logs(BUILD), reason="no compiler logs in this tree's build folder"),
 ]
 
 # Registers of a multiprocessor over the threads that are to run on it at a time.
@@ -32,7 +32,7 @@ MOST_SHARED_MEMORY = 20 << 10  # leaves room for 11 blocks
 
 
 def kernels_of(arch: str) -> list[Kernel]:
-    return [kernel for kernel in kernels(list(BUILD.glob("temp.*/*.cu.o.log"))) if kernel.arch == arch]
+    return [kernel for kernel in kernels(newest_logs(BUILD)) if kernel.arch == arch]
 
 
 def kind_of(kernel: Kernel) -> tuple[str, int]:
