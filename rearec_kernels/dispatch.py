@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rearec_kernels import native
+from rearec_kernels import native, triton_support
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 # Fastest first, by device type.
@@ -25,6 +25,7 @@ _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "referenc
 _DTYPES = {
     "cpu": frozenset({torch.float32, torch.bfloat16}),
     "cuda": frozenset({torch.float32, torch.bfloat16, torch.float16}),
+    "triton": frozenset({torch.float32, torch.bfloat16, torch.float16}),
 }
 # Where a backend serves some of the public calls only.
 _CALLS = {"cuda": frozenset({"cached_reason_attention"})}
@@ -35,16 +36,24 @@ _warned: set[tuple[str, str, str]] = set()
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
-    """Names of the backends that can run on `device`, fastest first; "reference" is always the last."""
+    """Names of the backends that can run on `device`, fastest first; "reference" is the last of those that are chosen.
+
+    Under TRITON_INTERPRET=1, "triton" follows for a CPU: its kernels in Triton's interpreter, for who asks for them.
+    """
     device = torch.device(device)
-    candidates = _PREFERENCE.get(device.type, ("reference",))
-    return tuple(name for name in candidates if _can_run(name, device))
+    names = tuple(name for name in _PREFERENCE.get(device.type, ("reference",)) if _obstacle(name, device) is None)
+    return (*names, "triton") if device.type == "cpu" and triton_support.INTERPRETED else names
 
 
-def _can_run(backend: str, device: torch.device) -> bool:
+def _obstacle(backend: str, device: torch.device) -> str | None:
+    """Why `backend` cannot run on `device`, or None where it can."""
     if backend == "cuda":
-        return native.cuda_obstacle(device) is None
-    return backend == "reference" or (backend == "cpu" and native.C is not None)
+        return native.cuda_obstacle(device)
+    if backend == "triton":
+        return triton_support.obstacle(device)
+    if backend == "cpu" and native.C is None:
+        return "this install has no native module"
+    return None if backend in _PREFERENCE.get(device.type, ("reference",)) else f"not a {backend} device"
 
 
 @contextmanager
@@ -62,13 +71,17 @@ def use_backend(name: str) -> Iterator[None]:
         _local.backend = before
 
 
-def resolve_backend(op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0) -> str:
+def resolve_backend(
+    op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0, states: int = 1, k: int = 1
+) -> str:
     """The name of the backend that a public call uses, chosen as `use_backend` and REAREC_BACKEND say.
 
     Args:
         op: the name of the public call.
         device, dtype: of its tensors.
         head_dim: the head width, for attention.
+        states: the states per row, for the ensemble loss.
+        k: for the top-k.
 
     Raises:
         ValueError: the backend asked for is unknown, not there for this device, or does not serve this call.
@@ -78,19 +91,20 @@ def resolve_backend(op: str, device: torch.device, dtype: torch.dtype, head_dim:
     if name is not None:
         _check_name(name, "REAREC_BACKEND")
         if name not in available:
-            reason = native.cuda_obstacle(device) if name == "cuda" else None
-            why = f" ({reason})" if reason else ""
             raise ValueError(
-                f"{op}: backend {name!r} cannot run on {device}{why}; available there: {', '.join(available)}"
+                f"{op}: backend {name!r} cannot run on {device} ({_obstacle(name, device)}); available there: "
+                f"{', '.join(available)}"
             )
-        refusal = _refusal(name, op, dtype, head_dim)
+        refusal = _refusal(name, op, dtype, head_dim, states, k)
         if refusal:
             raise ValueError(f"{op}: backend {name!r} does not serve {refusal}")
         return name
-    for name in available:
-        if _refusal(name, op, dtype, head_dim) is None:
-            if name != available[0]:
-                _warn_once(op, available[0], name, _refusal(available[0], op, dtype, head_dim) or "")
+    candidates = [name for name in available if op in _CALLS.get(name, (op,))]
+    for name in candidates:
+        if _refusal(name, op, dtype, head_dim, states, k) is None:
+            if name != candidates[0]:
+                refusal = _refusal(candidates[0], op, dtype, head_dim, states, k)
+                _warn_once(op, candidates[0], name, refusal or "")
             return name
     raise AssertionError("the reference backend serves everything")
 
@@ -101,7 +115,7 @@ def implementation(backend: str, op: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"rearec_kernels.{backend}"), op)
 
 
-def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int) -> str | None:
+def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int, states: int, k: int) -> str | None:
     """What keeps a backend from serving a call, if anything does."""
     if op not in _CALLS.get(backend, (op,)):
         return "this operation"
@@ -109,6 +123,10 @@ def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int) -> str | 
         return str(dtype)
     if backend == "cuda" and head_dim > native.CUDA_MAX_HEAD_DIM:
         return f"head width {head_dim}, at most {native.CUDA_MAX_HEAD_DIM}"
+    if backend == "triton" and states > triton_support.MOST_ENSEMBLE_STATES:
+        return f"{states} states per row, at most {triton_support.MOST_ENSEMBLE_STATES}"
+    if backend == "triton" and k > triton_support.MOST_TOP_K:
+        return f"k = {k}, at most {triton_support.MOST_TOP_K}"
     return None
 
 
@@ -126,12 +144,13 @@ def _warn_once(op: str, fast: str, slow: str, refusal: str) -> None:
 def build_info() -> dict[str, Any]:
     """What this build can do: native module, instruction sets, compiler, OpenMP, CUDA architectures, usable devices.
 
-    `cuda` says whether the CUDA kernels can run, and why not where they cannot.
+    `cuda` and `triton` say whether the kernels of these backends can run on a GPU, and why not where they cannot.
     """
     info: dict[str, Any] = {"native": native.C is not None, "compiler": None, "isas": [], "isa": None, "openmp": False}
     if native.C is not None:
         info.update(native.C.build_info())
     info["cuda_archs"] = list(native.CUDA_ARCHS)
     info["cuda"] = native.cuda_obstacle(torch.device("cuda")) or "usable"
+    info["triton"] = triton_support.obstacle(torch.device("cuda")) or "usable"
     info["backends"] = {"cpu": available_backends("cpu"), "cuda": available_backends("cuda")}
     return info

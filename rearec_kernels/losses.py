@@ -50,7 +50,7 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
     check_number("annealed_temperatures", "alpha", alpha)
     if not (_is_positive(tau) and _is_positive(alpha)):
         raise ValueError(f"annealed_temperatures: tau and alpha must be finite and above 0, got {tau} and {alpha}")
-    exponents = torch.arange(steps, -1, -1, dtype=torch.float64)
+    exponents = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
     return tau * float(alpha) ** exponents
 
 
@@ -79,7 +79,8 @@ def annealed_cross_entropy(
         step_weight: a number, or T of them, default 1. Not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
-        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
+            "tf32".
 
     Returns:
         A scalar, or [R, T] under "none"; float32, or float64 if hidden or weight is.
@@ -90,13 +91,13 @@ def annealed_cross_entropy(
     """
     op = "annealed_cross_entropy"
     _check_catalog(op, hidden, weight, target, ignore_index)
-    check_precision(op, precision)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
     temperatures = _host_values(op, "temperature", temperature, steps)
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight))
+    check_precision(op, precision, backend)
     inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*inputs, backend)
@@ -131,7 +132,8 @@ def ensemble_reasoning_loss(
         kl_form: "official" (the published code): the mean over ordered pairs i != j of KL(p_j || p_i), no gradient
             through p_i; "paper": the sum over i < j of KL(p_i || p_j). 0 for T = 1.
         ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
-        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
+            "tf32".
 
     Returns:
         EnsembleLoss of scalars; float32, or float64 if hidden or weight is.
@@ -142,7 +144,6 @@ def ensemble_reasoning_loss(
     """
     op = "ensemble_reasoning_loss"
     _check_catalog(op, hidden, weight, target, ignore_index)
-    check_precision(op, precision)
     if hidden.shape[1] > _MOST_ENSEMBLE_STATES:
         raise ValueError(
             f"{op}: hidden may have {_MOST_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
@@ -151,7 +152,8 @@ def ensemble_reasoning_loss(
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     check_number(op, "temperature", temperature)
     check_number(op, "kl_weight", kl_weight)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight), states=hidden.shape[1])
+    check_precision(op, precision, backend)
     loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
         hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,
         *_need_gradients(hidden, weight), backend,
@@ -180,7 +182,8 @@ def reasoning_info_nce(
         temperature: above 0.
         row_group: int32 or int64 [R]; rows of one group (a user's positions) are not each other's negatives.
         reduction: "mean", or "none" for the terms of every row and step.
-        precision: "fp32", or "bf16" to round the operands of the products to bfloat16 (sums stay float32).
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
+            "tf32".
 
     Returns:
         A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if
@@ -199,11 +202,11 @@ def reasoning_info_nce(
         check_index(op, "row_group", row_group, noised.shape[0])
         tensors["row_group"] = row_group
     check_same_device(op, tensors)
-    check_precision(op, precision)
     check_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     backend = resolve_backend(op, noised.device, operand_dtype(noised, clean))
+    check_precision(op, precision, backend)
     inputs = (noised, clean, row_group, float(temperature), precision)
     if reduction == "none":
         losses, _ = torch.ops.rearec.reasoning_info_nce_rows(*inputs, backend)
@@ -227,7 +230,7 @@ def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, s
         given = values.to(torch.float64)
     else:
         try:
-            given = torch.tensor(values, dtype=torch.float64)
+            given = torch.tensor(values, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{op}: {name} must be a number or a sequence of numbers, got {values!r}") from error
     if given.dim() > 1 or (given.dim() == 1 and given.shape[0] != steps):

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 PRECISIONS = ("fp32", "tf32", "bf16", "bf16x3")
-_MISSING = {
-    "tf32": "precision 'tf32' needs GPU kernels, which this build does not have",
-    "bf16x3": "precision 'bf16x3' needs CPU kernels for AMX, which this build does not have",
-}
+_SERVED_BY = {"tf32": ("triton",), "bf16x3": ()}  # the others: by every backend
+_NEEDS = {"tf32": "a GPU and the backend 'triton'", "bf16x3": "CPU kernels for AMX, which this build does not have"}
 
 
-def check_precision(op: str, precision: str) -> None:
-    """Raises ValueError unless this build computes `precision`."""
+def check_precision(op: str, precision: str, backend: str | None = None) -> None:
+    """Raises ValueError unless `backend`, or any if None, computes `precision`."""
     if precision not in PRECISIONS:
         raise ValueError(f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision in _MISSING:
-        raise ValueError(f"{op}: {_MISSING[precision]}; use 'fp32' or 'bf16'")
+    served = _SERVED_BY.get(precision, (backend,))
+    if not served or (backend is not None and backend not in served):
+        raise ValueError(f"{op}: precision {precision!r} needs {_NEEDS[precision]}; use 'fp32' or 'bf16'")
 
 
 def accumulate_dtype(*tensors: Tensor) -> torch.dtype:

@@ -68,7 +68,8 @@ def catalog_topk(
         k: at least 1; may exceed N.
         exclude: item ids [M] barred for all rows, or (offsets [R + 1], items [M]): those of row r are
             items[offsets[r]:offsets[r + 1]]. int32 or int64; repetitions do no harm.
-        precision: "fp32", or "bf16" to round the operands of the product to bfloat16 (sums stay float32).
+        precision: "fp32", "bf16" to round the operands of the product to bfloat16 (sums stay float32), or, on a GPU,
+            "tf32".
 
     Returns:
         scores float32 [R, k] and items int64 [R, k], in descending order of these scores, ties by lower item. Where
@@ -86,7 +87,8 @@ def catalog_topk(
         raise ValueError(f"{op}: k must be at least 1, got {k}")
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
+    check_precision(op, precision, backend)
     return torch.ops.rearec.catalog_topk(hidden.detach(), table, k, offsets, items, precision, backend)
 
 
@@ -100,7 +102,8 @@ def catalog_rank(
         weight: [N, d], floating point, or a prepared catalogue.
         target: [R], int32 or int64, in [0, N). The target is never excluded and never its own rival.
         exclude: items that are not counted, in the forms of `catalog_topk`.
-        precision: "fp32", or "bf16" to round the operands of the product to bfloat16 (sums stay float32).
+        precision: "fp32", "bf16" to round the operands of the product to bfloat16 (sums stay float32), or, on a GPU,
+            "tf32".
 
     Returns:
         float32 [R], 0 for the best. NaN where the target's score is NaN; other items with NaN are not counted.
@@ -115,6 +118,7 @@ def catalog_rank(
     check_same_device(op, {"hidden": hidden, "target": target})
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
+    check_precision(op, precision, backend)
     return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
 
 
@@ -132,7 +136,6 @@ def _check_table(op: str, weight: Tensor) -> None:
 def _check_arguments(op: str, hidden: Tensor, weight: Tensor | Catalog, precision: str) -> Tensor:
     """The table that the op reads."""
     check_floating(op, "hidden", hidden, "[R, d]")
-    check_precision(op, precision)
     if isinstance(weight, Catalog):
         if weight.precision != precision:
             raise ValueError(

@@ -1,0 +1,108 @@
+"""Block sizes of the kernels by architecture, dtype and width: the preferred ones first, the ones that fit anywhere last.
+
+What decides is registers (an accumulator of ROWS x COLUMNS float32 numbers stays in them) and shared memory; every first
+entry is compiled ahead of time by the tests for compute capability 8.0, 9.0 and 10.0 and must not spill.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rearec_kernels.triton.launch import Config, block_size, config
+from rearec_kernels.triton.tiles import INTERPRETED
+
+_WIDEST = 256  # columns that a kernel accumulates at a time
+
+
+def softmax_statistics(arch: int, dtype: torch.dtype, width: int, mean: bool) -> tuple[Config, ...]:
+    columns = block_size(width, 16, _WIDEST)
+    if INTERPRETED:
+        return (config(4, 1, ROWS=128, ITEMS=128, DEPTH=columns, COLUMNS=columns),)
+    if dtype == torch.float32:
+        return _float32(columns, "ROWS", "ITEMS")
+    small = config(8, 2, ROWS=64, ITEMS=32, DEPTH=min(columns, 64), COLUMNS=min(columns, 64))
+    if width > _WIDEST:
+        return config(8, 2, ROWS=64, ITEMS=64, DEPTH=64, COLUMNS=columns), small
+    middle = config(8, 2, ROWS=64, ITEMS=64, DEPTH=columns, COLUMNS=columns)
+    if arch // 10 == 9 or not mean or columns < _WIDEST:
+        return config(8, 2, ROWS=128, ITEMS=64, DEPTH=columns, COLUMNS=columns), middle, small
+    return middle, small
+
+
+def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...]:
+    columns = block_size(width, 16, _WIDEST)
+    if INTERPRETED:
+        return (config(4, 1, ROWS=128, ITEMS=128, DEPTH=columns, COLUMNS=columns),)
+    if dtype == torch.float32:
+        return _float32(columns, "ITEMS", "ROWS")
+    small = config(8, 2, ROWS=32, ITEMS=64, DEPTH=min(columns, 64), COLUMNS=min(columns, 64))
+    if width > _WIDEST:
+        return config(8, 2, ROWS=32, ITEMS=64, DEPTH=64, COLUMNS=columns), small
+    return config(8, 2, ROWS=32, ITEMS=128, DEPTH=columns, COLUMNS=columns), small
+
+
+def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
+    """Products without tensor cores keep their operands in registers: they have to be shallow."""
+    sizes = {resident: 64, streamed: 32}
+    return (
+        config(8, 2, **sizes, DEPTH=16, COLUMNS=columns),
+        config(8, 2, **sizes, DEPTH=16, COLUMNS=min(columns, 64)),
+    )
+
+
+def ensemble_statistics(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
+    rows, items = 16 if arch // 10 == 10 else 32, 32 if dtype == torch.float32 else 64
+    return _ensemble(dtype, width, states, rows, ITEMS=items)
+
+
+def ensemble_rows_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
+    items = 32 if dtype == torch.float32 or arch // 10 == 9 else 64
+    return _ensemble(dtype, width, states, 16, ITEMS=items, COLUMNS=block_size(width, 16, _WIDEST))
+
+
+def ensemble_table_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
+    rows, items, columns = 32, 64, _WIDEST
+    if dtype == torch.float32:
+        rows, items, columns = 16, 32, 128
+    elif arch // 10 == 9:
+        rows, columns = 16, 128
+    return _ensemble(dtype, width, states, rows, ITEMS=items, COLUMNS=block_size(width, 16, columns))
+
+
+def _ensemble(dtype: torch.dtype, width: int, states: int, rows: int, **sizes: int) -> tuple[Config, ...]:
+    """Up to three states as given, more with fewer rows: the logits of all states are in registers."""
+    depth = block_size(width, 16, _WIDEST)
+    if INTERPRETED:
+        # NumPy sums over items one after the other where a GPU adds pairs: few of them lose no precision that way.
+        return (config(4, 1, **(sizes | {"ITEMS": 32}), ROWS=64, DEPTH=depth),)
+    if dtype == torch.float32:
+        depth = 16
+    elif width > _WIDEST:
+        depth = 64
+    smallest = {name: min(size, 64 if name == "COLUMNS" else 32) for name, size in sizes.items()}
+    return (
+        config(8, 2, **sizes, ROWS=rows if states <= 3 else 16, DEPTH=depth),
+        config(8, 1, **smallest, ROWS=16, DEPTH=min(depth, 64)),
+    )
+
+
+def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tuple[Config, ...]:
+    """The more places a row's list has, in registers too, the fewer rows."""
+    if INTERPRETED:
+        return (config(4, 1, ROWS=max(16, min(256, 2**13 // places)), ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
+    return _scan(dtype, width, max(16, min(64, 4096 // places)), 64)
+
+
+def merge_best(candidates: int) -> Config:
+    return config(4, 1, ROWS=min(256, max(1, (2**16 if INTERPRETED else 2048) // candidates)))
+
+
+def catalog_rank(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...]:
+    if INTERPRETED:
+        return (config(4, 1, ROWS=128, ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
+    return _scan(dtype, width, 64, 128)
+
+
+def _scan(dtype: torch.dtype, width: int, rows: int, items: int) -> tuple[Config, ...]:
+    depth = 16 if dtype == torch.float32 else block_size(width, 16, 64)
+    return config(4, 3, ROWS=rows, ITEMS=items, DEPTH=depth), config(4, 1, ROWS=16, ITEMS=32, DEPTH=min(depth, 32))

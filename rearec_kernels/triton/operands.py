@@ -1,0 +1,28 @@
+"""Tensors as the kernels of losses and retrieval take them: operands of products by `precision`, host numbers."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+# What a product may do with float32 operands; those of bfloat16 are exact.
+PRODUCTS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
+
+
+def operand(x: Tensor, precision: str) -> Tensor:
+    """Dense, in bfloat16 under "bf16" and in float32 otherwise."""
+    return x.to(torch.bfloat16 if precision == "bf16" else torch.float32).contiguous()
+
+
+@functools.lru_cache(maxsize=256)
+def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Float32 numbers of the host, copied once: a copy in every call could not be captured in a graph."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def nothing(device: torch.device) -> Tensor:
+    """In place of a gradient that is not needed."""
+    return torch.empty(0, dtype=torch.float32, device=device)

@@ -1,0 +1,107 @@
+"""Top-k and rank: tiles of rows against parts of the items, so that no score is ever written to memory."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from rearec_kernels.triton import configs
+from rearec_kernels.triton.exclusion import Exclusion
+from rearec_kernels.triton.launch import Config, architecture, blocks, first_that_fits, launch, parts
+from rearec_kernels.triton.operands import PRODUCTS, operand
+from rearec_kernels.triton.retrieval_kernels import best_of_part, count_above, merge_best
+
+_MOST_MERGED = 4096  # candidates of a row that one block looks through
+_MOST_PARTS = 64
+
+
+class _Scan:
+    """Rows, table and exclusion of one call, and how the items are split."""
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
+    ) -> None:
+        self.rows, self.table = operand(hidden, precision), operand(weight, precision)
+        self.row_count, self.width = hidden.shape
+        self.item_count, self.device = weight.shape[0], hidden.device
+        self.exclusion = Exclusion(offsets, items, self.item_count, self.device)
+        self.arch = architecture(self.device)
+        self.constants = {"WIDTH": self.width, "PRECISION": PRODUCTS[precision], **self.exclusion.constants()}
+
+    def split(self, chosen: Config) -> tuple[int, int, int]:
+        """Row tiles, parts, and the items of a part."""
+        row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(self.item_count, chosen["ITEMS"])
+        per_part = blocks(item_tiles, parts(row_tiles, item_tiles, self.device, _MOST_PARTS)) * chosen["ITEMS"]
+        return row_tiles, blocks(self.item_count, per_part), per_part
+
+
+def catalog_topk(
+    hidden: Tensor, weight: Tensor, k: int, offsets: Tensor | None, items: Tensor | None, precision: str
+) -> tuple[Tensor, Tensor]:
+    scan = _Scan(hidden, weight, offsets, items, precision)
+    kept = min(k, scan.item_count)
+    places = triton.next_power_of_2(max(kept, 2))
+    candidates = configs.catalog_topk(scan.arch, scan.rows.dtype, scan.width, places)
+    best = first_that_fits(candidates, lambda chosen: _best_of_parts(scan, chosen, places))
+    scores, found = _merge(best, kept, places)
+    if kept == k:
+        return scores, found
+    missing = (0, k - kept)
+    pad = torch.nn.functional.pad
+    return pad(scores, missing, value=float("-inf")), pad(found, missing, value=-1)
+
+
+def _best_of_parts(scan: _Scan, chosen: Config, places: int) -> Tensor:
+    """Candidates [rows, parts, places]."""
+    row_tiles, count, per_part = scan.split(chosen)
+    best = torch.empty((scan.row_count, count, places), dtype=torch.int64, device=scan.device)
+    launch(
+        best_of_part, (row_tiles, count), chosen,
+        scan.rows, scan.table, *scan.exclusion.arguments(), best, scan.row_count, scan.item_count, per_part,
+        **scan.constants, PLACES=places,
+    )  # fmt: skip
+    return best
+
+
+def _merge(best: Tensor, k: int, places: int) -> tuple[Tensor, Tensor]:
+    """Scores and items [rows, k] of the candidates, as many parts at a time as one block takes."""
+    rows, count, _ = best.shape
+    scores = torch.empty((rows, k), dtype=torch.float32, device=best.device)
+    items = torch.empty((rows, k), dtype=torch.int64, device=best.device)
+    while True:
+        per_group = min(count, max(2, _MOST_MERGED // places))
+        groups = blocks(count, per_group)
+        size = triton.next_power_of_2(per_group * places)
+        last = groups == 1
+        merged = best if last else torch.empty((rows, groups, places), dtype=torch.int64, device=best.device)
+        chosen = configs.merge_best(size)
+        launch(
+            merge_best, (blocks(rows, chosen["ROWS"]), groups), chosen,
+            best, merged, scores, items, rows, count, per_group, k, LAST=last, PLACES=places, CANDIDATES=size,
+        )  # fmt: skip
+        if last:
+            return scores, items
+        best, count = merged, groups
+
+
+def catalog_rank(
+    hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
+) -> Tensor:
+    scan = _Scan(hidden, weight, offsets, items, precision)
+    target = target.contiguous()
+
+    def run(chosen: Config) -> tuple[Tensor, Tensor]:
+        row_tiles, count, per_part = scan.split(chosen)
+        half_counts = torch.empty((count, scan.row_count), dtype=torch.int32, device=scan.device)
+        target_score = torch.empty(scan.row_count, dtype=torch.float32, device=scan.device)
+        launch(
+            count_above, (row_tiles, count), chosen,
+            scan.rows, scan.table, target, *scan.exclusion.arguments(), half_counts, target_score,
+            scan.row_count, scan.item_count, per_part, **scan.constants,
+        )  # fmt: skip
+        return half_counts, target_score
+
+    half_counts, target_score = first_that_fits(configs.catalog_rank(scan.arch, scan.rows.dtype, scan.width), run)
+    ranks = half_counts.sum(0) / 2
+    return ranks.float().masked_fill_(target_score.isnan(), float("nan"))

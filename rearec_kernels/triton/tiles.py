@@ -1,0 +1,57 @@
+"""What the kernels of losses and retrieval share: tiles of matrices, their products, and exponentials."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+INTERPRETED: tl.constexpr = tl.constexpr(bool(triton.knobs.runtime.interpret))
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+NOWHERE: tl.constexpr = tl.constexpr(float("-inf"))
+
+
+@triton.jit
+def load_tile(base, stride, first, kept, columns, WIDTH: tl.constexpr):
+    """The rows from `first` of a matrix [.., WIDTH] with dense rows; 0 in those not kept, and beyond its columns."""
+    row = tl.arange(0, kept.shape[0])
+    start = base + tl.cast(first, tl.int64) * stride  # 64 bits for the tile, 32 within it
+    inside = kept[:, None] & (columns < WIDTH)[None, :]
+    return tl.load(start + row[:, None] * stride + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(base, stride, first, kept, columns, values, WIDTH: tl.constexpr):
+    """Writes where `load_tile` reads."""
+    row = tl.arange(0, kept.shape[0])
+    start = base + tl.cast(first, tl.int64) * stride
+    inside = kept[:, None] & (columns < WIDTH)[None, :]
+    tl.store(start + row[:, None] * stride + columns[None, :], values.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b, summed in float32."""
+    if INTERPRETED:  # Triton's interpreter would multiply the bit patterns of bfloat16 numbers
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def tile_product(
+    a_base, a_stride, a_first, a_kept, b_base, b_stride, b_first, b_kept,
+    WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows of one matrix times rows of another, DEPTH columns at a time."""
+    total = tl.zeros((a_kept.shape[0], b_kept.shape[0]), tl.float32)
+    for column in tl.range(0, WIDTH, DEPTH):
+        columns = column + tl.arange(0, DEPTH)
+        a = load_tile(a_base, a_stride, a_first, a_kept, columns, WIDTH)
+        b = load_tile(b_base, b_stride, b_first, b_kept, columns, WIDTH)
+        total = product(a, tl.trans(b), total, PRECISION)
+    return total
+
+
+@triton.jit
+def power(x, largest, scale):
+    """exp((x - largest) scale), and 0 where x is -inf even if the largest is."""
+    return tl.exp2((x - tl.where(largest == NOWHERE, 0.0, largest)) * (scale * LOG2_E))
