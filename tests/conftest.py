@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Before rearec_kernels is imported: the tests of the Triton kernels run in Triton's interpreter where there is no GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

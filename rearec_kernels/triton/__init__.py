@@ -4,6 +4,12 @@ Functions have the names and arguments of the ops in `rearec_kernels.ops`; float
 inside. Nothing waits for the device. Under TRITON_INTERPRET=1 the kernels run on CPU tensors, in Triton's interpreter.
 """
 
+from rearec_kernels.triton.attention import (
+    attention,
+    attention_backward,
+    attention_decode,
+    attention_prefix_gradient,
+)
 from rearec_kernels.triton.ensemble import ensemble_reasoning_loss
 from rearec_kernels.triton.losses import (
     annealed_cross_entropy,
@@ -20,6 +26,10 @@ __all__ = [
     "annealed_cross_entropy",
     "annealed_cross_entropy_rows",
     "annealed_cross_entropy_rows_backward",
+    "attention",
+    "attention_backward",
+    "attention_decode",
+    "attention_prefix_gradient",
     "catalog_rank",
     "catalog_topk",
     "ensemble_reasoning_loss",

@@ -1,7 +1,7 @@
-"""Block sizes of the kernels by architecture, dtype and width: the preferred ones first, the ones that fit anywhere last.
+"""Block sizes of the kernels by architecture, dtype and width: the preferred ones first, what fits anywhere last.
 
-What decides is registers (an accumulator of ROWS x COLUMNS float32 numbers stays in them) and shared memory; every first
-entry is compiled ahead of time by the tests for compute capability 8.0, 9.0 and 10.0 and must not spill.
+What decides is registers (an accumulator of ROWS x COLUMNS float32 numbers stays in them) and shared memory; every
+first entry is compiled ahead of time by the tests for compute capability 8.0, 9.0 and 10.0 and must not spill.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ def softmax_statistics(arch: int, dtype: torch.dtype, width: int, mean: bool) ->
     small = config(8, 2, ROWS=64, ITEMS=32, DEPTH=min(columns, 64), COLUMNS=min(columns, 64))
     if width > _WIDEST:
         return config(8, 2, ROWS=64, ITEMS=64, DEPTH=64, COLUMNS=columns), small
-    middle = config(8, 2, ROWS=64, ITEMS=64, DEPTH=columns, COLUMNS=columns)
-    if arch // 10 == 9 or not mean or columns < _WIDEST:
-        return config(8, 2, ROWS=128, ITEMS=64, DEPTH=columns, COLUMNS=columns), middle, small
-    return middle, small
+    sizes = {"DEPTH": columns, "COLUMNS": columns}
+    tall, middle = config(8, 3, ROWS=128, ITEMS=32, **sizes), config(8, 2, ROWS=64, ITEMS=64, **sizes)
+    if arch // 10 == 9:
+        return tall, config(8, 2, ROWS=128, ITEMS=64, **sizes), middle, small
+    return middle, tall, small
 
 
-def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...]:
+def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int, batches: int) -> tuple[Config, ...]:
     columns = block_size(width, 16, _WIDEST)
     if INTERPRETED:
         return (config(4, 1, ROWS=128, ITEMS=128, DEPTH=columns, COLUMNS=columns),)
@@ -38,7 +39,9 @@ def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int) -> tuple[C
     small = config(8, 2, ROWS=32, ITEMS=64, DEPTH=min(columns, 64), COLUMNS=min(columns, 64))
     if width > _WIDEST:
         return config(8, 2, ROWS=32, ITEMS=64, DEPTH=64, COLUMNS=columns), small
-    return config(8, 2, ROWS=32, ITEMS=128, DEPTH=columns, COLUMNS=columns), small
+    items = 128 if batches == 1 else 64  # the tables of the contrastive loss are small
+    sizes = {"DEPTH": columns, "COLUMNS": columns}
+    return config(8, 2, ROWS=32, ITEMS=items, **sizes), config(8, 2, ROWS=64, ITEMS=64, **sizes), small
 
 
 def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
@@ -51,7 +54,7 @@ def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
 
 
 def ensemble_statistics(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
-    rows, items = 16 if arch // 10 == 10 else 32, 32 if dtype == torch.float32 else 64
+    rows, items = 32 if arch // 10 == 9 or dtype == torch.float32 else 16, 32 if dtype == torch.float32 else 64
     return _ensemble(dtype, width, states, rows, ITEMS=items)
 
 
@@ -74,7 +77,7 @@ def _ensemble(dtype: torch.dtype, width: int, states: int, rows: int, **sizes: i
     depth = block_size(width, 16, _WIDEST)
     if INTERPRETED:
         # NumPy sums over items one after the other where a GPU adds pairs: few of them lose no precision that way.
-        return (config(4, 1, **(sizes | {"ITEMS": 32}), ROWS=64, DEPTH=depth),)
+        return (config(4, 1, **(sizes | {"ITEMS": 32}), ROWS=128, DEPTH=depth),)
     if dtype == torch.float32:
         depth = 16
     elif width > _WIDEST:
@@ -90,7 +93,8 @@ def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tupl
     """The more places a row's list has, in registers too, the fewer rows."""
     if INTERPRETED:
         return (config(4, 1, ROWS=max(16, min(256, 2**13 // places)), ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
-    return _scan(dtype, width, max(16, min(64, 4096 // places)), 64)
+    most = 64 if arch // 10 == 10 and dtype == torch.bfloat16 else 128
+    return _scan(dtype, width, max(16, min(most, 4096 // places)), 64)
 
 
 def merge_best(candidates: int) -> Config:
@@ -100,9 +104,9 @@ def merge_best(candidates: int) -> Config:
 def catalog_rank(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...]:
     if INTERPRETED:
         return (config(4, 1, ROWS=128, ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
-    return _scan(dtype, width, 64, 128)
+    return _scan(dtype, width, 128, 64)
 
 
 def _scan(dtype: torch.dtype, width: int, rows: int, items: int) -> tuple[Config, ...]:
-    depth = 16 if dtype == torch.float32 else block_size(width, 16, 64)
-    return config(4, 3, ROWS=rows, ITEMS=items, DEPTH=depth), config(4, 1, ROWS=16, ITEMS=32, DEPTH=min(depth, 32))
+    depth = 16 if dtype == torch.float32 else block_size(width, 16, _WIDEST if width <= _WIDEST else 64)
+    return config(8, 2, ROWS=rows, ITEMS=items, DEPTH=depth), config(4, 1, ROWS=16, ITEMS=32, DEPTH=min(depth, 32))

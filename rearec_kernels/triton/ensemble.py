@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,8 +15,9 @@ from rearec_kernels.triton.ensemble_kernels import (
     ensemble_statistics,
     ensemble_table_gradient,
 )
-from rearec_kernels.triton.launch import Config, architecture, blocks, config, first_that_fits, launch, parts
+from rearec_kernels.triton.launch import Config, architecture, blocks, config, launch, parts
 from rearec_kernels.triton.operands import PRODUCTS, nothing, operand
+from rearec_kernels.triton.tuning import magnitude, run_best
 
 
 def ensemble_reasoning_loss(
@@ -62,10 +66,14 @@ class _Ensemble:
         per_part = blocks(item_tiles, parts(tiles, item_tiles, self.device)) * items
         return blocks(self.item_count, per_part), per_part
 
+    def _run_best(self, candidates: Callable[..., tuple[Config, ...]], run: Callable[[Config], Any]) -> Any:
+        kind = (*self.product.values(), magnitude(self.row_count), magnitude(self.item_count))
+        configs_of_kernel = candidates(self.arch, self.dtype, self.width, self.states)
+        return run_best(candidates.__name__, (self.dtype, *kind), configs_of_kernel, self.device, run)
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Cross-entropy and divergence of each row, the latter over all pairs."""
-        candidates = configs.ensemble_statistics(self.arch, self.dtype, self.width, self.states)
-        return first_that_fits(candidates, self._statistics)
+        return self._run_best(configs.ensemble_statistics, self._statistics)
 
     def _statistics(self, chosen: Config) -> tuple[Tensor, Tensor]:
         row_tiles = blocks(self.row_count, chosen["ROWS"])
@@ -89,8 +97,7 @@ class _Ensemble:
         return cross_entropy, divergence
 
     def rows_gradient(self, kl_weight: float) -> Tensor:
-        candidates = configs.ensemble_rows_gradient(self.arch, self.dtype, self.width, self.states)
-        return first_that_fits(candidates, lambda chosen: self._rows_gradient(chosen, kl_weight))
+        return self._run_best(configs.ensemble_rows_gradient, lambda chosen: self._rows_gradient(chosen, kl_weight))
 
     def _rows_gradient(self, chosen: Config, kl_weight: float) -> Tensor:
         row_tiles, column_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(self.width, chosen["COLUMNS"])
@@ -116,5 +123,5 @@ class _Ensemble:
                 **self.product,
             )  # fmt: skip
 
-        first_that_fits(configs.ensemble_table_gradient(self.arch, self.dtype, self.width, self.states), run)
+        self._run_best(configs.ensemble_table_gradient, run)
         return gradient

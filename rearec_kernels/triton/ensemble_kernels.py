@@ -1,8 +1,8 @@
 """Kernels of the ensemble reasoning loss: cross-entropy of the mean state, and divergence between the states.
 
-A block holds one tile of rows in all their STATES, and for each tile of items one tile of logits [items, rows] per state
-at a time: the mean's logits and the differences between states come from these very accumulators. Logits are in the
-units of the product, not yet over the temperature, until they become exponents.
+A block holds one tile of rows in all their STATES, and for each tile of items one tile of logits [items, rows] per
+state at a time: the mean's logits and the differences between states come from these very accumulators. Logits are in
+the units of the product, not yet over the temperature, until they become exponents.
 
 With u_t the sum over the other states s (the later ones in the PAPER's form) of z_t - z_s, the divergence of a row is
 the sum over t of E_t[u_t], and its gradient in z_t is p_t (u_t - E_t[u_t]), in the paper's form plus the sum over the
@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, load_tile, power, product, store_tile, tile_product
+from rearec_kernels.triton.tiles import NOWHERE, held_product, load_tile, power, product, store_tile
 
 
 @triton.jit
@@ -38,8 +38,8 @@ def _state_logits(
             nothing = tl.zeros((item_kept.shape[0], row_kept.shape[0]), tl.float32)
             z = product(table, tl.trans(states[t]), nothing, PRECISION)
         else:
-            z = tile_product(
-                table_ptr, WIDTH, first_item, item_kept, rows_ptr + t * WIDTH, STATES * WIDTH, first_row, row_kept,
+            z, _ = held_product(
+                0, table_ptr, WIDTH, first_item, item_kept, rows_ptr + t * WIDTH, STATES * WIDTH, first_row, row_kept,
                 WIDTH, DEPTH, PRECISION,
             )  # fmt: skip
         logits = logits + (z,)
@@ -154,7 +154,7 @@ def ensemble_statistics(
         )
         u = _differences(z, STATES, PAPER)
         mean = _mean_logit(z, STATES)
-        target_logit += tl.sum(tl.where(item[:, None] == target[None, :], mean, 0.0), 0)
+        target_logit += tl.sum(tl.where(item[:, None] == target.to(tl.int32)[None, :], mean, 0.0), 0)
         next_largest = ()
         next_total = ()
         next_spread = ()
@@ -278,10 +278,8 @@ def ensemble_rows_gradient(
         z = _state_logits(
             states, table, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
-        hit = item[:, None] == target[None, :]
-        dz = _logit_gradients(
-            z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
-        )
+        hit = item[:, None] == target.to(tl.int32)[None, :]
+        dz = _logit_gradients(z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER)
         if DEPTH >= WIDTH and COLUMNS == DEPTH:
             values = table
         else:
@@ -295,9 +293,7 @@ def ensemble_rows_gradient(
 
     out = gradient_ptr + part.to(tl.int64) * row_count * STATES * WIDTH
     for t in tl.static_range(STATES):
-        store_tile(
-            out + t * WIDTH, STATES * WIDTH, first_row, inside, out_columns, tl.trans(gradients[t]), WIDTH
-        )
+        store_tile(out + t * WIDTH, STATES * WIDTH, first_row, inside, out_columns, tl.trans(gradients[t]), WIDTH)
 
 
 @triton.jit
@@ -332,10 +328,8 @@ def ensemble_table_gradient(
         z = _state_logits(
             states, table, rows_ptr, table_ptr, row_tile, kept, first_item, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
-        hit = item[:, None] == target[None, :]
-        dz = _logit_gradients(
-            z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
-        )
+        hit = item[:, None] == target.to(tl.int32)[None, :]
+        dz = _logit_gradients(z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER)
         for t in tl.static_range(STATES):
             if DEPTH >= WIDTH and COLUMNS == DEPTH:
                 values = states[t]

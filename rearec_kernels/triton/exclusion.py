@@ -34,6 +34,15 @@ class Exclusion:
 
 
 @triton.jit
+def allowed_items(mask_ptr, item, inside, BAR_FOR_ALL: tl.constexpr):
+    """Which of the items are not barred for all rows."""
+    if BAR_FOR_ALL:
+        return inside & (tl.load(mask_ptr + item, mask=inside, other=1) == 0)
+    else:
+        return inside
+
+
+@triton.jit
 def first_barred(offsets_ptr, items_ptr, row, inside, first_item):
     """Where in `items` each row's items from `first_item` on begin, and where they end: by bisection."""
     low = tl.load(offsets_ptr + row, mask=inside, other=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-
-from rearec_kernels.triton.tiles import INTERPRETED
 
 
 @dataclass(frozen=True)
@@ -92,27 +89,3 @@ def parts(tiles: int, work: int, device: torch.device, most: int = 8) -> int:
         return blocks(max(tiles, 1) * count, processors) / count * (1 + 0.02 * count)
 
     return min(candidates, key=waves)
-
-
-def first_that_fits(candidates: tuple[Config, ...], run: Callable[[Config], Any]) -> Any:
-    """run(config) with the first config whose shared memory and registers the device has."""
-    for chosen in candidates[:-1]:
-        try:
-            return run(chosen)
-        except triton.runtime.errors.OutOfResources:
-            continue
-    return run(candidates[-1])
-
-
-__all__ = [
-    "INTERPRETED",
-    "Config",
-    "architecture",
-    "block_size",
-    "blocks",
-    "config",
-    "first_that_fits",
-    "launch",
-    "multiprocessors",
-    "parts",
-]

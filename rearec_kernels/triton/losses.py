@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.triton import configs
-from rearec_kernels.triton.launch import Config, architecture, block_size, blocks, config, first_that_fits, launch, parts
+from rearec_kernels.triton.launch import Config, architecture, block_size, blocks, config, launch, parts
 from rearec_kernels.triton.operands import PRODUCTS, nothing, on_device, operand
 from rearec_kernels.triton.softmax_kernels import softmax_merge, softmax_statistics, softmax_table_gradient
+from rearec_kernels.triton.tuning import magnitude, run_best
 
 
 class _Softmax(NamedTuple):
@@ -40,6 +41,12 @@ class _Softmax(NamedTuple):
     @property
     def arch(self) -> int:
         return architecture(self.rows.device)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the choice of a config depends on."""
+        sizes = magnitude(self.row_count), magnitude(self.item_count)
+        return self.precision, self.width, self.batches > 1, self.group is not None, *sizes
 
     @property
     def table_stride(self) -> int:
@@ -86,7 +93,10 @@ def _statistics(softmax: _Softmax, coefficient: Tensor | None) -> tuple[Tensor, 
     """Losses [rows, batches], statistics [rows, batches, 2] and, given a coefficient [rows, batches], the gradient of
     the rows in their shape."""
     candidates = configs.softmax_statistics(softmax.arch, softmax.rows.dtype, softmax.width, coefficient is not None)
-    return first_that_fits(candidates, lambda chosen: _statistics_with(chosen, softmax, coefficient))
+    return run_best(
+        "softmax_statistics", (*softmax.kind, coefficient is not None), candidates, softmax.rows.device,
+        lambda chosen: _statistics_with(chosen, softmax, coefficient),
+    )  # fmt: skip
 
 
 def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +137,7 @@ def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | No
 
 
 def _table_gradient(softmax: _Softmax, coefficient: Tensor, statistics: Tensor, dtype: torch.dtype) -> Tensor:
-    candidates = configs.softmax_table_gradient(softmax.arch, softmax.rows.dtype, softmax.width)
+    candidates = configs.softmax_table_gradient(softmax.arch, softmax.rows.dtype, softmax.width, softmax.batches)
     gradient = torch.empty(softmax.table.shape, dtype=dtype, device=softmax.rows.device)
     target, group = softmax.indices
 
@@ -141,7 +151,7 @@ def _table_gradient(softmax: _Softmax, coefficient: Tensor, statistics: Tensor, 
             **softmax.constants(), GROUPED=softmax.group is not None, PRECISION=PRODUCTS[softmax.precision],
         )  # fmt: skip
 
-    first_that_fits(candidates, run)
+    run_best("softmax_table_gradient", softmax.kind, candidates, softmax.rows.device, run)
     return gradient
 
 

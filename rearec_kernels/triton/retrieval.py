@@ -8,9 +8,10 @@ from torch import Tensor
 
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.exclusion import Exclusion
-from rearec_kernels.triton.launch import Config, architecture, blocks, first_that_fits, launch, parts
+from rearec_kernels.triton.launch import Config, architecture, blocks, launch, parts
 from rearec_kernels.triton.operands import PRODUCTS, operand
 from rearec_kernels.triton.retrieval_kernels import best_of_part, count_above, merge_best
+from rearec_kernels.triton.tuning import magnitude, run_best
 
 _MOST_MERGED = 4096  # candidates of a row that one block looks through
 _MOST_PARTS = 64
@@ -29,6 +30,11 @@ class _Scan:
         self.arch = architecture(self.device)
         self.constants = {"WIDTH": self.width, "PRECISION": PRODUCTS[precision], **self.exclusion.constants()}
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the choice of a config depends on."""
+        return *self.constants.values(), magnitude(self.row_count), magnitude(self.item_count)
+
     def split(self, chosen: Config) -> tuple[int, int, int]:
         """Row tiles, parts, and the items of a part."""
         row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(self.item_count, chosen["ITEMS"])
@@ -43,7 +49,10 @@ def catalog_topk(
     kept = min(k, scan.item_count)
     places = triton.next_power_of_2(max(kept, 2))
     candidates = configs.catalog_topk(scan.arch, scan.rows.dtype, scan.width, places)
-    best = first_that_fits(candidates, lambda chosen: _best_of_parts(scan, chosen, places))
+    best = run_best(
+        "best_of_part", (*scan.kind, places), candidates, scan.device,
+        lambda chosen: _best_of_parts(scan, chosen, places),
+    )  # fmt: skip
     scores, found = _merge(best, kept, places)
     if kept == k:
         return scores, found
@@ -102,6 +111,7 @@ def catalog_rank(
         )  # fmt: skip
         return half_counts, target_score
 
-    half_counts, target_score = first_that_fits(configs.catalog_rank(scan.arch, scan.rows.dtype, scan.width), run)
+    candidates = configs.catalog_rank(scan.arch, scan.rows.dtype, scan.width)
+    half_counts, target_score = run_best("count_above", scan.kind, candidates, scan.device, run)
     ranks = half_counts.sum(0) / 2
     return ranks.float().masked_fill_(target_score.isnan(), float("nan"))

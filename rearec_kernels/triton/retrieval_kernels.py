@@ -8,8 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.exclusion import bar_items, first_barred
-from rearec_kernels.triton.tiles import NOWHERE, load_tile, product, tile_product
+from rearec_kernels.triton.exclusion import allowed_items, bar_items, first_barred
+from rearec_kernels.triton.tiles import NOWHERE, held_product, hold, load_tile, product
 
 # A candidate as one number: its score in an order-preserving form above, then what ranks lower items higher. Candidates
 # are above EMPTY + MOST_PLACES, and the places of a list start with a number each below that: no two are ever equal.
@@ -60,6 +60,7 @@ def best_of_part(
     part = tl.program_id(1)
     row = first_row + tl.arange(0, ROWS)
     inside = row < row_count
+    rows = hold(rows_ptr, WIDTH, first_row, inside, WIDTH, DEPTH)
     first_item = part * items_per_part
     end_item = tl.minimum(first_item + items_per_part, item_count)
     if BAR_PER_ROW:
@@ -70,13 +71,10 @@ def best_of_part(
     for item_tile in tl.range(first_item, end_item, ITEMS):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
-        scores = tile_product(
-            rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
+        scores, _ = held_product(
+            rows, rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
         )
-        if BAR_FOR_ALL:
-            kept = item_kept & (tl.load(mask_ptr + item, mask=item_kept, other=1) == 0)
-        else:
-            kept = item_kept
+        kept = allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
         if BAR_PER_ROW:
             scores, position = bar_items(
                 scores, item, position, end, barred_ptr, tl.minimum(item_tile + ITEMS, end_item), NOWHERE
@@ -140,7 +138,8 @@ def count_above(
     part = tl.program_id(1)
     row = first_row + tl.arange(0, ROWS)
     inside = row < row_count
-    target = tl.load(target_ptr + row, mask=inside, other=0)
+    target = tl.load(target_ptr + row, mask=inside, other=0).to(tl.int32)
+    rows = hold(rows_ptr, WIDTH, first_row, inside, WIDTH, DEPTH)
 
     # The targets' scores, by the very product of tiles that the others come from: targets take the place of items.
     own_score = tl.zeros((ROWS,), tl.float32)
@@ -150,7 +149,7 @@ def count_above(
         slot_kept = (first_slot + slot < ROWS) & (slot_row < row_count)
         slot_target = tl.load(target_ptr + slot_row, mask=slot_kept, other=0)
         scores = _gathered_product(
-            rows_ptr, first_row, inside, table_ptr, slot_target, slot_kept, WIDTH, DEPTH, PRECISION
+            rows, rows_ptr, first_row, inside, table_ptr, slot_target, slot_kept, WIDTH, DEPTH, PRECISION
         )
         own_score += tl.sum(tl.where(row[:, None] == slot_row[None, :], scores, 0.0), 1)
 
@@ -162,14 +161,11 @@ def count_above(
     for item_tile in tl.range(first_item, end_item, ITEMS):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
-        scores = tile_product(
-            rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
+        scores, _ = held_product(
+            rows, rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
         )
         counted = (scores > own_score[:, None]).to(tl.int32) + (scores >= own_score[:, None]).to(tl.int32)
-        if BAR_FOR_ALL:
-            kept = item_kept & (tl.load(mask_ptr + item, mask=item_kept, other=1) == 0)
-        else:
-            kept = item_kept
+        kept = allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
         counted = tl.where(kept[None, :] & (item[None, :] != target[:, None]), counted, 0)
         if BAR_PER_ROW:
             counted, position = bar_items(
@@ -183,14 +179,17 @@ def count_above(
 
 @triton.jit
 def _gathered_product(
-    rows_ptr, first_row, inside, table_ptr, item, item_kept,
+    held, rows_ptr, first_row, inside, table_ptr, item, item_kept,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """`tile_product` with items from anywhere in the table."""
+    """`held_product` with items from anywhere in the table."""
     total = tl.zeros((inside.shape[0], item.shape[0]), tl.float32)
     for column in tl.range(0, WIDTH, DEPTH):
         columns = column + tl.arange(0, DEPTH)
-        rows = load_tile(rows_ptr, WIDTH, first_row, inside, columns, WIDTH)
+        if DEPTH >= WIDTH:
+            rows = held
+        else:
+            rows = load_tile(rows_ptr, WIDTH, first_row, inside, columns, WIDTH)
         entry = table_ptr + item.to(tl.int64)[:, None] * WIDTH + columns[None, :]
         items = tl.load(entry, mask=item_kept[:, None] & (columns < WIDTH)[None, :], other=0.0)
         total = product(rows, tl.trans(items), total, PRECISION)

@@ -1,7 +1,7 @@
 """Kernels of a softmax over the rows of a table: statistics, mean item, and the gradient of the table.
 
-Row r of `rows` has the logits rows[r] . table[n] * inverse_temperature, one of which, n = its target, is its own. That is
-the cross-entropy over a catalogue, whose T states per target are rows of their own; and, with the other run of a
+Row r of `rows` has the logits rows[r] . table[n] * inverse_temperature, one of which, n = its target, is its own. That
+is the cross-entropy over a catalogue, whose T states per target are rows of their own; and, with the other run of a
 reasoning step as table and row r's own entry as its target, the contrastive loss (CONTRASTIVE), one step per `batch`.
 Logits are in the units of the product, not yet over the temperature, until they become exponents.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, load_tile, power, product, store_tile, tile_product
+from rearec_kernels.triton.tiles import NOWHERE, held_product, hold, load_tile, power, product, store_tile
 
 
 @triton.jit
@@ -19,8 +19,9 @@ def _targets(target_ptr, row, kept, ignore_index, STATES: tl.constexpr, CONTRAST
     """Each row's target, and whether the row counts."""
     if CONTRASTIVE:
         return row, kept
-    target = tl.load(target_ptr + row // STATES, mask=kept, other=ignore_index)
-    return target, kept & (target != ignore_index)
+    else:
+        target = tl.load(target_ptr + row // STATES, mask=kept, other=ignore_index)
+        return target.to(tl.int32), kept & (target != ignore_index)
 
 
 @triton.jit
@@ -41,9 +42,10 @@ def softmax_statistics(
     ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One part of the items, for one tile of rows: the largest logit, the sum of exponentials relative to it, the
-    target's logit (0 if it is in another part) and, with MEAN, COLUMNS of the sum of items weighted by the exponentials.
+    target's logit (0 if it is in another part) and, with MEAN, the sum of items weighted by the exponentials.
 
-    Grid: row tiles x parts, batches, tiles of columns. Outputs [parts, batches, rows] and [parts, batches, rows, WIDTH].
+    Grid: row tiles x parts, batches, tiles of COLUMNS. Outputs [parts, batches, rows] and [parts, batches, rows,
+    WIDTH].
     """
     row_tiles = tl.cdiv(row_count, ROWS)
     first_row = tl.program_id(0) % row_tiles * ROWS
@@ -57,10 +59,7 @@ def softmax_statistics(
     inside = row < row_count
     target, kept = _targets(target_ptr, row, inside, ignore_index, STATES, CONTRASTIVE)
     scale = tl.load(inverse_temperature_ptr + row % STATES)
-    resident: tl.constexpr = DEPTH >= WIDTH
-    if resident:
-        depth = tl.arange(0, DEPTH)
-        states = load_tile(rows_ptr, row_stride, first_row, kept, depth, WIDTH)
+    states = hold(rows_ptr, row_stride, first_row, kept, WIDTH, DEPTH)
 
     largest = tl.full((ROWS,), NOWHERE, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -72,14 +71,10 @@ def softmax_statistics(
     for item_tile in tl.range(first_item, end_item, ITEMS):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
-        if resident:
-            table = load_tile(table_ptr, table_stride, item_tile, item_kept, depth, WIDTH)
-            z = product(states, tl.trans(table), tl.zeros((ROWS, ITEMS), tl.float32), PRECISION)
-        else:
-            z = tile_product(
-                rows_ptr, row_stride, first_row, kept, table_ptr, table_stride, item_tile, item_kept,
-                WIDTH, DEPTH, PRECISION,
-            )  # fmt: skip
+        z, table = held_product(
+            states, rows_ptr, row_stride, first_row, kept, table_ptr, table_stride, item_tile, item_kept,
+            WIDTH, DEPTH, PRECISION,
+        )  # fmt: skip
         z = tl.where(item_kept[None, :], z, NOWHERE)
         if GROUPED:
             z = tl.where(_same_group(group_ptr, row, inside, item, item_kept), NOWHERE, z)
@@ -90,7 +85,7 @@ def softmax_statistics(
         total = total * shrink + tl.sum(p, 1)
         largest = now_largest
         if MEAN:
-            if resident and COLUMNS == DEPTH:
+            if DEPTH >= WIDTH and COLUMNS == DEPTH:
                 values = table
             else:
                 values = load_tile(table_ptr, table_stride, item_tile, item_kept, out_columns, WIDTH)
@@ -181,10 +176,7 @@ def softmax_table_gradient(
     table_ptr += batch * batch_stride
     item = first_item + tl.arange(0, ITEMS)
     item_kept = item < item_count
-    resident: tl.constexpr = DEPTH >= WIDTH
-    if resident:
-        depth = tl.arange(0, DEPTH)
-        table = load_tile(table_ptr, table_stride, first_item, item_kept, depth, WIDTH)
+    table = hold(table_ptr, table_stride, first_item, item_kept, WIDTH, DEPTH)
 
     gradient = tl.zeros((ITEMS, COLUMNS), tl.float32)
     for row_tile in tl.range(0, row_count, ROWS):
@@ -196,20 +188,16 @@ def softmax_table_gradient(
         largest = tl.load(statistics_ptr + 2 * place, mask=inside, other=0.0)
         total = tl.load(statistics_ptr + 2 * place + 1, mask=inside, other=1.0)
         coefficient = tl.load(coefficient_ptr + place, mask=kept, other=0.0) * scale
-        if resident:
-            states = load_tile(rows_ptr, row_stride, row_tile, kept, depth, WIDTH)
-            z = product(table, tl.trans(states), tl.zeros((ITEMS, ROWS), tl.float32), PRECISION)
-        else:
-            z = tile_product(
-                table_ptr, table_stride, first_item, item_kept, rows_ptr, row_stride, row_tile, kept,
-                WIDTH, DEPTH, PRECISION,
-            )  # fmt: skip
+        z, states = held_product(
+            table, table_ptr, table_stride, first_item, item_kept, rows_ptr, row_stride, row_tile, kept,
+            WIDTH, DEPTH, PRECISION,
+        )  # fmt: skip
         p = power(z, largest[None, :], scale[None, :]) / total[None, :]
         if GROUPED:
             p = tl.where(_same_group(group_ptr, item, item_kept, row, inside), 0.0, p)
         dz = coefficient[None, :] * tl.where(item[:, None] == target[None, :], p - 1.0, p)
         dz = tl.where(kept[None, :], dz, 0.0)
-        if resident and COLUMNS == DEPTH:
+        if DEPTH >= WIDTH and COLUMNS == DEPTH:
             values = states
         else:
             values = load_tile(rows_ptr, row_stride, row_tile, kept, out_columns, WIDTH)

@@ -37,18 +37,31 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def tile_product(
-    a_base, a_stride, a_first, a_kept, b_base, b_stride, b_first, b_kept,
+def hold(base, stride, first, kept, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
+    """A tile that many others are multiplied with: all of its columns if DEPTH is enough for them, else nothing."""
+    if DEPTH >= WIDTH:
+        return load_tile(base, stride, first, kept, tl.arange(0, DEPTH), WIDTH)
+    else:
+        return 0
+
+
+@triton.jit
+def held_product(
+    held, base, stride, first, kept, other_base, other_stride, other_first, other_kept,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of one matrix times rows of another, DEPTH columns at a time."""
-    total = tl.zeros((a_kept.shape[0], b_kept.shape[0]), tl.float32)
-    for column in tl.range(0, WIDTH, DEPTH):
-        columns = column + tl.arange(0, DEPTH)
-        a = load_tile(a_base, a_stride, a_first, a_kept, columns, WIDTH)
-        b = load_tile(b_base, b_stride, b_first, b_kept, columns, WIDTH)
-        total = product(a, tl.trans(b), total, PRECISION)
-    return total
+    """The tile that was to be held times the rows of another; and those rows, if all columns were at hand."""
+    total = tl.zeros((kept.shape[0], other_kept.shape[0]), tl.float32)
+    if DEPTH >= WIDTH:
+        other = load_tile(other_base, other_stride, other_first, other_kept, tl.arange(0, DEPTH), WIDTH)
+        return product(held, tl.trans(other), total, PRECISION), other
+    else:
+        for column in tl.range(0, WIDTH, DEPTH):
+            columns = column + tl.arange(0, DEPTH)
+            tile = load_tile(base, stride, first, kept, columns, WIDTH)
+            other = load_tile(other_base, other_stride, other_first, other_kept, columns, WIDTH)
+            total = product(tile, tl.trans(other), total, PRECISION)
+        return total, 0
 
 
 @triton.jit

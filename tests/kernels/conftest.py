@@ -9,12 +9,18 @@ from types import ModuleType
 
 import pytest
 import torch
-from backends import Backend, attention_backends, load_simulated_launchers, simulated_cuda
+from backends import Backend, attention_backends, device_of, load_simulated_launchers, simulated_cuda
 from simulation import Simulation
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rearec_kernels import available_backends
+from rearec_kernels import available_backends, triton_support
+
+if triton_support.INTERPRETED:
+    import interpreter
+
+    interpreter.guard_bfloat16()
+    interpreter.patch_once_per_launch()
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +41,20 @@ def simulated_launchers(simulation: Simulation) -> ModuleType:
 @pytest.fixture(params=attention_backends())
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Every backend of attention, and where its tensors are to be: "cuda" in the simulator where there is no GPU."""
-    device = "cuda" if request.param == "cuda" and torch.cuda.is_available() else "cpu"
-    chosen = Backend(request.param, torch.device(device))
+    chosen = Backend(request.param, device_of(request.param))
     if not chosen.simulated:
         yield chosen
         return
     with simulated_cuda(request.getfixturevalue("simulated_launchers")):
         yield chosen
+
+
+@pytest.fixture
+def tensors_on_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """New tensors lie where the test's parameter `backend` runs, if it has one."""
+    callspec = getattr(request.node, "callspec", None)
+    with device_of("" if callspec is None else callspec.params.get("backend", "")):
+        yield
 
 
 def _error(got: Tensor, exact: Tensor) -> float:
@@ -83,7 +96,7 @@ def largest_allocation() -> Callable[[Callable[[], object]], int]:
     def measure(call: Callable[[], object]) -> int:
         with _without_recycling(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
             call()
-        return max(event.self_cpu_memory_usage for event in recorded.events())
+        return max(max(e.self_cpu_memory_usage, e.self_device_memory_usage) for e in recorded.events())
 
     return measure
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from backends import catalog_backends
 from torch import Tensor
 
-from rearec_kernels import annealed_cross_entropy, annealed_temperatures, available_backends, use_backend
+from rearec_kernels import annealed_cross_entropy, annealed_temperatures, use_backend
 
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 IGNORED = -100
 # rows R, states T, width d, items N; chunks of the cpu backend have some 200 rows of logits, vectors up to 16 columns
 SHAPES = [
@@ -31,7 +33,7 @@ class Problem:
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, scale: float = 1.0) -> None:
         rows, self.steps, width, items = shape
-        generator = torch.Generator().manual_seed(rows + items)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(rows + items)
         hidden = torch.randn(rows, self.steps, width, generator=generator, dtype=torch.float64)
         weight = torch.randn(items, width, generator=generator, dtype=torch.float64) * scale * width**-0.5
         self.hidden, self.weight = (x.to(dtype).double() for x in (hidden, weight))
@@ -39,7 +41,7 @@ class Problem:
         self.target[2::3] = IGNORED
         # As float32 numbers, which is what every backend takes.
         self.temperature = annealed_temperatures(0.3, 1.5, self.steps - 1)
-        self.step_weight = torch.rand(self.steps, generator=generator)
+        self.step_weight = torch.rand(self.steps, generator=generator).cpu()
         self.upstream = torch.randn(rows, self.steps, generator=generator, dtype=torch.float64)
 
     def leaves(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -49,10 +51,13 @@ class Problem:
         """The loss and its gradients as PyTorch computes them in `dtype`, logits materialised."""
         hidden, weight = self.leaves(dtype)
         operands = (x.to(torch.bfloat16) if rounded else x for x in (hidden, weight))
-        z = torch.einsum("rtd,nd->rtn", *operands) / self.temperature.to(torch.bfloat16 if rounded else dtype)[:, None]
+        z = (
+            torch.einsum("rtd,nd->rtn", *operands)
+            / self.temperature.to(hidden.device, torch.bfloat16 if rounded else dtype)[:, None]
+        )
         targets = self.target[:, None].expand(-1, self.steps)
         losses = F.cross_entropy(z.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
-        losses = losses.view(-1, self.steps) * self.step_weight.to(losses.dtype)
+        losses = losses.view(-1, self.steps) * self.step_weight.to(losses)
         if reduction == "none":
             loss = (losses * self.upstream.to(dtype)).sum()
         else:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from backends import catalog_backends
 from torch import Tensor
 from torch.library import opcheck
 
-from rearec_kernels import available_backends, catalog_rank, catalog_topk, prepare_catalog, use_backend
+from rearec_kernels import catalog_rank, catalog_topk, prepare_catalog, use_backend
 
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 # rows R, width d, items N
 SHAPES = [(1, 1, 1), (1, 16, 17), (2, 7, 33), (9, 5, 200), (40, 32, 3000), (333, 16, 1001)]
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -20,7 +22,7 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 def problem(shape: tuple[int, int, int], integers: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Random states, items and targets; with small integers every score is exact and ties are many."""
     rows, width, items = shape
-    generator = torch.Generator().manual_seed(rows + items)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(rows + items)
     if integers:
         hidden, weight = (torch.randint(-2, 3, (n, width), generator=generator).float() for n in (rows, items))
     else:
@@ -115,7 +117,7 @@ def test_excluded_items_do_not_count_and_the_target_always_does(backend: str, sh
     hidden, weight, target = problem(shape)
     scores = hidden @ weight.T
     rows, items_count = scores.shape
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     for_all = torch.randint(0, items_count, (items_count // 3 + 2,), generator=generator, dtype=torch.int32)
     excluded = torch.zeros_like(scores, dtype=torch.bool)
     excluded[:, for_all.long()] = True

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from backends import catalog_backends
 from torch import Tensor
 from torch.library import opcheck
 
-from rearec_kernels import available_backends, catalog_topk, prepare_catalog, use_backend
+from rearec_kernels import catalog_topk, prepare_catalog, use_backend
 
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 # rows R, width d, items N, k; up to 8 rows go another way than more, and blocks of scores hold a million of them
 SHAPES = [
     (1, 1, 1, 1),
@@ -30,7 +32,7 @@ backends = pytest.mark.parametrize("backend", BACKENDS)
 def problem(shape: tuple[int, int, int, int], integers: bool = False) -> tuple[Tensor, Tensor, int]:
     """Random states and items; with small integers every score is exact and ties are many."""
     rows, width, items, k = shape
-    generator = torch.Generator().manual_seed(rows + items)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(rows + items)
     if integers:
         hidden, weight = (torch.randint(-2, 3, (n, width), generator=generator).float() for n in (rows, items))
     else:
@@ -110,7 +112,7 @@ def test_scores_that_rise_or_fall_with_the_item(backend: str, order: str) -> Non
 def test_excluded_items_never_come_back(backend: str, shape: tuple[int, int, int, int]) -> None:
     hidden, weight, k = problem(shape, integers=True)
     rows, items_count = hidden.shape[0], weight.shape[0]
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     for_all = torch.randint(0, items_count, (items_count // 3 + 1,), generator=generator)
     per_row = torch.randint(0, 4, (rows,), generator=generator)
     offsets = torch.nn.functional.pad(per_row.cumsum(0), (1, 0))
@@ -261,7 +263,7 @@ def test_the_scores_of_all_rows_are_never_in_memory(
 
     all_scores = 4 * hidden.shape[0] * weight.shape[0]
     assert largest_allocation(lambda: (hidden @ weight.T).topk(k)) >= all_scores
-    assert largest_allocation(ours) < (all_scores / 8 if backend == "cpu" else all_scores)
+    assert largest_allocation(ours) < (all_scores if backend == "reference" else all_scores / 8)
 
 
 @backends

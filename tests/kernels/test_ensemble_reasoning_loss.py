@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from backends import catalog_backends
 from torch import Tensor
 
-from rearec_kernels import EnsembleLoss, available_backends, ensemble_reasoning_loss, use_backend
+from rearec_kernels import EnsembleLoss, ensemble_reasoning_loss, use_backend
 
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 FORMS = ("official", "paper")
 IGNORED = -100
 KL_WEIGHT = 0.37
@@ -51,7 +53,7 @@ class Problem:
         self, shape: tuple[int, int, int, int], dtype: torch.dtype, scale: float = 1.0, temperature: float = 0.3
     ) -> None:
         rows, steps, width, items = shape
-        generator = torch.Generator().manual_seed(rows + items)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(rows + items)
         hidden = torch.randn(rows, steps, width, generator=generator, dtype=torch.float64)
         weight = torch.randn(items, width, generator=generator, dtype=torch.float64) * scale * width**-0.5
         self.hidden, self.weight = (x.to(dtype).double() for x in (hidden, weight))

@@ -9,19 +9,20 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from backends import catalog_backends
 from torch import Tensor
 
 from rearec_kernels import (
     annealed_cross_entropy,
     annealed_temperatures,
-    available_backends,
     ensemble_reasoning_loss,
     reasoning_info_nce,
     use_backend,
 )
 
 ROWS, WIDTH, ITEMS, TAU = 5, 6, 37, 0.3
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_progressive_loss_as_published(backend: str) -> None:
     hidden, weight, target = inputs(steps + 1)
     target[1] = -100
     temperature = annealed_temperatures(TAU, 1.5, steps)
-    z = torch.einsum("btd,nd->btn", hidden, weight) / temperature[:, None]
+    z = torch.einsum("btd,nd->btn", hidden, weight) / temperature.to(hidden.device)[:, None]
     published = F.cross_entropy(z[:, -1], target) + pl_weight * F.cross_entropy(
         z[:, :-1].reshape(-1, ITEMS), target.repeat_interleave(steps)
     )

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from backends import catalog_backends
 from torch import Tensor
 
-from rearec_kernels import available_backends, reasoning_info_nce, use_backend
+from rearec_kernels import reasoning_info_nce, use_backend
 
-BACKENDS = available_backends("cpu")
+BACKENDS = catalog_backends()
+pytestmark = pytest.mark.usefixtures("tensors_on_device")
 # rows R, steps T, width d; the cpu backend takes some 200 rows at a time
 SHAPES = [(1, 1, 1), (2, 3, 8), (17, 1, 5), (64, 2, 24), (211, 2, 16), (450, 1, 32), (33, 6, 7)]
 
@@ -22,7 +24,7 @@ class Problem:
         self, shape: tuple[int, int, int], dtype: torch.dtype, grouped: bool = False, scale: float = 1.0
     ) -> None:
         rows, steps, width = shape
-        generator = torch.Generator().manual_seed(rows)
+        generator = torch.Generator(torch.get_default_device()).manual_seed(rows)
         noised = torch.randn(shape, generator=generator, dtype=torch.float64) * scale * width**-0.5
         clean = noised + 0.5 * scale * width**-0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)
         self.noised, self.clean = (x.to(dtype).double() for x in (noised, clean))

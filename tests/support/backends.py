@@ -16,7 +16,7 @@ import pytest
 import torch
 from simulation import Simulation
 
-from rearec_kernels import available_backends, dispatch, native
+from rearec_kernels import available_backends, dispatch, native, triton_support
 from rearec_kernels.cuda import stream
 
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -34,10 +34,26 @@ class Backend:
         return self.name == "cuda" and self.device.type == "cpu"
 
 
+def catalog_backends() -> list[Any]:
+    """Names for pytest.mark.parametrize, of losses and retrieval. "triton" is the device where there is one, else
+    Triton's interpreter; without Triton it is not there."""
+    names: list[Any] = [name for name in available_backends("cpu") if name != "triton"]
+    if torch.cuda.is_available() and "triton" in available_backends("cuda"):
+        return [*names, pytest.param("triton", marks=pytest.mark.gpu)]
+    if triton_support.INTERPRETED:
+        return [*names, pytest.param("triton", marks=pytest.mark.triton_interpreter)]
+    return names
+
+
 def attention_backends() -> list[Any]:
-    """Names for pytest.mark.parametrize. "cuda" is the device where there is one, else the simulator."""
+    """The same of attention, with "cuda": the device where there is one, else the simulator."""
     marks = pytest.mark.gpu if torch.cuda.is_available() else pytest.mark.cuda_on_cpu
-    return [*available_backends("cpu"), pytest.param("cuda", marks=marks)]
+    return [*catalog_backends(), pytest.param("cuda", marks=marks)]
+
+
+def device_of(backend: str) -> torch.device:
+    """Where the tensors of a test of this backend are to be."""
+    return torch.device("cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

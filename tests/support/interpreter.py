@@ -1,0 +1,77 @@
+"""Triton's interpreter as the tests run it: it stops where it would be silently wrong, and does not patch twice.
+
+Numbers of type bfloat16 are kept as their bit patterns there. Loads, stores and casts know that; products, other
+arithmetic and reductions of some releases do not, and return nonsense without an error. Kernels have to cast first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import triton.language as tl
+import triton.runtime.interpreter as interpreter
+
+_ARITHMETIC = (
+    "add", "sub", "mul", "div", "rem", "neg", "ma", "abs", "cmp", "max", "min",
+)  # fmt: skip
+_FUNCTIONS = ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "erf", "floor", "ceil", "dot", "clampf")
+
+
+def guard_bfloat16() -> None:
+    """Arithmetic on bfloat16 raises TypeError from now on."""
+    builder = interpreter.InterpreterBuilder
+    names = [f"create_{name}" for name in _FUNCTIONS]
+    names += [name for name in dir(builder) if name.startswith(tuple(f"create_f{kind}" for kind in _ARITHMETIC))]
+    names += ["create_precise_divf", "create_precise_sqrt", "create_approx_divf", "create_maximumf", "create_minimumf"]
+    names += ["create_maxnumf", "create_minnumf"]
+    for name in filter(lambda name: hasattr(builder, name), names):
+        setattr(builder, name, _refusing(name, getattr(builder, name)))
+    operations = interpreter.ReduceScanOpInterface
+    check = operations.check_tensor
+
+    def check_tensor(self: Any, inputs: Any) -> Any:
+        if any(isinstance(x, tl.tensor) and x.dtype.scalar == tl.bfloat16 for x in inputs):
+            raise TypeError("a reduction of bfloat16 in Triton's interpreter; cast to tl.float32 first")
+        return check(self, inputs)
+
+    operations.check_tensor = check_tensor
+
+
+def _refusing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: Any, *arguments: Any, **options: Any) -> Any:
+        for x in arguments:
+            if isinstance(x, interpreter.TensorHandle) and x.dtype.scalar == tl.bfloat16:
+                raise TypeError(f"{name} on bfloat16 in Triton's interpreter; cast to tl.float32 first")
+        return function(self, *arguments, **options)
+
+    return guarded
+
+
+def patch_once_per_launch() -> None:
+    """Functions that a kernel calls find Triton's language patched: doing it again is most of what they cost."""
+    patch = interpreter._patch_lang
+    patched: set[frozenset[str]] = set()  # the modules that the current launch has patched, as one function saw them
+
+    class Nothing:
+        def restore(self) -> None:
+            pass
+
+    def patch_new(function: Any) -> Any:
+        seen = frozenset(x.__name__ for x in function.__globals__.values() if x is tl or x is tl.core)
+        if seen in patched:
+            return Nothing()
+        outermost = not patched
+        patched.add(seen)
+        scope = patch(function)
+        if outermost:
+            restore = scope.restore
+
+            def restore_all() -> None:
+                patched.clear()
+                restore()
+
+            scope.restore = restore_all
+        return scope
+
+    interpreter._patch_lang = patch_new
