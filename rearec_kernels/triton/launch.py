@@ -47,7 +47,7 @@ def architecture(device: torch.device) -> int:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def launch(kernel: Any, grid: tuple[int, ...], config: Config, *arguments: Any, **constants: Any) -> None:
@@ -86,6 +86,6 @@ def parts(tiles: int, work: int, device: torch.device, most: int = 8) -> int:
 
     def waves(count: int) -> float:
         # A part more costs a little: its share of the merge.
-        return blocks(max(tiles, 1) * count, processors) / count * (1 + 0.02 * count)
+        return blocks(max(tiles, 1) * count, processors) / count * (1 + 0.05 * count)
 
     return min(candidates, key=waves)

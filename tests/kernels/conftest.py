@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from attention_problem import SHAPES
 from backends import Backend, attention_backends, device_of, load_simulated_launchers, simulated_cuda
 from simulation import Simulation
 from torch import Tensor
@@ -21,6 +23,23 @@ if triton_support.INTERPRETED:
 
     interpreter.guard_bfloat16()
     interpreter.patch_once_per_launch()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the largest problem of attention in Triton's interpreter, where each query of each head and row takes
+    tens of milliseconds: it differs from the others in size alone."""
+    large = [item for item in items if triton_support.INTERPRETED and _is_large(getattr(item, "callspec", None))]
+    if large:
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
+def _is_large(callspec: Any) -> bool:
+    """Whether a test runs the kernels of attention for hundreds of rows, heads and queries in every step."""
+    if callspec is None or callspec.params.get("backend") != "triton":
+        return False
+    shape = callspec.params.get("shape", ())
+    return len(shape) == len(SHAPES[0]) and shape[2] * shape[3] * shape[6] * shape[7] > 300
 
 
 @pytest.fixture(scope="session")

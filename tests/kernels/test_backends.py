@@ -13,14 +13,16 @@ import pytest
 import torch
 
 import rearec_kernels
-from rearec_kernels import ReasoningCache, available_backends, build_info, cached_reason_attention, dispatch
+from rearec_kernels import ReasoningCache, available_backends, build_info, cached_reason_attention, dispatch, triton_support, use_backend
 
 NATIVE = os.environ.get("REAREC_NATIVE") != "0"
 
 
 def test_native_module_is_loaded_unless_it_was_left_out() -> None:
     assert build_info()["native"] == NATIVE
-    assert available_backends("cpu") == (("cpu", "reference") if NATIVE else ("reference",))
+    native = ("cpu",) if NATIVE else ()
+    interpreted = ("triton",) if triton_support.INTERPRETED else ()
+    assert available_backends("cpu") == (*native, "reference", *interpreted)
 
 
 def test_public_names() -> None:
@@ -29,15 +31,16 @@ def test_public_names() -> None:
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {"TRITON_INTERPRET": "0", **environment}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}, timeout=120
     )
 
 
 def test_import_is_quick_beyond_torch_and_pulls_in_little() -> None:
     code = (
         "import time, sys, torch; t = time.perf_counter(); import rearec_kernels; s = time.perf_counter() - t;"
-        "print(s, [m for m in ('rearec', 'lightning', 'polars', 'matplotlib') if m in sys.modules])"
+        "print(s, [m for m in ('rearec', 'lightning', 'polars', 'matplotlib', 'triton') if m in sys.modules])"
     )
     seconds, modules = run_python(code).stdout.split(maxsplit=1)
     assert float(seconds) < 1.0
@@ -111,6 +114,60 @@ def test_an_unusable_instruction_set_is_an_error() -> None:
     done = run_python("import rearec_kernels", REAREC_CPU_ISA="sse9")
     assert done.returncode == 1
     assert "ImportError: REAREC_CPU_ISA=sse9: this build on this machine can use baseline" in done.stderr
+
+
+@pytest.mark.skipif(not triton_support.INSTALLED, reason="triton is not installed")
+def test_triton_takes_tensors_of_a_cpu_in_its_interpreter_only_and_if_asked_for() -> None:
+    code = (
+        "import torch, rearec_kernels as rk; h, e = torch.ones(2, 1, 4), torch.ones(3, 4);"
+        "print(rk.available_backends('cpu')[-1], rk.resolve_backend('catalog_topk', h.device, h.dtype) == 'triton')\n"
+        "with rk.use_backend('triton'): print(rk.annealed_cross_entropy(h, e, torch.ones(2).long(), temperature=1))"
+    )
+    done = run_python(code, TRITON_INTERPRET="1")
+    assert done.stdout.split() == ["triton", "False", "tensor(1.0986)"], done.stderr
+    refused = run_python(code)
+    assert refused.returncode == 1 and refused.stdout.split() == ["reference", "False"]
+    assert "backend 'triton' cannot run on cpu (only in Triton's interpreter: TRITON_INTERPRET=1)" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "options", "expected"),
+    [
+        ("annealed_cross_entropy", torch.float32, {}, "triton"),
+        ("cached_reason_attention", torch.float32, {"head_dim": 64}, "cuda"),
+        ("cached_reason_attention", torch.float32, {"head_dim": 512}, "triton"),
+        ("annealed_cross_entropy", torch.float64, {}, "reference"),
+        ("ensemble_reasoning_loss", torch.float32, {"states": 8}, "triton"),
+        ("ensemble_reasoning_loss", torch.float32, {"states": 9}, "reference"),
+        ("catalog_topk", torch.bfloat16, {"k": 512}, "triton"),
+        ("catalog_topk", torch.bfloat16, {"k": 513}, "reference"),
+    ],
+)
+def test_a_gpu_takes_the_fastest_backend_that_serves_a_call(
+    op: str, dtype: torch.dtype, options: dict[str, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_obstacle", lambda backend, device: None)
+    monkeypatch.setattr(dispatch.native, "CUDA_MAX_HEAD_DIM", 256)
+    dispatch._warned.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        chosen = dispatch.resolve_backend(op, torch.device("cuda"), dtype, **options)
+    assert chosen == expected
+    # A warning where something of this call keeps the fastest away, not where that never serves it.
+    assert bool(caught) == (expected == "reference" or options.get("head_dim") == 512)
+
+
+def test_precisions_that_a_backend_does_not_serve() -> None:
+    tensors = torch.ones(2, 1, 4), torch.ones(3, 4), torch.zeros(2, dtype=torch.int64)
+    with use_backend("reference"), pytest.raises(ValueError, match="precision 'tf32' needs a GPU"):
+        rearec_kernels.annealed_cross_entropy(*tensors, temperature=1.0, precision="tf32")
+    if triton_support.INTERPRETED:
+        with use_backend("triton"):
+            losses = [
+                rearec_kernels.annealed_cross_entropy(*tensors, temperature=1.0, precision=precision)
+                for precision in ("fp32", "tf32")
+            ]
+        assert torch.equal(*losses)
 
 
 def test_backend_by_environment_variable() -> None:

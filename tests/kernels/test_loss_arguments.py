@@ -53,7 +53,6 @@ CATALOGUE_ERRORS = [
     ({"temperature": 0.0}, ValueError, "temperature must be finite and above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be finite and above 0, got nan"),
     ({"precision": "fp16"}, ValueError, "precision must be one of fp32, tf32, bf16, bf16x3, got 'fp16'"),
-    ({"precision": "tf32"}, ValueError, "precision 'tf32' needs GPU kernels"),
     ({"precision": "bf16x3"}, ValueError, "precision 'bf16x3' needs CPU kernels for AMX"),
 ]
 

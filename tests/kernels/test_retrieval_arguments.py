@@ -35,7 +35,6 @@ def pair(*values: int, items: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
         ({"weight": WEIGHT[:, :5]}, ValueError, r"weight must have shape \[N, d\] with hidden's d = 8, got \[10, 5\]"),
         ({"weight": prepare_catalog(WEIGHT[:, :5])}, ValueError, r"weight must have .* d = 8, got \[10, 5\]"),
         ({"weight": WEIGHT.to("meta")}, ValueError, "weight is on meta, hidden on cpu"),
-        ({"precision": "tf32"}, ValueError, "precision 'tf32' needs GPU kernels"),
         ({"exclude": torch.tensor([3, 10])}, IndexError, r"exclude\[1\] is 10, expected an item in \[0, 10\)"),
         ({"exclude": torch.tensor([-1])}, IndexError, r"exclude\[0\] is -1, expected an item in \[0, 10\)"),
         ({"exclude": torch.tensor([0.5])}, TypeError, r"exclude must be .* got torch.float32 \[1\] for its items"),

@@ -128,11 +128,12 @@ def compile_launch(launch: Launch, arch: int) -> dict[str, Any]:
             signature[name] = "constexpr"
             continue
         value = next(given)
-        if value is None or (isinstance(value, int) and value == 1):
+        specialized = not kernel.params[i].do_not_specialize
+        if value is None or (isinstance(value, int) and value == 1 and specialized):
             signature[name], constants[name] = "constexpr", value  # as a launch would
         else:
             signature[name] = type_name(value)
-            if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+            if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0 and specialized):
                 aligned[(i,)] = [["tt.divisibility", 16]]
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
