@@ -1,14 +1,17 @@
-"""Builds, checks and measures the CUDA kernels on a machine with an NVIDIA GPU, in under ten minutes and without a
-network: `python benchmarks/gpu.py`.
+"""Builds, checks and measures the CUDA and Triton kernels on a machine with an NVIDIA GPU, in under ten minutes and
+without a network: `python benchmarks/gpu.py`.
 
   build     installs this tree into a folder of its own, with kernels for this GPU; registers and spills of each
-  tests     of attention, on the device
-  sanitize  compute-sanitizer: memory errors, races in shared memory, synchronisation
+  tests     of attention, losses and retrieval, on the device
+  sanitize  compute-sanitizer on attention in CUDA: memory errors, races in shared memory, synchronisation
   ceilings  how fast the device copies
   forward   one reasoning step: bandwidth; against naive PyTorch, SDPA and FlashAttention
   shared    the same with prefixes that many rows share
   training  three steps and their gradients; against naive PyTorch and SDPA; peak memory
   rollout   a whole model as one CUDA graph; against its kernels launched one by one, and with naive attention
+  losses    in Triton, and their gradients: in matrix products; against naive and compiled PyTorch and fused losses;
+            peak memory
+  retrieval top-k and rank in Triton: bandwidth; against a matrix product and what PyTorch has to follow it
 
 A stage that fails does not stop the later ones. The exit status is 1 if one failed; a missed target is no failure.
 Results go to benchmarks/results/DATE-gpu-DEVICE.json, and a table is printed last.
@@ -36,11 +39,12 @@ from on_gpu.processes import Command, Processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHECKS = ("build", "tests", "sanitize")
-MEASUREMENTS = ("ceilings", "forward", "shared", "training", "rollout")
+# Losses and retrieval last: what they compile and tune takes time, and nothing is to lack it for that.
+MEASUREMENTS = ("ceilings", "forward", "shared", "training", "rollout", "losses", "retrieval")
 STAGES = (*CHECKS, *MEASUREMENTS)
 # Seconds at most; the measurements get what is left, and the checks leave them this much.
 LIMITS = {"build": 200, "tests": 240, "sanitize": 150}
-FOR_MEASUREMENTS = 200
+FOR_MEASUREMENTS = 240
 PROBE_LIMIT = 120
 
 

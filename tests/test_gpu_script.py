@@ -12,25 +12,43 @@ from pathlib import Path
 from typing import Any
 
 import gpu
+import naive
 import pytest
 import torch
 from on_gpu import report, timing
 from on_gpu.attention import Inputs, Shape, one_step
-from on_gpu.cases import AGREEMENT, DRY, cases
+from on_gpu.cases import AGREEMENT, cases
+from on_gpu.sizes import DRY
 
 SCRIPT = Path(gpu.__file__)
+# By module: compat stands in for FlashAttention, which has the same signature.
+STAND_INS = {
+    "flash_attn": "from rearec_kernels.compat import flash_attn_with_kvcache",
+    "liger_kernel/transformers": """
+from torch.nn.functional import cross_entropy
+def LigerFusedLinearCrossEntropyLoss():
+    return lambda weight, hidden, target: cross_entropy(hidden @ weight.T, target)
+""",
+    "cut_cross_entropy": """
+from torch.nn.functional import cross_entropy
+def linear_cross_entropy(hidden, weight, target):
+    return cross_entropy(hidden @ weight.T, target)
+""",
+}
 
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """The finished process and its folder; compat stands in for FlashAttention, which has the same signature."""
+    """The finished process and its folder; what may be absent on a machine has a stand-in."""
     folder = tmp_path_factory.mktemp("gpu")
-    stand_in = folder / "imports" / "flash_attn.py"
-    stand_in.parent.mkdir()
-    stand_in.write_text("from rearec_kernels.compat import flash_attn_with_kvcache\n", encoding="utf-8")
+    for module, text in STAND_INS.items():
+        stand_in = folder / "imports" / module / "__init__.py"
+        stand_in.parent.mkdir(parents=True)
+        stand_in.write_text(text, encoding="utf-8")
     command = [sys.executable, str(SCRIPT), "--dry-run", "--out", str(folder / "out"), "--commit", "abc"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(stand_in.parent))
+        patch.setenv("PYTHONPATH", str(folder / "imports"))
+        patch.delenv("TRITON_INTERPRET", raising=False)
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
     return done, folder / "out"
 
@@ -65,9 +83,52 @@ def test_dry_run_compares_with_every_contender(record: dict[str, Any]) -> None:
             assert found == {"ours", "naive", "SDPA"} | flash, name
     assert all(found >= {"ours", "naive", "SDPA"} for found in contenders("training").values())
     assert all(found == {"ours", "ours, no graph", "naive"} for found in contenders("rollout").values())
-    for case in record["stages"]["training"]["cases"]:
-        memory = case["calls"]["peak_memory_mb"]
-        assert set(memory) == set(case["calls"]["median_ms"]) and min(memory.values()) > 0
+    for stage in ("training", "losses", "retrieval"):
+        for case in record["stages"][stage]["cases"]:
+            memory = case["calls"]["peak_memory_mb"]
+            assert set(memory) == set(case["calls"]["median_ms"]) and min(memory.values()) > 0
+
+
+def test_dry_run_compares_losses_and_retrieval_with_every_contender(record: dict[str, Any]) -> None:
+    torchs = {"F.linear_cross_entropy": hasattr(torch.nn.functional, "linear_cross_entropy")}
+    torchs["F.linear_cross_entropy, chunked"] = hasattr(torch.nn, "LinearCrossEntropyOptions")
+    there = {who for who, is_there in torchs.items() if is_there}
+    for case in record["stages"]["losses"]["cases"]:
+        expected = {"ours", "naive"}
+        if "bf16" in case["name"]:
+            expected |= {"torch.compile"} if "cross-entropy" in case["name"] else set()
+            expected |= {"product"} if "InfoNCE" not in case["name"] else set()
+        if "T 1" in case["name"]:
+            expected |= there | {"Liger-Kernel", "cut-cross-entropy"}
+            assert set(case["absent"]) == set(torchs) - there
+        for kind in ("calls", "replays"):
+            assert set(case[kind]["median_ms"]) == expected, case["name"]
+        assert ("products" in case) == ("product" in expected)
+    for case in record["stages"]["retrieval"]["cases"]:
+        assert set(case["calls"]["median_ms"]) == {"ours", "mm + topk" if "top-" in case["name"] else "mm + count"}
+        assert case["bandwidth"]["ceiling"] == "read"
+
+
+def test_targets_of_losses_and_retrieval(record: dict[str, Any]) -> None:
+    def targets(stage: str, start: str, kind: str = "calls") -> dict[tuple[str, str], tuple[float, float]]:
+        case = next(case for case in record["stages"][stage]["cases"] if case["name"].startswith(start))
+        return {(t["kind"], t["against"]): (t["must"], t["aim"]) for t in case[kind]["targets"]}
+
+    loss = record["stages"]["losses"]["cases"]
+    products = {
+        case["name"].split()[0]: case["products"] for case in loss if "products" in case and "T 3" in case["name"]
+    }
+    limits = {name: (got["must"], got["aim"]) for name, got in products.items()}
+    assert limits == {"cross-entropy": (9, 5.5), "ensemble": (12, 7)}
+    times = {("time", "naive"): (2.5, 5), ("time", "torch.compile"): (1, 1.3)}
+    assert targets("losses", "cross-entropy T 3") == times | {("memory", "naive"): (20, 20)}
+    assert targets("losses", "cross-entropy T 3", "replays") == times
+    assert targets("losses", "ensemble T 3") == {("time", "naive"): (5, 12), ("memory", "naive"): (60, 60)}
+    assert targets("losses", "InfoNCE T 2") == {("time", "naive"): (1.5, 3)}
+    plain = targets("losses", "cross-entropy T 1")
+    assert {("time", "Liger-Kernel"), ("time", "cut-cross-entropy")} <= set(plain) and set(plain.values()) == {(1, 1.3)}
+    assert targets("retrieval", "top-") == {("time", "mm + topk"): (3, 8)}
+    assert targets("retrieval", "rank") == {}
 
 
 def test_dry_run_says_what_it_is_and_prints_the_commands(
@@ -75,7 +136,8 @@ def test_dry_run_says_what_it_is_and_prints_the_commands(
 ) -> None:
     done, out = dry_run
     assert done.stdout.count("dry run: no figure here is a GPU figure") == 2
-    for text in ("REAREC_CUDA_ARCHS=90a", "pip", "kernels/test_attention.py", "--tool memcheck", "--tool racecheck"):
+    texts = ["REAREC_CUDA_ARCHS=90a", "pip", "kernels/test_attention.py", "-k triton", "kernels/test_catalog_topk.py"]
+    for text in [*texts, "--tool memcheck", "--tool racecheck"]:
         assert text in done.stdout
     assert [record["stages"][stage]["status"] for stage in gpu.CHECKS] == ["printed"] * 3
     assert {path.suffix for path in out.iterdir()} == {".json", ".log"}
@@ -102,6 +164,9 @@ REMOVALS: list[Callable[[dict[str, Any]], Any]] = [
     lambda record: record["stages"]["shared"]["cases"][0].pop("replays"),
     lambda record: record["stages"]["rollout"]["cases"][0]["calls"]["median_ms"].pop("ours"),
     lambda record: record["stages"]["training"]["cases"][0]["calls"]["targets"][0].pop("verdict"),
+    lambda record: record["stages"]["losses"]["cases"][0]["products"].pop("count"),
+    lambda record: record["stages"]["losses"]["cases"][0].pop("out_of_memory"),
+    lambda record: record["stages"]["retrieval"]["cases"][0].pop("bandwidth"),
     lambda record: record["stages"]["build"].update(status="passed"),
 ]
 
@@ -128,8 +193,6 @@ def test_bytes_that_one_step_must_move() -> None:
 
 
 def test_a_contender_that_disagrees_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import naive
-
     right = naive.attention_steps
     bound = AGREEMENT[torch.float32]
     monkeypatch.setattr(naive, "attention_steps", lambda *x: [out * (1 + 10 * bound) for out in right(*x)])

@@ -13,12 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from on_gpu.comparison import Calls, Results
 from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention
 
-Results = Sequence[Tensor]
 KeysAndValues = tuple[Tensor, Tensor]
-# One call per input set.
-Calls = list[Callable[[], Results]]
 
 FEWEST_SLOTS = 5  # that a row of a ragged batch sees
 

@@ -24,7 +24,19 @@ ATTENTION_TESTS = (
     "kernels/test_dropout.py",
     "test_graphed_rollout.py",
 )
-MOST_FAILURES = 25  # after these, the tests stop
+CATALOG_TESTS = (
+    "kernels/test_annealed_cross_entropy.py",
+    "kernels/test_ensemble_reasoning_loss.py",
+    "kernels/test_reasoning_info_nce.py",
+    "kernels/test_catalog_topk.py",
+    "kernels/test_catalog_rank.py",
+    "kernels/test_loss_autograd.py",
+    "kernels/test_loss_identities.py",
+)
+ON_DEVICE = ("cuda", "triton")  # backends, which their tests have in their names
+MOST_FAILURES = 25  # after these, the tests of a process stop
+# Never in Triton's interpreter, and always with its first configs; several processes share the host.
+TEST_VARIABLES = {"TRITON_INTERPRET": "0", "REAREC_TRITON_AUTOTUNE": "0", "OMP_NUM_THREADS": "2"}
 
 # By tool: the line that says what it found.
 SUMMARIES = {
@@ -63,15 +75,24 @@ def build(processes: Processes, limit: float, site: Path, arch: str) -> Outcome:
 
 
 def test_commands(folder: Path) -> dict[Path, Command]:
-    """By the file that each writes its results to: the tests of attention, and all others that need a GPU.
+    """By the file that each writes its results to: the tests of attention, those of losses and retrieval in Triton,
+    and all others that need a GPU.
 
-    To be run outside of the repository, so that the installed packages are imported.
+    To be run outside of the repository, so that the installed packages are imported; and at the same time, as most of
+    it is compiling.
     """
-    listed = [TESTS / name for name in ATTENTION_TESTS if (TESTS / name).exists()]
+    attention, catalog = ([TESTS / name for name in names] for names in (ATTENTION_TESTS, CATALOG_TESTS))
+    listed = [*attention, *catalog]
     others = [path for path in sorted(TESTS.rglob("test_*.py")) if path not in listed and _needs_a_gpu(path)]
-    commands = {folder / "tests-of-attention.xml": _pytest(folder / "tests-of-attention.xml", listed)}
-    if others:
-        commands[folder / "tests-gpu.xml"] = _pytest(folder / "tests-gpu.xml", others, "-m", "gpu")
+    chosen: dict[str, tuple[list[Path], list[str]]] = {"tests-of-attention": (attention, [])}
+    chosen |= {f"tests-{path.stem.removeprefix('test_')}": ([path], ["-k", "triton"]) for path in catalog}
+    chosen["tests-gpu"] = (others, ["-m", "gpu"])
+    commands = {}
+    for name, (files, options) in chosen.items():
+        there = [path for path in files if path.exists()]
+        if there:
+            results = folder / f"{name}.xml"
+            commands[results] = _pytest(results, there, *options)
     return commands
 
 
@@ -82,22 +103,23 @@ def _needs_a_gpu(path: Path) -> bool:
 def _pytest(results: Path, files: list[Path], *options: str) -> Command:
     settings = ["-c", str(REPOSITORY / "pyproject.toml"), "-p", "no:cacheprovider", f"--junitxml={results}"]
     settings += ["-q", "--tb=short", "--durations=5", f"--maxfail={MOST_FAILURES}", *options]
-    return Command([sys.executable, "-m", "pytest", *settings, *map(str, files)])
+    return Command([sys.executable, "-m", "pytest", *settings, *map(str, files)], TEST_VARIABLES)
 
 
 def tests(processes: Processes, limit: float) -> Outcome:
-    """Passes when no test failed, and some ran the kernels on the device."""
-    outcome: Outcome = {"status": "passed", "errors": [], "counts": {}, "failed": [], "on_device": 0}
-    for results, command in test_commands(processes.folder).items():
-        done = processes.run(command, limit)
-        limit -= done.seconds
+    """Passes when no test failed, and some ran the kernels of each backend on the device."""
+    on_device = dict.fromkeys(ON_DEVICE, 0)
+    outcome: Outcome = {"status": "passed", "errors": [], "counts": {}, "failed": [], "on_device": on_device}
+    commands = test_commands(processes.folder)
+    for results, done in zip(commands, processes.run_together(list(commands.values()), limit), strict=True):
         _read_results(results, outcome)
         if done.status != 0:
             failure = _failed([f"{results.stem}: pytest {done.ending}"], done)
             outcome |= failure | {"errors": outcome["errors"] + failure["errors"]}
-    if outcome["on_device"] == 0:
-        outcome["status"] = "failed"
-        outcome["errors"].append('no test of backend "cuda" passed')
+    for backend, passed in on_device.items():
+        if passed == 0:
+            outcome["status"] = "failed"
+            outcome["errors"].append(f'no test of backend "{backend}" passed')
     return outcome
 
 
@@ -111,7 +133,8 @@ def _read_results(results: Path, outcome: Outcome) -> None:
         name = f"{case.get('classname')}::{case.get('name')}"
         if ended in ("failure", "error"):
             outcome["failed"].append(name)
-        outcome["on_device"] += ended == "passed" and re.search(r"\[.*\bcuda\b", name) is not None
+        for backend in outcome["on_device"]:
+            outcome["on_device"][backend] += ended == "passed" and re.search(rf"\[.*\b{backend}\b", name) is not None
 
 
 # --- sanitizers ---

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from compare import processor_name
 
-PACKAGES = ("torch", "triton", "numpy", "pybind11", "setuptools", "pytest", "flash-attn", "nvidia-cuda-runtime")
+PACKAGES = (
+    "torch", "triton", "numpy", "pybind11", "setuptools", "pytest", "nvidia-cuda-runtime", "flash-attn", "liger-kernel",
+    "cut-cross-entropy",
+)  # fmt: skip
 
 
 def describe(dry_run: bool) -> dict[str, Any]:

@@ -22,21 +22,24 @@ RECORD = {
 STAGE = {"status": str, "seconds": (int, float), "errors": list}
 CHECKED: dict[str, dict[str, Any]] = {
     "build": {"kernels": list},
-    "tests": {"counts": dict, "failed": list, "on_device": int},
+    "tests": {"counts": dict, "failed": list, "on_device": dict},
     "sanitize": {"found": dict},
 }
-CALLS, REPLAYS = {"errors": dict, "calls": dict}, {"replays": dict, "not_captured": dict}
-BANDWIDTHS = {"bandwidth": dict, "absent": dict}
+CALLS, REPLAYS = {"errors": dict, "out_of_memory": dict, "calls": dict}, {"replays": dict, "not_captured": dict}
+BANDWIDTHS, ABSENT = {"bandwidth": dict}, {"absent": dict}
 CASE: dict[str, dict[str, Any]] = {
     "ceilings": {"copy_gb_per_s": float},
-    "forward": CALLS | REPLAYS | BANDWIDTHS,
-    "shared": CALLS | REPLAYS | BANDWIDTHS,
+    "forward": CALLS | REPLAYS | BANDWIDTHS | ABSENT,
+    "shared": CALLS | REPLAYS | BANDWIDTHS | ABSENT,
     "training": CALLS | REPLAYS,
     "rollout": CALLS,
+    "losses": CALLS | REPLAYS | ABSENT,
+    "retrieval": CALLS | REPLAYS | BANDWIDTHS | ABSENT,
 }
 COMPARISON = {"median_ms": dict, "quartiles_ms": dict, "runs": dict, "peak_memory_mb": dict, "targets": list}
 TARGET = {"kind": str, "against": str, "must": (int, float), "aim": (int, float), "got": float, "verdict": str}
-BANDWIDTH = {"bytes": int, "gb_per_s": float, "copy_gb_per_s": float, "share": float}
+BANDWIDTH = {"bytes": int, "gb_per_s": float, "ceiling": str, "ceiling_gb_per_s": float, "share": float}
+PRODUCTS = {"count": float, "product_ms": float, "tflops": float}
 STATUSES = ("passed", "failed", "printed")
 
 
@@ -68,8 +71,9 @@ def _wrong_case(case: Record, expected: dict[str, Any], where: str) -> Iterator[
                 yield from _wrong(target, TARGET, f"{where}, {kind}, target")
             if "ours" not in case[kind].get("median_ms", {}):
                 yield f"{where}, {kind}: no time of ours"
-    if "bandwidth" in case:
-        yield from _wrong(case["bandwidth"], BANDWIDTH, f"{where}, bandwidth")
+    for key, form in (("bandwidth", BANDWIDTH), ("products", PRODUCTS)):
+        if key in case:
+            yield from _wrong(case[key], form, f"{where}, {key}")
 
 
 def _wrong(got: Record, expected: dict[str, Any], where: str) -> Iterator[str]:
@@ -89,7 +93,7 @@ def verdicts(stages: dict[str, Record]) -> Counter[str]:
 
 def _targets(case: Record) -> list[Record]:
     given = [target for kind in ("calls", "replays") for target in case.get(kind, {}).get("targets", [])]
-    return [*given, case["bandwidth"]] if "verdict" in case.get("bandwidth", {}) else given
+    return given + [case[key] for key in ("bandwidth", "products") if "verdict" in case.get(key, {})]
 
 
 def write(record: Record, path: Path) -> None:
@@ -131,7 +135,8 @@ def _summary(stage: str, got: Record) -> str:
     if stage == "tests" and "counts" in got:
         counts = ", ".join(f"{count} {ended}" for ended, count in sorted(got["counts"].items()))
         failed = "".join(f"\n  {name}" for name in got["failed"])
-        return f"; {counts}; {got['on_device']} on the device{failed}"
+        on_device = ", ".join(f"{count} in {backend}" for backend, count in got["on_device"].items())
+        return f"; {counts}; on the device {on_device}{failed}"
     if stage == "sanitize" and "found" in got:
         return "; " + ", ".join(f"{tool} {found}" for tool, found in got["found"].items())
     return ""
@@ -143,29 +148,40 @@ def _case_lines(case: Record) -> list[str]:
     if "copy_gb_per_s" in case:
         return [f"  {case['name']}: {case['copy_gb_per_s']:.0f} GB/s read and written"]
     lines = []
+    judged = "replays" if "replays" in case else "calls"
     for kind in ("replays", "calls"):
-        if kind in case and (case[kind]["targets"] or kind == "replays"):
-            lines.append(f"  {case['name']:<24} {kind:<8}{_bandwidth(case, kind)}{_times(case[kind])}")
-    notes = case["errors"] | {f"{who}, not captured": why for who, why in case.get("not_captured", {}).items()}
+        if kind in case and (case[kind]["targets"] or kind == judged):
+            rates = _rates(case) if kind == judged else ""
+            lines.append(f"  {case['name']:<30} {kind:<8}{rates}{_times(case[kind])}")
+    notes = dict(case["errors"])
+    for key, ending in (("out_of_memory", "does not fit"), ("not_captured", "not captured")):
+        notes |= {f"{who}, {ending}": why for who, why in case.get(key, {}).items()}
     return lines + [f"    {who}: {why}" for who, why in notes.items()]
 
 
-def _bandwidth(case: Record, kind: str) -> str:
-    if kind != "replays" or "bandwidth" not in case:
-        return ""
-    got = case["bandwidth"]
-    return f"{got['gb_per_s']:6.0f} GB/s {100 * got['share']:3.0f} % of copy{_mark(got)}  "
+def _rates(case: Record) -> str:
+    """Of ours: bandwidth, and time in matrix products."""
+    text = ""
+    if "bandwidth" in case:
+        got = case["bandwidth"]
+        text += f"{got['gb_per_s']:6.0f} GB/s {100 * got['share']:3.0f} % of {got['ceiling']}{_mark(got)}  "
+    if "products" in case:
+        got = case["products"]
+        text += f"{got['count']:5.1f} products{_mark(got)}  "
+    return text
 
 
 def _times(comparison: Record) -> str:
     """Ours in microseconds; of each other contender how many times that, its verdict, and how many times the memory."""
     median, memory = comparison["median_ms"], comparison["peak_memory_mb"]
-    marks = {target["against"]: _mark(target) for target in comparison["targets"]}
+    marks = {(target["kind"], target["against"]): _mark(target) for target in comparison["targets"]}
     parts = [f"{1e3 * median['ours']:8.1f} us"]
     for who, time in median.items():
         if who != "ours":
-            more = f" ({memory[who] / memory['ours']:.1f}x memory)" if memory.get("ours") else ""
-            parts.append(f"{who} {time / median['ours']:.2f}x{marks.get(who, '')}{more}")
+            more = ""
+            if memory.get("ours"):
+                more = f" ({memory[who] / memory['ours']:.1f}x memory{marks.get(('memory', who), '')})"
+            parts.append(f"{who} {time / median['ours']:.2f}x{marks.get(('time', who), '')}{more}")
     return "  ".join(parts)
 
 

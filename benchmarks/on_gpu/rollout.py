@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from on_gpu.attention import FEWEST_SLOTS, Calls, Results
+from on_gpu.attention import FEWEST_SLOTS
+from on_gpu.comparison import Calls, Results
 from rearec.data.batches import IGNORE_INDEX, Batch
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig

@@ -1,4 +1,4 @@
-"""Clocks: seconds of one call, seconds of a replay of many, peak memory and copy bandwidth, on a GPU or on a CPU."""
+"""Clocks: seconds of one call, seconds of a replay of many, peak memory; bandwidth; on a GPU or on a CPU."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ class CudaClock:
             return token
 
         grad, token = torch.is_grad_enabled(), torch.empty(0, device=self.device)
+        torch.cuda.empty_cache()  # a graph's memory is its own: room for it, while anything can still be freed
         return Replay(CudaGraphs(self.device)(run), count)
 
     def peak_memory(self, call: Call) -> int:
@@ -138,15 +139,23 @@ def in_turn(calls: Sequence[Call]) -> Call:
     return lambda: next(turn)()
 
 
-def copy_bandwidth(clock: Clock, size: int, runs: int = 10, copies: int = 5) -> float:
+def copy_bandwidth(clock: Clock, size: int) -> float:
     """Bytes per second, read and written, of copies of `size` bytes within the device's memory."""
     source = torch.rand(size // 4, device=clock.device)
     target = torch.empty_like(source)
+    return _bandwidth(clock, 2 * source.nbytes, lambda: target.copy_(source))
 
-    def copy() -> None:
-        for _ in range(copies):
-            target.copy_(source)
 
-    copy()
-    seconds = statistics.median(clock.call_seconds(copy) for _ in range(runs)) / copies
-    return 2 * source.nbytes / seconds
+def read_bandwidth(clock: Clock, size: int) -> float:
+    """Bytes per second of reading `size` bytes of the device's memory, to add them up."""
+    source = torch.rand(size // 4, device=clock.device)
+    return _bandwidth(clock, source.nbytes, source.sum)
+
+
+def _bandwidth(clock: Clock, size: int, call: Call, runs: int = 10, calls: int = 5) -> float:
+    def run() -> None:
+        for _ in range(calls):
+            call()
+
+    run()
+    return size * calls / statistics.median(clock.call_seconds(run) for _ in range(runs))

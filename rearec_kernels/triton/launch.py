@@ -54,7 +54,9 @@ def launch(kernel: Any, grid: tuple[int, ...], config: Config, *arguments: Any, 
     """Starts `kernel` on the device of the first argument, a tensor. Nothing is started for an empty grid."""
     if 0 in grid:
         return
-    options = {**constants, **config.constants, "num_warps": config.warps, "num_stages": config.stages}
+    # Fusing is what Triton does by default, and announces to change.
+    how = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
+    options = {**constants, **config.constants, **how}
     with _on(arguments[0]):
         kernel[grid](*arguments, **options)
 
