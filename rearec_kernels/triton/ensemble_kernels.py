@@ -76,17 +76,17 @@ def _differences(z, STATES: tl.constexpr, PAPER: tl.constexpr):
 
 @triton.jit
 def _logit_gradients(
-    z, largest, total, spread, scale, hit, cross_entropy_share, divergence_share,
+    z, largest, inverse_total, spread, scale, hit, cross_entropy_share, divergence_share,
     STATES: tl.constexpr, PAPER: tl.constexpr,
 ):  # fmt: skip
     """The gradient of every state's logits; statistics of the mean state are the last of theirs."""
-    mean = power(_mean_logit(z, STATES), largest[STATES][None, :], scale) / total[STATES][None, :]
+    mean = power(_mean_logit(z, STATES), largest[STATES][None, :], scale) * inverse_total[STATES][None, :]
     common = cross_entropy_share[None, :] / STATES * tl.where(hit, mean - 1.0, mean)
     u = _differences(z, STATES, PAPER)
     earlier = tl.zeros_like(z[0])
     gradients = ()
     for t in tl.static_range(STATES):
-        p = power(z[t], largest[t][None, :], scale) / total[t][None, :]
+        p = power(z[t], largest[t][None, :], scale) * inverse_total[t][None, :]
         if PAPER:
             of_divergence = p * ((u[t] - spread[t][None, :]) * scale + t) - earlier
             earlier += p
@@ -98,17 +98,17 @@ def _logit_gradients(
 
 @triton.jit
 def _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES: tl.constexpr):
-    """Those of the states, and of largest and total also those of the mean; of rows that count for nothing harmless."""
+    """Largest, 1 / total and spread of the states, of the first two also those of the mean; harmless ones outside."""
     largest = ()
-    total = ()
+    inverse_total = ()
     spread = ()
     for t in tl.static_range(STATES + 1):
         place = row * (STATES + 1) + t
         largest = largest + (tl.load(largest_ptr + place, mask=inside, other=0.0),)
-        total = total + (tl.load(total_ptr + place, mask=inside, other=1.0),)
+        inverse_total = inverse_total + (tl.div_rn(1.0, tl.load(total_ptr + place, mask=inside, other=1.0)),)
         if t < STATES:
             spread = spread + (tl.load(spread_ptr + row * STATES + t, mask=inside, other=0.0),)
-    return largest, total, spread
+    return largest, inverse_total, spread
 
 
 @triton.jit
@@ -260,7 +260,7 @@ def ensemble_rows_gradient(
     target = tl.load(target_ptr + row, mask=inside, other=ignore_index)
     kept = inside & (target != ignore_index)
     share = tl.load(share_ptr + row, mask=kept, other=0.0) * scale
-    largest, total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
+    largest, inverse_total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
     depth = tl.arange(0, DEPTH)
     states = ()
     if DEPTH >= WIDTH:
@@ -279,7 +279,9 @@ def ensemble_rows_gradient(
             states, table, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
         hit = item[:, None] == target.to(tl.int32)[None, :]
-        dz = _logit_gradients(z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER)
+        dz = _logit_gradients(
+            z, largest, inverse_total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
+        )
         if DEPTH >= WIDTH and COLUMNS == DEPTH:
             values = table
         else:
@@ -321,7 +323,7 @@ def ensemble_table_gradient(
         target = tl.load(target_ptr + row, mask=inside, other=ignore_index)
         kept = inside & (target != ignore_index)
         share = tl.load(share_ptr + row, mask=kept, other=0.0) * scale
-        largest, total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
+        largest, inverse_total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
         states = ()
         if DEPTH >= WIDTH:
             states = _load_states(rows_ptr, row_tile, kept, depth, WIDTH, STATES)
@@ -329,7 +331,9 @@ def ensemble_table_gradient(
             states, table, rows_ptr, table_ptr, row_tile, kept, first_item, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
         hit = item[:, None] == target.to(tl.int32)[None, :]
-        dz = _logit_gradients(z, largest, total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER)
+        dz = _logit_gradients(
+            z, largest, inverse_total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
+        )
         for t in tl.static_range(STATES):
             if DEPTH >= WIDTH and COLUMNS == DEPTH:
                 values = states[t]

@@ -42,7 +42,7 @@ def softmax_statistics(
     ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One part of the items, for one tile of rows: the largest logit, the sum of exponentials relative to it, the
-    target's logit (0 if it is in another part) and, with MEAN, the sum of items weighted by the exponentials.
+    target's logit (0 if it is in another part) and, with MEAN, the sum of the other items weighted by the exponentials.
 
     Grid: row tiles x parts, batches, tiles of COLUMNS. Outputs [parts, batches, rows] and [parts, batches, rows,
     WIDTH].
@@ -78,7 +78,8 @@ def softmax_statistics(
         z = tl.where(item_kept[None, :], z, NOWHERE)
         if GROUPED:
             z = tl.where(_same_group(group_ptr, row, inside, item, item_kept), NOWHERE, z)
-        target_logit += tl.sum(tl.where(item[None, :] == target[:, None], z, 0.0), 1)
+        own = item[None, :] == target[:, None]
+        target_logit += tl.sum(tl.where(own, z, 0.0), 1)
         now_largest = tl.maximum(largest, tl.max(z, 1))
         shrink = power(largest, now_largest, scale)
         p = power(z, now_largest[:, None], scale[:, None])
@@ -89,7 +90,8 @@ def softmax_statistics(
                 values = table
             else:
                 values = load_tile(table_ptr, table_stride, item_tile, item_kept, out_columns, WIDTH)
-            mean = product(p.to(values.dtype), values, mean * shrink[:, None], PRECISION)
+            others = tl.where(own, 0.0, p)
+            mean = product(others.to(values.dtype), values, mean * shrink[:, None], PRECISION)
 
     out = (part * tl.num_programs(1) + batch).to(tl.int64) * row_count
     if tl.program_id(2) == 0:
@@ -149,7 +151,11 @@ def softmax_merge(
         coefficient = tl.load(coefficient_ptr + place, mask=kept, other=0.0) * scale
         entry = table_ptr + batch * table_batch_stride + target.to(tl.int64)[:, None] * table_stride + columns[None, :]
         own = tl.load(entry, mask=kept[:, None] & (columns < WIDTH)[None, :], other=0.0).to(tl.float32)
-        gradient = tl.where(kept[:, None], coefficient[:, None] * (mean / total[:, None] - own), 0.0)
+        # The target's item on its own: its part in the mean and its -1 would cancel where the target is likely.
+        inverse_total = tl.div_rn(1.0, total)
+        own_share = power(target_logit, largest, scale) * inverse_total - 1.0
+        gradient = coefficient[:, None] * (mean * inverse_total[:, None] + own_share[:, None] * own)
+        gradient = tl.where(kept[:, None], gradient, 0.0)
         store_tile(
             gradient_ptr + batch * gradient_batch_stride, gradient_stride, first_row, inside, columns, gradient, WIDTH
         )
@@ -192,7 +198,7 @@ def softmax_table_gradient(
             table, table_ptr, table_stride, first_item, item_kept, rows_ptr, row_stride, row_tile, kept,
             WIDTH, DEPTH, PRECISION,
         )  # fmt: skip
-        p = power(z, largest[None, :], scale[None, :]) / total[None, :]
+        p = power(z, largest[None, :], scale[None, :]) * tl.div_rn(1.0, total)[None, :]
         if GROUPED:
             p = tl.where(_same_group(group_ptr, item, item_kept, row, inside), 0.0, p)
         dz = coefficient[None, :] * tl.where(item[:, None] == target[None, :], p - 1.0, p)

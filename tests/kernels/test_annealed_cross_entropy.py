@@ -122,7 +122,9 @@ def test_bf16_precision_rounds_the_operands_and_nothing_else(backend: str) -> No
             )
             for precision in ("fp32", "bf16")
         )
-    assert torch.equal(exact_operands, rounded_operands)
+    # Tensor cores add the same exact products in another order.
+    tolerance = 1e-6 if exact_operands.is_cuda else 0.0
+    torch.testing.assert_close(exact_operands, rounded_operands, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -206,7 +208,7 @@ def test_one_temperature_and_weight_stand_for_all_steps(backend: str) -> None:
     with use_backend(backend):
         one = annealed_cross_entropy(hidden, weight, problem.target, temperature=0.5, step_weight=2.0)
         each = annealed_cross_entropy(
-            hidden, weight, problem.target, temperature=torch.full((3,), 0.5), step_weight=[2, 2, 2]
+            hidden, weight, problem.target, temperature=torch.full((3,), 0.5, device="cpu"), step_weight=[2, 2, 2]
         )
         default = annealed_cross_entropy(hidden, weight, problem.target, temperature=0.5)
     assert torch.equal(one, each)

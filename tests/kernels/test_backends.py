@@ -13,7 +13,15 @@ import pytest
 import torch
 
 import rearec_kernels
-from rearec_kernels import ReasoningCache, available_backends, build_info, cached_reason_attention, dispatch, triton_support, use_backend
+from rearec_kernels import (
+    ReasoningCache,
+    available_backends,
+    build_info,
+    cached_reason_attention,
+    dispatch,
+    triton_support,
+    use_backend,
+)
 
 NATIVE = os.environ.get("REAREC_NATIVE") != "0"
 

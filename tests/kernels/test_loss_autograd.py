@@ -71,7 +71,9 @@ def leaves(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 def total(loss: Tensor) -> Tensor:
     """A scalar with a different upstream gradient for every row and step."""
-    return (loss * torch.linspace(0.5, 2, loss.numel()).view(loss.shape)).sum() if loss.dim() else loss
+    return (
+        (loss * torch.linspace(0.5, 2, loss.numel(), device=loss.device).view(loss.shape)).sum() if loss.dim() else loss
+    )
 
 
 @every_loss

@@ -43,7 +43,9 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def describe(entry: dict[str, Any]) -> str:
     size = f"{entry['registers']} registers, {entry['spills']} spills, {entry['shared']} bytes shared"
-    return f"{entry['case']}: {entry['kernel']} for {entry['arch']}, triton {entry['triton']}: {size}, {entry['blocks']}"
+    return (
+        f"{entry['case']}: {entry['kernel']} for {entry['arch']}, triton {entry['triton']}: {size}, {entry['blocks']}"
+    )
 
 
 def test_every_kernel_is_compiled_for_every_architecture(report: list[dict[str, Any]]) -> None:

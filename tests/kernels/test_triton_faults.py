@@ -52,9 +52,7 @@ def compare(call: Callable[..., Tensor], *inputs: Tensor) -> None:
 def annealed() -> None:
     target = torch.arange(70) * 4 % 300
     target[7] = -100
-    compare(
-        lambda h, e: annealed_cross_entropy(h, e, target, temperature=[0.8, 0.4]), drawn(70, 2, 20), drawn(300, 20)
-    )
+    compare(lambda h, e: annealed_cross_entropy(h, e, target, temperature=[0.8, 0.4]), drawn(70, 2, 20), drawn(300, 20))
 
 
 def annealed_rows() -> None:
