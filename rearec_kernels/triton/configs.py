@@ -6,6 +6,8 @@ first entry is compiled ahead of time by the tests for compute capability 8.0, 9
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from rearec_kernels.triton.launch import Config, block_size, config
@@ -14,6 +16,7 @@ from rearec_kernels.triton.tiles import INTERPRETED
 _WIDEST = 256  # columns that a kernel accumulates at a time
 
 
+@functools.cache
 def softmax_statistics(arch: int, dtype: torch.dtype, width: int, mean: bool) -> tuple[Config, ...]:
     columns = block_size(width, 16, _WIDEST)
     if INTERPRETED:
@@ -26,10 +29,11 @@ def softmax_statistics(arch: int, dtype: torch.dtype, width: int, mean: bool) ->
     sizes = {"DEPTH": columns, "COLUMNS": columns}
     tall, middle = config(8, 3, ROWS=128, ITEMS=32, **sizes), config(8, 2, ROWS=64, ITEMS=64, **sizes)
     if arch // 10 == 9:
-        return tall, config(8, 2, ROWS=128, ITEMS=64, **sizes), middle, small
+        return tall, *(config(8, stages, ROWS=128, ITEMS=64, **sizes) for stages in (2, 3)), middle, small
     return middle, tall, small
 
 
+@functools.cache
 def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int, batches: int) -> tuple[Config, ...]:
     columns = block_size(width, 16, _WIDEST)
     if INTERPRETED:
@@ -41,7 +45,8 @@ def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int, batches: i
         return config(8, 2, ROWS=32, ITEMS=64, DEPTH=64, COLUMNS=columns), small
     items = 128 if batches == 1 else 64  # the tables of the contrastive loss are small
     sizes = {"DEPTH": columns, "COLUMNS": columns}
-    return config(8, 2, ROWS=32, ITEMS=items, **sizes), config(8, 2, ROWS=64, ITEMS=64, **sizes), small
+    others = (config(8, 2, ROWS=64, ITEMS=64, **sizes), config(8, 2, ROWS=64, ITEMS=128, **sizes))
+    return config(8, 2, ROWS=32, ITEMS=items, **sizes), *others, small
 
 
 def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
@@ -53,26 +58,31 @@ def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
     )
 
 
+@functools.cache
 def ensemble_statistics(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
     rows, items = 32 if arch // 10 == 9 or dtype == torch.float32 else 16, 32 if dtype == torch.float32 else 64
-    return _ensemble(dtype, width, states, rows, ITEMS=items)
+    return _ensemble(dtype, width, states, rows, (64,), ITEMS=items)
 
 
+@functools.cache
 def ensemble_rows_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
     items = 32 if dtype == torch.float32 or arch // 10 == 9 else 64
-    return _ensemble(dtype, width, states, 16, ITEMS=items, COLUMNS=block_size(width, 16, _WIDEST))
+    return _ensemble(dtype, width, states, 16, (32,), ITEMS=items, COLUMNS=block_size(width, 16, _WIDEST))
 
 
+@functools.cache
 def ensemble_table_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
     rows, items, columns = 32, 64, _WIDEST
     if dtype == torch.float32:
         rows, items, columns = 16, 32, 128
     elif arch // 10 == 9:
         rows, columns = 16, 128
-    return _ensemble(dtype, width, states, rows, ITEMS=items, COLUMNS=block_size(width, 16, columns))
+    return _ensemble(dtype, width, states, rows, (32, 64), ITEMS=items, COLUMNS=block_size(width, 16, columns))
 
 
-def _ensemble(dtype: torch.dtype, width: int, states: int, rows: int, **sizes: int) -> tuple[Config, ...]:
+def _ensemble(
+    dtype: torch.dtype, width: int, states: int, rows: int, other_rows: tuple[int, ...], **sizes: int
+) -> tuple[Config, ...]:
     """Up to three states as given, more with fewer rows: the logits of all states are in registers."""
     depth = block_size(width, 16, _WIDEST)
     if INTERPRETED:
@@ -83,12 +93,16 @@ def _ensemble(dtype: torch.dtype, width: int, states: int, rows: int, **sizes: i
     elif width > _WIDEST:
         depth = 64
     smallest = {name: min(size, 64 if name == "COLUMNS" else 32) for name, size in sizes.items()}
+    tensor_cores = dtype != torch.float32 and states <= 3
+    others = (config(8, 2, **(sizes | {"ITEMS": 64}), ROWS=count, DEPTH=depth) for count in other_rows if tensor_cores)
     return (
         config(8, 2, **sizes, ROWS=rows if states <= 3 else 16, DEPTH=depth),
+        *others,
         config(8, 1, **smallest, ROWS=16, DEPTH=min(depth, 64)),
     )
 
 
+@functools.cache
 def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tuple[Config, ...]:
     """The more places a row's list has, in registers too, the fewer rows."""
     if INTERPRETED:
@@ -97,10 +111,12 @@ def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tupl
     return _scan(dtype, width, max(16, min(most, 4096 // places)), 64)
 
 
+@functools.cache
 def merge_best(candidates: int) -> Config:
     return config(4, 1, ROWS=min(256, max(1, (2**16 if INTERPRETED else 2048) // candidates)))
 
 
+@functools.cache
 def catalog_rank(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...]:
     if INTERPRETED:
         return (config(4, 1, ROWS=128, ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
@@ -109,4 +125,9 @@ def catalog_rank(arch: int, dtype: torch.dtype, width: int) -> tuple[Config, ...
 
 def _scan(dtype: torch.dtype, width: int, rows: int, items: int) -> tuple[Config, ...]:
     depth = 16 if dtype == torch.float32 else block_size(width, 16, _WIDEST if width <= _WIDEST else 64)
-    return config(8, 2, ROWS=rows, ITEMS=items, DEPTH=depth), config(4, 1, ROWS=16, ITEMS=32, DEPTH=min(depth, 32))
+    return (
+        config(8, 2, ROWS=rows, ITEMS=items, DEPTH=depth),
+        config(4, 2, ROWS=max(16, rows // 2), ITEMS=items, DEPTH=depth),
+        config(8, 2, ROWS=rows, ITEMS=2 * items, DEPTH=depth),
+        config(4, 1, ROWS=16, ITEMS=32, DEPTH=min(depth, 32)),
+    )

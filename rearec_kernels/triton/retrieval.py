@@ -15,6 +15,8 @@ from rearec_kernels.triton.tuning import magnitude, run_best
 
 _MOST_MERGED = 4096  # candidates of a row that one block looks through
 _MOST_PARTS = 64
+_SAMPLED = 16  # a part of the catalogue in so many bounds the scores of the others,
+_LEAST_SAMPLED = 2**13  # if it is not smaller than this
 
 
 class _Scan:
@@ -35,11 +37,11 @@ class _Scan:
         """What the choice of a config depends on."""
         return *self.constants.values(), magnitude(self.row_count), magnitude(self.item_count)
 
-    def split(self, chosen: Config) -> tuple[int, int, int]:
-        """Row tiles, parts, and the items of a part."""
-        row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(self.item_count, chosen["ITEMS"])
+    def split(self, chosen: Config, items: int) -> tuple[int, int, int]:
+        """Row tiles, parts, and the items of a part, of the first `items` of the catalogue."""
+        row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(items, chosen["ITEMS"])
         per_part = blocks(item_tiles, parts(row_tiles, item_tiles, self.device, _MOST_PARTS)) * chosen["ITEMS"]
-        return row_tiles, blocks(self.item_count, per_part), per_part
+        return row_tiles, blocks(items, per_part), per_part
 
 
 def catalog_topk(
@@ -47,13 +49,14 @@ def catalog_topk(
 ) -> tuple[Tensor, Tensor]:
     scan = _Scan(hidden, weight, offsets, items, precision)
     kept = min(k, scan.item_count)
-    places = triton.next_power_of_2(max(kept, 2))
-    candidates = configs.catalog_topk(scan.arch, scan.rows.dtype, scan.width, places)
-    best = run_best(
-        "best_of_part", (*scan.kind, places), candidates, scan.device,
-        lambda chosen: _best_of_parts(scan, chosen, places),
-    )  # fmt: skip
-    scores, found = _merge(best, kept, places)
+    floor = torch.full((scan.row_count,), float("-inf"), dtype=torch.float32, device=scan.device)
+    sampled = scan.item_count // _SAMPLED
+    if sampled >= max(_LEAST_SAMPLED, kept):
+        # What is best in a part of the catalogue bounds what is best in all of it, and few items pass the bound: finding
+        # the worst of those kept, to replace it, takes longer than the products.
+        scores, _ = _best(scan, kept, sampled, floor)
+        floor = torch.nextafter(scores[:, -1], floor)
+    scores, found = _best(scan, kept, scan.item_count, floor)
     if kept == k:
         return scores, found
     missing = (0, k - kept)
@@ -61,16 +64,23 @@ def catalog_topk(
     return pad(scores, missing, value=float("-inf")), pad(found, missing, value=-1)
 
 
-def _best_of_parts(scan: _Scan, chosen: Config, places: int) -> Tensor:
-    """Candidates [rows, parts, places]."""
-    row_tiles, count, per_part = scan.split(chosen)
-    best = torch.empty((scan.row_count, count, places), dtype=torch.int64, device=scan.device)
-    launch(
-        best_of_part, (row_tiles, count), chosen,
-        scan.rows, scan.table, *scan.exclusion.arguments(), best, scan.row_count, scan.item_count, per_part,
-        **scan.constants, PLACES=places,
-    )  # fmt: skip
-    return best
+def _best(scan: _Scan, k: int, items: int, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and items [rows, k] of the first `items` of the catalogue; nothing at or below the row's floor."""
+    places = triton.next_power_of_2(max(k, 2))
+
+    def run(chosen: Config) -> Tensor:
+        row_tiles, count, per_part = scan.split(chosen, items)
+        best = torch.empty((scan.row_count, count, places), dtype=torch.int64, device=scan.device)
+        launch(
+            best_of_part, (row_tiles, count), chosen,
+            scan.rows, scan.table, *scan.exclusion.arguments(), floor, best, scan.row_count, items, per_part,
+            **scan.constants, PLACES=places,
+        )  # fmt: skip
+        return best
+
+    candidates = configs.catalog_topk(scan.arch, scan.rows.dtype, scan.width, places)
+    kind = (*scan.kind, places)  # not how many items: scores of the sample have to be those of the whole
+    return _merge(run_best("best_of_part", kind, candidates, scan.device, run), k, places)
 
 
 def _merge(best: Tensor, k: int, places: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +111,7 @@ def catalog_rank(
     target = target.contiguous()
 
     def run(chosen: Config) -> tuple[Tensor, Tensor]:
-        row_tiles, count, per_part = scan.split(chosen)
+        row_tiles, count, per_part = scan.split(chosen, scan.item_count)
         half_counts = torch.empty((count, scan.row_count), dtype=torch.int32, device=scan.device)
         target_score = torch.empty(scan.row_count, dtype=torch.float32, device=scan.device)
         launch(

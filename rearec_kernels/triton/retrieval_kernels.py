@@ -47,12 +47,12 @@ def _keep_best(best, candidates):
 
 @triton.jit
 def best_of_part(
-    rows_ptr, table_ptr, mask_ptr, offsets_ptr, barred_ptr, best_ptr,
+    rows_ptr, table_ptr, mask_ptr, offsets_ptr, barred_ptr, floor_ptr, best_ptr,
     row_count, item_count, items_per_part,
     WIDTH: tl.constexpr, BAR_FOR_ALL: tl.constexpr, BAR_PER_ROW: tl.constexpr, PRECISION: tl.constexpr,
     PLACES: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """The PLACES best candidates of one tile of rows in one part of the items, in no order.
+    """The PLACES best candidates above the row's floor of one tile of rows in one part of the items, in no order.
 
     Grid: row tiles, parts; neighbours in the grid read the same items. Output int64 [rows, parts, PLACES].
     """
@@ -67,7 +67,8 @@ def best_of_part(
         position, end = first_barred(offsets_ptr, barred_ptr, row, inside, first_item)
     place = tl.arange(0, PLACES)
     best = tl.zeros((ROWS, PLACES), tl.int64) + (place.to(tl.int64) + (EMPTY + 1))[None, :]
-    worst = tl.full((ROWS,), NOWHERE, tl.float32)
+    floor = tl.load(floor_ptr + row, mask=inside, other=NOWHERE)
+    worst = floor
     for item_tile in tl.range(first_item, end_item, ITEMS):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
@@ -84,7 +85,7 @@ def best_of_part(
         if tl.max(tl.max(promising.to(tl.int32), 1), 0) > 0:
             best = _keep_best(best, tl.where(promising, _candidates(scores, item), EMPTY))
             lowest = tl.min(best, 1)
-            worst = tl.where(lowest > EMPTY + PLACES, _score_of(lowest), NOWHERE)
+            worst = tl.where(lowest > EMPTY + PLACES, _score_of(lowest), floor)
     start = (row.to(tl.int64) * tl.num_programs(1) + part) * PLACES
     tl.store(best_ptr + start[:, None] + place[None, :], best, mask=inside[:, None])
 

@@ -21,7 +21,7 @@ import triton
 from rearec_kernels.triton.launch import Config
 
 OutOfResources = triton.runtime.errors.OutOfResources
-_chosen: dict[str, int] = {}
+_chosen: dict[tuple[object, ...], int] = {}
 
 
 def run_best(
@@ -41,15 +41,18 @@ def run_best(
     """
     if not _is_tuned(candidates, device):
         return _first_that_fits(candidates, run)
-    key = json.dumps([kernel, _device_name(device), triton.__version__, *map(str, problem), *map(str, candidates)])
-    if key not in _chosen:
-        _chosen[key] = _read(key, len(candidates))
-    if _chosen[key] < 0:
-        if torch.cuda.is_current_stream_capturing():  # nothing can be timed now
-            return _first_that_fits(candidates, run)
-        _chosen[key] = _measure(candidates, run)
-        _write(key, _chosen[key])
-    return run(candidates[_chosen[key]])
+    key = kernel, device, *problem, *candidates
+    chosen = _chosen.get(key)
+    if chosen is None:
+        text = json.dumps([kernel, _device_name(device), triton.__version__, *map(str, problem), *map(str, candidates)])
+        chosen = _read(text, len(candidates))
+        if chosen < 0:
+            if torch.cuda.is_current_stream_capturing():  # nothing can be timed now
+                return _first_that_fits(candidates, run)
+            chosen = _measure(candidates, run)
+            _write(text, chosen)
+        _chosen[key] = chosen
+    return run(candidates[chosen])
 
 
 def magnitude(count: int) -> int:
