@@ -30,6 +30,10 @@ _DTYPES = {
 # Where a backend serves some of the public calls only.
 _CALLS = {"cuda": frozenset({"cached_reason_attention"})}
 
+# Calls and precisions in which a backend is slower than "reference", so that it has to be asked for: measured on an H100
+# (benchmarks/results), where products of float32 without tensor cores are far from what cuBLAS makes of them.
+_SLOW = {"triton": frozenset({("annealed_cross_entropy", "fp32"), ("ensemble_reasoning_loss", "fp32")})}
+
 _PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None
 _local = threading.local()  # not a ContextVar: torch.compile traces this one, with a guard
 _warned: set[tuple[str, str, str]] = set()
@@ -72,7 +76,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def resolve_backend(
-    op: str, device: torch.device, dtype: torch.dtype, head_dim: int = 0, states: int = 1, k: int = 1
+    op: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int = 0,
+    states: int = 1,
+    k: int = 1,
+    precision: str | None = None,
 ) -> str:
     """The name of the backend that a public call uses, chosen as `use_backend` and REAREC_BACKEND say.
 
@@ -82,6 +92,7 @@ def resolve_backend(
         head_dim: the head width, for attention.
         states: the states per row, for the ensemble loss.
         k: for the top-k.
+        precision: for losses; None for none in particular.
 
     Raises:
         ValueError: the backend asked for is unknown, not there for this device, or does not serve this call.
@@ -99,7 +110,9 @@ def resolve_backend(
         if refusal:
             raise ValueError(f"{op}: backend {name!r} does not serve {refusal}")
         return name
-    candidates = [name for name in available if op in _CALLS.get(name, (op,))]
+    candidates = [
+        name for name in available if op in _CALLS.get(name, (op,)) and (op, precision) not in _SLOW.get(name, ())
+    ]
     for name in candidates:
         if _refusal(name, op, dtype, head_dim, states, k) is None:
             if name != candidates[0]:

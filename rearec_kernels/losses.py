@@ -96,7 +96,7 @@ def annealed_cross_entropy(
     steps = hidden.shape[1]
     temperatures = _host_values(op, "temperature", temperature, steps)
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight))
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight), precision=precision)
     check_precision(op, precision, backend)
     inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
@@ -152,7 +152,9 @@ def ensemble_reasoning_loss(
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     check_number(op, "temperature", temperature)
     check_number(op, "kl_weight", kl_weight)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight), states=hidden.shape[1])
+    backend = resolve_backend(
+        op, hidden.device, operand_dtype(hidden, weight), states=hidden.shape[1], precision=precision
+    )
     check_precision(op, precision, backend)
     loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
         hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,

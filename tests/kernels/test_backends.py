@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,7 +145,10 @@ def test_triton_takes_tensors_of_a_cpu_in_its_interpreter_only_and_if_asked_for(
         ("annealed_cross_entropy", torch.float32, {}, "triton"),
         ("cached_reason_attention", torch.float32, {"head_dim": 64}, "cuda"),
         ("cached_reason_attention", torch.float32, {"head_dim": 512}, "triton"),
-        ("annealed_cross_entropy", torch.float64, {}, "reference"),
+        ("annealed_cross_entropy", torch.float64, {"precision": "bf16"}, "reference"),
+        ("annealed_cross_entropy", torch.float32, {"precision": "bf16"}, "triton"),
+        ("annealed_cross_entropy", torch.float32, {"precision": "fp32"}, "reference"),
+        ("ensemble_reasoning_loss", torch.bfloat16, {"precision": "fp32"}, "reference"),
         ("ensemble_reasoning_loss", torch.float32, {"states": 8}, "triton"),
         ("ensemble_reasoning_loss", torch.float32, {"states": 9}, "reference"),
         ("catalog_topk", torch.bfloat16, {"k": 512}, "triton"),
@@ -152,7 +156,7 @@ def test_triton_takes_tensors_of_a_cpu_in_its_interpreter_only_and_if_asked_for(
     ],
 )
 def test_a_gpu_takes_the_fastest_backend_that_serves_a_call(
-    op: str, dtype: torch.dtype, options: dict[str, int], expected: str, monkeypatch: pytest.MonkeyPatch
+    op: str, dtype: torch.dtype, options: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatch, "_obstacle", lambda backend, device: None)
     monkeypatch.setattr(dispatch.native, "CUDA_MAX_HEAD_DIM", 256)
@@ -162,7 +166,8 @@ def test_a_gpu_takes_the_fastest_backend_that_serves_a_call(
         chosen = dispatch.resolve_backend(op, torch.device("cuda"), dtype, **options)
     assert chosen == expected
     # A warning where something of this call keeps the fastest away, not where that never serves it.
-    assert bool(caught) == (expected == "reference" or options.get("head_dim") == 512)
+    refused = expected == "reference" and options.get("precision") != "fp32"
+    assert bool(caught) == (refused or options.get("head_dim") == 512)
 
 
 def test_precisions_that_a_backend_does_not_serve() -> None:
