@@ -30,8 +30,8 @@ _DTYPES = {
 # Where a backend serves some of the public calls only.
 _CALLS = {"cuda": frozenset({"cached_reason_attention"})}
 
-# Calls and precisions in which a backend is slower than "reference", so that it has to be asked for: measured on an H100
-# (benchmarks/results), where products of float32 without tensor cores are far from what cuBLAS makes of them.
+# Calls and precisions in which a backend is slower than "reference", so that it has to be asked for: measured on an
+# H100, where Triton's products of float32 without tensor cores are far from what cuBLAS makes of them.
 _SLOW = {"triton": frozenset({("annealed_cross_entropy", "fp32"), ("ensemble_reasoning_loss", "fp32")})}
 
 _PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None

@@ -71,7 +71,7 @@ class Inputs:
 
     @cached_property
     def product_operands(self) -> tuple[Tensor, Tensor]:
-        """[R * T, d] and [d, N] in bfloat16, N rounded up: cuBLAS is several times slower where a row is not aligned."""
+        """[R * T, d] and [d, N] in bfloat16, N rounded up: cuBLAS is several times slower with rows not aligned."""
         with torch.no_grad():
             table = F.pad(self.table, (0, 0, 0, -self.table.shape[0] % 64)) if self.shape.items else self.table
             return self.hidden.flatten(0, 1).bfloat16(), table.bfloat16().T

@@ -52,8 +52,8 @@ def catalog_topk(
     floor = torch.full((scan.row_count,), float("-inf"), dtype=torch.float32, device=scan.device)
     sampled = scan.item_count // _SAMPLED
     if sampled >= max(_LEAST_SAMPLED, kept):
-        # What is best in a part of the catalogue bounds what is best in all of it, and few items pass the bound: finding
-        # the worst of those kept, to replace it, takes longer than the products.
+        # What is best in a part of the catalogue bounds what is best in all of it, and few items pass the bound. To
+        # replace the worst of those kept, again and again, takes longer than the products.
         scores, _ = _best(scan, kept, sampled, floor)
         floor = torch.nextafter(scores[:, -1], floor)
     scores, found = _best(scan, kept, scan.item_count, floor)

@@ -1,11 +1,12 @@
 """The Triton kernels as machine code: compiled without a GPU, no spilled registers, tensor cores where they belong.
 
-What runs is every kernel's preferred configuration at the paper's sizes. REAREC_OTHER_TRITON names a folder with another
-release of Triton (`pip install --target`), for which the same is checked.
+What is compiled is every kernel's preferred config at the paper's sizes. REAREC_OTHER_TRITON names a folder with
+another release of Triton (`pip install --target`), for which the same is checked.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -51,7 +52,7 @@ def describe(entry: dict[str, Any]) -> str:
 def test_every_kernel_is_compiled_for_every_architecture(report: list[dict[str, Any]]) -> None:
     folder = Path(sys.modules["rearec_kernels"].__file__ or "").parent / "triton"
     lines = [line for path in folder.glob("*_kernels.py") for line in path.read_text(encoding="utf-8").splitlines()]
-    decorated = [after for line, after in zip(lines, lines[1:], strict=False) if line.startswith("@triton.jit")]
+    decorated = [after for line, after in itertools.pairwise(lines) if line.startswith("@triton.jit")]
     names = {line.removeprefix("def ").split("(")[0] for line in decorated}
     kernels = {name for name in names if not name.startswith("_")}
     assert len(kernels) >= 13
