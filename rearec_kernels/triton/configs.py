@@ -107,8 +107,8 @@ def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tupl
     """The more places a row's list has, in registers too, the fewer rows."""
     if INTERPRETED:
         return (config(4, 1, ROWS=max(16, min(256, 2**13 // places)), ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
-    most = 64 if arch // 10 == 10 and dtype == torch.bfloat16 else 128
-    return _scan(dtype, width, max(16, min(most, 4096 // places)), 64)
+    most = 64 if arch // 10 == 10 or dtype == torch.float32 else 128
+    return _scan(dtype, width, max(16, min(most, 4096 // places)), 32 if dtype == torch.float32 else 64)
 
 
 @functools.cache

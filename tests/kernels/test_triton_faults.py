@@ -105,7 +105,7 @@ def rank() -> None:
 
 
 def attention(dropout_p: float) -> Comparison:
-    problem = Problem((2, 21, 2, 2, 1, 24, 2, 2))
+    problem = Problem((2, 21, 2, 2, 1, 128, 2, 2))  # of more than one tile of keys
 
     def run() -> None:
         got = problem.results("triton", torch.float32, dropout_p)
