@@ -125,8 +125,8 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
         annealed, "softmax_kernels", "share = power(tl.load(largest_ptr + out + row, mask=inside, other=NOWHERE), "
         "largest, scale)", "share = power(largest, largest, scale)",
     ),
-    "annealed: ignored rows count": (
-        annealed, "softmax_kernels", "kept & (target != ignore_index)", "kept",
+    "annealed: the loss without the target's logit": (
+        annealed, "softmax_kernels", "(largest - target_logit) * scale", "largest * scale",
     ),
     "annealed rows: table's gradient without the targets": (
         annealed_rows, "softmax_kernels", "tl.where(item[:, None] == target[None, :], p - 1.0, p)", "p",
