@@ -107,7 +107,12 @@ def catalog_topk(arch: int, dtype: torch.dtype, width: int, places: int) -> tupl
     """The more places a row's list has, in registers too, the fewer rows."""
     if INTERPRETED:
         return (config(4, 1, ROWS=max(16, min(256, 2**13 // places)), ITEMS=512, DEPTH=block_size(width, 16, _WIDEST)),)
-    most = 64 if arch // 10 == 10 or dtype == torch.float32 else 128
+    if arch // 10 == 10 and dtype != torch.float32:
+        # Triton 3.6 fails on products of 64 rows here, whose results lie in tensor memory; those of 32 do not.
+        depth = block_size(width, 16, _WIDEST if width <= _WIDEST else 64)
+        sizes = {"ITEMS": 64, "DEPTH": depth}
+        return config(4, 2, ROWS=max(16, min(32, 4096 // places)), **sizes), config(4, 1, ROWS=16, ITEMS=32, DEPTH=32)
+    most = 64 if dtype == torch.float32 else 128
     return _scan(dtype, width, max(16, min(most, 4096 // places)), 32 if dtype == torch.float32 else 64)
 
 
