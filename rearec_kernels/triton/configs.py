@@ -67,7 +67,8 @@ def ensemble_statistics(arch: int, dtype: torch.dtype, width: int, states: int) 
 @functools.cache
 def ensemble_rows_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
     items = 32 if dtype == torch.float32 or arch // 10 == 9 else 64
-    return _ensemble(dtype, width, states, 16, (32,), ITEMS=items, COLUMNS=block_size(width, 16, _WIDEST))
+    columns = 128 if dtype == torch.float32 else _WIDEST
+    return _ensemble(dtype, width, states, 16, (32,), ITEMS=items, COLUMNS=block_size(width, 16, columns))
 
 
 @functools.cache
@@ -75,8 +76,8 @@ def ensemble_table_gradient(arch: int, dtype: torch.dtype, width: int, states: i
     rows, items, columns = 32, 64, _WIDEST
     if dtype == torch.float32:
         rows, items, columns = 16, 32, 128
-    elif arch // 10 == 9:
-        rows, columns = 16, 128
+    elif arch >= 90:
+        rows, columns = 16 if arch // 10 == 9 else 32, 128
     return _ensemble(dtype, width, states, rows, (32, 64), ITEMS=items, COLUMNS=block_size(width, 16, columns))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import triton
 
-from rearec_kernels.triton.launch import Config
+from rearec_kernels.triton.launch import Config, architecture
 
 OutOfResources = triton.runtime.errors.OutOfResources
 _chosen: dict[tuple[object, ...], int] = {}
@@ -61,7 +61,10 @@ def magnitude(count: int) -> int:
 
 
 def _is_tuned(candidates: Sequence[Config], device: torch.device) -> bool:
-    return len(candidates) > 1 and device.type == "cuda" and os.environ.get("REAREC_TRITON_AUTOTUNE") != "0"
+    if len(candidates) < 2 or device.type != "cuda" or os.environ.get("REAREC_TRITON_AUTOTUNE") == "0":
+        return False
+    # Triton 3.6 makes empty kernels of some configs for 10.0, and nothing is faster; the preferred ones are checked.
+    return architecture(device) < 100
 
 
 def _first_that_fits(candidates: Sequence[Config], run: Callable[[Config], Any]) -> Any:

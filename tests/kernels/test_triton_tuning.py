@@ -42,6 +42,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
 
     monkeypatch.setattr(triton.testing, "do_bench", do_bench)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(tuning, "architecture", lambda device: 90)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     monkeypatch.setattr(tuning, "_chosen", {})
@@ -93,6 +94,13 @@ def test_nothing_is_timed_while_a_graph_is_captured(measured: list[float], monke
     assert best() == SLOW and measured == []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert best() == FAST
+
+
+def test_nothing_is_timed_where_some_configs_compile_to_nothing(
+    measured: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "architecture", lambda device: 100)
+    assert best() == SLOW and measured == []
 
 
 def test_nothing_is_timed_on_a_cpu(measured: list[float]) -> None:
