@@ -12,6 +12,9 @@
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
 #include "recycled_memory.h"
+#if defined(REAREC_AMX)
+#include "amx/bindings.h"
+#endif
 #if defined(REAREC_CUDA_ARCHS)
 #include "cuda/bindings.h"
 #endif
@@ -259,6 +262,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("topk_direct", &topk_direct);
   module.def("topk_sort", &topk_sort);
   module.def("rank", &rank);
+#if defined(REAREC_AMX)
+  if (chosen == Isa::amx) amx::bind(module.def_submodule("amx"));
+#endif
 #if defined(REAREC_CUDA_ARCHS)
   cuda::bind(module.def_submodule("cuda"));
 #endif

@@ -1,0 +1,7 @@
+#include "amx/bindings.h"
+
+namespace rearec::amx {
+
+void bind(pybind11::module_) {}
+
+}  // namespace rearec::amx
