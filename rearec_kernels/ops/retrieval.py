@@ -16,6 +16,7 @@ from rearec_kernels.dispatch import implementation
 from rearec_kernels.ops.registry import define
 
 _EXCLUDE = "Tensor? exclude_offsets, Tensor? exclude_items"
+_HOW = "str precision, str backend, Tensor[]? tiles=None"
 
 
 def _checked_retrieval(name: str) -> Callable[..., Any]:
@@ -42,7 +43,7 @@ def _checked_retrieval(name: str) -> Callable[..., Any]:
 
 define(
     "catalog_topk",
-    f"(Tensor hidden, Tensor weight, int k, {_EXCLUDE}, str precision, str backend, Tensor[]? tiles=None) -> (Tensor, Tensor)",
+    f"(Tensor hidden, Tensor weight, int k, {_EXCLUDE}, {_HOW}) -> (Tensor, Tensor)",
     lambda hidden, weight, k, *_: (
         hidden.new_empty((hidden.shape[0], k), dtype=torch.float32),
         hidden.new_empty((hidden.shape[0], k), dtype=torch.int64),
@@ -52,7 +53,7 @@ define(
 
 define(
     "catalog_rank",
-    f"(Tensor hidden, Tensor weight, Tensor target, {_EXCLUDE}, str precision, str backend, Tensor[]? tiles=None) -> Tensor",
+    f"(Tensor hidden, Tensor weight, Tensor target, {_EXCLUDE}, {_HOW}) -> Tensor",
     lambda hidden, *_: hidden.new_empty(hidden.shape[0], dtype=torch.float32),
     run=_checked_retrieval("catalog_rank"),
 )
