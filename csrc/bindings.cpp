@@ -12,6 +12,7 @@
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
 #include "recycled_memory.h"
+#include "retrieval_tuples.h"
 #if defined(REAREC_AMX)
 #include "amx/bindings.h"
 #endif
@@ -101,10 +102,6 @@ void attention_prefix_gradient(int dtype, const std::vector<StepTuple>& steps, c
 using LogitsTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, Address, int>;
 // (values, rows, columns, row stride, first item, threads)
 using ScoresTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, int>;
-// (begin or 0, end or 0, items, count)
-using ExclusionTuple = std::tuple<Address, Address, Address, int64_t>;
-// (scores, items, rows, k)
-using BestTuple = std::tuple<Address, Address, int64_t, int64_t>;
 
 Logits to_logits(const LogitsTuple& t) {
   const auto& [values, rows, columns, row_stride, steps, target, threads] = t;
@@ -114,16 +111,6 @@ Logits to_logits(const LogitsTuple& t) {
 Scores to_scores(const ScoresTuple& t) {
   const auto& [values, rows, columns, row_stride, first_item, threads] = t;
   return {pointer<float>(values), rows, columns, row_stride, first_item, threads};
-}
-
-Exclusion to_exclusion(const ExclusionTuple& t) {
-  const auto& [begin, end, items, count] = t;
-  return {pointer<int64_t>(begin), pointer<int64_t>(end), pointer<int64_t>(items), count};
-}
-
-Best to_best(const BestTuple& t) {
-  const auto& [scores, items, rows, k] = t;
-  return {pointer<float>(scores), pointer<int64_t>(items), rows, k};
 }
 
 template <auto kKernel>

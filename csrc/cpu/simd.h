@@ -65,6 +65,27 @@ REAREC_INLINE vfloat load(const bfloat16* p) {
   return (vfloat)(__builtin_convertvector(half, vuint) << 16);
 }
 
+// The first `count` lanes, fewer than there are, and zeros in the others.
+REAREC_INLINE vfloat load_first(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+#endif
+}
+REAREC_INLINE vfloat load_first(const bfloat16* p, int64_t count) {
+#if defined(__AVX512F__)
+  const __m256i half = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), p);
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+#else
+  bfloat16 lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+#endif
+}
+
 REAREC_INLINE void store(float* p, vfloat v) { std::memcpy(p, &v, sizeof v); }
 REAREC_INLINE void store(bfloat16* p, vfloat v) {
   const vuint bits = (vuint)v;

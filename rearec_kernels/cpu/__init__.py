@@ -10,6 +10,7 @@ from rearec_kernels.cpu.attention import (
     attention_decode,
     attention_prefix_gradient,
 )
+from rearec_kernels.cpu.candidates import catalog_tiles
 from rearec_kernels.cpu.losses import (
     annealed_cross_entropy,
     annealed_cross_entropy_rows,
@@ -34,6 +35,7 @@ __all__ = [
     "attention_decode",
     "attention_prefix_gradient",
     "catalog_rank",
+    "catalog_tiles",
     "catalog_topk",
     "ensemble_reasoning_loss",
     "reasoning_info_nce",
