@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "cpu/isa.h"
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
+#include "cpu/rollout.h"
 #include "recycled_memory.h"
 #include "retrieval_tuples.h"
 #if defined(REAREC_AMX)
@@ -203,6 +205,46 @@ struct RecycledBlock {
   RecycledBlock& operator=(const RecycledBlock&) = delete;
 };
 
+// (layers, heads, head_dim, ffn, eps of the LayerNorms)
+using StackTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, float>;
+
+LayerStack to_stack(const StackTuple& t) {
+  const auto& [layers, heads, head_dim, ffn, norm_eps] = t;
+  return {layers, heads, head_dim, ffn, norm_eps};
+}
+
+int64_t packed_layers_floats(const StackTuple& stack) { return REAREC_KERNELS(rollout).packed_floats(to_stack(stack)); }
+
+void pack_layers(const StackTuple& stack, const std::vector<Address>& tensors, Address packed) {
+  const LayerStack layers = to_stack(stack);
+  if (static_cast<int64_t>(tensors.size()) != kInputTensors + kLayerTensors * layers.layers)
+    throw std::invalid_argument("pack_layers: as many tensors as kInputTensors + layers * kLayerTensors");
+  std::vector<const float*> pointers;
+  for (Address address : tensors) pointers.push_back(pointer<float>(address));
+  py::gil_scoped_release release;
+  REAREC_KERNELS(rollout).pack_layers(layers, pointers.data(), pointer<float>(packed));
+}
+
+void rollout(const StackTuple& stack, Address packed, Address positions, const std::vector<PrefixTuple>& prefixes,
+             const RowsTuple& rows, int64_t steps, Address hidden, Address states, int threads) {
+  std::vector<Prefix> layer_prefixes;
+  for (const PrefixTuple& prefix : prefixes) layer_prefixes.push_back(to_prefix(prefix));
+  Rollout a{};
+  a.stack = to_stack(stack);
+  a.packed = pointer<float>(packed);
+  a.positions = pointer<float>(positions);
+  a.prefixes = layer_prefixes.data();
+  a.rows = to_rows(rows);
+  a.steps = steps;
+  a.hidden = pointer<float>(hidden);
+  a.states = pointer<float>(states);
+  a.threads = threads;
+  py::gil_scoped_release release;
+  const RecycledBlock scratch(sizeof(float) * static_cast<size_t>(REAREC_KERNELS(rollout).scratch_floats(a)));
+  a.scratch = static_cast<float*>(scratch.block.data);
+  REAREC_KERNELS(rollout).rollout(a);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (Isa isa : usable_isas()) isas.push_back(isa_name(isa));
@@ -249,6 +291,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("topk_direct", &topk_direct);
   module.def("topk_sort", &topk_sort);
   module.def("rank", &rank);
+  module.def("packed_layers_floats", &packed_layers_floats);
+  module.def("pack_layers", &pack_layers);
+  module.def("rollout", &rollout);
 #if defined(REAREC_AMX)
   if (chosen == Isa::amx) amx::bind(module.def_submodule("amx"));
 #endif
