@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -123,13 +125,12 @@ def ensemble_loss(
     return _ChunkedLoss.apply(hidden, weight, gradient_of_logits, chunk)
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor
-) -> Tensor:
-    """torch's own fused loss (torch >= 2.13), one call per step."""
-    losses = [
-        w * F.linear_cross_entropy(hidden[:, t] / temperature[t], weight, target) for t, w in enumerate(step_weight)
-    ]
+def step_by_step(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor,
+) -> Tensor:  # fmt: skip
+    """Annealed cross-entropy by a plain one of hidden [R, d], weight [N, d] and target [R]: one call per step."""
+    losses = [w * loss(hidden[:, t] / temperature[t], weight, target) for t, w in enumerate(step_weight)]
     return torch.stack(losses).sum()
 
 

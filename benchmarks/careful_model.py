@@ -14,7 +14,7 @@ class CarefulModel(PlainModel):
     """Takes the fields of `rearec.data.batches.Batch`."""
 
     def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Windows [S, C] -> the states [R, d] of the rows' last items, and each layer's keys and values [S, H, C, D]."""
+        """Windows [S, C] -> states [R, d] of the rows' last items; keys and values [S, H, C, D] of each layer."""
         hidden = self.normalise(self.item_embedding(items) + self.position_embedding.weight[: items.shape[1]])
         last = row_prefix.long() * items.shape[1] + end.long() - 1
         cache = []
@@ -73,7 +73,7 @@ class CarefulModel(PlainModel):
 
     @torch.no_grad()
     def final_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Right padded histories [R, C] -> [R, d], for inference: keys and values in a buffer with room for the steps."""
+        """Right padded histories [R, C] -> [R, d], for inference; keys and values in buffers with room for the steps."""
         rows, slots = items.shape
         state, prefix = self.encode(items, torch.arange(rows), lengths)
         caches = [careful.PreallocatedCache(k.transpose(1, 2), v.transpose(1, 2), self.config.steps) for k, v in prefix]

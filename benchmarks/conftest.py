@@ -40,12 +40,12 @@ def paper_scale(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest, benchmark: Any) -> Any:
-    """Takes a Comparison: keeps it for the table and hands our times to pytest-benchmark."""
+    """Takes a Comparison: keeps it for the table and hands our time, where there is one, to pytest-benchmark."""
 
-    def keep(comparison: Comparison, ours: Any) -> None:
+    def keep(comparison: Comparison, ours: Any = None) -> None:
         comparison.facts.setdefault("group", request.node.module.__name__.removeprefix("test_"))
         benchmark.extra_info.update(comparison.record())
-        benchmark.pedantic(ours, rounds=1)
+        benchmark.pedantic(ours or (lambda: None), rounds=1)
         request.config.stash.setdefault(_COMPARISONS, []).append(comparison)
 
     return keep
@@ -69,13 +69,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _lines(c: Comparison) -> Iterator[str]:
     yield c.name
-    for who in c.times:
+    for who in c.memory | c.times:
+        time = f"{1e3 * c.median(who):9.2f} ms" if who in c.times else " " * 12
         memory = f"  {c.memory[who] / 2**20:9.1f} MB" if who in c.memory else ""
-        ratio = ""
-        if who != "ours":
-            ratio = f"   ours is {c.time_ratio(who):5.2f}x faster"
-            ratio += f", {c.memory_ratio(who):6.2f}x less memory" if memory else ""
-        yield f"    {who:<28} {1e3 * c.median(who):9.2f} ms{memory}{ratio}"
+        ratios = [f"{c.time_ratio(who):5.2f}x faster"] if who in c.times else []
+        ratios += [f"{c.memory_ratio(who):6.2f}x less memory"] if memory else []
+        yield f"    {who:<28} {time}{memory}" + (f"   ours is {', '.join(ratios)}" if who != "ours" else "")
     for who, why in c.absent.items():
         yield f"    {who:<28} not there: {why}"
     for target in map(c.judge, c.targets):

@@ -2,8 +2,8 @@
 
 Every (history, next item) row is encoded by itself, left padded to the longest history there may be. With the
 contrastive term the batch is doubled before it is encoded. Caches are concatenated, masks are built for every step and
-added, and losses keep all logits. The published code adds a mask of all rows to the one query of a reasoning step, which
-turns it into C + k rows, of which one is kept; `mask_fixed` adds that row of the mask only.
+added, and losses keep all logits. The published code adds a mask of all rows to the one query of a reasoning step,
+which turns it into C + k rows, of which one is kept; `mask_fixed` adds that row of the mask only.
 
 In doubt it is the faster one: there is no padding item in the softmax, and what the published training step computes
 without use (a second product with the catalogue in ERL) is left out.
@@ -11,10 +11,7 @@ without use (a second product with the catalogue in ERL) is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import naive
-import numpy as np
 import torch
 from plain_model import PlainLayer, PlainModel, objective
 from torch import Tensor
@@ -80,16 +77,6 @@ class OfficialModel(PlainModel):
         """Scores and items [R, k], from all scores."""
         states, _ = self(items, lengths)
         return naive.topk(self.final_state(states), self.weight, k)
-
-
-def left_padded(histories: Sequence[Sequence[int]], slots: int) -> tuple[Tensor, Tensor]:
-    """The last `slots` items of each history as int64 [R, slots], padded with item 0 (masked), and their number [R]."""
-    items, lengths = np.zeros((len(histories), slots), dtype=np.int64), np.empty(len(histories), dtype=np.int64)
-    for row, history in enumerate(histories):
-        kept = history[-slots:]
-        lengths[row] = len(kept)
-        items[row, slots - len(kept) :] = kept
-    return torch.from_numpy(items), torch.from_numpy(lengths)
 
 
 def _mask(lengths: Tensor, slots: int) -> Tensor:

@@ -5,9 +5,10 @@ Named like those of `rearec.ReaRec`, so that its weights can be loaded; none of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -89,3 +90,15 @@ def objective(
     if noised is not None:
         loss = loss + config.cl_weight * losses.info_nce(noised, states[:, 1:], config.temperature)
     return loss
+
+
+def padded(histories: Sequence[Sequence[int]], slots: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """The last `slots` items of each history as int64 [R, C], padded with item 0, and their number [R].
+
+    C is `slots` with padding on the left, as in the official code, otherwise the length of the longest."""
+    kept = [history[-slots:] for history in histories]
+    lengths = np.array([len(history) for history in kept])
+    items = np.zeros((len(kept), slots if left else lengths.max()), dtype=np.int64)
+    for row, history in zip(items, kept, strict=True):
+        row[slots - len(history) if left else 0 :][: len(history)] = history
+    return torch.from_numpy(items), torch.from_numpy(lengths)

@@ -7,14 +7,18 @@ depends on the lengths, are measured on batches that stand for a whole epoch. Ou
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import bench_data
 import pytest
-from compare import Contender, compare, peak_memory, wall_time
-from training_steps import FIXED, PUBLISHED, losses, training_steps
+import step_memory
+from compare import Comparison, compare
+from training_steps import FIXED, PUBLISHED, losses, seconds_of, training_steps
 
 from rearec.data import SequenceDataset
 from rearec.models.config import ReaRecConfig
@@ -54,6 +58,18 @@ def test_real(name: str, method: str, dim: int, large: bool, paper_scale: bool, 
     _compare(f"{name} (real)", dataset, method, dim, report)
 
 
+def test_memory(threads: int, report: Any) -> None:
+    """Of one step with ERL over a large catalogue; every contender in a process of its own."""
+    memory: dict[str, int] = {}
+    for who in step_memory.WHO:
+        command = [sys.executable, step_memory.__file__, who, f"--threads={threads}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        memory[who] = round(json.loads(done.stdout)["step_mb"] * 2**20)
+    name = f"peak memory of a training step, R {ROWS}, {step_memory.DATA}, N 87969, erl K 2, d {step_memory.DIM}"
+    targets = {("memory", PUBLISHED, who): (15.0, 40.0) for who in memory if who.startswith("ours")}
+    report(Comparison(name, memory=memory, targets=targets))
+
+
 def _skip_large(large: bool, paper_scale: bool) -> None:
     if large and not paper_scale:
         pytest.skip("runs with --paper-scale")
@@ -75,19 +91,7 @@ def _compare(name: str, dataset: SequenceDataset, method: str, dim: int, report:
             facts={"rows": ROWS, "epoch_rows": len(dataset.rows("train"))},
             seconds=6,
             least_runs=3,
-            time_call=_seconds_of_rows,
-            memory_of=peak_memory,
+            time_call=seconds_of(ROWS),
         ),
         steps["ours"],
     )
-
-
-def _seconds_of_rows(step: Contender) -> float:
-    """Seconds that ROWS rows take."""
-    rows = 0
-
-    def call() -> None:
-        nonlocal rows
-        rows = step()
-
-    return wall_time(call) * ROWS / rows

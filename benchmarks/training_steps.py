@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from careful_model import CarefulModel
-from official import OfficialModel, left_padded
-from plain_model import PlainModel
+from compare import Contender, wall_time
+from official import OfficialModel
+from plain_model import PlainModel, padded
 from torch import Tensor
 
 from rearec.data.batches import Batch, PairBatches
@@ -42,7 +43,8 @@ class Rows:
         batch = self.loader[index]
         assert batch.row is not None
         pairs = np.asarray(self.dataset.rows("train"))[batch.row.numpy()]
-        items, lengths = left_padded([self.dataset.history(int(s), int(p)) for s, p in pairs], max_len)
+        histories = [self.dataset.history(int(s), int(p)) for s, p in pairs]
+        items, lengths = padded(histories, max_len, left=True)
         return items, lengths, batch.target
 
 
@@ -145,6 +147,21 @@ def training_steps(
         official = Plain(OfficialModel(config, mask_fixed=fixed), weights, contrastive)
         steps[name] = partial(official.step, lambda: middle)
     return steps, absent
+
+
+def seconds_of(rows: int) -> Callable[[Contender], float]:
+    """How to time a step (for `compare`): the seconds that so many rows take."""
+
+    def time_call(step: Contender) -> float:
+        trained = 0
+
+        def call() -> None:
+            nonlocal trained
+            trained = step()
+
+        return wall_time(call) * rows / trained
+
+    return time_call
 
 
 def make_ours(
