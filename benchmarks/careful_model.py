@@ -73,7 +73,7 @@ class CarefulModel(PlainModel):
 
     @torch.no_grad()
     def final_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Right padded histories [R, C] -> [R, d], for inference; keys and values in buffers with room for the steps."""
+        """Right padded histories [R, C] -> [R, d], for inference; keys and values in buffers with room for steps."""
         rows, slots = items.shape
         state, prefix = self.encode(items, torch.arange(rows), lengths)
         caches = [careful.PreallocatedCache(k.transpose(1, 2), v.transpose(1, 2), self.config.steps) for k, v in prefix]
