@@ -1,0 +1,90 @@
+"""How time and memory grow with N, R, T, K and the length of histories: small sizes, for the report's plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import careful
+import naive
+import pytest
+from compare import Comparison, compare
+from test_inference import Problem as Inference
+from test_losses import TEMPERATURE, WIDTH
+from test_losses import Problem as Losses
+from training_steps import FIXED, PUBLISHED, seconds_of, training_steps
+
+from rearec.data.synthetic import paper_shaped
+from rearec.models.config import ReaRecConfig
+from rearec_kernels import annealed_cross_entropy, ensemble_reasoning_loss
+
+BRIEF = {"seconds": 0.5, "least_runs": 3}
+KL_WEIGHT = 0.05
+
+
+def _point(scan: str, axis: str, value: int, contenders: dict[str, Callable[[], Any]], **options: Any) -> Comparison:
+    facts = {"scan": scan, "axis": axis, "value": value}
+    return compare(f"{scan}: {axis} {value}", contenders, facts=facts, **BRIEF, **options)
+
+
+def _losses(kind: str, p: Losses) -> dict[str, Callable[[], Any]]:
+    if kind == "ensemble loss":
+        host = {"temperature": TEMPERATURE, "kl_weight": KL_WEIGHT}
+        tables = (p.hidden, p.weight, p.target)
+        return {
+            "ours": p.gradients(lambda: ensemble_reasoning_loss(*tables, **host).loss),
+            "ours, bf16": p.gradients(lambda: ensemble_reasoning_loss(*tables, **host, precision="bf16").loss),
+            "naive": p.gradients(lambda: naive.ensemble_loss(*tables, *host.values())),
+            "careful": p.gradients(lambda: careful.ensemble_loss(*tables, *host.values())),
+        }
+    host = {"temperature": p.temperature.tolist(), "step_weight": p.step_weight.tolist()}
+    tables = (p.hidden, p.weight, p.target)
+    return {
+        "ours": p.gradients(lambda: annealed_cross_entropy(*tables, **host)),
+        "ours, bf16": p.gradients(lambda: annealed_cross_entropy(*tables, **host, precision="bf16")),
+        "naive": p.gradients(lambda: naive.annealed_cross_entropy(*tables, p.temperature, p.step_weight)),
+        "careful": p.gradients(lambda: careful.annealed_cross_entropy(*tables, p.temperature, p.step_weight)),
+    }
+
+
+@pytest.mark.parametrize("items", [1_000, 4_000, 16_000, 48_000])
+@pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
+def test_items(kind: str, items: int, report: Any) -> None:
+    contenders = _losses(kind, Losses(128, items))
+    report(_point(f"{kind}, R 128, T 3, d {WIDTH}", "N (items)", items, contenders), contenders["ours"])
+
+
+@pytest.mark.parametrize("rows", [32, 128, 512, 1024])
+@pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
+def test_rows(kind: str, rows: int, report: Any) -> None:
+    contenders = _losses(kind, Losses(rows, 8_000))
+    report(_point(f"{kind}, N 8000, T 3, d {WIDTH}", "R (rows)", rows, contenders), contenders["ours"])
+
+
+@pytest.mark.parametrize("states", [2, 3, 4, 6])
+@pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
+def test_states(kind: str, states: int, report: Any) -> None:
+    contenders = _losses(kind, Losses(128, 8_000, states))
+    report(_point(f"{kind}, R 128, N 8000, d {WIDTH}", "T (states)", states, contenders), contenders["ours"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_steps(steps: int, report: Any) -> None:
+    p = Inference("Beauty-like", 64, steps)
+    contenders = {
+        "ours": p.ours,
+        PUBLISHED: p.official(mask_fixed=False),
+        FIXED: p.official(mask_fixed=True),
+        "careful": p.careful(),
+    }
+    report(_point(f"recommend top-20, R 64, N {p.items}", "K (steps)", steps, contenders), p.ours)
+
+
+@pytest.mark.parametrize("length", [5, 10, 20, 50])
+def test_history_length(length: int, report: Any) -> None:
+    dataset = paper_shaped(6_000, 5_000, length + 2.0)  # of which two are targets of validation and test
+    config = ReaRecConfig(dataset.num_items, method="prl", steps=2, dim=64, ffn=128, alpha=1.5, warmup=0)
+    steps, _ = training_steps(dataset, config, batch_rows=256, sampled=3, precisions=("fp32", "bf16"))
+    scan, axis = "training step, 256 rows, prl K 2, N 5000, d 64", "mean history length (items)"
+    contenders = dict(steps)
+    report(_point(scan, axis, length, contenders, time_call=seconds_of(256)), contenders["ours"])
