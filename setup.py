@@ -187,7 +187,7 @@ class NinjaBuild(build_ext):
         if amx:
             for source in sorted(CSRC.glob("amx/*.cpp")):
                 # The bindings run on any machine.
-                compile_source("cxx", source, isa_flags="" if source.stem == "bindings" else AMX_FLAGS)
+                compile_source("cxx", source, isa_flags="" if source.stem.endswith("bindings") else AMX_FLAGS)
         if nvcc:
             for source in sorted(CSRC.glob("cuda/*.cpp")):
                 compile_source("cxx", source)

@@ -2,7 +2,7 @@
 #pragma once
 #include <tuple>
 
-#include "attention_tuples.h"
+#include "addresses.h"
 #include "cpu/retrieval.h"
 
 namespace rearec {

@@ -14,7 +14,7 @@ import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
 from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.precision import check_precision, operand_dtype
+from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 
@@ -56,7 +56,7 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     """
     op = "prepare_catalog"
     _check_table(op, weight)
-    check_precision(op, precision)
+    check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
     weight = weight.detach()
     if _fits_tiles(op, weight, precision):
         tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu")
@@ -114,7 +114,7 @@ def catalog_topk(
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
-    check_precision(op, precision, backend)
+    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
     arguments = (hidden.detach(), table, k, offsets, items, precision, backend)
     return torch.ops.rearec.catalog_topk(*arguments, _tiles(weight, backend))
 
@@ -145,7 +145,7 @@ def catalog_rank(
     check_same_device(op, {"hidden": hidden, "target": target})
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
-    check_precision(op, precision, backend)
+    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
     return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
 
 

@@ -5,5 +5,7 @@
 namespace rearec::amx {
 
 void bind(pybind11::module_ module);
+void bind_losses(pybind11::module_ module);
+void bind_retrieval(pybind11::module_ module);
 
 }  // namespace rearec::amx
