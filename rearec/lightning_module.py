@@ -24,7 +24,7 @@ from rearec.reasoning import ReaRec
 __all__ = ["PRECISIONS", "TrainingModule", "TrainingOptions", "learning_rate_factor"]
 
 SCHEDULES = ("constant", "cosine", "linear")
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PRECISIONS = ("fp32", "bf16", "bf16x3")
 PAIRINGS = ("shared", "separate")
 
 
@@ -38,7 +38,9 @@ class TrainingOptions:
     lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
     schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
         linear rise.
-    precision: ``fp32``, or ``bf16`` for autocast (the weights stay float32).
+    precision: of the losses, which are most of the work: ``fp32``, ``bf16`` (operands rounded to bfloat16, sums
+        float32), or on CPUs ``bf16x3`` (nearly float32, fast where there is AMX). Under ``bf16`` all the rest runs in
+        autocast on a GPU; on a CPU, where that is slower, it stays float32. The weights are float32.
     seed: of the initial weights and of every epoch.
     """
 
@@ -63,7 +65,7 @@ class TrainingOptions:
         for name in ("weight_decay", "clip"):
             valid = self._is(Real, name) and 0 <= getattr(self, name) < math.inf
             self._check(name, valid, "a finite number, 0 or more")
-        for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", tuple(PRECISIONS))):
+        for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def _is(self, kind: type, name: str) -> bool:
@@ -116,7 +118,15 @@ class TrainingModule(LightningModule):
         config = self.model.config
         contrastive = contrastive_active(config, self.current_epoch)
         rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
-        terms = loss(config, rollout, self.model.weight, batch.target, batch.group, contrastive=contrastive)
+        terms = loss(
+            config,
+            rollout,
+            self.model.weight,
+            batch.target,
+            batch.group,
+            contrastive=contrastive,
+            precision=self.options.precision,
+        )
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
         return terms["loss"]

@@ -20,9 +20,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from rearec import objectives, training
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
-from rearec.lightning_module import learning_rate_factor
+from rearec.lightning_module import TrainingModule, learning_rate_factor
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
@@ -127,6 +128,35 @@ def test_bf16_trains(dataset: SequenceDataset, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(weight.dtype is torch.float32 for weight in weights.values())
     assert result["test"]["ndcg@20"] > 0
+
+
+@pytest.mark.parametrize("method", ["base", "erl", "prl"])
+def test_the_precision_reaches_every_loss(method: str, dataset: SequenceDataset, monkeypatch: Any) -> None:
+    seen = []
+    for name in ("annealed_cross_entropy", "ensemble_reasoning_loss", "reasoning_info_nce"):
+        monkeypatch.setattr(objectives, name, _noting_precision(getattr(objectives, name), seen))
+    module = TrainingModule(ReaRec(small_config(method, warmup=0)), dataset, replace(OPTIONS, precision="bf16"))
+    module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    module.training_step(next(iter(module.train_dataloader())), 0)
+    assert seen == ["bf16"] * (2 if method == "prl" else 1)
+
+
+def _noting_precision(function: Any, seen: list[str]) -> Any:
+    def noting(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["precision"])
+        return function(*arguments, **options)
+
+    return noting
+
+
+def test_a_precision_out_of_reach_is_said_before_anything_is_written(dataset: SequenceDataset, tmp_path: Path) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("annealed_cross_entropy: precision 'bf16x3' needs CPU tensors and kernels for AMX")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"'bf16x3' is out of reach here.*AMX"):
+        patch.setattr(training, "annealed_cross_entropy", refuse)
+        train(dataset, tmp_path / "run", small_config("prl"), replace(OPTIONS, precision="bf16x3"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_pairing_changes_nothing_but_the_work(dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -318,7 +348,7 @@ def test_learning_rate_rises_then_follows_its_schedule() -> None:
         ({"seed": 2**63}, "seed: got 9223372036854775808, expected an integer in"),
         ({"clip": float("nan")}, "clip: got nan"),
         ({"schedule": "step"}, "schedule: got 'step', expected one of constant, cosine, linear"),
-        ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16"),
+        ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16, bf16x3"),
         ({"pairing": "both"}, "pairing: got 'both', expected one of shared, separate"),
     ],
 )

@@ -61,6 +61,7 @@ class Pairing(str, Enum):
 class Precision(str, Enum):
     fp32 = "fp32"
     bf16 = "bf16"
+    bf16x3 = "bf16x3"
 
 
 class Schedule(str, Enum):
@@ -152,7 +153,8 @@ def train(
         int, typer.Option(min=0, help="Steps of linear rise of the learning rate.", rich_help_panel=OPTIMISER)
     ] = 0,
     precision: Annotated[
-        Precision, typer.Option(help="bf16: autocast, weights stay float32.", rich_help_panel=OPTIMISER)
+        Precision,
+        typer.Option(help="Of the losses; on a GPU bf16 means autocast.", rich_help_panel=OPTIMISER),
     ] = Precision.fp32,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
     force: Force = False,
