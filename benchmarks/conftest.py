@@ -43,7 +43,7 @@ def report(request: pytest.FixtureRequest, benchmark: Any) -> Any:
     """Takes a Comparison: keeps it for the table and hands our time, where there is one, to pytest-benchmark."""
 
     def keep(comparison: Comparison, ours: Any = None) -> None:
-        comparison.facts.setdefault("group", request.node.module.__name__.removeprefix("test_"))
+        comparison.facts.setdefault("group", request.path.stem.removeprefix("test_"))
         benchmark.extra_info.update(comparison.record())
         benchmark.pedantic(ours or (lambda: None), rounds=1)
         request.config.stash.setdefault(_COMPARISONS, []).append(comparison)

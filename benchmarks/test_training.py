@@ -27,7 +27,7 @@ ROWS = 512
 FFN = {64: 128, 256: 300}
 AMAZON = {("time", PUBLISHED): (12.0, 30.0), ("time", FIXED): (7.0, 16.0)}
 LONG = {("time", PUBLISHED): (5.0, 12.0), ("time", FIXED): (3.0, 7.0)}
-PRECISIONS = ("fp32", "bf16", "bf16x3")
+PRECISIONS = ("bf16", "bf16x3")
 # data, method, d, whether it needs --paper-scale
 SYNTHETIC = [
     ("Beauty-like", "prl", 64, False),

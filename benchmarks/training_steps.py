@@ -19,6 +19,7 @@ from rearec.data.batches import Batch, PairBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.lightning_module import PRECISIONS, TrainingModule, TrainingOptions
 from rearec.models.config import ReaRecConfig
+from rearec.objectives import contrastive_active
 from rearec.reasoning import ReaRec
 
 Step = Callable[[], int]
@@ -107,39 +108,32 @@ def careful_arguments(batch: Batch) -> tuple[Tensor, ...]:
     return batch.items, batch.row_prefix, batch.end, batch.target
 
 
-def is_contrastive(config: ReaRecConfig) -> bool:
-    return config.method == "prl" and config.steps > 0 and config.cl_weight > 0
-
-
 def training_steps(
     dataset: SequenceDataset, config: ReaRecConfig, *, batch_rows: int, sampled: int, precisions: Iterable[str]
 ) -> tuple[dict[str, Step], dict[str, str]]:
-    """The contenders, "ours" among them, and those that are absent with the reason.
+    """The contenders, and those that are absent with the reason. "ours" computes in fp32.
 
+    precisions: of further contenders of ours.
     config: warmup must be 0, so that the contrastive term counts from the start.
     sampled: batches that one call of ours and of the careful algorithm trains on; the official algorithm, for which
         all rows are alike, trains on one batch, made beforehand.
     """
     torch.manual_seed(0)
     weights = ReaRec(config).state_dict()
-    steps: dict[str, Step] = {}
+    ours = make_ours(dataset, config, weights, batch_rows, "fp32")
+    rows = sample(dataset, ours.loader, sampled)
+    steps: dict[str, Step] = {"ours": partial(ours.step, rows)}
     absent: dict[str, str] = {}
     for precision in precisions:
-        name = "ours" if precision == "fp32" else f"ours, {precision}"
+        name = f"ours, {precision}"
         try:
             ours = make_ours(dataset, config, weights, batch_rows, precision)
+            ours.loss(rows.loader[rows.indices[0]])  # some precisions only the kernels refuse
         except ValueError as error:
             absent[name] = str(error)
-            continue
-        if precision == "fp32":
-            rows = sample(dataset, ours.loader, sampled)
-        try:
-            ours.loss(rows.loader[rows.indices[0]])
-        except ValueError as error:  # a precision that only its kernels can refuse
-            absent[name] = str(error)
-            continue
-        steps[name] = partial(ours.step, rows)
-    contrastive = is_contrastive(config)
+        else:
+            steps[name] = partial(ours.step, rows)
+    contrastive = contrastive_active(config, epoch=0)
     careful = Plain(CarefulModel(config), weights, contrastive)
     steps[CAREFUL] = partial(careful.step, lambda: map(careful_arguments, rows.batches()))
     middle = [rows.left_padded(rows.indices[len(rows.indices) // 2], config.max_len)]
@@ -186,7 +180,7 @@ def losses(dataset: SequenceDataset, config: ReaRecConfig, batch_rows: int, inde
     rows = Rows(dataset, ours.loader, [index])
     batch = ours.loader[index]
     found = {"ours": ours.loss(replace(batch, group=torch.arange(batch.num_rows)))}
-    contrastive = is_contrastive(config)
+    contrastive = contrastive_active(config, epoch=0)
     found[CAREFUL] = Plain(CarefulModel(config), spread, contrastive).loss(careful_arguments(batch))
     for name, fixed in ((PUBLISHED, False), (FIXED, True)):
         official: Any = Plain(OfficialModel(config, mask_fixed=fixed), spread, contrastive)

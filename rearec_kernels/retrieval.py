@@ -46,9 +46,9 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
 
     Args:
         weight: [N, d], floating point. A table that is written to afterwards has to be prepared again. It is kept by
-            reference; what is derived from it takes 2 d bytes per item more under "bf16", and under "fp32" nothing, but
-            on a CPU with tiles for bfloat16 (AMX; float32 or bfloat16 tables of dense items) 2 d + 8, d rounded up to a
-            multiple of 32: half of a float32 table again.
+            reference; "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU with tiles for
+            bfloat16 (AMX), "fp32" and "bf16" add 2 d + 8 bytes per item, d rounded up to a multiple of 32, where the
+            table is float32 or bfloat16 and its items are dense: half of a float32 table again.
         precision: of the calls that the catalogue is for.
 
     Raises:
@@ -58,11 +58,10 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     _check_table(op, weight)
     check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
     weight = weight.detach()
-    if _fits_tiles(op, weight, precision):
-        tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu")
-        return Catalog(weight, precision, weight, _version(weight), tiles)
     operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
-    return Catalog(weight, precision, operand, _version(weight))
+    fits = _fits_tiles(op, weight, precision)
+    tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
+    return Catalog(weight, precision, operand, _version(weight), tiles)
 
 
 def _fits_tiles(op: str, weight: Tensor, precision: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from reporting.tables import contenders
 
@@ -45,7 +45,7 @@ def plot_scan(name: str, points: list[Record], folder: Path, ending: str) -> Pat
             ax.plot(*zip(*known, strict=True), color=color, marker=marker, linestyle=line, label=who)
         _axes(ax, points, label)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 3), frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^a-z0-9]+", "-", f"{name} {ending}".lower()).strip("-") + ".png")
     figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -58,5 +58,7 @@ def _axes(ax: Axes, points: list[Record], label: str) -> None:
     ax.xaxis.set_major_locator(FixedLocator(values))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.grid(True, which="major", alpha=0.3)
