@@ -32,8 +32,20 @@ struct Row {  // the candidates of one row in one part, in ascending order of th
   // Of those that may be among the best.
   void prune() const {
     int64_t kept = 0;
-    for (int64_t i = 0; i < *count; ++i)
-      if (upper[i] >= *threshold) keep(kept++, i);
+    for (int64_t i = 0; i < *count; i += kLanes) {
+      const int64_t left = *count - i;
+      const __mmask16 there = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffff);
+      const __m512 uppers = _mm512_maskz_loadu_ps(there, upper + i), lowers = _mm512_maskz_loadu_ps(there, lower + i);
+      const __m512i first = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there), items + i);
+      const __m512i second = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there >> 8), items + i + 8);
+      const __mmask16 stays = _mm512_mask_cmp_ps_mask(there, uppers, _mm512_set1_ps(*threshold), _CMP_GE_OQ);
+      const int of_first = __builtin_popcount(stays & 0xff);
+      _mm512_mask_compressstoreu_ps(upper + kept, stays, uppers);
+      _mm512_mask_compressstoreu_ps(lower + kept, stays, lowers);
+      _mm512_mask_compressstoreu_epi64(items + kept, static_cast<__mmask8>(stays), first);
+      _mm512_mask_compressstoreu_epi64(items + kept + of_first, static_cast<__mmask8>(stays >> 8), second);
+      kept += __builtin_popcount(stays);
+    }
     *count = kept;
   }
 };
@@ -45,31 +57,34 @@ Row row_of(const TileTopK& a, int64_t part, int64_t row) {
   return {c.upper + first, c.lower + first, c.items + first, c.count + place, c.products + place, c.threshold + place};
 }
 
-// The k-th largest of n, 1 <= k <= n, which are reordered. No NaN.
-float kth_largest(float* x, int64_t n, int64_t k) {
-  int64_t low = 0, high = n - 1;
-  const int64_t place = k - 1;
-  while (low < high) {
-    const float pivot = x[low + (high - low) / 2];
-    int64_t i = low, j = high;
-    while (i <= j) {
-      while (x[i] > pivot) ++i;
-      while (x[j] < pivot) --j;
-      if (i <= j) {
-        const float swapped = x[i];
-        x[i++] = x[j];
-        x[j--] = swapped;
-      }
-    }
-    if (place <= j) {
-      high = j;
-    } else if (place >= i) {
-      low = i;
-    } else {
-      break;
-    }
+// Finite or infinite float32 in their order, as integers and back.
+REAREC_INLINE int32_t to_ordinal(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(bits)) : bits;
+}
+REAREC_INLINE float from_ordinal(int32_t ordinal) {
+  const int32_t bits = ordinal < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(ordinal)) : ordinal;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+// A bound that k of the n values x reach, 1 <= k <= n: no more of them do, or it is the k-th largest. No NaN.
+float bound_of_best(const float* x, int64_t n, int64_t k) {
+  int64_t low = to_ordinal(-kInfinity), high = int64_t{to_ordinal(kInfinity)} + 1;  // at least, and fewer than k
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    const float bound = from_ordinal(static_cast<int32_t>(middle));
+    int64_t reaching = 0, i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      reaching += __builtin_popcount(
+          _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_set1_ps(bound), _CMP_GE_OQ));
+    for (; i < n; ++i) reaching += x[i] >= bound;
+    if (reaching == k) return bound;
+    (reaching > k ? low : high) = middle;
   }
-  return x[place];
+  return from_ordinal(static_cast<int32_t>(low));
 }
 
 // The candidates' float32 scores in place of their intervals; NaN and -infinity leave.
@@ -110,11 +125,10 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
   a.table.is_bfloat16 ? compute_scores<bfloat16>(a, row, candidates) : compute_scores<float>(a, row, candidates);
 }
 
-void raise_threshold(const TileTopK& a, const Row& candidates, float* selection) {
+void raise_threshold(const TileTopK& a, const Row& candidates) {
   if (*candidates.count < a.best.k) return;
-  std::memcpy(selection, candidates.lower, *candidates.count * sizeof(float));
-  const float kth = kth_largest(selection, *candidates.count, a.best.k);
-  if (kth > *candidates.threshold) *candidates.threshold = kth;
+  const float bound = bound_of_best(candidates.lower, *candidates.count, a.best.k);
+  if (bound > *candidates.threshold) *candidates.threshold = bound;
   candidates.prune();
 }
 
@@ -126,12 +140,12 @@ void abandon(const TileTopK& a, int64_t row, const Row& candidates) {
 }
 
 // Makes room for more candidates.
-void make_room(const TileTopK& a, int64_t row, const Row& candidates, float* selection, int64_t share) {
-  raise_threshold(a, candidates, selection);
+void make_room(const TileTopK& a, int64_t row, const Row& candidates, int64_t share) {
+  raise_threshold(a, candidates);
   const int64_t room = (a.candidates.capacity - a.best.k) / 2;
   if (*candidates.count + room <= a.candidates.capacity) return;
   compute_scores(a, row, candidates);
-  raise_threshold(a, candidates, selection);
+  raise_threshold(a, candidates);
   if (*candidates.count > a.best.k) {  // ties with the k-th, of which the lower items are the better
     int64_t above = 0, kept = 0;
     for (int64_t i = 0; i < *candidates.count; ++i) above += candidates.upper[i] > *candidates.threshold;
@@ -152,7 +166,7 @@ struct Slack {
 
 // The items of a block that may be among the best of the lanes' rows.
 void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 lanes, const float* sums,
-                 const Slack& slack, int64_t share, float* selection) {
+                 const Slack& slack, int64_t share) {
   const __m512i column = _mm512_mullo_epi32(
       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(kBlock));
   for (unsigned left = lanes; left; left &= left - 1) {
@@ -184,7 +198,7 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 l
         candidates.upper[place] = upper[i];
         candidates.lower[place] = lower[i];
         candidates.items[place] = item;
-        if (*candidates.count == a.candidates.capacity) make_room(a, row, candidates, selection, share);
+        if (*candidates.count == a.candidates.capacity) make_room(a, row, candidates, share);
       }
     }
   }
@@ -235,7 +249,6 @@ void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
   const int64_t share = (end - begin) * kBlockItems;
   const bfloat16* tiles = static_cast<const bfloat16*>(a.catalog.tiles);
   const bfloat16* rows = static_cast<const bfloat16*>(a.rows.tiles);
-  float* selection = a.candidates.selection + part * a.candidates.capacity;
   const Row first_row = row_of(a, part, 0);
   alignas(64) float sums[kBlock * kBlock];
   for (int64_t from = begin; from < end; from += panel) {
@@ -277,13 +290,13 @@ void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
           if (lanes) {
             const float* bounds = a.catalog.bounds ? a.catalog.bounds + (from + i) * 2 * kBlockItems : nullptr;
             const Slack slack = {bounds, bounds ? bounds + kBlockItems : nullptr, (from + i) * kBlockItems};
-            offer_lanes(a, part, row, lanes, sums + t * kTileRows, slack, share, selection);
+            offer_lanes(a, part, row, lanes, sums + t * kTileRows, slack, share);
           }
         }
       }
     }
   }
-  for (int64_t row = 0; row < a.best.rows; ++row) raise_threshold(a, row_of(a, part, row), selection);
+  for (int64_t row = 0; row < a.best.rows; ++row) raise_threshold(a, row_of(a, part, row));
 }
 
 // The best of all parts.

@@ -14,7 +14,6 @@ struct Candidates {
   int64_t* count;     // [parts, padded rows]
   int64_t* products;  // float32 scores computed
   float* threshold;   // k items have scores above or at it
-  float* selection;   // [parts, capacity]
   int64_t capacity;   // above k
   int parts;
 };

@@ -12,8 +12,8 @@ using ItemTilesTuple = std::tuple<Address, Address, Address, int64_t, int64_t>;
 using TableTuple = std::tuple<Address, bool, int64_t>;
 // (tiles, bounds [4, padded rows], is_bounded, padded rows)
 using RowTilesTuple = std::tuple<Address, Address, Address, int64_t>;
-// (scores [2, parts, padded rows, capacity], items, state [2, parts, padded rows], thresholds, selection, capacity)
-using CandidatesTuple = std::tuple<Address, Address, Address, Address, Address, int64_t>;
+// (scores [2, parts, padded rows, capacity], items, state [2, parts, padded rows], thresholds, capacity)
+using CandidatesTuple = std::tuple<Address, Address, Address, Address, int64_t>;
 
 ItemTiles to_item_tiles(const ItemTilesTuple& t) {
   const auto& [tiles, bounds, center, items, width] = t;
@@ -46,11 +46,11 @@ int64_t search(Address hidden, const ItemTilesTuple& catalog, const TableTuple& 
   float* const bounds = pointer<float>(row_bounds);
   a.rows = {pointer(tiles), bounds, bounds + padded, bounds + 2 * padded, bounds + 3 * padded,
             pointer<bool>(is_bounded), a.best.rows};
-  const auto& [scores, items, state, thresholds, selection, capacity] = candidates;
+  const auto& [scores, items, state, thresholds, capacity] = candidates;
   float* const upper = pointer<float>(scores);
   int64_t* const count = pointer<int64_t>(state);
   a.candidates = {upper, upper + parts * padded * capacity, pointer<int64_t>(items), count, count + parts * padded,
-                  pointer<float>(thresholds), pointer<float>(selection), capacity, parts};
+                  pointer<float>(thresholds), capacity, parts};
   pybind11::gil_scoped_release release;
   return topk(a);
 }

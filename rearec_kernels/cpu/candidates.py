@@ -77,9 +77,9 @@ def topk(
     row_bounds, is_bounded = torch.empty((4, padded), dtype=torch.float32), torch.empty(padded, dtype=torch.bool)
     scores, items = empty([2, parts, padded, capacity]), empty([parts, padded, capacity], torch.int64)
     state = torch.empty((2, parts, padded), dtype=torch.int64)
-    thresholds, selection = (torch.empty((parts, n), dtype=torch.float32) for n in (padded, capacity))
+    thresholds = torch.empty((parts, padded), dtype=torch.float32)
     row_tiles = (tiles.data_ptr(), row_bounds.data_ptr(), is_bounded.data_ptr(), padded)
-    candidates = (*(x.data_ptr() for x in (scores, items, state, thresholds, selection)), capacity)
+    candidates = (*(x.data_ptr() for x in (scores, items, state, thresholds)), capacity)
     computed = 0
     for chunk in chunks:
         best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
