@@ -67,11 +67,10 @@ def _machine(machine: Machine, out: Path) -> Iterator[str]:
     yield f"### Targets\n\n{tables.summary(comparisons)}"
     yield from filter(None, [tables.targets(comparisons)])
     groups = machine.groups()
-    scans = groups.pop("scaling", [])
     for group in sorted(groups, key=lambda name: list(GROUPS).index(name) if name in GROUPS else len(GROUPS)):
         yield f"### {GROUPS.get(group, group.replace('_', ' ').capitalize())}"
         yield from _group(group, groups[group])
-    if scans:
+    if machine.scans():
         yield "### Growth with N, R, T, K and the length of histories"
         yield from _plots(machine, out)
 

@@ -91,7 +91,7 @@ def test_steps(steps: int, report: Any) -> None:
 def test_history_length(length: int, report: Any) -> None:
     dataset = paper_shaped(6_000, 5_000, length + 2.0)  # of which two are targets of validation and test
     config = ReaRecConfig(dataset.num_items, method="prl", steps=2, dim=64, ffn=128, alpha=1.5, warmup=0)
-    steps, _ = training_steps(dataset, config, batch_rows=256, sampled=3, precisions=("bf16",))
-    scan, axis = "training step, 256 rows, prl K 2, N 5000, d 64", "mean history length (items)"
+    steps, _ = training_steps(dataset, config, batch_rows=128, sampled=3, precisions=("bf16",))
+    scan, axis = "training step, 128 rows, prl K 2, N 5000, d 64", "mean history length (items)"
     contenders = dict(steps)
-    report(_point(scan, axis, length, contenders, time_call=seconds_of(256)), contenders["ours"])
+    report(_point(scan, axis, length, contenders, time_call=seconds_of(128)), contenders["ours"])

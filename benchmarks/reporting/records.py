@@ -25,10 +25,11 @@ class Machine:
         return f"{machine['processor']}, {threads} thread{'s' if threads != 1 else ''}"
 
     def groups(self) -> dict[str, list[Record]]:
-        """Comparisons by the module that made them."""
+        """Comparisons by the module that made them, points of scans left out."""
         found: dict[str, list[Record]] = {}
         for comparison in self.comparisons.values():
-            found.setdefault(comparison.get("group", ""), []).append(comparison)
+            if "scan" not in comparison:
+                found.setdefault(comparison.get("group", ""), []).append(comparison)
         return found
 
     def scans(self) -> dict[str, list[Record]]:
