@@ -8,17 +8,17 @@ class CrossEntropyLoss {
  public:
   explicit CrossEntropyLoss(const CrossEntropy& a) : a_(a), steps_(a.catalogue.steps) {}
 
-  // Vectors of 32 floats, one for each user of a group: running statistics of a thread, and what `gradient` reads.
-  int64_t running_vectors() const { return 2 * steps_; }
+  // Vectors of 32 floats, one for each user of a group: running statistics of a thread (per step the shift, the norm and
+  // its rest), and what `gradient` reads.
+  int64_t running_vectors() const { return 3 * steps_; }
   int64_t gradient_vectors() const { return 3 * steps_; }
 
   // Statistics of nothing, for one group.
   void begin(float* running) const {
-    for (int64_t t = 0; t < steps_; ++t, running += 2 * kBlock)
-      for (int64_t lane = 0; lane < kBlock; ++lane) {
-        running[lane] = -kInfinity;
-        running[kBlock + lane] = 0;
-      }
+    for (int64_t t = 0; t < steps_; ++t, running += 3 * kBlock) {
+      for (int64_t lane = 0; lane < kBlock; ++lane) running[lane] = -kInfinity;
+      std::memset(running + kBlock, 0, 2 * kBlock * sizeof(float));
+    }
   }
 
   // Adds the first `items` of a block of logits (one after the other, a block for every step).
@@ -26,8 +26,7 @@ class CrossEntropyLoss {
     for (int64_t t = 0; t < steps_; ++t)
       for (int64_t half = 0; half < kBlock; half += kTileRows) {
         const float* block = logits + t * kSums + sum_index(0, half);
-        float* shift = running + 2 * kBlock * t + half;
-        add_block(block, items, a_.inverse_temperature[t], shift, shift + kBlock);
+        add_block(block, items, a_.inverse_temperature[t], running + 3 * kBlock * t + half);
       }
   }
 
@@ -40,14 +39,11 @@ class CrossEntropyLoss {
   void merge(int64_t group, float* const* running, int64_t threads) const {
     for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.catalogue.users; ++lane)
       for (int64_t t = 0; t < steps_; ++t) {
-        const int64_t row = (group * kBlock + lane) * steps_ + t, place = (group * steps_ + t) * 2 * kBlock + lane;
-        float shift = -kInfinity, norm = 0;
-        for (int64_t i = 0; i < threads; ++i) shift = running[i][place] > shift ? running[i][place] : shift;
-        for (int64_t i = 0; i < threads; ++i)
-          norm += running[i][place + kBlock] *
-                  (running[i][place] == shift ? 1.0f : exp_or_zero((running[i][place] - shift) * a_.inverse_temperature[t]));
+        const int64_t row = (group * kBlock + lane) * steps_ + t, place = (group * steps_ + t) * 3 * kBlock + lane;
+        const float shift = merged_shift(running, threads, place), scale = a_.inverse_temperature[t];
         a_.shift[row] = shift;
-        a_.norm[row] = norm;
+        a_.norm[row] = static_cast<float>(merged_sum(running, threads, place, place + kBlock, shift, scale) +
+                                          merged_sum(running, threads, place, place + 2 * kBlock, shift, scale));
         a_.target_logit[row] = a_.catalogue.target[group * kBlock + lane] < 0
                                    ? 0 : (a_.target_logit[row] - shift) * a_.inverse_temperature[t];
       }
@@ -87,21 +83,24 @@ class CrossEntropyLoss {
   }
 
  private:
-  REAREC_INLINE static void add_block(const float* block, int items, float inverse_temperature, float* shift,
-                                      float* norm) {
-    vfloat m[4];
-    for (int j = 0; j < 4; ++j) m[j] = broadcast(-kInfinity);
+  // running: shift, norm and its rest.
+  REAREC_INLINE static void add_block(const float* block, int items, float inverse_temperature, float* running) {
+    vfloat m[4], total[4];
+    for (int j = 0; j < 4; ++j) {
+      m[j] = broadcast(-kInfinity);
+      total[j] = vfloat{};
+    }
     for_rows(block, items, [&](const float* row, int j) { m[j] = larger(load(row), m[j]); });
-    const vfloat before = load(shift);
+    const vfloat before = load(running);
     const vfloat now = larger(larger(larger(m[0], m[1]), larger(m[2], m[3])), before);
     // As long as all logits are -infinity (masked), 0 stands for their maximum.
     const vfloat reference = now == -kInfinity ? vfloat{} : now;
-    vfloat total[4] = {load(norm) * exp_or_zero((before - reference) * inverse_temperature)};
     for_rows(block, items, [&](const float* row, int j) {
       total[j] += exp_or_zero((load(row) - reference) * inverse_temperature);
     });
-    store(shift, now);
-    store(norm, (total[0] + total[1]) + (total[2] + total[3]));
+    store(running, now);
+    add_to_sum(running + kBlock, running + 2 * kBlock, exp_or_zero((before - reference) * inverse_temperature),
+               (total[0] + total[1]) + (total[2] + total[3]));
   }
 
   const CrossEntropy& a_;
@@ -111,9 +110,9 @@ class CrossEntropyLoss {
 }  // namespace
 
 size_t scratch_bytes(const Catalogue& c) {
-  const int64_t vectors = 3 * c.steps + 3;  // of the ensemble, which has more
-  return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, vectors, vectors)
-                     : Sweep<1, CrossEntropyLoss>::bytes(c, vectors, vectors);
+  const int64_t running = 4 * c.steps + 3, vectors = 3 * c.steps + 3;  // of the ensemble, which has more
+  return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, running, vectors)
+                     : Sweep<1, CrossEntropyLoss>::bytes(c, running, vectors);
 }
 
 void cross_entropy(const CrossEntropy& a) { sweep(a.catalogue, CrossEntropyLoss(a)); }

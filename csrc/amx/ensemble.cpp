@@ -10,15 +10,15 @@ class EnsembleLoss {
  public:
   explicit EnsembleLoss(const Ensemble& a) : a_(a), steps_{static_cast<int>(a.catalogue.steps)} {}
 
-  // Per user the shift of every step and of their mean, then the norms, then the spreads.
-  int64_t running_vectors() const { return 3 * steps_.count() + 2; }
+  // The shift of every step and of their mean, then the norms, then the rests of these, then the spreads.
+  int64_t running_vectors() const { return 4 * steps_.count() + 3; }
   // Shifts, then the weight of the mean's probability and the coefficient, then per step 1 / norm and mean spread.
   int64_t gradient_vectors() const { return 3 * steps_.count() + 3; }
 
   void begin(float* running) const {
     for (int64_t i = 0; i < (steps_.count() + 1) * kBlock; ++i) running[i] = -kInfinity;
     std::memset(running + (steps_.count() + 1) * kBlock, 0,
-                static_cast<size_t>((2 * steps_.count() + 1) * kBlock) * sizeof(float));
+                static_cast<size_t>((3 * steps_.count() + 2) * kBlock) * sizeof(float));
   }
 
   REAREC_INLINE void add(const float* logits, int items, float* running) const {
@@ -38,16 +38,13 @@ class EnsembleLoss {
       const int64_t user = group * kBlock + lane;
       for (int64_t t = 0; t <= count; ++t) {
         const int64_t place = base + t * kBlock + lane;
-        float shift = -kInfinity, norm = 0, spread = 0;
-        for (int64_t i = 0; i < threads; ++i) shift = running[i][place] > shift ? running[i][place] : shift;
-        for (int64_t i = 0; i < threads; ++i) {
-          const float factor = exp_or_zero((running[i][place] - shift) * a_.inverse_temperature);
-          norm += factor * running[i][place + (count + 1) * kBlock];
-          if (t < count) spread += factor * running[i][place + (2 * count + 2) * kBlock];
-        }
+        const float shift = merged_shift(running, threads, place);
+        const auto sum = [&](int64_t vectors) {
+          return merged_sum(running, threads, place, place + vectors * kBlock, shift, a_.inverse_temperature);
+        };
         a_.shift[user * (count + 1) + t] = shift;
-        a_.norm[user * (count + 1) + t] = norm;
-        if (t < count) a_.spread[user * count + t] = spread;
+        a_.norm[user * (count + 1) + t] = static_cast<float>(sum(count + 1) + sum(2 * count + 2));
+        if (t < count) a_.spread[user * count + t] = static_cast<float>(sum(3 * count + 3));
       }
       a_.target_logit[user] = a_.catalogue.target[user] < 0 ? 0
           : (a_.target_logit[user] - a_.shift[user * (count + 1) + count]) * a_.inverse_temperature;
@@ -95,15 +92,14 @@ class EnsembleLoss {
       for (int t = 0; t < count; ++t) shift[t] = larger(columns.z[t], shift[t]);
       shift[count] = larger(columns.mean(steps_), shift[count]);
     });
-    float* norms = running + (count + 1) * kBlock;
-    float* spreads = norms + (count + 1) * kBlock;
+    vfloat factor[Steps<T>::kMax + 1];
     for (int t = 0; t <= count; ++t) {
       const vfloat before = load(running + t * kBlock);
       shift[t] = larger(shift[t], before);
       store(running + t * kBlock, shift[t]);
-      const vfloat factor = exp_or_zero((before - shift[t]) * scale);
-      norm[t] = factor * load(norms + t * kBlock);
-      if (t < count) spread[t] = factor * load(spreads + t * kBlock);
+      factor[t] = exp_or_zero((before - shift[t]) * scale);
+      norm[t] = vfloat{};
+      if (t < count) spread[t] = vfloat{};
     }
     for_rows(block, items, [&](const float* row, int) {
       columns.load(row, kSums, steps_);
@@ -114,8 +110,11 @@ class EnsembleLoss {
         if (t < count) spread[t] += e * u[t];
       }
     });
-    for (int t = 0; t <= count; ++t) store(norms + t * kBlock, norm[t]);
-    for (int t = 0; t < count; ++t) store(spreads + t * kBlock, spread[t]);
+    float* norms = running + (count + 1) * kBlock;
+    float* spreads = norms + 2 * (count + 1) * kBlock;
+    for (int t = 0; t <= count; ++t)
+      add_to_sum(norms + t * kBlock, norms + (count + 1 + t) * kBlock, factor[t], norm[t]);
+    for (int t = 0; t < count; ++t) store(spreads + t * kBlock, load(spreads + t * kBlock) * factor[t] + spread[t]);
   }
 
   REAREC_INLINE void gradient_of_half(const float* vectors, float* block) const {

@@ -122,6 +122,31 @@ REAREC_INLINE void for_rows(Float* block, int items, const Visit& visit) {
   }
 }
 
+// sum + rest grow by a value, and by a factor before that. What rounding takes from the sum is kept in the rest: thousands
+// of blocks add up, to rows with one logit that outweighs all the others together.
+REAREC_INLINE void add_to_sum(float* sum, float* rest, vfloat factor, vfloat value) {
+  const vfloat before = load(sum) * factor, after = before + value;
+  const vfloat added = after - before;
+  store(sum, after);
+  store(rest, load(rest) * factor + ((before - (after - added)) + (value - added)));
+}
+
+// The largest shift of the threads, and sums that are relative to their shifts as one that is relative to it.
+REAREC_INLINE float merged_shift(float* const* running, int64_t threads, int64_t shift) {
+  float largest = -kInfinity;
+  for (int64_t i = 0; i < threads; ++i) largest = running[i][shift] > largest ? running[i][shift] : largest;
+  return largest;
+}
+REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t shift, int64_t sum, float largest,
+                                float inverse_temperature) {
+  double total = 0;
+  for (int64_t i = 0; i < threads; ++i) {
+    const float difference = running[i][shift] == largest ? 0 : running[i][shift] - largest;
+    total += static_cast<double>(exp_or_zero(difference * inverse_temperature)) * running[i][sum];
+  }
+  return total;
+}
+
 template <int kParts, class Loss>
 class Sweep {
  public:

@@ -1,5 +1,5 @@
-"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits; or, where
-the machine has tiles and the precision is made for them, all of it by csrc/amx."""
+"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits; or all of
+it by csrc/amx, where the machine has tiles and the precision is made for them."""
 
 from __future__ import annotations
 
@@ -310,8 +310,10 @@ class _Contrast:
     def _by_tiles(
         self, passes: Passes, t: int, target: Tensor, statistics: _Statistics, coefficient: Tensor | None
     ) -> None:
-        noised, clean, *gradients = self._step(t)
-        catalogue = tiles.Catalogue(noised, clean, target, 1, *gradients, self.precision, *passes, self.group)
+        noised, clean, grad_noised, grad_clean = self._step(t)
+        catalogue = tiles.Catalogue(
+            noised, clean, target, 1, grad_noised, grad_clean, self.precision, *passes, self.group
+        )
         addresses = statistics.addresses(slice(0, None), coefficient)
         catalogue.cross_entropy(self.inverse_temperature.data_ptr(), *addresses)
 
@@ -321,7 +323,12 @@ class _Contrast:
         noised, clean, *gradients = self._step(t)
         with ieee_products(noised.device):
             _softmax_chunks(
-                noised, clean, target, 1, partial(self._run, _CROSS_ENTROPY[passes], statistics, coefficient), *gradients
+                noised,
+                clean,
+                target,
+                1,
+                partial(self._run, _CROSS_ENTROPY[passes], statistics, coefficient),
+                *gradients,
             )
 
     def _run(
