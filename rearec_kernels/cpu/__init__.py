@@ -10,6 +10,10 @@ from rearec_kernels.cpu.attention import (
     attention_decode,
     attention_prefix_gradient,
 )
+from rearec_kernels.cpu.layer_norm import (
+    dropout_add_layer_norm,
+    dropout_add_layer_norm_backward,
+)
 from rearec_kernels.cpu.losses import (
     annealed_cross_entropy,
     annealed_cross_entropy_rows,
@@ -35,6 +39,8 @@ __all__ = [
     "attention_prefix_gradient",
     "catalog_rank",
     "catalog_topk",
+    "dropout_add_layer_norm",
+    "dropout_add_layer_norm_backward",
     "ensemble_reasoning_loss",
     "reasoning_info_nce",
     "reasoning_info_nce_rows",
