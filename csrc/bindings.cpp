@@ -10,6 +10,7 @@
 #include "attention_tuples.h"
 #include "cpu/attention.h"
 #include "cpu/isa.h"
+#include "cpu/layer_norm.h"
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
 #include "cpu/rollout.h"
@@ -98,6 +99,38 @@ void attention_prefix_gradient(int dtype, const std::vector<StepTuple>& steps, c
   a.threads = threads;
   py::gil_scoped_release release;
   REAREC_KERNELS(attention).prefix_gradient(a);
+}
+
+// (x, whether it is bfloat16, residual or 0, weight, bias, rows, width, eps, statistics or 0, threads)
+using LayerNormTuple =
+    std::tuple<Address, bool, Address, Address, Address, int64_t, int64_t, float, Address, int>;
+// (probability before the norm, probability after it, seed)
+using LayerNormDropoutTuple = std::tuple<double, double, uint64_t>;
+
+ElementDropout to_element_dropout(double p, uint32_t stream) {
+  const uint32_t nearest = static_cast<uint32_t>(p * 65536.0 + 0.5), threshold = nearest < 65536 ? nearest : 65535;
+  return {threshold, stream, static_cast<float>(65536.0 / (65536.0 - threshold))};
+}
+
+LayerNorm to_layer_norm(const LayerNormTuple& t, const LayerNormDropoutTuple& dropout) {
+  const auto& [x, x_is_bfloat16, residual, weight, bias, rows, width, eps, statistics, threads] = t;
+  const auto& [before, after, seed] = dropout;
+  return {pointer(x), x_is_bfloat16, pointer<float>(residual), pointer<float>(weight), pointer<float>(bias), rows, width,
+          eps, seed, to_element_dropout(before, 0), to_element_dropout(after, 1), pointer<float>(statistics), threads};
+}
+
+void layer_norm_forward(const LayerNormTuple& norm, const LayerNormDropoutTuple& dropout, Address out) {
+  const LayerNormForward a{to_layer_norm(norm, dropout), pointer<float>(out)};
+  py::gil_scoped_release release;
+  REAREC_KERNELS(layer_norm).forward(a);
+}
+
+void layer_norm_backward(const LayerNormTuple& norm, const LayerNormDropoutTuple& dropout, Address grad_out,
+                         Address grad_x, Address grad_residual, Address grad_weight) {
+  const LayerNormBackward a{to_layer_norm(norm, dropout), pointer<float>(grad_out), pointer(grad_x),
+                            pointer<float>(grad_residual), pointer<float>(grad_weight)};
+  py::gil_scoped_release release;
+  REAREC_KERNELS(layer_norm).backward(a);
 }
 
 // (values, rows, columns, row stride, steps, target, threads)
@@ -280,6 +313,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("attention_forward", &attention_forward);
   module.def("attention_backward", &attention_backward);
   module.def("attention_prefix_gradient", &attention_prefix_gradient);
+  module.def("layer_norm_forward", &layer_norm_forward);
+  module.def("layer_norm_backward", &layer_norm_backward);
   module.def("cross_entropy_statistics", &cross_entropy<&LossKernels::cross_entropy_statistics>);
   module.def("cross_entropy_gradient", &cross_entropy<&LossKernels::cross_entropy_gradient>);
   module.def("cross_entropy", &cross_entropy<&LossKernels::cross_entropy>);

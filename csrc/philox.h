@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al., SC'11), first output word: the dropout stream that every backend shares.
+// Philox4x32-10 (Salmon et al., SC'11): the dropout stream that every backend shares.
 #pragma once
 #include <cstdint>
 
@@ -10,10 +10,8 @@
 
 namespace rearec {
 
-// key = seed; counter = (key slot, query token, head, row): a mask depends on positions only, never on threads or tiles.
-REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t slot, uint32_t token, uint32_t head,
-                                                      uint32_t row) {
-  uint32_t c0 = slot, c1 = token, c2 = head, c3 = row;
+// Turns the counter c into the four output words.
+REAREC_HOST_DEVICE static inline void philox(uint64_t seed, uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
@@ -27,7 +25,14 @@ REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t sl
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return c0;
+}
+
+// Attention: key = seed; counter = (key slot, query token, head, row); a mask depends on positions only, never on
+// threads or tiles.
+REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t slot, uint32_t token, uint32_t head,
+                                                      uint32_t row) {
+  philox(seed, slot, token, head, row);
+  return slot;
 }
 
 // Dropout with probability p drops the words below this. The smallest integer that is not less than p 2^32.

@@ -6,6 +6,7 @@ What a user calls is what this module exports; see each function's docstring for
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import PrefixRows, ReasoningCache
 from rearec_kernels.dispatch import available_backends, build_info, resolve_backend, use_backend
+from rearec_kernels.layer_norm import dropout_add_layer_norm
 from rearec_kernels.layer_weights import LayerWeights, prepare_layers
 from rearec_kernels.losses import (
     EnsembleLoss,
@@ -29,6 +30,7 @@ __all__ = [
     "cached_reason_attention",
     "catalog_rank",
     "catalog_topk",
+    "dropout_add_layer_norm",
     "ensemble_reasoning_loss",
     "prepare_catalog",
     "prepare_layers",

@@ -11,6 +11,7 @@ import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.checks import check_int, check_number, describe
 from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.operands import seed_tensor
 
 _NAME = "cached_reason_attention"
 _MAX_HEAD_DIM = 1024
@@ -66,7 +67,7 @@ def cached_reason_attention(
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
     backend = resolve_backend(_NAME, q.device, dtype, width)
-    mask_seed = _seed_tensor(seed, q.device) if dropout_p > 0 else None
+    mask_seed = seed_tensor(_NAME, seed, q.device) if dropout_p > 0 else None
     q4, k4, v4 = ((x if x.dtype == dtype else x.to(dtype)).contiguous() for x in (q4, k4, v4))
 
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
@@ -130,18 +131,3 @@ def _check_scale(softmax_scale: float) -> float:
     if not math.isfinite(softmax_scale):
         raise ValueError(f"{_NAME}: softmax_scale must be finite, got {softmax_scale}")
     return float(softmax_scale)
-
-
-def _seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
-            raise ValueError(
-                f"{_NAME}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
-            )
-        return seed
-    check_int(_NAME, "seed", seed)
-    if not -(2**63) <= seed < 2**63:
-        raise ValueError(f"{_NAME}: seed must fit into a signed 64-bit integer, got {seed}")
-    return torch.full((1,), seed, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

@@ -48,6 +48,9 @@ _CALL_DTYPES = {("cpu", "reasoning_rollout"): frozenset({torch.float32})}
 # H100, where Triton's products of float32 without tensor cores are far from what cuBLAS makes of them.
 _SLOW = {"triton": frozenset({("annealed_cross_entropy", "fp32"), ("ensemble_reasoning_loss", "fp32")})}
 
+# Calls that torch itself serves well where none of these backends does: then "reference", without refusal or warning.
+_TORCH_ELSEWHERE = {"dropout_add_layer_norm": ("cpu",)}
+
 _PROCESS_BACKEND = os.environ.get("REAREC_BACKEND") or None
 _local = threading.local()  # not a ContextVar: torch.compile traces this one, with a guard
 _warned: set[tuple[str, str, str]] = set()
@@ -120,6 +123,11 @@ def resolve_backend(
                 f"{op}: backend {name!r} cannot run on {device} ({_obstacle(name, device)}); available there: "
                 f"{', '.join(available)}"
             )
+    if op in _TORCH_ELSEWHERE:
+        wanted = available[0] if name is None else name
+        served = wanted in _TORCH_ELSEWHERE[op] and _refusal(wanted, op, dtype, head_dim, states, k) is None
+        return wanted if served else "reference"
+    if name is not None:
         refusal = _refusal(name, op, dtype, head_dim, states, k)
         if refusal:
             raise ValueError(f"{op}: backend {name!r} does not serve {refusal}")

@@ -1,4 +1,4 @@
-"""The operands of attention as addresses, sizes and strides: what csrc/attention_tuples.h takes."""
+"""The seed of dropout, and the operands of attention as addresses, sizes and strides: what csrc/attention_tuples.h takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rearec_kernels.checks import check_int, describe
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -53,3 +55,19 @@ def split_tokens(x: Tensor, segments: Sequence[Tensor]) -> list[Tensor]:
     if len(sizes) == 1:
         return [x]
     return [part.clone(memory_format=torch.contiguous_format) for part in x.split(sizes, dim=1)]
+
+
+def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """int64 [1]: `seed`, or one drawn from torch's generator for None. Raises for what is no seed."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
+            raise ValueError(
+                f"{op}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
+            )
+        return seed
+    check_int(op, "seed", seed)
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"{op}: seed must fit into a signed 64-bit integer, got {seed}")
+    return torch.full((1,), seed, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

@@ -6,10 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rearec_kernels import ReasoningCache, cached_reason_attention
+from rearec_kernels import (
+    PrefixRows,
+    ReasoningCache,
+    cached_reason_attention,
+    dropout_add_layer_norm,
+    resolve_backend,
+)
 
 __all__ = ["LAYER_NORM_EPS", "EncodedPrefix", "TransformerEncoder", "TransformerLayer", "gather_rows", "init_weights"]
 
@@ -67,40 +74,90 @@ class TransformerLayer(nn.Module):
 
         Windows are right padded, so a real slot never sees padding; what padding slots compute is never read.
         """
-        query, key, value = self._project(inputs)
+        query, key, value = self._project(inputs, self.query, self.key, self.value)
+        if _one_by_one(inputs) and self.attention_dropout_p > 0:
+            attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs))
+            return attended.unflatten(0, inputs.shape[:2]), key, value
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            dropout_p=self._attention_dropout_p,
+            dropout_p=self.attention_dropout_p,
             is_causal=True,
         )
         return attended.transpose(1, 2).flatten(-2), key, value
 
+    def attend_rows(self, inputs: Tensor, row_prefix: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same for the last slots of R rows alone: their inputs and attended values [R, d], and K and V."""
+        if not _one_by_one(inputs):
+            attended, key, value = self.attend_prefix(inputs)
+            return gather_rows(inputs, row_prefix, end), gather_rows(attended, row_prefix, end), key, value
+        key, value = self._project(inputs, self.key, self.value)
+        rows = gather_rows(inputs, row_prefix, end)
+        (query,) = self._project(rows, self.query)
+        own = row_prefix.long() * inputs.shape[1] + end.long() - 1
+        return rows, self._attend(query, key, value, row_prefix, end - 1, own), key, value
+
     def finish(self, inputs: Tensor, attended: Tensor) -> Tensor:
         """All that follows the attention, position by position: [..., d] inputs and attended values -> [..., d]."""
-        hidden = self.attention_norm(self.dropout(self.output(attended)) + inputs)
+        hidden = self._add_and_normalise(self.output(attended), inputs, self.attention_norm)
         inner = F.gelu(self.inner(hidden))
-        return self.feed_forward_norm(self.dropout(self.outer(inner)) + hidden)
+        return self._add_and_normalise(self.outer(inner), hidden, self.feed_forward_norm)
 
     def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
-        query, key, value = self._project(token[:, None])
-        attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
+        query, key, value = self._project(token, self.query, self.key, self.value)
+        attended = cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p)
         return self.finish(token, attended.flatten(1))
 
     @property
-    def _attention_dropout_p(self) -> float:
+    def attention_dropout_p(self) -> float:
+        """The probability in the present mode."""
         return self.attention_dropout if self.training else 0.0
 
-    def _project(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values with the heads split off: [..., d] -> [..., H, D]."""
-        split = (self.heads, -1)
-        return (
-            self.query(inputs).unflatten(-1, split),
-            self.key(inputs).unflatten(-1, split),
-            self.value(inputs).unflatten(-1, split),
-        )
+    def _add_and_normalise(self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm) -> Tensor:
+        dropout_p = self.dropout.p if self.training else 0.0
+        return dropout_add_layer_norm(update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, row_prefix: Tensor, before: Tensor, own: Tensor | None
+    ) -> Tensor:
+        """Row r, at slot before[r] of window row_prefix[r], attends to the slots up to its own.
+
+        Its own slot (index own[r] of all slots, None: row r is slot r) is to the kernel a new token, those before it
+        the prefix.
+        """
+        rows = PrefixRows(end=before, row_prefix=row_prefix)
+        cache = ReasoningCache.from_prefix(key, value, max_tokens=1, rows=rows)
+        key, value = key.flatten(0, 1), value.flatten(0, 1)
+        if own is not None:
+            key, value = key.index_select(0, own), value.index_select(0, own)
+        return cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p).flatten(1)
+
+    def _project(self, inputs: Tensor, *linears: nn.Linear) -> list[Tensor]:
+        """Queries, keys and values, as many as there are linears, with the heads split off: [..., d] -> [..., H, D]."""
+        if self.training and len(linears) > 1:  # one product instead of three is worth the copy of the weights
+            weight = torch.cat([linear.weight for linear in linears])
+            bias = torch.cat([linear.bias for linear in linears])
+            projected = F.linear(inputs, weight, bias).chunk(len(linears), dim=-1)
+        else:
+            projected = tuple(linear(inputs) for linear in linears)
+        return [x.unflatten(-1, (self.heads, -1)) for x in projected]
+
+
+def _one_by_one(inputs: Tensor) -> bool:
+    """Whether the attention kernel of the reasoning tokens serves single slots of a prefix better than torch.
+
+    Torch has no fused attention with dropout for CPUs, and none for the last slots of windows alone.
+    """
+    return inputs.device.type == "cpu" and resolve_backend("cached_reason_attention", inputs.device, inputs.dtype) == "cpu"
+
+
+def _every_slot(inputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Every slot of [S, C, d] as a row: its window, and how many slots are before it."""
+    windows, slots, _ = inputs.shape
+    row_prefix = torch.arange(windows, dtype=torch.int32).repeat_interleave(slots)
+    return row_prefix, torch.arange(slots, dtype=torch.int32).repeat(windows), None
 
 
 class TransformerEncoder(nn.Module):
@@ -113,19 +170,19 @@ class TransformerEncoder(nn.Module):
     def encode(self, inputs: Tensor, row_prefix: Tensor, end: Tensor) -> EncodedPrefix:
         """Encode right padded windows [S, C, d]; row r stands at slot end[r] - 1 of window row_prefix[r].
 
-        row_prefix, end: int [R]. Only the rows' states are needed from the last layer, so its position-wise part
-        (output projection and feed-forward) runs on R rows instead of S·C slots.
+        row_prefix, end: int [R]. Only the rows' states are needed from the last layer, so all of it but K and V is
+        computed for R rows instead of S·C slots.
         """
         keys: list[Tensor] = []
         values: list[Tensor] = []
         hidden = inputs
         for depth, layer in enumerate(self._each_layer(), start=1):
-            attended, key, value = layer.attend_prefix(hidden)
+            if depth == len(self.layers):
+                hidden, attended, key, value = layer.attend_rows(hidden, row_prefix, end)
+            else:
+                attended, key, value = layer.attend_prefix(hidden)
             keys.append(key)
             values.append(value)
-            if depth == len(self.layers):
-                hidden = gather_rows(hidden, row_prefix, end)
-                attended = gather_rows(attended, row_prefix, end)
             hidden = layer.finish(hidden, attended)
         return EncodedPrefix(hidden, tuple(keys), tuple(values))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rearec.models.config import ReaRecConfig
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, init_weights
-from rearec_kernels import ReasoningCache
+from rearec_kernels import ReasoningCache, dropout_add_layer_norm
 
 __all__ = ["SASRec"]
 
@@ -61,4 +61,7 @@ class SASRec(nn.Module):
         return self.encoder.step(self._normalise(token), caches)
 
     def _normalise(self, inputs: Tensor) -> Tensor:
-        return self.input_dropout(self.input_norm(inputs))
+        norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0
+        return dropout_add_layer_norm(
+            inputs, None, norm.weight, norm.bias, eps=norm.eps, output_dropout_p=dropout_p
+        )

@@ -11,6 +11,10 @@ from rearec_kernels.cpu.attention import (
     attention_prefix_gradient,
 )
 from rearec_kernels.cpu.candidates import catalog_tiles
+from rearec_kernels.cpu.layer_norm import (
+    dropout_add_layer_norm,
+    dropout_add_layer_norm_backward,
+)
 from rearec_kernels.cpu.losses import (
     annealed_cross_entropy,
     annealed_cross_entropy_rows,
@@ -41,6 +45,8 @@ __all__ = [
     "catalog_rank",
     "catalog_tiles",
     "catalog_topk",
+    "dropout_add_layer_norm",
+    "dropout_add_layer_norm_backward",
     "ensemble_reasoning_loss",
     "pack_layers",
     "reasoning_info_nce",

@@ -10,6 +10,7 @@ from rearec_kernels.reference.attention import (
     attention_decode,
     attention_prefix_gradient,
 )
+from rearec_kernels.reference.layer_norm import dropout_add_layer_norm
 from rearec_kernels.reference.losses import (
     annealed_cross_entropy,
     annealed_cross_entropy_rows,
@@ -39,6 +40,7 @@ __all__ = [
     "attention_prefix_gradient",
     "catalog_rank",
     "catalog_topk",
+    "dropout_add_layer_norm",
     "ensemble_reasoning_loss",
     "pack_layers",
     "reasoning_info_nce",

@@ -1,0 +1,226 @@
+// Dropout, residual, LayerNorm, dropout: a row is read once, stays in the first-level cache, and is written once. Masks are
+// recomputed in the backward pass instead of being kept.
+#include "cpu/layer_norm.h"
+
+#include <cmath>
+#include <cstdlib>
+
+#include "cpu/simd.h"
+#include "philox.h"
+
+namespace rearec {
+namespace {
+
+constexpr int64_t kBlock = 128;  // elements per vector of counters: 16 lanes, 4 words, 2 halves
+
+// The 16 bits of each element of one block.
+void random_block(uint64_t seed, uint32_t stream, int64_t block, uint16_t* bits) {
+  alignas(64) uint32_t words[4][16];
+  const uint64_t first = 16 * static_cast<uint64_t>(block);
+#pragma omp simd
+  for (int lane = 0; lane < 16; ++lane) {
+    const uint64_t counter = first + lane;
+    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = stream, c3 = 0;
+    philox(seed, c0, c1, c2, c3);
+    words[0][lane] = c0;
+    words[1][lane] = c1;
+    words[2][lane] = c2;
+    words[3][lane] = c3;
+  }
+  for (int word = 0; word < 4; ++word)
+#pragma omp simd
+    for (int lane = 0; lane < 16; ++lane) {
+      bits[32 * word + lane] = static_cast<uint16_t>(words[word][lane]);
+      bits[32 * word + 16 + lane] = static_cast<uint16_t>(words[word][lane] >> 16);
+    }
+}
+
+// The random bits of one row after another.
+class RowBits {
+ public:
+  RowBits(const LayerNorm& a, const ElementDropout& dropout, uint16_t* memory)
+      : seed_(a.seed), width_(a.width), dropout_(dropout), memory_(memory) {}
+  static int64_t floats(int64_t width) { return (width + 2 * kBlock) / 2; }
+
+  // One per element; what lies behind the last one may be read.
+  const uint16_t* row(int64_t r) {
+    if (dropout_.threshold == 0) return memory_;
+    const int64_t begin = r * width_, block = begin / kBlock, last = (begin + width_ - 1) / kBlock;
+    // A row that does not end with a block leaves its rest to the next one.
+    int64_t i = block;
+    if (filled_ == block && width_ > 0) {
+      if (held_ != block) std::memmove(memory_, memory_ + (block - held_) * kBlock, kBlock * sizeof(uint16_t));
+      ++i;
+    }
+    for (; i <= last; ++i) random_block(seed_, dropout_.stream, i, memory_ + (i - block) * kBlock);
+    held_ = block;
+    filled_ = last;
+    return memory_ + begin % kBlock;
+  }
+
+ private:
+  uint64_t seed_;
+  int64_t width_;
+  const ElementDropout& dropout_;
+  uint16_t* memory_;
+  int64_t held_ = -1, filled_ = -1;  // blocks in memory, from first to last
+};
+
+REAREC_INLINE vfloat dropped(const ElementDropout& dropout, const uint16_t* bits, vfloat x) {
+  if (dropout.threshold == 0) return x;
+  vhalf half;
+  std::memcpy(&half, bits, sizeof half);
+  const vuint word = __builtin_convertvector(half, vuint);
+  return word < dropout.threshold ? vfloat{} : x * dropout.scale;
+}
+
+// Vectors of a row; the last one may be partial and then goes through memory, its missing lanes 0.
+template <class T>
+REAREC_INLINE vfloat load_part(const T* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  T lanes[kLanes] = {};
+  std::memcpy(lanes, p, count * sizeof(T));
+  return load(lanes);
+}
+template <class T>
+REAREC_INLINE void store_part(T* p, vfloat v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  T lanes[kLanes];
+  store(lanes, v);
+  std::memcpy(p, lanes, count * sizeof(T));
+}
+REAREC_INLINE vfloat only(vfloat v, int64_t count) {
+  for (int64_t i = count; i < kLanes; ++i) v[i] = 0;
+  return v;
+}
+
+REAREC_INLINE int64_t padded(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
+
+// The residual sum of row r, padded with zeros; returns its sum.
+template <class T>
+REAREC_INLINE vfloat residual_sum(const LayerNorm& a, int64_t r, const uint16_t* bits, float* sum) {
+  const T* x = static_cast<const T*>(a.x) + r * a.width;
+  const float* residual = a.residual ? a.residual + r * a.width : nullptr;
+  vfloat total{};
+  for (int64_t i = 0; i < a.width; i += kLanes) {
+    const int64_t count = a.width - i;
+    vfloat v = dropped(a.before, bits + i, load_part(x + i, count));
+    if (residual) v += load_part(residual + i, count);
+    store(sum + i, v);
+    total += v;
+  }
+  return total;
+}
+
+struct Scratch {
+  float* data;
+  explicit Scratch(int64_t floats) : data(static_cast<float*>(std::malloc(sizeof(float) * floats))) {}
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+// Rows of one thread: the same for the same number of threads, so that sums over rows are.
+REAREC_INLINE int64_t first_row(int64_t rows, int thread, int threads) { return rows * thread / threads; }
+
+template <class T>
+void forward_rows(const LayerNormForward& f) {
+  const LayerNorm& a = f.norm;
+  const float inverse_width = 1.0f / static_cast<float>(a.width);
+#pragma omp parallel for num_threads(a.threads) schedule(static, 1) if (a.rows * a.width > (1 << 14))
+  for (int thread = 0; thread < a.threads; ++thread) {
+    Scratch scratch(padded(a.width) + 2 * RowBits::floats(a.width));
+    float* sum_of = scratch.data;
+    RowBits before(a, a.before, reinterpret_cast<uint16_t*>(scratch.data + padded(a.width)));
+    RowBits after(a, a.after,
+                  reinterpret_cast<uint16_t*>(scratch.data + padded(a.width) + RowBits::floats(a.width)));
+    const int64_t last = first_row(a.rows, thread + 1, a.threads);
+    for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {
+      const float mean = sum(residual_sum<T>(a, r, before.row(r), sum_of)) * inverse_width;
+      vfloat squares{};
+      for (int64_t i = 0; i < a.width; i += kLanes) {
+        const vfloat centred = only(load(sum_of + i) - mean, a.width - i);
+        squares += centred * centred;
+      }
+      const float inverse = 1.0f / std::sqrt(sum(squares) * inverse_width + a.eps);
+      if (a.statistics) {
+        a.statistics[2 * r] = mean;
+        a.statistics[2 * r + 1] = inverse;
+      }
+      const uint16_t* bits = after.row(r);
+      float* out = f.out + r * a.width;
+      for (int64_t i = 0; i < a.width; i += kLanes) {
+        const int64_t count = a.width - i;
+        const vfloat normalised = (load(sum_of + i) - mean) * inverse;
+        const vfloat y = normalised * load_part(a.weight + i, count) + load_part(a.bias + i, count);
+        store_part(out + i, dropped(a.after, bits + i, y), count);
+      }
+    }
+  }
+}
+
+template <class T>
+void backward_rows(const LayerNormBackward& b) {
+  const LayerNorm& a = b.norm;
+  const int64_t width = padded(a.width);
+  const float inverse_width = 1.0f / static_cast<float>(a.width);
+#pragma omp parallel for num_threads(a.threads) schedule(static, 1) if (a.rows * a.width > (1 << 14))
+  for (int thread = 0; thread < a.threads; ++thread) {
+    Scratch scratch(4 * width + 2 * RowBits::floats(a.width));
+    float* normalised = scratch.data;
+    float* grad = normalised + width;
+    float* grad_weight = grad + width;
+    float* grad_bias = grad_weight + width;
+    uint16_t* bits = reinterpret_cast<uint16_t*>(grad_bias + width);
+    RowBits before(a, a.before, bits), after(a, a.after, bits + 2 * RowBits::floats(a.width));
+    for (int64_t i = 0; i < 2 * width; ++i) grad_weight[i] = 0;
+    const int64_t last = first_row(a.rows, thread + 1, a.threads);
+    for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {
+      const uint16_t* before_bits = before.row(r);
+      const uint16_t* after_bits = after.row(r);
+      residual_sum<T>(a, r, before_bits, normalised);
+      const float mean = a.statistics[2 * r], inverse = a.statistics[2 * r + 1];
+      const float* grad_out = b.grad_out + r * a.width;
+      vfloat total{}, weighted{};
+      for (int64_t i = 0; i < a.width; i += kLanes) {
+        const int64_t count = a.width - i;
+        const vfloat n = only((load(normalised + i) - mean) * inverse, count);
+        const vfloat upstream = dropped(a.after, after_bits + i, load_part(grad_out + i, count));
+        const vfloat g = upstream * load_part(a.weight + i, count);
+        store(grad_weight + i, load(grad_weight + i) + upstream * n);
+        store(grad_bias + i, load(grad_bias + i) + upstream);
+        store(normalised + i, n);
+        store(grad + i, g);
+        total += g;
+        weighted += g * n;
+      }
+      const float mean_grad = sum(total) * inverse_width, mean_weighted = sum(weighted) * inverse_width;
+      for (int64_t i = 0; i < a.width; i += kLanes) {
+        const int64_t count = a.width - i;
+        const vfloat g = (load(grad + i) - mean_grad - load(normalised + i) * mean_weighted) * inverse;
+        if (b.grad_residual) store_part(b.grad_residual + r * a.width + i, g, count);
+        if (b.grad_x)
+          store_part(static_cast<T*>(b.grad_x) + r * a.width + i, dropped(a.before, before_bits + i, g), count);
+      }
+    }
+    float* to = b.grad_weight + thread * 2 * a.width;
+    std::memcpy(to, grad_weight, sizeof(float) * a.width);
+    std::memcpy(to + a.width, grad_bias, sizeof(float) * a.width);
+  }
+}
+
+void forward(const LayerNormForward& f) {
+  f.norm.x_is_bfloat16 ? forward_rows<bfloat16>(f) : forward_rows<float>(f);
+}
+
+void backward(const LayerNormBackward& b) {
+  b.norm.x_is_bfloat16 ? backward_rows<bfloat16>(b) : backward_rows<float>(b);
+}
+
+}  // namespace
+
+namespace REAREC_ISA {
+const LayerNormKernels layer_norm = {forward, backward};
+}
+
+}  // namespace rearec

@@ -1,0 +1,55 @@
+// LayerNorm over a residual sum, with dropout before and after it, on the CPU: one pass over the rows each way.
+#pragma once
+#include <cstdint>
+
+namespace rearec {
+
+// Dropout with a seed of its own per call. Element i of all elements in row-major order is dropped if the 16 bits
+// number i % 128 of block i / 128 are below `threshold` / 2^16: half (n / 16) % 2 of word n / 32 of Philox with the
+// counter (low and high word of 16 * block + n % 16, stream, 0), where n = i % 128.
+struct ElementDropout {
+  uint32_t threshold;  // below 2^16; 0: no dropout
+  uint32_t stream;
+  float scale;  // of what is kept
+};
+
+// sum = before(x) + residual, out = after(normalised(sum) * weight + bias); rows x width, dense.
+struct LayerNorm {
+  const void* x;
+  bool x_is_bfloat16;     // else float32; everything else is float32
+  const float* residual;  // or null
+  const float* weight;    // [width]
+  const float* bias;      // [width]
+  int64_t rows;
+  int64_t width;
+  float eps;
+  uint64_t seed;
+  ElementDropout before;
+  ElementDropout after;
+  float* statistics;  // [rows, 2]: mean and 1 / standard deviation
+  int threads;
+};
+
+struct LayerNormForward {
+  LayerNorm norm;
+  float* out;
+};
+
+struct LayerNormBackward {
+  LayerNorm norm;
+  const float* grad_out;
+  void* grad_x;          // of x's dtype, or null
+  float* grad_residual;  // or null
+  float* grad_weight;    // [threads, 2 * width]: partial gradients of weight and bias
+};
+
+struct LayerNormKernels {
+  void (*forward)(const LayerNormForward&);
+  void (*backward)(const LayerNormBackward&);
+};
+
+namespace baseline { extern const LayerNormKernels layer_norm; }
+namespace x86_64_v3 { extern const LayerNormKernels layer_norm; }
+namespace x86_64_v4 { extern const LayerNormKernels layer_norm; }
+
+}  // namespace rearec
