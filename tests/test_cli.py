@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-COMMANDS = ("demo", "prepare", "embed", "train", "evaluate", "recommend", "info")
+COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
 
 
