@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rearec.data.batches import Batch, PairBatches
 from rearec.data.dataset import SequenceDataset
-from rearec.lightning_module import PRECISIONS, TrainingModule, TrainingOptions
+from rearec.lightning_module import TrainingModule, TrainingOptions
 from rearec.models.config import ReaRecConfig
 from rearec.objectives import contrastive_active
 from rearec.reasoning import ReaRec
@@ -65,11 +65,9 @@ class Ours:
         self.module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]  # there is no trainer to log to
         self.optimizer = self.module.configure_optimizers()
         self.loader: PairBatches = self.module.train_dataloader()
-        self.autocasts = PRECISIONS[options.precision] == "bf16-mixed"
 
     def loss(self, batch: Batch) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocasts):
-            return self.module.training_step(batch, 0)
+        return self.module.training_step(batch, 0)
 
     def step(self, rows: Rows) -> int:
         count = 0

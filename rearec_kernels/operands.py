@@ -1,4 +1,5 @@
-"""The seed of dropout, and the operands of attention as addresses, sizes and strides: what csrc/attention_tuples.h takes."""
+"""The seed of dropout, and the operands of attention as addresses, sizes and strides, as csrc/attention_tuples.h has
+them."""
 
 from __future__ import annotations
 

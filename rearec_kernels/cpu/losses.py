@@ -1,5 +1,5 @@
-"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits; or all of
-it by csrc/amx, where the machine has tiles and the precision is made for them."""
+"""Native losses: products by torch, all between them by one pass of csrc/cpu/losses.cpp over the logits; or everything
+by csrc/amx, where the machine has tiles and the precision is made for them."""
 
 from __future__ import annotations
 
