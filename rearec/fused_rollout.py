@@ -85,7 +85,11 @@ class FusedRollout:
 
 def _identities(modules: list[nn.Module]) -> list[int]:
     """Of everything that may be replaced in the modules."""
-    return [id(x) for module in modules for part in (module._modules, module._parameters) for x in part.values()]
+    return [
+        id(x)
+        for module in modules
+        for x in (*module._modules.values(), *module._parameters.values(), module.__dict__.get("eps"))
+    ]
 
 
 def _is_known(module: nn.Module) -> bool:
