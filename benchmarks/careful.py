@@ -18,14 +18,16 @@ class PreallocatedCache:
         self, visible: Tensor | None, q: list[Tensor], k: list[Tensor], v: list[Tensor]
     ) -> list[Tensor]:
         """visible: bool, or what SDPA adds to scores, [R, 1, 1, C + K]; None when every slot is real."""
-        outputs = []
-        for step, (query, key, value) in enumerate(zip(q, k, v, strict=True)):
-            stop = self.slots + step + 1
-            self.k[:, :, stop - 1], self.v[:, :, stop - 1] = key, value
-            mask = None if visible is None else visible[..., :stop]
-            out = F.scaled_dot_product_attention(query[:, :, None], self.k[:, :, :stop], self.v[:, :, :stop], mask)
-            outputs.append(out.squeeze(2))
-        return outputs
+        steps = enumerate(zip(q, k, v, strict=True))
+        return [self.attend(step, visible, query, key, value) for step, (query, key, value) in steps]
+
+    def attend(self, step: int, visible: Tensor | None, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One step (from 0): query, key and value [R, H, D] -> [R, H, D]."""
+        stop = self.slots + step + 1
+        self.k[:, :, stop - 1], self.v[:, :, stop - 1] = key, value
+        mask = None if visible is None else visible[..., :stop]
+        out = F.scaled_dot_product_attention(query[:, :, None], self.k[:, :, :stop], self.v[:, :, :stop], mask)
+        return out.squeeze(2)
 
 
 def attention_steps_sdpa(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
 from rearec.models.sasrec import SASRec
-from rearec_kernels import PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
+from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
 
 if TYPE_CHECKING:
     from rearec.reasoning import ReaRec
@@ -75,12 +75,18 @@ class FusedRollout:
         self._identities = _identities(self._modules)
         if all(map(_is_known, modules)):
             self._weights = prepare_layers(
-                backbone.encoder.layer_weights(),
+                [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
                 heads=model.config.heads,
                 input_norm=(backbone.input_norm.weight, backbone.input_norm.bias),
                 position_embedding=None if position is None else position.weight,
                 norm_eps=LAYER_NORM_EPS,
             )
+
+
+def _layer_weights(layer: TransformerLayer) -> LayerWeights:
+    attention = layer.query, layer.key, layer.value, layer.output, layer.attention_norm
+    feed_forward = layer.inner, layer.outer, layer.feed_forward_norm
+    return LayerWeights(*(x for module in (*attention, *feed_forward) for x in (module.weight, module.bias)))
 
 
 def _identities(modules: list[nn.Module]) -> list[int]:

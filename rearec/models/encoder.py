@@ -9,7 +9,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rearec_kernels import LayerWeights, ReasoningCache, cached_reason_attention
+from rearec_kernels import ReasoningCache, cached_reason_attention
 
 __all__ = ["LAYER_NORM_EPS", "EncodedPrefix", "TransformerEncoder", "TransformerLayer", "gather_rows", "init_weights"]
 
@@ -89,14 +89,6 @@ class TransformerLayer(nn.Module):
         attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
         return self.finish(token, attended.flatten(1))
 
-    def weights(self) -> LayerWeights:
-        """All parameters, for `prepare_layers`."""
-        modules = (
-            self.query, self.key, self.value, self.output, self.attention_norm,
-            self.inner, self.outer, self.feed_forward_norm,
-        )  # fmt: skip
-        return LayerWeights(*(x for module in modules for x in (module.weight, module.bias)))
-
     @property
     def _attention_dropout_p(self) -> float:
         return self.attention_dropout if self.training else 0.0
@@ -142,10 +134,6 @@ class TransformerEncoder(nn.Module):
         for layer, cache in zip(self._each_layer(), caches, strict=True):
             token = layer.step(token, cache)
         return token
-
-    def layer_weights(self) -> list[LayerWeights]:
-        """The parameters of every layer, for `prepare_layers`."""
-        return [layer.weights() for layer in self._each_layer()]
 
     def _each_layer(self) -> Iterator[TransformerLayer]:
         return (cast(TransformerLayer, layer) for layer in self.layers)
