@@ -60,9 +60,9 @@ class PreparedLayers:
         self.heads = heads
         self.norm_eps = norm_eps
         self._tensors = [*input_norm, *(x for layer in layers for x in layer)]
+        self._check()
         self._counts_writes = not any(x.is_inference() for x in self._tensors)
         self._operands: dict[str, tuple[object, list[Tensor]]] = {}
-        self._check()
 
     @property
     def dim(self) -> int:

@@ -36,7 +36,8 @@ void pack(const PackedLinear& linear, const float* weight, const float* bias, fl
   }
 }
 
-template <int Rows, int Panels>
+// `Ahead`: asks for the panel that follows, which the first rows would wait for.
+template <int Rows, int Panels, bool Ahead>
 REAREC_INLINE void multiply_tile(const float* x, int64_t x_stride, const float* panels, int64_t inputs, float* y,
                                  int64_t y_stride) {
   vfloat sums[Rows][2 * Panels];
@@ -48,6 +49,7 @@ REAREC_INLINE void multiply_tile(const float* x, int64_t x_stride, const float* 
     }
   for (int64_t k = 0; k < inputs; ++k) {
     const float* weights = panels + (k + 1) * kPanel;
+    if constexpr (Ahead) prefetch(weights + panel, kPanel);
     for (int p = 0; p < Panels; ++p) {
       const vfloat even = load(weights + p * panel), odd = load(weights + p * panel + kLanes);
       for (int r = 0; r < Rows; ++r) {
@@ -61,13 +63,13 @@ REAREC_INLINE void multiply_tile(const float* x, int64_t x_stride, const float* 
     for (int v = 0; v < 2 * Panels; ++v) store(y + r * y_stride + v * kLanes, sums[r][v]);
 }
 
-template <int Rows = kTileRows>
+template <bool Ahead, int Rows = kTileRows>
 REAREC_INLINE void multiply_rows(int64_t rows, const float* x, int64_t x_stride, const float* panel, int64_t inputs,
                                  float* y, int64_t y_stride) {
   if (rows == Rows)
-    multiply_tile<Rows, 1>(x, x_stride, panel, inputs, y, y_stride);
+    multiply_tile<Rows, 1, Ahead>(x, x_stride, panel, inputs, y, y_stride);
   else if constexpr (Rows > 1)
-    multiply_rows<Rows - 1>(rows, x, x_stride, panel, inputs, y, y_stride);
+    multiply_rows<Ahead, Rows - 1>(rows, x, x_stride, panel, inputs, y, y_stride);
 }
 
 // x [rows, inputs] and y [rows, whole_panels(outputs)] with these row strides; what is past y's outputs becomes 0.
@@ -79,14 +81,16 @@ void multiply(const PackedLinear& linear, const float* packed, int64_t rows, con
   int64_t first = 0;
   if (rows == 1) {  // one sum per vector would wait for itself
     for (; first + 4 * kPanel <= outputs; first += 4 * kPanel, panel += 4 * panel_floats)
-      multiply_tile<1, 4>(x, x_stride, panel, inputs, y + first, y_stride);
+      multiply_tile<1, 4, false>(x, x_stride, panel, inputs, y + first, y_stride);
   }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t tile = (rows + tiles - 1) / tiles;
-  for (; first < outputs; first += kPanel, panel += panel_floats)
-    for (int64_t row = 0; row < rows; row += tile)
-      multiply_rows(rows - row < tile ? rows - row : tile, x + row * x_stride, x_stride, panel, inputs,
-                    y + row * y_stride + first, y_stride);
+  for (; first < outputs; first += kPanel, panel += panel_floats) {
+    multiply_rows<true>(tile, x, x_stride, panel, inputs, y + first, y_stride);
+    for (int64_t row = tile; row < rows; row += tile)
+      multiply_rows<false>(rows - row < tile ? rows - row : tile, x + row * x_stride, x_stride, panel, inputs,
+                           y + row * y_stride + first, y_stride);
+  }
 }
 
 }  // namespace

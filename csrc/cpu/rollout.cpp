@@ -134,7 +134,10 @@ void gelu(float* x, int64_t count) {
 
 constexpr int64_t kBlockRows = 48;
 
-int64_t block_count(const Rollout& a) { return (a.rows.count + kBlockRows - 1) / kBlockRows; }
+int64_t block_count(const Rollout& a) {
+  const int64_t blocks = (a.rows.count + kBlockRows - 1) / kBlockRows;
+  return blocks > 0 ? blocks : 1;
+}
 int64_t block_rows(const Rollout& a) { return (a.rows.count + block_count(a) - 1) / block_count(a); }
 
 // The memory of one block: rows of whole panels.
@@ -249,7 +252,7 @@ void run_blocks(const Rollout& a) {
 }
 
 void run(const Rollout& a) {
-  if (a.rows.count > 0) with_head_width(a.stack.head_dim, [&](auto width) { run_blocks<width.value>(a); });
+  with_head_width(a.stack.head_dim, [&](auto width) { run_blocks<width.value>(a); });
 }
 
 }  // namespace

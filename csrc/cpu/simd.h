@@ -113,6 +113,12 @@ REAREC_INLINE void stream_fence() {
 #endif
 }
 
+// Asks for the cache lines of these elements, into the second level.
+template <class T>
+REAREC_INLINE void prefetch(const T* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i, 0, 2);
+}
+
 REAREC_INLINE float sum(vfloat v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
