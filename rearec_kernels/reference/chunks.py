@@ -28,8 +28,8 @@ def operands(
 
 
 def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
-    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products that of the
-    two small parts is left out."""
+    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products, that of
+    the two small parts is left out."""
     if precision != "bf16x3":
         return first @ second
     (a, a_rest), (b, b_rest) = _two_parts(first), _two_parts(second)
