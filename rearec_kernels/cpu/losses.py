@@ -1,5 +1,5 @@
-"""Native losses: products by torch, all between them by one pass of csrc/cpu/losses.cpp over the logits; or everything
-by csrc/amx, where the machine has tiles and the precision is made for them."""
+"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits; or all
+of it by csrc/amx, where the machine has tiles and the precision is made for them."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class Passes(NamedTuple):
 
 
 _CROSS_ENTROPY = {
-    Passes(True, True): _C.cross_entropy,
-    Passes(True, False): _C.cross_entropy_statistics,
-    Passes(False, True): _C.cross_entropy_gradient,
+    Passes(True, True): "cross_entropy",
+    Passes(True, False): "cross_entropy_statistics",
+    Passes(False, True): "cross_entropy_gradient",
 }
 
 
@@ -170,7 +170,7 @@ def _cross_entropy(
             addresses = statistics.addresses(slice(0, None), coefficient)
             counted.catalogue(passes).cross_entropy(inverse_temperature.data_ptr(), *addresses)
         return statistics
-    kernel, rounded = _CROSS_ENTROPY[passes], counted.precision == "bf16"
+    kernel, rounded = getattr(_C, _CROSS_ENTROPY[passes]), counted.precision == "bf16"
 
     def run(logits: tuple[int, ...], chunk: slice) -> None:
         kernel(logits, inverse_temperature.data_ptr(), *statistics.addresses(chunk, coefficient), rounded)
@@ -321,13 +321,14 @@ class _Contrast:
         self, passes: Passes, t: int, target: Tensor, statistics: _Statistics, coefficient: Tensor | None
     ) -> None:
         noised, clean, *gradients = self._step(t)
+        kernel = getattr(_C, _CROSS_ENTROPY[passes])
         with ieee_products(noised.device):
             _softmax_chunks(
                 noised,
                 clean,
                 target,
                 1,
-                partial(self._run, _CROSS_ENTROPY[passes], statistics, coefficient),
+                partial(self._run, kernel, statistics, coefficient),
                 *gradients,
             )
 

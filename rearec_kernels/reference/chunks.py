@@ -28,7 +28,7 @@ def operands(
 
 
 def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
-    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products that of
+    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products, that of
     the two small parts is left out."""
     if precision != "bf16x3":
         return first @ second
