@@ -16,7 +16,10 @@ from rearec_kernels.precision import accumulate_dtype
 
 # A scalar loss returns its gradients beside it, computed in the same pass over the logits, [0] where not asked for. Its
 # backward pass multiplies them by the upstream gradient out of place, so that it can run more than once. Per-row losses
-# return two numbers per row and step instead, and their backward pass recomputes the logits from these.
+# return statistics [R, T, 2] instead, from which their backward pass recomputes the softmax: the largest logit m before
+# it is divided by the temperature, and the sum of exp((z - m) / temperature); anything in ignored rows. They mean the
+# same in every backend: with activation checkpointing, another one may compute them again than the one that reads
+# them, because autograd does that in a thread where no `use_backend` is in force.
 
 
 def _checked_loss(name: str, check: Callable[..., None]) -> Callable[..., Any]:

@@ -50,11 +50,12 @@ def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int, batches: i
 
 
 def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
-    """Products without tensor cores keep their operands in registers: they have to be shallow."""
-    sizes = {resident: 64, streamed: 32}
+    """Products without tensor cores keep their operands in registers, and the gradients' are summed beside the sum that
+    they are added to: they have to be shallow."""
     return (
-        config(8, 2, **sizes, DEPTH=16, COLUMNS=columns),
-        config(8, 2, **sizes, DEPTH=16, COLUMNS=min(columns, 64)),
+        config(8, 2, **{resident: 64, streamed: 16}, DEPTH=16, COLUMNS=columns),
+        config(8, 2, **{resident: 32, streamed: 32}, DEPTH=16, COLUMNS=columns),
+        config(8, 2, **{resident: 64, streamed: 32}, DEPTH=16, COLUMNS=min(columns, 64)),
     )
 
 

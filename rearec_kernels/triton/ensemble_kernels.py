@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, held_product, load_tile, power, product, store_tile
+from rearec_kernels.triton.tiles import NOWHERE, accumulate, held_product, load_tile, power, product, store_tile
 
 
 @triton.jit
@@ -290,7 +290,7 @@ def ensemble_rows_gradient(
         for t in tl.static_range(STATES):
             # The item tile's transpose times [items, rows]: tiles of few rows are no obstacle to wide products.
             counted = tl.where(kept[None, :] & item_kept[:, None], dz[t], 0.0).to(values.dtype)
-            next_gradients = next_gradients + (product(tl.trans(values), counted, gradients[t], PRECISION),)
+            next_gradients = next_gradients + (accumulate(gradients[t], tl.trans(values), counted, PRECISION),)
         gradients = next_gradients
 
     out = gradient_ptr + part.to(tl.int64) * row_count * STATES * WIDTH
@@ -340,5 +340,5 @@ def ensemble_table_gradient(
             else:
                 values = load_tile(rows_ptr + t * WIDTH, STATES * WIDTH, row_tile, kept, out_columns, WIDTH)
             counted = tl.where(kept[None, :], dz[t], 0.0).to(values.dtype)
-            gradient = product(counted, values, gradient, PRECISION)
+            gradient = accumulate(gradient, counted, values, PRECISION)
     store_tile(gradient_ptr, WIDTH, first_item, item_kept, out_columns, gradient, WIDTH)

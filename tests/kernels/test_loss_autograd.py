@@ -194,6 +194,23 @@ def test_activation_checkpointing(backend: str, name: str) -> None:
                 torch.testing.assert_close(a.grad, b)
 
 
+@pytest.mark.parametrize("name", ROW_LOSSES)
+@every_backend
+def test_activation_checkpointing_may_recompute_with_another_backend(backend: str, name: str) -> None:
+    """As it does on a GPU, where backward passes run in threads of their own, in which no `use_backend` is in force."""
+    for other in {"reference"} if leaves()[0].is_cuda else {"reference", BACKENDS[0]}:
+        for first, second in ((backend, other), (other, backend)):
+            inputs = leaves()
+            with use_backend(first):
+                expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+                x = leaves()
+                loss = total(checkpoint(LOSSES[name], *x, use_reentrant=False))
+            with use_backend(second):
+                loss.backward()
+            for a, b in zip(x, expected, strict=True):
+                torch.testing.assert_close(a.grad, b)
+
+
 @every_loss
 @every_backend
 def test_inference_mode(backend: str, name: str) -> None:
