@@ -142,7 +142,7 @@ def test_a_capture_that_fails_leaves_torch_usable(hook: Callable[..., None], inf
     healthy = GraphedRollout(copy.deepcopy(model))
     for _ in range(2):
         healthy(batch)
-    handle = model.backbone.input_norm.register_forward_hook(hook)
+    handle = model.backbone.encoder.layers[0].inner.register_forward_hook(hook)
     rollout, stream = GraphedRollout(model), torch.cuda.current_stream()
     expected = model(batch).states
     # torch.inference_mode(False) would enable gradients, which nothing is captured with.
