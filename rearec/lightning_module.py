@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rearec.baselines import popularity_ranks
-from rearec.data.batches import Batch, PairBatches
+from rearec.data.batches import Batch, PairBatches, Pairing
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker
@@ -24,8 +24,8 @@ from rearec.reasoning import ReaRec
 __all__ = ["PRECISIONS", "TrainingModule", "TrainingOptions", "learning_rate_factor"]
 
 SCHEDULES = ("constant", "cosine", "linear")
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-PAIRINGS = ("shared", "separate")
+PRECISIONS = ("fp32", "bf16", "bf16x3")
+PAIRINGS = get_args(Pairing)
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,21 @@ class TrainingOptions:
 
     epochs: at most so many. patience: stop after so many epochs without a better validation NDCG@20.
     batch_rows: predictions per batch. pairing: ``shared`` encodes a user's history once for all its rows, ``separate``
-        once per row (same numbers without dropout, several times slower).
+        once per row (same numbers without dropout, several times slower). A row that needs more than ``max_len`` items
+        is encoded by itself by both; ``overlapping`` lets such rows share encodings, each of them seeing between half
+        and all of its last ``max_len`` items, which is several times faster where histories are long.
     lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
     schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
         linear rise.
-    precision: ``fp32``, or ``bf16`` for autocast (the weights stay float32).
+    precision: ``fp32``; ``bf16`` for losses on bfloat16 operands and, on a GPU, autocast for the rest (the weights stay
+        float32); ``bf16x3`` for losses near float32 accuracy from three bfloat16 products, on CPUs with AMX.
     seed: of the initial weights and of every epoch.
     """
 
     epochs: int = 200
     patience: int = 10
     batch_rows: int = 2048
-    pairing: str = "shared"
+    pairing: Pairing = "shared"
     lr: float = 1e-3
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -63,7 +66,7 @@ class TrainingOptions:
         for name in ("weight_decay", "clip"):
             valid = self._is(Real, name) and 0 <= getattr(self, name) < math.inf
             self._check(name, valid, "a finite number, 0 or more")
-        for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", tuple(PRECISIONS))):
+        for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
     def _is(self, kind: type, name: str) -> bool:
@@ -87,7 +90,7 @@ class TrainingModule(LightningModule):
             "train",
             batch_rows=options.batch_rows,
             max_len=model.config.max_len,
-            pairing=options.pairing,  # type: ignore[arg-type]
+            pairing=options.pairing,
             shuffle=True,
             seed=options.seed,
         )
@@ -116,7 +119,10 @@ class TrainingModule(LightningModule):
         config = self.model.config
         contrastive = contrastive_active(config, self.current_epoch)
         rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
-        terms = loss(config, rollout, self.model.weight, batch.target, batch.group, contrastive=contrastive)
+        terms = loss(
+            config, rollout, self.model.weight, batch.target, batch.group, contrastive=contrastive,
+            precision=self.options.precision,
+        )  # fmt: skip
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
         return terms["loss"]

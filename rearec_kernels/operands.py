@@ -1,4 +1,4 @@
-"""The seed of dropout, and the operands of attention as addresses, sizes and strides: what csrc/attention_tuples.h takes."""
+"""The seed of dropout; the operands of attention as addresses, sizes and strides for csrc/attention_tuples.h."""
 
 from __future__ import annotations
 

@@ -24,9 +24,11 @@ from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.lightning_module import learning_rate_factor
 from rearec.models.config import ReaRecConfig
+from rearec.objectives import loss
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
+from rearec_kernels import annealed_cross_entropy
 
 OPTIONS = TrainingOptions(epochs=2, batch_rows=256, lr=1e-2)
 
@@ -127,6 +129,38 @@ def test_bf16_trains(dataset: SequenceDataset, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(weight.dtype is torch.float32 for weight in weights.values())
     assert result["test"]["ndcg@20"] > 0
+
+
+def test_bf16x3_trains_or_says_what_it_needs(dataset: SequenceDataset, tmp_path: Path) -> None:
+    hidden, weight = torch.randn(2, 1, 4), torch.randn(3, 4)
+    options = replace(OPTIONS, precision="bf16x3")
+    try:
+        annealed_cross_entropy(hidden, weight, torch.tensor([0, 2]), temperature=1.0, precision="bf16x3")
+    except ValueError:
+        with pytest.raises(UserError, match=r"--precision bf16x3: precision 'bf16x3' needs .*AMX.*; use 'fp32'"):
+            train(dataset, tmp_path / "run", small_config(), options)
+        assert not (tmp_path / "run").exists()
+        return
+    losses = []
+    for name, chosen in (("fp32", OPTIONS), ("bf16x3", options)):
+        train(dataset, tmp_path / name, small_config(dropout=0.0, input_dropout=0.0), replace(chosen, epochs=1))
+        losses.append(float(read_metrics(tmp_path / name)[0]["train_loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_losses_compute_in_the_precision_of_the_training(
+    precision: str, dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def record(*arguments: Any, precision: str, **options: Any) -> dict[str, torch.Tensor]:
+        seen.add(precision)
+        return loss(*arguments, precision=precision, **options)
+
+    monkeypatch.setattr("rearec.lightning_module.loss", record)
+    train(dataset, tmp_path / "run", small_config(), replace(OPTIONS, epochs=1, precision=precision))
+    assert seen == {precision}
 
 
 def test_pairing_changes_nothing_but_the_work(dataset: SequenceDataset, tmp_path: Path) -> None:
@@ -318,8 +352,8 @@ def test_learning_rate_rises_then_follows_its_schedule() -> None:
         ({"seed": 2**63}, "seed: got 9223372036854775808, expected an integer in"),
         ({"clip": float("nan")}, "clip: got nan"),
         ({"schedule": "step"}, "schedule: got 'step', expected one of constant, cosine, linear"),
-        ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16"),
-        ({"pairing": "both"}, "pairing: got 'both', expected one of shared, separate"),
+        ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16, bf16x3"),
+        ({"pairing": "both"}, "pairing: got 'both', expected one of shared, overlapping, separate"),
     ],
 )
 def test_wrong_options_are_named(settings: dict[str, Any], message: str) -> None:
