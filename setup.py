@@ -35,6 +35,7 @@ X86_64_ISAS = {
     "x86_64_v4": f"{V3_FLAGS} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512",
 }
 PORTABLE_ISAS = {"baseline": ""}
+AMX_FLAGS = f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16 -mamx-tile -mamx-bf16"  # GCC 11, Clang 12
 DEFAULT_CUDA_ARCHS = "80;90a;100"
 
 
@@ -139,6 +140,9 @@ class NinjaBuild(build_ext):
         flags += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
         flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link = ["-shared", "-pthread", *openmp]
+        amx = x86_64 and platform.system() == "Linux" and compiles(cxx, AMX_FLAGS.split(), "int main() {}\n")
+        if amx:
+            flags += ["-DREAREC_AMX"]
         if platform.system() == "Darwin":
             link += ["-undefined", "dynamic_lookup"]
 
@@ -180,6 +184,10 @@ class NinjaBuild(build_ext):
         for source in sorted(CSRC.glob("cpu/*.cpp")):
             for isa, isa_flags in isas.items():
                 compile_source("cxx", source, f".{isa}", f"-DREAREC_ISA={isa} {isa_flags}")
+        if amx:
+            for source in sorted(CSRC.glob("amx/*.cpp")):
+                # The bindings run on any machine.
+                compile_source("cxx", source, isa_flags="" if source.stem.endswith("bindings") else AMX_FLAGS)
         if nvcc:
             for source in sorted(CSRC.glob("cuda/*.cpp")):
                 compile_source("cxx", source)
@@ -188,7 +196,8 @@ class NinjaBuild(build_ext):
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
-        print(f"rearec: {', '.join(isas)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {nvcc or 'no'}", flush=True)
+        names = [*isas, *(["amx"] if amx else [])]
+        print(f"rearec: {', '.join(names)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {nvcc or 'no'}", flush=True)
         jobs = os.environ.get("MAX_JOBS")
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if subprocess.run(command).returncode != 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,14 +20,16 @@ class PreallocatedCache:
         self, visible: Tensor | None, q: list[Tensor], k: list[Tensor], v: list[Tensor]
     ) -> list[Tensor]:
         """visible: bool, or what SDPA adds to scores, [R, 1, 1, C + K]; None when every slot is real."""
-        outputs = []
-        for step, (query, key, value) in enumerate(zip(q, k, v, strict=True)):
-            stop = self.slots + step + 1
-            self.k[:, :, stop - 1], self.v[:, :, stop - 1] = key, value
-            mask = None if visible is None else visible[..., :stop]
-            out = F.scaled_dot_product_attention(query[:, :, None], self.k[:, :, :stop], self.v[:, :, :stop], mask)
-            outputs.append(out.squeeze(2))
-        return outputs
+        steps = enumerate(zip(q, k, v, strict=True))
+        return [self.attend(step, visible, query, key, value) for step, (query, key, value) in steps]
+
+    def attend(self, step: int, visible: Tensor | None, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One step (from 0): query, key and value [R, H, D] -> [R, H, D]."""
+        stop = self.slots + step + 1
+        self.k[:, :, stop - 1], self.v[:, :, stop - 1] = key, value
+        mask = None if visible is None else visible[..., :stop]
+        out = F.scaled_dot_product_attention(query[:, :, None], self.k[:, :, :stop], self.v[:, :, :stop], mask)
+        return out.squeeze(2)
 
 
 def attention_steps_sdpa(
@@ -121,13 +125,12 @@ def ensemble_loss(
     return _ChunkedLoss.apply(hidden, weight, gradient_of_logits, chunk)
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor
-) -> Tensor:
-    """torch's own fused loss (torch >= 2.13), one call per step."""
-    losses = [
-        w * F.linear_cross_entropy(hidden[:, t] / temperature[t], weight, target) for t, w in enumerate(step_weight)
-    ]
+def step_by_step(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden: Tensor, weight: Tensor, target: Tensor, temperature: Tensor, step_weight: Tensor,
+) -> Tensor:  # fmt: skip
+    """Annealed cross-entropy by a plain one of hidden [R, d], weight [N, d] and target [R]: one call per step."""
+    losses = [w * loss(hidden[:, t] / temperature[t], weight, target) for t, w in enumerate(step_weight)]
     return torch.stack(losses).sum()
 
 

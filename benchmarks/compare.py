@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,12 @@ from typing import Any
 import torch
 
 Contender = Callable[[], Any]
+
+
+# (kind, contender) or (kind, contender, whose): of "time" and "memory", how many times as much as ours, or as another
+# contender that is ours too, the contender takes at least; of "extra", how many per cent more time than the contender
+# ours takes at most.
+Target = tuple[str, str] | tuple[str, str, str]
 
 
 def verdict(got: float, must: float, aim: float) -> str:
@@ -31,8 +37,12 @@ class Comparison:
     name: str
     times: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
-    # Least ratio "time of the contender over ours" (or of memory) that is promised: {(kind, contender): (must, aim)}
-    targets: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    # What is promised: (must, aim)
+    targets: dict[Target, tuple[float, float]] = field(default_factory=dict)
+    # Contenders that cannot take part, with the reason
+    absent: dict[str, str] = field(default_factory=dict)
+    # What else the report should know: "rows" of one call, "epoch_rows", "scan", "axis" and "value" of a point
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def median(self, contender: str) -> float:
         return statistics.median(self.times[contender])
@@ -42,11 +52,15 @@ class Comparison:
         first, _, third = statistics.quantiles(self.times[contender], n=4, method="inclusive")
         return first, third
 
-    def time_ratio(self, contender: str) -> float:
-        return self.median(contender) / self.median("ours")
+    def percentile(self, contender: str, percent: int) -> float:
+        """Of the times; with fewer than 100 runs the 99th is not far from the longest."""
+        return statistics.quantiles(self.times[contender], n=100, method="inclusive")[percent - 1]
 
-    def memory_ratio(self, contender: str) -> float:
-        return self.memory[contender] / max(1, self.memory["ours"])
+    def time_ratio(self, contender: str, of: str = "ours") -> float:
+        return self.median(contender) / self.median(of)
+
+    def memory_ratio(self, contender: str, of: str = "ours") -> float:
+        return self.memory[contender] / max(1, self.memory[of])
 
     def record(self) -> dict[str, Any]:
         """For the json report."""
@@ -54,24 +68,25 @@ class Comparison:
             "name": self.name,
             "median_ms": {who: 1e3 * self.median(who) for who in self.times},
             "quartiles_ms": {who: [1e3 * q for q in self.quartiles(who)] for who in self.times},
+            "p99_ms": {who: 1e3 * self.percentile(who, 99) for who in self.times},
             "runs": {who: len(times) for who, times in self.times.items()},
             "peak_memory_mb": {who: size / 2**20 for who, size in self.memory.items()},
-            "targets": [self._target(kind, who) for kind, who in self.targets],
+            "targets": [self.judge(target) for target in self.targets],
+            "absent": self.absent,
+            **self.facts,
         }
 
-    def _target(self, kind: str, who: str) -> dict[str, Any]:
-        (must, aim), got = self.targets[kind, who], self.ratio(kind, who)
-        return {
-            "kind": kind,
-            "against": who,
-            "must": must,
-            "aim": aim,
-            "got": got,
-            "verdict": verdict(got, must, aim),
-        }
-
-    def ratio(self, kind: str, contender: str) -> float:
-        return self.time_ratio(contender) if kind == "time" else self.memory_ratio(contender)
+    def judge(self, target: Target) -> dict[str, Any]:
+        """A target beside what was measured, for the json report."""
+        (kind, who, *whose), (must, aim) = target, self.targets[target]
+        of = whose[0] if whose else "ours"
+        if kind == "extra":
+            got = 100 * (self.time_ratio(of, who) - 1)
+            how = verdict(-got, -must, -aim)
+        else:
+            got = self.time_ratio(who, of) if kind == "time" else self.memory_ratio(who, of)
+            how = verdict(got, must, aim)
+        return {"kind": kind, "against": who, "of": of, "must": must, "aim": aim, "got": got, "verdict": how}
 
 
 def wall_time(call: Contender) -> float:
@@ -113,7 +128,9 @@ def compare(
     name: str,
     contenders: dict[str, Contender],
     *,
-    targets: dict[tuple[str, str], tuple[float, float]] | None = None,
+    targets: Mapping[Any, tuple[float, float]] | None = None,
+    absent: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
     seconds: float = 4.0,
     least_runs: int = 5,
     time_call: Callable[[Contender], float] = wall_time,
@@ -123,8 +140,10 @@ def compare(
 
     A contender more than 20 times slower than ours runs only in every fourth turn, at least 3 times.
     `time_call` makes one call and gives its seconds, `memory_of` its peak bytes (None: memory is not measured).
+    Targets of contenders that are not there are left out.
     """
-    result = Comparison(name, targets=targets or {})
+    there = {key: value for key, value in (targets or {}).items() if {*key[1:]} <= {*contenders}}
+    result = Comparison(name, targets=there, absent=absent or {}, facts=facts or {})
     for who, call in contenders.items():
         call()  # warm-up: page faults, thread pools, lazy initialisation
         if memory_of is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import platform
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compare import processor_name, verdict
+from compare import Comparison, processor_name
 
 from rearec_kernels import build_info
 
@@ -37,17 +40,18 @@ def paper_scale(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest, benchmark: Any) -> Any:
-    """Takes a Comparison: keeps it for the table and hands our times to pytest-benchmark."""
+    """Takes a Comparison: keeps it for the table and hands our time, where there is one, to pytest-benchmark."""
 
-    def keep(comparison: Any, ours: Any) -> None:
+    def keep(comparison: Comparison, ours: Any = None) -> None:
+        comparison.facts.setdefault("group", request.path.stem.removeprefix("test_"))
         benchmark.extra_info.update(comparison.record())
-        benchmark.pedantic(ours, rounds=3, warmup_rounds=1)
+        benchmark.pedantic(ours or (lambda: None), rounds=1)
         request.config.stash.setdefault(_COMPARISONS, []).append(comparison)
 
     return keep
 
 
-_COMPARISONS = pytest.StashKey[list[Any]]()
+_COMPARISONS = pytest.StashKey[list[Comparison]]()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -56,30 +60,49 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("comparisons: medians of alternating runs, one process")
     for c in comparisons:
-        terminalreporter.write_line(c.name)
-        for who in c.times:
-            ratio = (
-                ""
-                if who == "ours"
-                else f"   ours is {c.time_ratio(who):5.2f}x faster, {c.memory_ratio(who):6.2f}x less memory"
-            )
-            terminalreporter.write_line(
-                f"    {who:<28} {1e3 * c.median(who):9.2f} ms  {c.memory[who] / 2**20:9.1f} MB{ratio}"
-            )
-        for (kind, who), (must, aim) in c.targets.items():
-            got = c.ratio(kind, who)
-            how = verdict(got, must, aim)
-            terminalreporter.write_line(f"    {kind} against {who}: {got:.2f}x, must {must}x, aim {aim}x: {how}")
+        for line in _lines(c):
+            terminalreporter.write_line(line)
     path = config.getoption("--bench-json")
     if path is not None:
-        record = {
-            "machine": {
-                "processor": processor_name(),
-                "threads": config.getoption("--bench-threads") or torch.get_num_threads(),
-                "system": platform.platform(),
-            },
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "build": build_info(),
-            "comparisons": [c.record() for c in comparisons],
-        }
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        path.write_text(json.dumps(_record(config, comparisons), indent=1) + "\n")
+
+
+def _lines(c: Comparison) -> Iterator[str]:
+    yield c.name
+    for who in c.memory | c.times:
+        time = f"{1e3 * c.median(who):9.2f} ms" if who in c.times else " " * 12
+        memory = f"  {c.memory[who] / 2**20:9.1f} MB" if who in c.memory else ""
+        ratios = [f"{c.time_ratio(who):5.2f}x faster"] if who in c.times else []
+        ratios += [f"{c.memory_ratio(who):6.2f}x less memory"] if memory else []
+        yield f"    {who:<28} {time}{memory}" + (f"   ours is {', '.join(ratios)}" if who != "ours" else "")
+    for who, why in c.absent.items():
+        yield f"    {who:<28} not there: {why}"
+    for target in map(c.judge, c.targets):
+        yield "    {kind}, {of} against {against}: {got:.2f}, must {must:g}, aim {aim:g}: {verdict}".format(**target)
+
+
+def _record(config: pytest.Config, comparisons: list[Comparison]) -> dict[str, Any]:
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "command": shlex.join(["pytest", *config.invocation_params.args]),
+        "machine": {
+            "processor": processor_name(),
+            "threads": config.getoption("--bench-threads") or torch.get_num_threads(),
+            "system": platform.platform(),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "build": build_info(),
+        "comparisons": [c.record() for c in comparisons],
+    }
+
+
+def _commit() -> str | None:
+    """Of the tree that these benchmarks are part of, "+" if files differ from it; None without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -7,16 +7,10 @@
 #include <tuple>
 #include <vector>
 
+#include "addresses.h"
 #include "attention_arguments.h"
 
 namespace rearec {
-
-using Address = uintptr_t;
-
-template <class T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // (dtype, queries, heads, kv_heads, head_dim, tokens, scale)
 using ShapeTuple = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, float>;

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -12,7 +13,12 @@
 #include "cpu/layer_norm.h"
 #include "cpu/losses.h"
 #include "cpu/retrieval.h"
+#include "cpu/rollout.h"
 #include "recycled_memory.h"
+#include "retrieval_tuples.h"
+#if defined(REAREC_AMX)
+#include "amx/bindings.h"
+#endif
 #if defined(REAREC_CUDA_ARCHS)
 #include "cuda/bindings.h"
 #endif
@@ -131,10 +137,6 @@ void layer_norm_backward(const LayerNormTuple& norm, const LayerNormDropoutTuple
 using LogitsTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, Address, int>;
 // (values, rows, columns, row stride, first item, threads)
 using ScoresTuple = std::tuple<Address, int64_t, int64_t, int64_t, int64_t, int>;
-// (begin or 0, end or 0, items, count)
-using ExclusionTuple = std::tuple<Address, Address, Address, int64_t>;
-// (scores, items, rows, k)
-using BestTuple = std::tuple<Address, Address, int64_t, int64_t>;
 
 Logits to_logits(const LogitsTuple& t) {
   const auto& [values, rows, columns, row_stride, steps, target, threads] = t;
@@ -144,16 +146,6 @@ Logits to_logits(const LogitsTuple& t) {
 Scores to_scores(const ScoresTuple& t) {
   const auto& [values, rows, columns, row_stride, first_item, threads] = t;
   return {pointer<float>(values), rows, columns, row_stride, first_item, threads};
-}
-
-Exclusion to_exclusion(const ExclusionTuple& t) {
-  const auto& [begin, end, items, count] = t;
-  return {pointer<int64_t>(begin), pointer<int64_t>(end), pointer<int64_t>(items), count};
-}
-
-Best to_best(const BestTuple& t) {
-  const auto& [scores, items, rows, k] = t;
-  return {pointer<float>(scores), pointer<int64_t>(items), rows, k};
 }
 
 template <auto kKernel>
@@ -246,6 +238,46 @@ struct RecycledBlock {
   RecycledBlock& operator=(const RecycledBlock&) = delete;
 };
 
+// (layers, heads, head_dim, ffn, eps of the LayerNorms)
+using StackTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, float>;
+
+LayerStack to_stack(const StackTuple& t) {
+  const auto& [layers, heads, head_dim, ffn, norm_eps] = t;
+  return {layers, heads, head_dim, ffn, norm_eps};
+}
+
+int64_t packed_layers_floats(const StackTuple& stack) { return REAREC_KERNELS(rollout).packed_floats(to_stack(stack)); }
+
+void pack_layers(const StackTuple& stack, const std::vector<Address>& tensors, Address packed) {
+  const LayerStack layers = to_stack(stack);
+  if (static_cast<int64_t>(tensors.size()) != kInputTensors + kLayerTensors * layers.layers)
+    throw std::invalid_argument("pack_layers: as many tensors as kInputTensors + layers * kLayerTensors");
+  std::vector<const float*> pointers;
+  for (Address address : tensors) pointers.push_back(pointer<float>(address));
+  py::gil_scoped_release release;
+  REAREC_KERNELS(rollout).pack_layers(layers, pointers.data(), pointer<float>(packed));
+}
+
+void rollout(const StackTuple& stack, Address packed, Address positions, const std::vector<PrefixTuple>& prefixes,
+             const RowsTuple& rows, int64_t steps, Address hidden, Address states, int threads) {
+  std::vector<Prefix> layer_prefixes;
+  for (const PrefixTuple& prefix : prefixes) layer_prefixes.push_back(to_prefix(prefix));
+  Rollout a{};
+  a.stack = to_stack(stack);
+  a.packed = pointer<float>(packed);
+  a.positions = pointer<float>(positions);
+  a.prefixes = layer_prefixes.data();
+  a.rows = to_rows(rows);
+  a.steps = steps;
+  a.hidden = pointer<float>(hidden);
+  a.states = pointer<float>(states);
+  a.threads = threads;
+  py::gil_scoped_release release;
+  const RecycledBlock scratch(sizeof(float) * static_cast<size_t>(REAREC_KERNELS(rollout).scratch_floats(a)));
+  a.scratch = static_cast<float*>(scratch.block.data);
+  REAREC_KERNELS(rollout).rollout(a);
+}
+
 py::dict build_info() {
   std::vector<std::string> isas;
   for (Isa isa : usable_isas()) isas.push_back(isa_name(isa));
@@ -294,6 +326,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("topk_direct", &topk_direct);
   module.def("topk_sort", &topk_sort);
   module.def("rank", &rank);
+  module.def("packed_layers_floats", &packed_layers_floats);
+  module.def("pack_layers", &pack_layers);
+  module.def("rollout", &rollout);
+#if defined(REAREC_AMX)
+  if (chosen == Isa::amx) amx::bind(module.def_submodule("amx"));
+#endif
 #if defined(REAREC_CUDA_ARCHS)
   cuda::bind(module.def_submodule("cuda"));
 #endif

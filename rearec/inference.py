@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rearec.graphed_rollout import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import catalog_topk, prepare_catalog
+from rearec_kernels.retrieval import Catalog as PreparedTable
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -82,6 +83,7 @@ class Recommender:
         self.catalog = catalog
         self.batch_rows = batch_rows
         self._rollout = GraphedRollout(model)
+        self._table: PreparedTable | None = None
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)
         self._by_popularity = np.argsort(-popularity, kind="stable")
@@ -130,7 +132,7 @@ class Recommender:
         self.model.eval()
         try:
             with torch.inference_mode():
-                weight = prepare_catalog(self.model.weight.detach())
+                weight = self._prepared_table()
                 for begin in range(0, len(waiting), self.batch_rows):
                     rows = waiting[begin : begin + self.batch_rows]
                     best = self._best([known[row] for row in rows], weight, k, exclude_seen, steps)
@@ -140,8 +142,16 @@ class Recommender:
             self.model.train(was_training)
         return [answer for answer in answers if answer is not None]
 
+    def _prepared_table(self) -> PreparedTable:
+        """What retrieval derives from the item table, anew only where that is another or was written to."""
+        weight = self.model.weight.detach()
+        table = self._table
+        if table is None or not weight.is_set_to(table.weight) or not table.is_current():
+            table = self._table = prepare_catalog(weight)
+        return table
+
     def _best(
-        self, histories: list[list[int]], weight: Any, k: int, exclude_seen: bool, steps: int | None
+        self, histories: list[list[int]], weight: PreparedTable, k: int, exclude_seen: bool, steps: int | None
     ) -> list[tuple[list[str], list[float]]]:
         """Ids and scores of the best k items after each history of one batch."""
         device = self.model.weight.device

@@ -40,8 +40,9 @@ class TrainingOptions:
     lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
     schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
         linear rise.
-    precision: ``fp32``; ``bf16`` for losses on bfloat16 operands and, on a GPU, autocast for the rest (the weights stay
-        float32); ``bf16x3`` for losses near float32 accuracy from three bfloat16 products, on CPUs with AMX.
+    precision: of the losses, which are most of the work: ``fp32``, ``bf16`` (operands rounded to bfloat16, sums
+        float32), or on CPUs ``bf16x3`` (nearly float32, fast where there is AMX). Under ``bf16`` all the rest runs in
+        autocast on a GPU; on a CPU, where that is slower, it stays float32. The weights are float32.
     seed: of the initial weights and of every epoch.
     """
 
@@ -120,9 +121,14 @@ class TrainingModule(LightningModule):
         contrastive = contrastive_active(config, self.current_epoch)
         rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
         terms = loss(
-            config, rollout, self.model.weight, batch.target, batch.group, contrastive=contrastive,
+            config,
+            rollout,
+            self.model.weight,
+            batch.target,
+            batch.group,
+            contrastive=contrastive,
             precision=self.options.precision,
-        )  # fmt: skip
+        )
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
         return terms["loss"]

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from rearec.fused_rollout import FusedRollout
 from rearec.models.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -83,6 +84,7 @@ class ReaRec(
         if config.has_reasoning_positions:
             self.reasoning_position_embedding = nn.Embedding(config.steps, config.dim)
             self.reasoning_position_embedding.apply(init_weights)
+        self._fused_rollout = FusedRollout()
 
     @property
     def weight(self) -> Tensor:
@@ -109,6 +111,9 @@ class ReaRec(
         noised: list[Tensor] = []
         if steps > 0:
             rows = _prefix_rows(batch, branches=2 if return_noised else 1)
+            fused = None if return_noised else self._fused_rollout.states(self, prefix, rows, steps)
+            if fused is not None:
+                return Rollout(fused)
             caches = [
                 ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
                 for key, value in zip(prefix.keys, prefix.values, strict=True)
@@ -123,6 +128,12 @@ class ReaRec(
                 states.append(clean)
                 noised.extend(noisy)
         return Rollout(torch.stack(states, dim=1), _stack(noised, prefix.states) if return_noised else None)
+
+    def train(self, mode: bool = True) -> ReaRec:
+        """As every module's; what inference has derived from the weights is derived anew after training."""
+        if mode:
+            self._fused_rollout.forget()
+        return super().train(mode)
 
     def final_state(self, states: Tensor) -> Tensor:
         """The state that ranks items: [R, T, d] -> [R, d]. ERL averages all states, other methods take the last."""
@@ -210,8 +221,9 @@ class ReaRec(
 
 def _prefix_rows(batch: Batch, branches: int) -> PrefixRows:
     """Which slots every row sees, the rows repeated once per branch: clean rows first, then noised ones."""
-    end = batch.end.repeat(branches)
-    return PrefixRows(end=end, row_prefix=batch.row_prefix.repeat(branches))
+    if branches == 1:
+        return PrefixRows(end=batch.end, row_prefix=batch.row_prefix)
+    return PrefixRows(end=batch.end.repeat(branches), row_prefix=batch.row_prefix.repeat(branches))
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

@@ -81,9 +81,8 @@ def train(
 
     Raises:
         UserError: the folder may not be written, the run to resume was started with other options or data, the dataset
-            has no training or validation rows, the precision is not served on this machine, the model does not fit in
-            memory, or the loss, the weights or the scores
-            are no longer finite.
+            has no training or validation rows, the precision is out of reach on this device, the model does not fit in
+            memory, or the loss, the weights or the scores are no longer finite.
         KeyboardInterrupt: the user's; the run can be resumed.
     """
     options = options or TrainingOptions()
@@ -117,7 +116,6 @@ def train(
             accelerator=device.type,
             devices=1 if device.type == "cpu" else [device.index or 0],
             max_epochs=options.epochs,
-            # On CPUs autocast costs more than it saves at these sizes; the losses compute in bfloat16 by themselves.
             precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
             callbacks=[stopping, recorder],
             logger=TensorBoardLogger(
@@ -174,12 +172,13 @@ def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
 
 
 def _check_precision(precision: str, device: torch.device) -> None:
-    """UserError where the losses cannot be computed in this precision on this machine."""
-    one = torch.zeros(1, 1, 1, device=device)
+    """UserError where the losses cannot be computed so on this device."""
+    state, table = torch.ones(1, 1, 1, device=device), torch.ones(1, 1, device=device)
+    target = torch.zeros(1, dtype=torch.int64, device=device)
     try:
-        annealed_cross_entropy(one, one[0], one[0, 0].long(), temperature=1.0, precision=precision)
+        annealed_cross_entropy(state, table, target, temperature=1.0, precision=precision)
     except ValueError as error:
-        raise UserError(f"--precision {precision}: {str(error).partition(': ')[2]}") from error
+        raise UserError(f"precision {precision!r} is out of reach here: {error}") from error
 
 
 def _describe(dataset: SequenceDataset, path: Path | None) -> dict[str, Any]:

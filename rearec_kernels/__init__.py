@@ -7,6 +7,7 @@ from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import PrefixRows, ReasoningCache
 from rearec_kernels.dispatch import available_backends, build_info, resolve_backend, use_backend
 from rearec_kernels.layer_norm import dropout_add_layer_norm
+from rearec_kernels.layer_weights import LayerWeights, prepare_layers
 from rearec_kernels.losses import (
     EnsembleLoss,
     annealed_cross_entropy,
@@ -15,9 +16,11 @@ from rearec_kernels.losses import (
     reasoning_info_nce,
 )
 from rearec_kernels.retrieval import catalog_rank, catalog_topk, prepare_catalog
+from rearec_kernels.rollout import reasoning_rollout
 
 __all__ = [
     "EnsembleLoss",
+    "LayerWeights",
     "PrefixRows",
     "ReasoningCache",
     "annealed_cross_entropy",
@@ -30,7 +33,9 @@ __all__ = [
     "dropout_add_layer_norm",
     "ensemble_reasoning_loss",
     "prepare_catalog",
+    "prepare_layers",
     "reasoning_info_nce",
+    "reasoning_rollout",
     "resolve_backend",
     "use_backend",
 ]

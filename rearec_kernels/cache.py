@@ -110,6 +110,21 @@ class PrefixRows:
             )
 
 
+def check_prefix(op: str, k: Tensor, v: Tensor) -> None:
+    """Raises unless k and v are a prefix's K and V: [S, C, Hkv, D], any outer strides, the last dimension dense."""
+    for name, x in (("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{op}: {name} must be a floating-point tensor, got {describe(x)}")
+        if x.dim() != 4:
+            raise ValueError(f"{op}: {name} must have shape [S, C, Hkv, D], got {list(x.shape)}")
+        if x.shape[3] == 0 or x.shape[2] == 0:
+            raise ValueError(f"{op}: {name} needs at least one head of width 1, got {list(x.shape)}")
+        if x.stride(3) != 1 and x.shape[3] != 1:
+            raise ValueError(f"{op}: the last dimension of {name} must be dense, strides {x.stride()}")
+    if k.shape != v.shape or k.dtype != v.dtype or k.device != v.device:
+        raise ValueError(f"{op}: k and v must agree, got {describe(k)} on {k.device} and {describe(v)} on {v.device}")
+
+
 def _offsets(rows: int, device: torch.device) -> Tensor:
     return torch.arange(rows + 1, dtype=torch.int32, device=device)
 
@@ -150,19 +165,7 @@ class ReasoningCache:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         """
-        for name, x in (("k", k), ("v", v)):
-            if not isinstance(x, Tensor) or not x.is_floating_point():
-                raise TypeError(f"ReasoningCache: {name} must be a floating-point tensor, got {describe(x)}")
-            if x.dim() != 4:
-                raise ValueError(f"ReasoningCache: {name} must have shape [S, C, Hkv, D], got {list(x.shape)}")
-            if x.shape[3] == 0 or x.shape[2] == 0:
-                raise ValueError(f"ReasoningCache: {name} needs at least one head of width 1, got {list(x.shape)}")
-            if x.stride(3) != 1 and x.shape[3] != 1:
-                raise ValueError(f"ReasoningCache: the last dimension of {name} must be dense, strides {x.stride()}")
-        if k.shape != v.shape or k.dtype != v.dtype or k.device != v.device:
-            raise ValueError(
-                f"ReasoningCache: k and v must agree, got {describe(k)} on {k.device} and {describe(v)} on {v.device}"
-            )
+        check_prefix("ReasoningCache", k, v)
         if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
             raise ValueError(f"ReasoningCache: max_tokens must be an int of at least 1, got {max_tokens!r}")
         if rows is None:

@@ -28,7 +28,21 @@ _DTYPES = {
     "triton": frozenset({torch.float32, torch.bfloat16, torch.float16}),
 }
 # Where a backend serves some of the public calls only.
-_CALLS = {"cuda": frozenset({"cached_reason_attention"})}
+_CALLS = {
+    "cuda": frozenset({"cached_reason_attention"}),
+    "triton": frozenset(
+        {
+            "annealed_cross_entropy",
+            "cached_reason_attention",
+            "catalog_rank",
+            "catalog_topk",
+            "ensemble_reasoning_loss",
+            "reasoning_info_nce",
+        }
+    ),
+}
+# Where a backend serves a call in fewer dtypes than it does others.
+_CALL_DTYPES = {("cpu", "reasoning_rollout"): frozenset({torch.float32})}
 
 # Calls and precisions in which a backend is slower than "reference", so that it has to be asked for: measured on an
 # H100, where Triton's products of float32 without tensor cores are far from what cuBLAS makes of them.
@@ -140,7 +154,8 @@ def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int, states: i
     """What keeps a backend from serving a call, if anything does."""
     if op not in _CALLS.get(backend, (op,)):
         return "this operation"
-    if backend in _DTYPES and dtype not in _DTYPES[backend]:
+    served = _CALL_DTYPES.get((backend, op)) or _DTYPES.get(backend)
+    if served is not None and dtype not in served:
         return str(dtype)
     if backend == "cuda" and head_dim > native.CUDA_MAX_HEAD_DIM:
         return f"head width {head_dim}, at most {native.CUDA_MAX_HEAD_DIM}"

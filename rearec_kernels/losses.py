@@ -79,8 +79,8 @@ def annealed_cross_entropy(
         step_weight: a number, or T of them, default 1. Not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
-            "tf32".
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
+            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
 
     Returns:
         A scalar, or [R, T] under "none"; float32, or float64 if hidden or weight is.
@@ -132,8 +132,8 @@ def ensemble_reasoning_loss(
         kl_form: "official" (the published code): the mean over ordered pairs i != j of KL(p_j || p_i), no gradient
             through p_i; "paper": the sum over i < j of KL(p_i || p_j). 0 for T = 1.
         ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
-            "tf32".
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
+            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
 
     Returns:
         EnsembleLoss of scalars; float32, or float64 if hidden or weight is.
@@ -184,8 +184,8 @@ def reasoning_info_nce(
         temperature: above 0.
         row_group: int32 or int64 [R]; rows of one group (a user's positions) are not each other's negatives.
         reduction: "mean", or "none" for the terms of every row and step.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), or, on a GPU,
-            "tf32".
+        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
+            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
 
     Returns:
         A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if

@@ -2,6 +2,7 @@
 
 Attributes:
     C: rearec_kernels._C, or None in an install made with REAREC_NATIVE=0.
+    AMX: its kernels for tiles of bfloat16, or None where this machine or build has none.
     CUDA: its launchers of CUDA kernels, or None in a build without nvcc.
     CUDA_ARCHS: the architectures that it holds machine code for; PTX of the last one serves newer devices.
 """
@@ -28,6 +29,7 @@ elif Path(__file__).parents[1].joinpath("setup.py").is_file():
         stacklevel=2,
     )
 
+AMX: Any = getattr(C, "amx", None)
 CUDA: Any = getattr(C, "cuda", None)
 CUDA_ARCHS: tuple[str, ...] = () if CUDA is None else tuple(C.build_info()["cuda_archs"].split(","))
 CUDA_MAX_HEAD_DIM: int = 0 if CUDA is None else CUDA.MAX_HEAD_DIM

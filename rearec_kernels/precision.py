@@ -9,17 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearec_kernels import native
+
 PRECISIONS = ("fp32", "tf32", "bf16", "bf16x3")
-_SERVED_BY = {"tf32": ("triton",), "bf16x3": ()}  # the others: by every backend
-_NEEDS = {"tf32": "a GPU and the backend 'triton'", "bf16x3": "CPU kernels for AMX, which this build does not have"}
+RETRIEVAL_PRECISIONS = ("fp32", "tf32", "bf16")
+# The others: by every backend.
+_SERVED_BY = {"tf32": ("triton",), "bf16x3": ("reference", *(() if native.AMX is None else ("cpu",)))}
+_NEEDS = {
+    "tf32": "a GPU and the backend 'triton'",
+    "bf16x3": "CPU tensors and kernels for AMX, which not every machine and build has",
+}
 
 
-def check_precision(op: str, precision: str, backend: str | None = None) -> None:
-    """Raises ValueError unless `backend`, or any if None, computes `precision`."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    served = _SERVED_BY.get(precision, (backend,))
-    if not served or (backend is not None and backend not in served):
+def check_precision(
+    op: str, precision: str, backend: str | None = None, precisions: tuple[str, ...] = PRECISIONS
+) -> None:
+    """Raises ValueError unless `backend`, or any if None, computes `precision`, one of the op's `precisions`."""
+    if precision not in precisions:
+        raise ValueError(f"{op}: precision must be one of {', '.join(precisions)}, got {precision!r}")
+    if backend is not None and backend not in _SERVED_BY.get(precision, (backend,)):
         raise ValueError(f"{op}: precision {precision!r} needs {_NEEDS[precision]}; use 'fp32' or 'bf16'")
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels import native
 from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.precision import check_precision, operand_dtype
+from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 
@@ -26,12 +27,14 @@ class Catalog:
         weight: [N, d], the table it was made from, by reference.
         precision: what it was prepared for.
         operand: what the products read: `weight`, or its bfloat16 copy.
+        tiles: what they read on a CPU with tiles for bfloat16 (AMX); else None.
     """
 
     weight: Tensor
     precision: str
     operand: Tensor
     version: int
+    tiles: list[Tensor] | None = None
 
     def is_current(self) -> bool:
         """Whether the table has not been written since."""
@@ -42,8 +45,10 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     """Derives once what retrieval would derive from the table on every call; pass the result in place of `weight`.
 
     Args:
-        weight: [N, d], floating point. Not copied under "fp32". A table that is written to afterwards has to be
-            prepared again.
+        weight: [N, d], floating point. A table that is written to afterwards has to be prepared again. It is kept by
+            reference; "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU with tiles for
+            bfloat16 (AMX), "fp32" and "bf16" add 2 d + 8 bytes per item, d rounded up to a multiple of 32, where the
+            table is float32 or bfloat16 and its items are dense: half of a float32 table again.
         precision: of the calls that the catalogue is for.
 
     Raises:
@@ -51,10 +56,25 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     """
     op = "prepare_catalog"
     _check_table(op, weight)
-    check_precision(op, precision)
+    check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
     weight = weight.detach()
     operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
-    return Catalog(weight, precision, operand, _version(weight))
+    fits = _fits_tiles(op, weight, precision)
+    tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
+    return Catalog(weight, precision, operand, _version(weight), tiles)
+
+
+def _fits_tiles(op: str, weight: Tensor, precision: str) -> bool:
+    """Whether there are tiles for bfloat16 and calls would use them."""
+    return (
+        native.AMX is not None
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and precision in ("fp32", "bf16")
+        and weight.shape[1] > 0
+        and weight.stride(1) == 1
+        and resolve_backend(op, weight.device, weight.dtype) == "cpu"
+    )
 
 
 def catalog_topk(
@@ -76,6 +96,11 @@ def catalog_topk(
         a row has fewer than k candidates the rest is score -inf, item -1. An item that scores NaN or -inf is no
         candidate.
 
+        This is exact: the items are the best k of the whole catalogue by these scores, and a score is the dot product
+        with float32 sums (two orders of summation may differ in its last bits; within a row one order serves all items,
+        so that equal items tie). With a catalogue that is prepared for "fp32" on a CPU with AMX, products of bfloat16
+        only choose candidates, and an error bound per row and item proves that none is missing.
+
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         IndexError: an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
@@ -88,8 +113,9 @@ def catalog_topk(
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
-    check_precision(op, precision, backend)
-    return torch.ops.rearec.catalog_topk(hidden.detach(), table, k, offsets, items, precision, backend)
+    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
+    arguments = (hidden.detach(), table, k, offsets, items, precision, backend)
+    return torch.ops.rearec.catalog_topk(*arguments, _tiles(weight, backend))
 
 
 def catalog_rank(
@@ -118,8 +144,12 @@ def catalog_rank(
     check_same_device(op, {"hidden": hidden, "target": target})
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
-    check_precision(op, precision, backend)
+    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
     return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
+
+
+def _tiles(weight: Tensor | Catalog, backend: str) -> list[Tensor] | None:
+    return weight.tiles if isinstance(weight, Catalog) and backend == "cpu" else None
 
 
 def _version(x: Tensor) -> int:

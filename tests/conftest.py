@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: processes that test side by side (pytest -n) shall not fight for the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # Before rearec_kernels is imported: the tests of the Triton kernels run in Triton's interpreter where there is no GPU.

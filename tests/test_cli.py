@@ -9,11 +9,11 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-COMMANDS = ("demo", "prepare", "train", "evaluate", "recommend", "info")
+COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
 
 
@@ -32,7 +32,7 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: An
     )
     for arguments in (
         *(["--help"], ["train"], ["train", "--help"], ["train", "x"], ["prepare", "json"]),
-        *(["evaluate", "nowhere"], ["recommend", "nowhere", "x"]),
+        *(["evaluate", "nowhere"], ["recommend", "nowhere", "x"], ["embed", "x", "--pca", "-1"]),
     ):
         command = [sys.executable, "-c", script, *arguments]
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -45,7 +45,7 @@ def test_every_command_has_the_common_options(name: str, run_rearec: Any) -> Non
     assert result.returncode == 0
     for option in ("--json", "--seed", "--device", "--threads", "--debug"):
         assert option in result.stdout, option
-    assert ("--force" in result.stdout) == (name in ("demo", "prepare", "train", "recommend"))
+    assert ("--force" in result.stdout) == (name in ("demo", "prepare", "embed", "train", "recommend"))
 
 
 def test_version_is_the_distributions(run_rearec: Any) -> None:
@@ -146,9 +146,34 @@ def test_prepare_hands_every_option_on(tmp_path: Path, run_rearec: Any) -> None:
     assert expected.items() <= options.items()
 
 
+def test_prepare_compares_with_the_published_counts(tmp_path: Path, run_rearec: Any) -> None:
+    source, items = tmp_path / "review.json", tmp_path / "business.json"
+    days = [f"2020-01-{day:02} 00:00:00" for day in (1, 2, 3, 4, 5, 6, 9, 10)]
+    reviews = [{"user_id": "u", "business_id": f"b{n % 6}", "stars": 5, "date": day} for n, day in enumerate(days)]
+    source.write_text("".join(json.dumps(review) + "\n" for review in reviews))
+    items.write_text("".join(json.dumps({"business_id": f"b{n}", "name": f"B {n}"}) + "\n" for n in range(6)))
+    small = ("--core", "1", "--json")
+    result = run_rearec("prepare", "yelp", source, items, "--out", tmp_path / "d", "--expect", *small)
+    assert result.returncode == 2 and not (tmp_path / "d").exists()
+    *_, users, items_line, rows, train, valid, test, error = result.stderr.splitlines()
+    assert users == "users: expected 13,083, got 1 (-13,082)" and items_line.startswith("items: expected 10,697, got 6")
+    assert [line.split(":")[0] for line in (rows, train, valid, test)] == [
+        *("rows", "train rows", "valid rows", "test rows")
+    ]
+    assert error.startswith("error: 6 of 6 counts differ from the published ones of 'yelp'")
+    result = run_rearec("prepare", "yelp", source, items, "--out", tmp_path / "d", *small)
+    assert result.returncode == 0, result.stderr
+    statistics = json.loads(result.stdout)["statistics"]
+    assert [statistics[f"{split}_rows"] for split in ("train", "valid", "test")] == [1, 1, 1]
+    options = json.loads((tmp_path / "d" / "dataset.json").read_text())["options"]
+    assert (options["preset"], options["core"], options["split"]) == ("yelp", 1, "time-span")
+    result = run_rearec("prepare", "amazon2023", items, "--out", tmp_path / "e", "--preset", "cds")
+    assert result.returncode == 2 and "error: " in result.stderr
+
+
 def test_choices_and_defaults_are_those_of_the_library() -> None:
     from rearec.cli import demo, prepare, train
-    from rearec.data import FORMATS, SPLITS
+    from rearec.data.choices import FORMATS, PRESETS, SPLITS, Duplicates, MissingTitles
     from rearec.demo import EPOCHS, USERS
     from rearec.lightning_module import PAIRINGS, PRECISIONS, SCHEDULES, TrainingOptions
     from rearec.models.config import BACKBONES, KL_FORMS, METHODS, STEP_WEIGHTS, ReaRecConfig
@@ -158,6 +183,9 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
 
     assert sorted(values(prepare.Format)) == sorted(FORMATS)
     assert sorted(values(prepare.Split)) == sorted(SPLITS)
+    assert values(prepare.Preset) == list(PRESETS)
+    assert values(prepare.Duplicates) == list(get_args(Duplicates))
+    assert values(prepare.MissingTitles) == list(get_args(MissingTitles))
     assert values(train.Backbone) == list(BACKBONES)
     assert values(train.Method) == list(METHODS)
     assert values(train.Form) == list(KL_FORMS) == list(STEP_WEIGHTS)

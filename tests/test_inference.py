@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rearec import Recommender
+from rearec import Recommender, inference
 from rearec.data import collate_histories
 from rearec.errors import UserError
 from rearec.inference import Recommendation
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
+from rearec_kernels import prepare_catalog
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,30 @@ def test_seen_items_are_excluded_on_demand_only(recommender: Recommender) -> Non
     assert rest[0].items == [item for item in everything.items if item not in history]
     assert len(rest[0].scores) == len(rest[0].items)
     assert "item-001" not in rest[1].items and len(rest[1].items) == len(recommender.catalog.item_ids) - 1
+
+
+def test_the_item_table_is_prepared_anew_only_when_it_was_written_to(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[torch.Tensor] = []
+
+    def prepare(weight: torch.Tensor) -> object:
+        prepared.append(weight)
+        return prepare_catalog(weight)
+
+    monkeypatch.setattr(inference, "prepare_catalog", prepare)
+    recommender = Recommender(run_folder)
+    first, again = (recommender.recommend([["item-001"]], k=3) for _ in range(2))
+    assert first == again and len(prepared) == 1
+    with torch.no_grad():
+        recommender.model.weight.mul_(-1)
+    other = recommender.recommend([["item-001"]], k=3)
+    assert len(prepared) == 2
+    fresh = Recommender(recommender.model, recommender.catalog).recommend([["item-001"]], k=3)
+    assert other == fresh
+    recommender.model.bfloat16()
+    recommender.recommend([["item-001"]], k=3)
+    assert len(prepared) == 4 and prepared[-1].dtype == torch.bfloat16
 
 
 def test_a_model_in_memory_needs_its_catalogue(run_folder: Path) -> None:

@@ -20,15 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from rearec import objectives, training
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
-from rearec.lightning_module import learning_rate_factor
+from rearec.lightning_module import TrainingModule, learning_rate_factor
 from rearec.models.config import ReaRecConfig
-from rearec.objectives import loss
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
-from rearec_kernels import annealed_cross_entropy
 
 OPTIONS = TrainingOptions(epochs=2, batch_rows=256, lr=1e-2)
 
@@ -131,36 +130,33 @@ def test_bf16_trains(dataset: SequenceDataset, tmp_path: Path) -> None:
     assert result["test"]["ndcg@20"] > 0
 
 
-def test_bf16x3_trains_or_says_what_it_needs(dataset: SequenceDataset, tmp_path: Path) -> None:
-    hidden, weight = torch.randn(2, 1, 4), torch.randn(3, 4)
-    options = replace(OPTIONS, precision="bf16x3")
-    try:
-        annealed_cross_entropy(hidden, weight, torch.tensor([0, 2]), temperature=1.0, precision="bf16x3")
-    except ValueError:
-        with pytest.raises(UserError, match=r"--precision bf16x3: precision 'bf16x3' needs .*AMX.*; use 'fp32'"):
-            train(dataset, tmp_path / "run", small_config(), options)
-        assert not (tmp_path / "run").exists()
-        return
-    losses = []
-    for name, chosen in (("fp32", OPTIONS), ("bf16x3", options)):
-        train(dataset, tmp_path / name, small_config(dropout=0.0, input_dropout=0.0), replace(chosen, epochs=1))
-        losses.append(float(read_metrics(tmp_path / name)[0]["train_loss"]))
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+@pytest.mark.parametrize("method", ["base", "erl", "prl"])
+def test_the_precision_reaches_every_loss(method: str, dataset: SequenceDataset, monkeypatch: Any) -> None:
+    seen = []
+    for name in ("annealed_cross_entropy", "ensemble_reasoning_loss", "reasoning_info_nce"):
+        monkeypatch.setattr(objectives, name, _noting_precision(getattr(objectives, name), seen))
+    module = TrainingModule(ReaRec(small_config(method, warmup=0)), dataset, replace(OPTIONS, precision="bf16"))
+    module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    module.training_step(next(iter(module.train_dataloader())), 0)
+    assert seen == ["bf16"] * (2 if method == "prl" else 1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_losses_compute_in_the_precision_of_the_training(
-    precision: str, dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = set()
+def _noting_precision(function: Any, seen: list[str]) -> Any:
+    def noting(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["precision"])
+        return function(*arguments, **options)
 
-    def record(*arguments: Any, precision: str, **options: Any) -> dict[str, torch.Tensor]:
-        seen.add(precision)
-        return loss(*arguments, precision=precision, **options)
+    return noting
 
-    monkeypatch.setattr("rearec.lightning_module.loss", record)
-    train(dataset, tmp_path / "run", small_config(), replace(OPTIONS, epochs=1, precision=precision))
-    assert seen == {precision}
+
+def test_a_precision_out_of_reach_is_said_before_anything_is_written(dataset: SequenceDataset, tmp_path: Path) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("annealed_cross_entropy: precision 'bf16x3' needs CPU tensors and kernels for AMX")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=r"'bf16x3' is out of reach here.*AMX"):
+        patch.setattr(training, "annealed_cross_entropy", refuse)
+        train(dataset, tmp_path / "run", small_config("prl"), replace(OPTIONS, precision="bf16x3"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_pairing_changes_nothing_but_the_work(dataset: SequenceDataset, tmp_path: Path) -> None:

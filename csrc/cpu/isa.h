@@ -6,14 +6,33 @@
 #include <string>
 #include <vector>
 
+#if defined(REAREC_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace rearec {
 
-enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2 };
+// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/amx.
+enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, amx = 3 };
 
 inline const char* isa_name(Isa isa) {
-  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4"};
+  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4", "amx"};
   return names[static_cast<int>(isa)];
 }
+
+#if defined(REAREC_AMX)
+// The processor has the tiles, and Linux lets this process use them: it has to be asked, once per process.
+inline bool tiles_usable() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool tiles = (d >> 24 & 1) && (d >> 22 & 1);  // AMX-TILE, AMX-BF16
+  if (!tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 inline std::vector<Isa> usable_isas() {
   std::vector<Isa> usable = {Isa::baseline};
@@ -25,6 +44,9 @@ inline std::vector<Isa> usable_isas() {
                   __builtin_cpu_supports("avx512vl");
   if (v3) usable.push_back(Isa::x86_64_v3);
   if (v4) usable.push_back(Isa::x86_64_v4);
+#endif
+#if defined(REAREC_AMX)
+  if (v4 && tiles_usable()) usable.push_back(Isa::amx);
 #endif
   return usable;
 }
@@ -43,7 +65,7 @@ inline Isa chosen_isa() {
 
 #if REAREC_ISA_COUNT > 1
 #define REAREC_KERNELS(name)                              \
-  (chosen == Isa::x86_64_v4   ? x86_64_v4::name           \
+  (chosen >= Isa::x86_64_v4   ? x86_64_v4::name           \
    : chosen == Isa::x86_64_v3 ? x86_64_v3::name           \
                               : baseline::name)
 #else

@@ -5,17 +5,12 @@
 // applied: the entries that matter are close to the maximum, where the subtraction is exact.
 #include "cpu/losses.h"
 
-#include "cpu/simd.h"
+#include "cpu/softmax.h"
 
 namespace rearec {
 namespace {
 
 constexpr int64_t kBlock = 32 * kLanes;  // columns
-
-// Probabilities under e^-64 of the row's largest are exactly 0: anything built from them stays clear of denormals,
-// in these loops and in the matrix products that follow.
-REAREC_INLINE vfloat exp_or_zero(vfloat x) { return x < -64.0f ? vfloat{} : exp(x); }
-REAREC_INLINE float exp_or_zero(float x) { return exp_or_zero(broadcast(x))[0]; }
 
 REAREC_INLINE vfloat rounded_to_bfloat16(vfloat v) {
   const vuint bits = (vuint)v;
@@ -108,47 +103,6 @@ void cross_entropy(const CrossEntropy& a) {
 }
 
 // --- Ensemble
-
-// The steps of one user: T of them, or as many as `steps` says when T is 0.
-template <int T>
-struct Steps {
-  static constexpr int kMax = T ? T : kMaxEnsembleSteps;
-  int steps;
-  REAREC_INLINE int count() const { return T ? T : steps; }
-};
-
-// The logits of all steps in kLanes columns.
-template <int T>
-struct Columns {
-  vfloat z[Steps<T>::kMax];
-
-  REAREC_INLINE void load(const float* rows, int64_t stride, const Steps<T>& steps) {
-    for (int t = 0; t < steps.count(); ++t) z[t] = rearec::load(rows + t * stride);
-  }
-  REAREC_INLINE vfloat mean(const Steps<T>& steps) const {
-    vfloat total{};
-    for (int t = 1; t < steps.count(); ++t) total += z[t] - z[0];
-    return z[0] + total * (1.0f / static_cast<float>(steps.count()));
-  }
-  // Per step the sum of z_i - z_j over the other steps j (official form) or over the later ones (paper's), by way of
-  // the differences to step 0: steps that agree give exact zeros.
-  template <bool kPaper>
-  REAREC_INLINE void spread(vfloat* u, const Steps<T>& steps) const {
-    vfloat total{};
-    for (int t = steps.count() - 1; t >= 0; --t) {
-      u[t] = z[t] - z[0];
-      if (kPaper) {
-        const vfloat later = total;
-        total += u[t];
-        u[t] = u[t] * static_cast<float>(steps.count() - 1 - t) - later;
-      } else {
-        total += u[t];
-      }
-    }
-    if (!kPaper)
-      for (int t = 0; t < steps.count(); ++t) u[t] = u[t] * static_cast<float>(steps.count()) - total;
-  }
-};
 
 REAREC_INLINE vint first_lanes(int64_t count) {
   vint lane;

@@ -24,11 +24,21 @@ class Format(str, Enum):
     recbole = "recbole"
     sasrec = "sasrec"
     table = "table"
+    yelp = "yelp"
+
+
+class Preset(str, Enum):
+    baby = "baby"
+    cds = "cds"
+    software = "software"
+    video_games = "video-games"
+    yelp = "yelp"
 
 
 class Split(str, Enum):
     leave_one_out = "leave-one-out"
     timestamp = "timestamp"
+    time_span = "time-span"
     given = "given"
 
 
@@ -42,6 +52,7 @@ class MissingTitles(str, Enum):
     error = "error"
     keep = "keep"
     drop = "drop"
+    drop_null = "drop-null"
 
 
 SPLIT, INTERACTIONS, ROWS, COLUMNS = "Split", "Filters on interactions", "Filters on rows", "Columns and titles"
@@ -58,30 +69,44 @@ def prepare(
         Format,
         typer.Argument(
             metavar="FORMAT",
-            help="amazon2023: 5-core csv. json: items by user. lines: a user per line. recbole: typed headers. "
-            "sasrec: 'user item' lines. table: csv, parquet or jsonl.",
+            help="amazon2023: raw and meta jsonl, or 5-core csv. json: items by user. lines: a user per line. "
+            "recbole: typed headers. sasrec: 'user item' lines. table: csv, parquet or jsonl. "
+            "yelp: review and business json, with the filters of the paper unless said otherwise.",
         ),
     ],
     sources: Annotated[
         list[Path], typer.Argument(metavar="SOURCE...", help="Files (.gz too); train, valid, test where split already.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="amazon2023: filters and split of the paper; single options override.", show_default=False),
+    ] = None,
+    expect: Annotated[
+        bool, typer.Option("--expect", help="Fail unless the counts are the published ones of the preset.")
+    ] = False,
     split: Annotated[
         Split | None,
         typer.Option(show_default="given for three files, else leave-one-out", rich_help_panel=SPLIT),
     ] = None,
     valid_from: Annotated[
-        str | None, typer.Option(metavar="TIME", help="timestamp: first time of validation.", rich_help_panel=SPLIT)
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="timestamp: first time of validation; time-span: share before it.",
+            rich_help_panel=SPLIT,
+        ),
     ] = None,
     test_from: Annotated[
-        str | None, typer.Option(metavar="TIME", help="timestamp: first time of test.", rich_help_panel=SPLIT)
+        str | None, typer.Option(metavar="TIME", help="The same of the test.", rich_help_panel=SPLIT)
     ] = None,
     min_rating: Annotated[
         float | None, typer.Option(help="Drop interactions rated lower.", rich_help_panel=INTERACTIONS)
     ] = None,
     duplicates: Annotated[
-        Duplicates, typer.Option(help="Repeated (user, item) pairs.", rich_help_panel=INTERACTIONS)
-    ] = Duplicates.keep,
+        Duplicates | None,
+        typer.Option(help="Repeated (user, item) pairs.", show_default="keep", rich_help_panel=INTERACTIONS),
+    ] = None,
     core: Annotated[
         int | None,
         typer.Option(min=1, help="Drop users and items with fewer, until none is left.", rich_help_panel=INTERACTIONS),
@@ -96,15 +121,24 @@ def prepare(
         float | None, typer.Option(help="Drop rows whose target is rated lower.", rich_help_panel=ROWS)
     ] = None,
     min_train_history: Annotated[
-        int, typer.Option(min=0, help="Drop train rows with a shorter history.", rich_help_panel=ROWS)
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="Drop train rows with a shorter history.", show_default="0", rich_help_panel=ROWS),
+    ] = None,
     min_eval_history: Annotated[
-        int, typer.Option(min=0, help="Drop valid and test rows with a shorter history.", rich_help_panel=ROWS)
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, help="Drop valid and test rows with a shorter history.", show_default="0", rich_help_panel=ROWS
+        ),
+    ] = None,
     known_items: Annotated[
-        bool,
-        typer.Option("--known-items", help="Drop valid and test rows with items not in train.", rich_help_panel=ROWS),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--known-items/--all-items",
+            help="Drop valid and test rows with items not in train.",
+            show_default="all-items",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
     user_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=COLUMNS)] = None,
     item_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=COLUMNS)] = None,
     rating_column: Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=COLUMNS)] = None,
@@ -113,10 +147,13 @@ def prepare(
         str | None, typer.Option(metavar="CHARACTER", help="table: between fields.", rich_help_panel=COLUMNS)
     ] = None,
     titles: Annotated[Path | None, typer.Option(metavar="FILE", help="Item titles.", rich_help_panel=COLUMNS)] = None,
-    title_column: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=COLUMNS)] = "title",
+    title_column: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="title; yelp: name", rich_help_panel=COLUMNS)
+    ] = None,
     missing_titles: Annotated[
-        MissingTitles, typer.Option(help="Items without a title.", rich_help_panel=COLUMNS)
-    ] = MissingTitles.error,
+        MissingTitles | None,
+        typer.Option(help="Items without a title.", show_default="error", rich_help_panel=COLUMNS),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
     seed: Seed = 0,
@@ -126,23 +163,26 @@ def prepare(
 ) -> None:
     """Turn interactions into a prepared dataset: ids are opaque tokens, nothing is filtered unless asked.
 
+    The paper's datasets: 'prepare amazon2023 Software.jsonl.gz meta_Software.jsonl.gz --preset software', the same with
+    the three 5-core csv files instead of the reviews, and 'prepare yelp' with the review and the business file.
+
     Ends with the statistics of Table 1 of the paper and the floors to beat: popularity and a first-order Markov chain,
     on the rows and with the metrics of 'rearec evaluate'.
     """
     set_threads(threads)
     from rearec.baselines import baseline_ranks
     from rearec.data import prepare as prepare_dataset
+    from rearec.data.presets import UnexpectedCounts
     from rearec.metrics import rank_metrics
 
-    dataset = prepare_dataset(
-        source_format.value,
-        sources,
-        out,
+    options: dict[str, Any] = dict(
+        preset=preset and preset.value,
+        expect=expect,
         split=split and split.value,
         valid_from=valid_from,
         test_from=test_from,
         min_rating=min_rating,
-        duplicates=duplicates.value,
+        duplicates=duplicates and duplicates.value,
         core=core,
         user_core=user_core,
         item_core=item_core,
@@ -152,7 +192,7 @@ def prepare(
         known_items=known_items,
         titles=titles,
         title_column=title_column,
-        missing_titles=missing_titles.value,
+        missing_titles=missing_titles and missing_titles.value,
         user_column=user_column,
         item_column=item_column,
         rating_column=rating_column,
@@ -161,6 +201,12 @@ def prepare(
         force=force,
         progress=note,
     )
+    try:
+        dataset = prepare_dataset(source_format.value, sources, out, **options)
+    except UnexpectedCounts as error:
+        for line in error.differences:
+            note(line)
+        raise
     floors = {name: rank_metrics(ranks) for name, ranks in baseline_ranks(dataset, "test").items()}
     result = {"dataset": str(out), "statistics": dataset.statistics, **floors}
     emit(result, as_json, lambda console: _render(console, out, dataset.statistics, floors))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-__all__ = ["FORMATS", "SPLITS", "Duplicates", "Format", "MissingTitles", "Split"]
+__all__ = ["FORMATS", "PRESETS", "SPLITS", "Duplicates", "Format", "MissingTitles", "Preset", "Split"]
 
-Format = Literal["amazon2023", "json", "lines", "recbole", "sasrec", "table"]
-Split = Literal["leave-one-out", "timestamp", "given"]
+Format = Literal["amazon2023", "json", "lines", "recbole", "sasrec", "table", "yelp"]
+Split = Literal["leave-one-out", "timestamp", "time-span", "given"]
 Duplicates = Literal["keep", "first", "error"]
-MissingTitles = Literal["error", "keep", "drop"]
+MissingTitles = Literal["error", "keep", "drop", "drop-null"]
+Preset = Literal["baby", "cds", "software", "video-games", "yelp"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 SPLITS: tuple[Split, ...] = get_args(Split)
+PRESETS: tuple[Preset, ...] = get_args(Preset)

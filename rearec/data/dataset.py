@@ -37,6 +37,7 @@ class SequenceDataset:
         statistics: counts like Table 1 of the paper (users, items, interactions, average_length, density, rows).
         source, options: what the dataset was made of, and how.
         item_titles: the title of each item, None where it has none; None where no titles were given.
+        features: float32 [items, width], made by ``rearec embed``; None where it has not run.
     """
 
     items: NDArray[np.int32]
@@ -49,6 +50,7 @@ class SequenceDataset:
     source: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     item_titles: list[str | None] | None = None
+    features: NDArray[np.float32] | None = None
 
     @property
     def num_items(self) -> int:

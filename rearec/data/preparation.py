@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,21 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data import filters, splits
-from rearec.data.choices import FORMATS, SPLITS, Duplicates, MissingTitles
+from rearec.data.choices import FORMATS, Duplicates, MissingTitles
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
 from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.option_checks import check_at_least, check_finite, check_reading, choose_split, thresholds
+from rearec.data.presets import check_counts, choose_options
 from rearec.data.readers import READERS, ReadOptions
 from rearec.data.row_filters import RowFilters, filter_rows
 from rearec.data.splits import Sequences
 from rearec.data.statistics import describe
 from rearec.data.storage import check_out, load_dataset, save_dataset
-from rearec.data.titles import read_titles
+from rearec.data.titles import read_titles, split_off_item_file
 from rearec.errors import UserError
 
 __all__ = ["assemble", "prepare"]
 
-PART_IN_NAME = re.compile(r"(?:^|[._-])(train|valid|val|dev|test)(?:[._-]|$)")
-PARTS = {"train": 0, "valid": 1, "val": 1, "dev": 1, "test": 2}
+# The columns of the files of items that belong to a format: item and title.
+ITEM_COLUMNS = {"amazon2023": ("parent_asin", "title"), "yelp": ("business_id", "name")}
 
 
 def prepare(
@@ -35,21 +35,23 @@ def prepare(
     sources: Sequence[str | Path],
     out: str | Path,
     *,
+    preset: str | None = None,
+    expect: bool = False,
     split: str | None = None,
     valid_from: str | float | None = None,
     test_from: str | float | None = None,
     min_rating: float | None = None,
-    duplicates: Duplicates = "keep",
+    duplicates: Duplicates | None = None,
     core: int | None = None,
     user_core: int | None = None,
     item_core: int | None = None,
     min_target_rating: float | None = None,
-    min_train_history: int = 0,
-    min_eval_history: int = 0,
-    known_items: bool = False,
+    min_train_history: int | None = None,
+    min_eval_history: int | None = None,
+    known_items: bool | None = None,
     titles: str | Path | None = None,
-    title_column: str = "title",
-    missing_titles: MissingTitles = "error",
+    title_column: str | None = None,
+    missing_titles: MissingTitles | None = None,
     user_column: str | None = None,
     item_column: str | None = None,
     rating_column: str | None = None,
@@ -60,16 +62,23 @@ def prepare(
 ) -> SequenceDataset:
     """Read interactions, filter them as asked, split them and write a prepared dataset. Nothing is filtered unasked.
 
+    An option that is None is that of the preset, without one its plain default (``rearec.data.presets``).
+
     The order: ``min_rating``, ``duplicates``, core, split, then the filters on rows (``missing_titles="drop"``,
     ``min_target_rating``, the history lengths, ``known_items``). A filter on rows drops predictions, not interactions:
     histories keep all their items. Ties in time keep the order of the source.
 
     Args:
         format: one of ``FORMATS``.
-        sources: the files, read one after the other; for a given split train, valid and test, in this order.
+        sources: the files, read one after the other; for a given split train, valid and test, in this order. Of
+            "amazon2023" and "yelp" one of them may hold the items (meta and business json): it is ``titles`` then.
         out: the directory to write; written aside first and renamed at the end.
+        preset: one of ``PRESETS``, a dataset of the paper: its filters and, where the source is not split yet, its
+            split. The only one of "yelp" holds without being named.
+        expect: compare the counts with those that were published of the preset's dataset.
         split: one of ``SPLITS``; None: "given" for three sources, "leave-one-out" otherwise.
-        valid_from, test_from: thresholds of the split "timestamp": rows from then on are valid, test.
+        valid_from, test_from: thresholds of the split "timestamp": rows from then on are valid, test; or of the split
+            "time-span": rows after these shares of the time from the first to the last interaction are.
         min_rating: drop interactions with a lower rating.
         duplicates: repeated (user, item) pairs: "keep" all, only the "first" in time, or "error".
         core: drop users and items with fewer interactions, iterated until none is left; ``user_core`` and
@@ -78,8 +87,9 @@ def prepare(
         min_train_history, min_eval_history: drop rows with a shorter history, in train and in valid and test.
         known_items: drop valid and test rows with a target or history item that occurs in no train row.
         titles: a file with item titles, see ``rearec.data.titles.read_titles``.
-        title_column: its column or field with the title.
-        missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it.
+        title_column: its column or field with the title; "title" unless given, or "name" for "yelp".
+        missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it;
+            "drop-null" keeps items whose title is there and blank.
         user_column, item_column, rating_column, timestamp_column: names of the columns ("table", "recbole").
         separator: between the fields of a text table ("table").
         force: replace an existing prepared dataset.
@@ -89,6 +99,7 @@ def prepare(
         The dataset, opened from ``out``.
 
     Raises:
+        UnexpectedCounts: ``expect`` is given and the counts differ; nothing is written.
         UserError: a file, a value, an option or their combination is wrong; the message says which and where.
     """
     out = Path(out)
@@ -98,15 +109,45 @@ def prepare(
         raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
     if not paths:
         raise UserError("no source file given")
-    split = _choose_split(split, paths)
-    thresholds = _thresholds(split, valid_from, test_from)
-    _check_counts(1, core=core, user_core=user_core, item_core=item_core)
-    _check_counts(0, min_train_history=min_train_history, min_eval_history=min_eval_history)
-    for name, value in (("--min-rating", min_rating), ("--min-target-rating", min_target_rating)):
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"{name} must be a finite number, got {value}")
+    if format in ITEM_COLUMNS:
+        paths, item_file = split_off_item_file(paths, ITEM_COLUMNS[format][0])
+        if item_file is not None and titles is not None:
+            raise UserError(f"{item_file}: a second file of items beside --titles {titles}")
+        titles = titles or item_file
+        if not paths:
+            raise UserError(f"{item_file}: holds items, not interactions; give the reviews as well")
+    preset, split, chosen = choose_options(
+        format,
+        preset,
+        split,
+        len(paths) == 3 and format != "yelp",
+        {
+            "valid_from": valid_from,
+            "test_from": test_from,
+            "min_rating": min_rating,
+            "duplicates": duplicates,
+            "core": core,
+            "min_target_rating": min_target_rating,
+            "min_train_history": min_train_history,
+            "min_eval_history": min_eval_history,
+            "known_items": known_items,
+            "missing_titles": missing_titles,
+        },
+    )
+    if expect and preset is None:
+        raise UserError("--expect compares with the published counts of a preset's dataset: give --preset too")
+    if chosen["missing_titles"] == "drop-null" and titles is None:
+        raise UserError(
+            f"the preset {preset!r} drops items without a title: give the meta file too, "
+            "or --missing-titles keep to do without"
+        )
+    split = choose_split(split, paths)
+    limits = thresholds(split, chosen["valid_from"], chosen["test_from"])
+    check_at_least(1, core=chosen["core"], user_core=user_core, item_core=item_core)
+    check_at_least(0, **{name: chosen[name] for name in ("min_train_history", "min_eval_history")})
+    check_finite(**{name: chosen[name] for name in ("min_rating", "min_target_rating")})
     options = ReadOptions(split == "given", user_column, item_column, rating_column, timestamp_column, separator)
-    _check_reading(format, options)
+    check_reading(format, options)
     check_out(out, force)
 
     say(f"reading {', '.join(path.name for path in paths)}")
@@ -114,30 +155,21 @@ def prepare(
     if len(source) == 0:
         raise UserError(f"{paths[0]}: there are no interactions")
     say("filtering and splitting")
-    if isinstance(source, HistoryRows):
-        if min_rating is not None or (core or user_core or item_core):
-            raise UserError(
-                f"{paths[0]}: holds rows with a history, from which no interactions can be removed by --min-rating "
-                "or --core; use --min-target-rating, or another --split"
-            )
-        source = filters.same_rows(source, duplicates)
-    else:
-        if min_rating is not None:
-            source = filters.minimum_rating(source, min_rating)
-        source = filters.filter_duplicates(source, duplicates)
-        source = filters.core(source, user_core or core or 0, item_core or core or 0)
-        if len(source) == 0:
-            raise UserError(f"{paths[0]}: the filters leave no interactions")
-    if min_target_rating is not None:
+    source = _filter_source(source, chosen, user_core, item_core)
+    if chosen["min_target_rating"] is not None:
         filters.checked_rating(source)
-    sequences = _split(source, split, thresholds)
+    sequences = _split(source, split, limits)
     _check_rows(sequences, f"{paths[0]}: the split {split!r}{_time_span(source)} leaves")
 
-    title_of = None if titles is None else _read_titles(Path(titles), format, options, title_column, say)
-    barred = None
-    if title_of is not None and missing_titles == "drop":
-        barred = np.asarray([token not in title_of for token in source.item_ids])
-    row_filters = RowFilters(min_target_rating, min_train_history, min_eval_history, known_items)
+    title_of = None
+    if titles is not None:
+        say(f"reading {Path(titles).name}")
+        item_column, default_column = ITEM_COLUMNS.get(format, (options.item, "title"))
+        title_of = read_titles(Path(titles), item_column, title_column or default_column)
+    barred = _barred(source, title_of, chosen["missing_titles"])
+    row_filters = RowFilters(
+        chosen["min_target_rating"], chosen["min_train_history"], chosen["min_eval_history"], chosen["known_items"]
+    )
     if row_filters.any or barred is not None:
         sequences = filter_rows(sequences, row_filters, barred)
         _check_rows(sequences, f"{paths[0]}: the filters on rows leave")
@@ -150,23 +182,18 @@ def prepare(
         source={"format": format, "files": [path.name for path in paths]},
         options={
             **asdict(options),
+            **chosen,
+            "preset": preset,
             "split": split,
-            "valid_from": valid_from,
-            "test_from": test_from,
-            "min_rating": min_rating,
-            "duplicates": duplicates,
-            "user_core": user_core or core,
-            "item_core": item_core or core,
-            "min_target_rating": min_target_rating,
-            "min_train_history": min_train_history,
-            "min_eval_history": min_eval_history,
-            "known_items": known_items,
+            "user_core": user_core or chosen["core"],
+            "item_core": item_core or chosen["core"],
             "titles": None if titles is None else Path(titles).name,
-            "missing_titles": missing_titles,
         },
     )
-    if title_of is not None and missing_titles == "error":
+    if title_of is not None and chosen["missing_titles"] == "error":
         _check_titles(dataset, source, Path(titles or ""))
+    if expect:
+        check_counts(dataset.statistics, preset or "")
     say(f"writing {out}")
     save_dataset(dataset, out, force=force)
     return load_dataset(out)
@@ -197,7 +224,7 @@ def assemble(
         statistics={},
         source=source or {},
         options=options or {},
-        item_titles=None if title_of is None else [title_of.get(token) for token in kept_items],
+        item_titles=None if title_of is None else [title_of.get(token) or None for token in kept_items],
     )
     dataset.statistics.update(describe(dataset))
     return dataset
@@ -209,50 +236,37 @@ def _compact(codes: NDArray[np.int32], count: int) -> tuple[list[int], NDArray[n
     return np.flatnonzero(occurs).tolist(), (np.cumsum(occurs) - 1)[codes].astype(np.int32)
 
 
-def _choose_split(split: str | None, paths: list[Path]) -> str:
-    if split is None:
-        split = "given" if len(paths) == 3 else "leave-one-out"
-    if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}; known are {', '.join(SPLITS)}")
-    if split == "given":
-        if len(paths) != 3:
-            raise UserError(f"the split 'given' needs three files (train, valid, test), got {len(paths)}")
-        resolved = [path.resolve() for path in paths]
-        for index, path in enumerate(paths):
-            if resolved[index] in resolved[:index]:
-                raise UserError(f"{path}: given twice; train, valid and test must be different files")
-        for index, path in enumerate(paths):
-            named = {PARTS[name] for name in PART_IN_NAME.findall(path.name.lower())}
-            if named and index not in named:
-                expected = SPLIT_NAMES[index]
-                raise UserError(f"{path}: stands in the place of the {expected} file; the order is train, valid, test")
-    return split
+def _filter_source(
+    source: Interactions | HistoryRows, chosen: dict[str, Any], user_core: int | None, item_core: int | None
+) -> Interactions | HistoryRows:
+    """What is left of the source after the filters on interactions."""
+    path = source.place.files[0]
+    user_core, item_core = user_core or chosen["core"] or 0, item_core or chosen["core"] or 0
+    if isinstance(source, HistoryRows):
+        if chosen["min_rating"] is not None or user_core or item_core:
+            raise UserError(
+                f"{path}: holds rows with a history, from which no interactions can be removed by --min-rating "
+                "or --core; use --min-target-rating, or another --split"
+            )
+        return filters.same_rows(source, chosen["duplicates"])
+    if chosen["min_rating"] is not None:
+        source = filters.minimum_rating(source, chosen["min_rating"])
+    source = filters.filter_duplicates(source, chosen["duplicates"])
+    source = filters.core(source, user_core, item_core)
+    if len(source) == 0:
+        raise UserError(f"{path}: the filters leave no interactions")
+    return source
 
 
-def _thresholds(split: str, valid_from: str | float | None, test_from: str | float | None) -> tuple[str, str] | None:
-    if split != "timestamp":
-        if valid_from is not None or test_from is not None:
-            raise UserError(f"--valid-from and --test-from are for the split 'timestamp', not {split!r}")
+def _barred(
+    source: Interactions | HistoryRows, title_of: dict[str, str] | None, missing_titles: MissingTitles
+) -> NDArray[np.bool_] | None:
+    """bool [items], those that no row may involve for want of a title; None where there are none by choice."""
+    if title_of is None or missing_titles not in ("drop", "drop-null"):
         return None
-    if valid_from is None or test_from is None:
-        raise UserError("the split 'timestamp' needs --valid-from and --test-from")
-    return str(valid_from), str(test_from)
-
-
-def _check_counts(fewest: int, **counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < fewest:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {fewest}, got {value}")
-
-
-def _check_reading(format: str, options: ReadOptions) -> None:
-    columns = (options.user_column, options.item_column, options.rating_column, options.timestamp_column)
-    if any(columns) and format not in ("table", "recbole"):
-        raise UserError(f"column names are for the formats 'table' and 'recbole'; {format!r} has its own")
-    if options.separator is not None and format != "table":
-        raise UserError(f"a separator is for the format 'table'; {format!r} has its own")
-    if options.separator is not None and len(options.separator.encode()) != 1:
-        raise UserError(f"the separator must be one ASCII character, got {options.separator!r}")
+    if missing_titles == "drop":
+        title_of = {token: title for token, title in title_of.items() if title}
+    return np.asarray([token not in title_of for token in source.item_ids])
 
 
 def _split(source: Interactions | HistoryRows, split: str, thresholds: tuple[str, str] | None) -> Sequences:
@@ -263,6 +277,9 @@ def _split(source: Interactions | HistoryRows, split: str, thresholds: tuple[str
     if split == "timestamp":
         assert thresholds is not None
         return splits.by_timestamp(source, *thresholds)
+    if split == "time-span":
+        assert thresholds is not None
+        return splits.by_time_span(source, *thresholds)
     return splits.leave_one_out(source)
 
 
@@ -278,13 +295,6 @@ def _check_rows(sequences: Sequences, what: str) -> None:
     if counts.min() == 0:
         got = ", ".join(f"{name} {count}" for name, count in zip(SPLIT_NAMES, counts, strict=True))
         raise UserError(f"{what} no {SPLIT_NAMES[int(counts.argmin())]} rows (rows: {got})")
-
-
-def _read_titles(
-    path: Path, format: str, options: ReadOptions, title_column: str, say: Callable[[str], None]
-) -> dict[str, str]:
-    say(f"reading {path.name}")
-    return read_titles(path, "parent_asin" if format == "amazon2023" else options.item, title_column)
 
 
 def _check_titles(dataset: SequenceDataset, source: Interactions | HistoryRows, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +12,10 @@ from numpy.typing import NDArray
 from rearec.data.arrays import ranges
 from rearec.data.filters import time_order
 from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.times import parse_threshold
+from rearec.data.times import Times, parse_threshold
 from rearec.errors import UserError
 
-__all__ = ["TRAIN", "Rows", "Sequences", "by_timestamp", "from_history_rows", "given", "leave_one_out"]
+__all__ = ["TRAIN", "Rows", "Sequences", "by_time_span", "by_timestamp", "from_history_rows", "given", "leave_one_out"]
 
 TRAIN, VALID, TEST = 0, 1, 2
 # Slots compared at a time when histories are matched: bounds the memory.
@@ -83,11 +85,7 @@ def by_timestamp(interactions: Interactions, valid_from: str, test_from: str) ->
     Raises:
         UserError: there are no timestamps, or a threshold is no timestamp, or they are in the wrong order.
     """
-    times = interactions.times
-    if times is None:
-        raise UserError(
-            f"{interactions.place.files[0]}: a split by timestamp is asked for, but there are no timestamps"
-        )
+    times = _times_of(interactions)
     valid = parse_threshold(valid_from, times.unit, "--valid-from")
     test = parse_threshold(test_from, times.unit, "--test-from")
     if valid >= test:
@@ -97,6 +95,50 @@ def by_timestamp(interactions: Interactions, valid_from: str, test_from: str) ->
     user, offsets = _by_user(interactions.user[order])
     part = (values >= valid).astype(np.int8) + (values >= test).astype(np.int8)
     return _sequences(interactions, order, user, offsets, part)
+
+
+def _times_of(interactions: Interactions) -> Times:
+    if interactions.times is None:
+        raise UserError(
+            f"{interactions.place.files[0]}: a split by timestamp is asked for, but there are no timestamps"
+        )
+    return interactions.times
+
+
+def by_time_span(interactions: Interactions, valid_from: str, test_from: str) -> Sequences:
+    """Valid rows are those after the share ``valid_from`` of the time from first to last, test rows those after more.
+
+    What falls on a threshold is before it, as in the official code; the timestamps are compared exactly.
+
+    Raises:
+        UserError: there are no timestamps, or the thresholds are no ascending shares of 1.
+    """
+    times = _times_of(interactions)
+    valid, test = _share(valid_from, "--valid-from"), _share(test_from, "--test-from")
+    if valid >= test:
+        raise UserError(f"--valid-from {valid_from} must be less than --test-from {test_from}")
+    first, last = (Fraction(value.item()) for value in (times.values.min(), times.values.max()))
+    thresholds = [first + share * (last - first) for share in (valid, test)]
+    if np.issubdtype(times.values.dtype, np.integer):
+        # Of whole numbers, those above a threshold are those above its whole part.
+        limits: list[int] | list[float] = [math.floor(threshold) for threshold in thresholds]
+    else:
+        limits = [float(threshold) for threshold in thresholds]
+    order = time_order(interactions)
+    values = times.values[order]
+    user, offsets = _by_user(interactions.user[order])
+    part = (values > limits[0]).astype(np.int8) + (values > limits[1]).astype(np.int8)
+    return _sequences(interactions, order, user, offsets, part)
+
+
+def _share(text: str, option: str) -> Fraction:
+    try:
+        share = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share < 1:
+        raise UserError(f"{option} is {text!r}; of the split 'time-span' it is a share between 0 and 1, such as 0.8")
+    return share
 
 
 def given(interactions: Interactions) -> Sequences:

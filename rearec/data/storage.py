@@ -14,9 +14,20 @@ from numpy.typing import NDArray
 
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
 from rearec.errors import UserError
-from rearec.files import check_way
+from rearec.files import check_way, partial_name
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "check_out", "load_dataset", "save_dataset"]
+__all__ = [
+    "FEATURES_FILE",
+    "FEATURES_NOTE",
+    "FEATURES_VERSION",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "PARTIAL_FEATURES",
+    "PARTIAL_NOTE",
+    "check_out",
+    "load_dataset",
+    "save_dataset",
+]
 
 FORMAT_NAME = "rearec-dataset"
 FORMAT_VERSION = 1
@@ -24,7 +35,15 @@ DESCRIPTION_FILE = "dataset.json"
 # What is written; a directory that holds anything else is not deleted.
 ARRAYS = ("items", "offsets", "sequence_user", *(f"{split}_rows" for split in SPLIT_NAMES))
 LISTS = ("item_ids", "user_ids", "item_titles")
-FILES = (DESCRIPTION_FILE, *(f"{name}.npy" for name in ARRAYS), *(f"{name}.json" for name in LISTS))
+# Of ``rearec embed``: the features of the items, what they were made of, and the same while they are being made.
+FEATURES_FILE, FEATURES_NOTE, FEATURES_VERSION = "features.npy", "features.json", 1
+PARTIAL_FEATURES, PARTIAL_NOTE = ".features.partial.npy", ".features.partial.json"
+FILES = (
+    *(DESCRIPTION_FILE, FEATURES_FILE, FEATURES_NOTE, PARTIAL_FEATURES, PARTIAL_NOTE),
+    *(partial_name(name) for name in (FEATURES_FILE, FEATURES_NOTE, PARTIAL_NOTE)),
+    *(f"{name}.npy" for name in ARRAYS),
+    *(f"{name}.json" for name in LISTS),
+)
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -119,8 +138,11 @@ def _replace(partial: Path, out: Path) -> None:
     partial.rename(out)
 
 
-def load_dataset(path: str | Path) -> SequenceDataset:
+def load_dataset(path: str | Path, *, features: bool = True) -> SequenceDataset:
     """Open a prepared dataset; the arrays are memory-mapped, read only.
+
+    Args:
+        features: with the features of the items, if it has some.
 
     Raises:
         UserError: ``path`` is no prepared dataset, is of another version, or is damaged.
@@ -156,11 +178,25 @@ def load_dataset(path: str | Path) -> SequenceDataset:
         source=description["source"],
         options=description["options"],
         item_titles=_read_list(path, "item_titles", shapes) if "item_titles" in shapes else None,
+        features=_read_features(path, fingerprint, shapes) if features else None,
     )
     _check_contents(path, dataset)
     # Kept from the preparation: it need not be computed again.
     vars(dataset)["fingerprint"] = fingerprint
     return dataset
+
+
+def _read_features(path: Path, fingerprint: str, shapes: dict[str, Any]) -> NDArray[np.float32] | None:
+    """The features of the items, memory-mapped; None where there are none."""
+    if not (path / FEATURES_NOTE).exists():
+        return None
+    note: dict[str, Any] = _read_json(path, FEATURES_NOTE, dict)
+    if note.get("version") != FEATURES_VERSION or note.get("dataset") != fingerprint:
+        raise UserError(f"{path / FEATURES_NOTE}: of another dataset or release: run 'rearec embed' again with --force")
+    shape = note.get("shape")
+    if not isinstance(shape, list) or len(shape) != 2 or [shape[0]] != shapes.get("item_ids"):
+        raise UserError(f"{path / FEATURES_NOTE}: damaged (shape {shape}): run 'rearec embed' again with --force")
+    return _read_array(path, "features", np.float32, {"features": shape})
 
 
 def _read_json(path: Path, name: str, kind: type) -> Any:
@@ -189,7 +225,7 @@ def _read_ids(path: Path, name: str, shapes: dict[str, Any]) -> list[str]:
     return values
 
 
-def _read_array(path: Path, name: str, dtype: type[np.integer], shapes: dict[str, Any]) -> NDArray[Any]:
+def _read_array(path: Path, name: str, dtype: type[np.number], shapes: dict[str, Any]) -> NDArray[Any]:
     file = path / f"{name}.npy"
     shape = shapes.get(name)
     try:

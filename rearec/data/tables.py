@@ -1,28 +1,20 @@
-"""Tables by column names: csv, tsv, parquet and json lines, every value checked where it is used."""
+"""A table as it was read from a file: every value is checked where it is used."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.files import check_utf8, extension, read_bytes, read_lines
-from rearec.data.json_text import is_broken_text, parse_json
 from rearec.data.times import Times, parse_dates
 from rearec.errors import UserError
 
-__all__ = ["Table", "read_delimited", "read_json_lines", "read_parquet", "read_table"]
+__all__ = ["Table", "filled_table"]
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
-JSON_LINES = (".jsonl", ".ndjson", ".json")
-PARQUET = (".parquet", ".pq")
 # Above this a float32 no longer holds every whole number.
 FLOAT32_WHOLE = 2**24
 FLOAT64_WHOLE = 2**53
@@ -153,138 +145,8 @@ class Table:
         raise UserError(f"{self.path}: column {column!r} is of type {dtype}; expected {expected}")
 
 
-def read_table(path: Path, columns: Sequence[str], separator: str | None = None) -> Table:
-    """A table, its kind told by the extension (before ``.gz``): csv, tsv, txt, parquet or json lines.
-
-    Args:
-        columns: the columns that may be used; json lines are read for these only.
-        separator: of a text table; None for the extension's own (a comma for csv, a tab otherwise).
-
-    Raises:
-        UserError: the file cannot be read, or has an unknown extension and no ``separator`` is given.
-    """
-    kind = extension(path)
-    if kind in PARQUET:
-        return read_parquet(path)
-    if kind in JSON_LINES:
-        return read_json_lines(path, columns)
-    if separator is None and kind not in SEPARATORS:
-        known = ", ".join([*SEPARATORS, *PARQUET, *JSON_LINES])
-        raise UserError(f"{path}: unknown kind of table {kind!r}; known are {known} (or give a separator)")
-    return read_delimited(path, separator or SEPARATORS[kind])
-
-
-def read_delimited(
-    path: Path, separator: str, *, quoted: bool | None = None, default_header: Sequence[str] | None = None
-) -> Table:
-    """A text table; every column is read as text.
-
-    Args:
-        separator: one character.
-        quoted: whether a field may stand in double quotes; None: yes, unless the separator is a tab.
-        default_header: the column names of a file whose first row is no header (it lacks the first of these names);
-            the last of them may be missing.
-
-    Raises:
-        UserError: the file cannot be read or has no rows, or a row has more fields than the header.
-    """
-    data = read_bytes(path)
-    check_utf8(path, data)
-    quote = '"' if quoted or (quoted is None and separator != "\t") else None
-    first = data.split(b"\n", 1)[0].decode("utf-8").strip("\r").split(separator)
-    has_header = default_header is None or default_header[0] in [name.strip(quote or "") for name in first]
-    try:
-        frame = pl.read_csv(
-            io.BytesIO(data),
-            separator=separator,
-            quote_char=quote,
-            has_header=has_header,
-            infer_schema=False,
-        )
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: {_locate_csv_fault(data, separator, quote, str(error))}") from None
-    if default_header is not None and not has_header:
-        if not len(default_header) - 1 <= frame.width <= len(default_header):
-            wanted = ",".join(default_header)
-            raise UserError(f"{path}: row 1: {frame.width} fields; expected {wanted} (the last may be missing)")
-        frame.columns = list(default_header[: frame.width])
-    rows = np.arange(frame.height) + (2 if has_header else 1)
-    filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
-    if not filled.all():
-        frame, rows = frame.filter(filled), rows[filled.to_numpy()]
-    return _filled(path, frame, rows)
-
-
-def _locate_csv_fault(data: bytes, separator: str, quote: str | None, message: str) -> str:
-    text = io.StringIO(data.decode("utf-8"), newline="")
-    quoting: Any = {"quoting": csv.QUOTE_NONE} if quote is None else {"quotechar": quote}
-    reader = csv.reader(text, delimiter=separator, strict=True, **quoting)
-    width = None
-    try:
-        for row, fields in enumerate(reader, start=1):
-            width = width or len(fields)
-            if len(fields) > width:
-                return f"row {row}: {len(fields)} fields, but the first row has {width}"
-    except csv.Error as error:
-        return f"row {reader.line_num}: cannot be parsed as a table: {error}"
-    return f"cannot be parsed as a table: {message.splitlines()[0]}"
-
-
-def read_json_lines(path: Path, columns: Sequence[str]) -> Table:
-    """One json object per line; of its fields only ``columns`` are kept, as text; blank lines are skipped.
-
-    Raises:
-        UserError: the file cannot be read, a line is no json object, or a value is a flag, a list or an object.
-    """
-    wanted = list(dict.fromkeys(columns))
-    values: dict[str, list[str | None]] = {name: [] for name in wanted}
-    # A column exists if any object has it; json null is a value that is missing.
-    names: dict[str, None] = {}
-    rows: list[int] = []
-    for row, line in enumerate(read_lines(path), start=1):
-        if not line or line.isspace():
-            continue
-        fields = _parse_json_line(path, row, line)
-        rows.append(row)
-        names.update(dict.fromkeys(fields))
-        for name in wanted:
-            values[name].append(_json_text(path, row, name, fields.get(name)))
-    text = {name: pl.Series(name, values[name], dtype=pl.String) for name in wanted if name in names}
-    return _filled(path, pl.DataFrame(text), np.asarray(rows), tuple(names))
-
-
-def _json_text(path: Path, row: int, name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, (bool, list, dict)):
-        raise UserError(f"{path}: row {row}: {name!r} is a {type(value).__name__}; expected text or a number")
-    text = str(value)
-    if is_broken_text(text):
-        raise UserError(f"{path}: row {row}: {name!r} holds half of a surrogate pair, which is no text")
-    return text
-
-
-def _parse_json_line(path: Path, row: int, line: str) -> dict[str, Any]:
-    value = parse_json(path, line, row)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: row {row}: expected a json object, got a {type(value).__name__}")
-    return value
-
-
-def read_parquet(path: Path) -> Table:
-    """A parquet file, its columns typed.
-
-    Raises:
-        UserError: the file is no parquet file or has no rows.
-    """
-    try:
-        frame = pl.read_parquet(io.BytesIO(read_bytes(path)))
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
-    return _filled(path, frame, np.arange(frame.height) + 1)
-
-
-def _filled(path: Path, frame: pl.DataFrame, rows: NDArray[np.int64], names: tuple[str, ...] = ()) -> Table:
+def filled_table(path: Path, frame: pl.DataFrame, rows: NDArray[np.int64], names: tuple[str, ...] = ()) -> Table:
+    """The table; UserError where it has no rows."""
     if len(rows) == 0:
         raise UserError(f"{path}: the table has no rows")
     return Table(path, frame, rows, names)

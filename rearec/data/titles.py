@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from rearec.data.files import extension
+from rearec.data.files import extension, line_blocks
+from rearec.data.json_lines import JSON_LINES, read_json_lines, stream_json_lines
 from rearec.data.json_text import is_broken_text, read_json_file
 from rearec.data.readers.recbole import read_atomic
-from rearec.data.tables import Table, read_table
+from rearec.data.table_files import read_table
+from rearec.data.tables import Table
 from rearec.errors import UserError
 
-__all__ = ["read_titles"]
+__all__ = ["read_titles", "split_off_item_file"]
+
+FIRST_BYTES = 1 << 16
 
 
 def read_titles(path: Path, item_column: str, title_column: str) -> dict[str, str]:
-    """The title of each item that has one; the first, where an item has several rows.
+    """The title of each item that has one, empty if it is blank; the first, where an item has several rows.
 
     The file is a RecBole ``.item`` file, a ``.json`` file of one object ``{item: {title_column: title}}`` or
     ``{item: title}``, or a table (csv, tsv, parquet, jsonl) with an item and a title column.
@@ -26,21 +32,63 @@ def read_titles(path: Path, item_column: str, title_column: str) -> dict[str, st
     """
     if extension(path) == ".item":
         return _from_table(read_atomic(path)[0], item_column, title_column)
-    if extension(path) == ".json":
+    if extension(path) == ".json" and item_column not in _first_object(path):
         return _from_json(path, title_column)
+    if extension(path) in JSON_LINES:
+        return _from_json_lines(path, item_column, title_column)
     return _from_table(read_table(path, [item_column, title_column]), item_column, title_column)
 
 
+def split_off_item_file(paths: list[Path], item_column: str) -> tuple[list[Path], Path | None]:
+    """The sources, and apart from them the one that holds items: json lines with an item but no user.
+
+    Raises:
+        UserError: there are several.
+    """
+    items = [path for path in paths if extension(path) in JSON_LINES and _is_item_file(path, item_column)]
+    if len(items) > 1:
+        raise UserError(f"{items[1]}: holds items, not interactions, as {items[0]} does; give one file of items")
+    return [path for path in paths if path not in items], items[0] if items else None
+
+
+def _is_item_file(path: Path, item_column: str) -> bool:
+    fields = _first_object(path)
+    return item_column in fields and "user_id" not in fields
+
+
+def _first_object(path: Path) -> dict[str, Any]:
+    """The object in the first line, empty if there is none."""
+    line = next(line_blocks(path, FIRST_BYTES), b"").lstrip().split(b"\n", 1)[0]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        # Whoever reads all of the file says what is wrong.
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _from_json_lines(path: Path, item_column: str, title_column: str) -> dict[str, str]:
+    result: dict[str, str] = {}
+    columns = {item_column: pl.String(), title_column: pl.String()}
+    for table in stream_json_lines(path, columns, optional=(title_column,)):
+        _add_titles(result, table, item_column, title_column)
+    # Without any title the column may be missing, which only a look at every line tells.
+    return result or _from_table(read_json_lines(path, list(columns)), item_column, title_column)
+
+
 def _from_table(table: Table, item_column: str, title_column: str) -> dict[str, str]:
+    result: dict[str, str] = {}
+    _add_titles(result, table, item_column, title_column)
+    return result
+
+
+def _add_titles(result: dict[str, str], table: Table, item_column: str, title_column: str) -> None:
     titles = table.column(title_column)
     if titles.dtype != pl.String:
         raise UserError(f"{table.path}: column {title_column!r} is of type {titles.dtype}; expected text")
-    pairs = zip(table.tokens(item_column), titles, strict=True)
-    result: dict[str, str] = {}
-    for item, title in pairs:
-        if title is not None and title.strip():
-            result.setdefault(item, title.strip())
-    return result
+    for item, title in zip(table.tokens(item_column), titles, strict=True):
+        if title is not None and not result.get(item):
+            result[item] = title.strip()
 
 
 def _from_json(path: Path, title_column: str) -> dict[str, str]:
@@ -54,6 +102,6 @@ def _from_json(path: Path, title_column: str) -> dict[str, str]:
             raise UserError(f"{path}: item {item!r}: its title is a {type(title).__name__}; expected text")
         if title is not None and is_broken_text(title):
             raise UserError(f"{path}: item {item!r}: its title holds half of a surrogate pair, which is no text")
-        if title is not None and title.strip():
+        if title is not None:
             result[item] = title.strip()
     return result

@@ -10,6 +10,7 @@ from rearec_kernels.cpu.attention import (
     attention_decode,
     attention_prefix_gradient,
 )
+from rearec_kernels.cpu.candidates import catalog_tiles
 from rearec_kernels.cpu.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_backward,
@@ -28,6 +29,10 @@ from rearec_kernels.cpu.retrieval import (
     catalog_rank,
     catalog_topk,
 )
+from rearec_kernels.cpu.rollout import (
+    pack_layers,
+    rollout,
+)
 
 __all__ = [
     "annealed_cross_entropy",
@@ -38,12 +43,15 @@ __all__ = [
     "attention_decode",
     "attention_prefix_gradient",
     "catalog_rank",
+    "catalog_tiles",
     "catalog_topk",
     "dropout_add_layer_norm",
     "dropout_add_layer_norm_backward",
     "ensemble_reasoning_loss",
+    "pack_layers",
     "reasoning_info_nce",
     "reasoning_info_nce_rows",
     "reasoning_info_nce_rows_backward",
+    "rollout",
     "scaled_gradients",
 ]

@@ -1,14 +1,17 @@
-"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits."""
+"""Native losses: products by torch, everything between them by one pass of csrc/cpu/losses.cpp over the logits; or all
+of it by csrc/amx, where the machine has tiles and the precision is made for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.cpu import tiles
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products
@@ -65,21 +68,40 @@ def _softmax_chunks(
             torch.addmm(grad_table, logits.t(), part, beta=int(chunk.start > 0), out=grad_table)
 
 
+class Passes(NamedTuple):
+    """Over the logits: for statistics, and from these for gradients."""
+
+    statistics: bool
+    gradient: bool
+
+
+_CROSS_ENTROPY = {
+    Passes(True, True): "cross_entropy",
+    Passes(True, False): "cross_entropy_statistics",
+    Passes(False, True): "cross_entropy_gradient",
+}
+
+
 class _Counted:
     """The rows of a loss over the catalogue that are not ignored, as operands, and where their gradients go."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, precision: str, needed: Sequence[bool]
     ) -> None:
+        self.precision = precision
         counted = target != ignore_index
-        self.all = bool(counted.all())
         self.index = counted.nonzero().squeeze(1)
+        if tiles.serve(precision):
+            self.index = self.index[target[self.index].argsort()]  # what csrc/amx asks for
+            hidden, weight = tiles.operand(hidden), tiles.operand(weight)
+        else:
+            hidden, weight = operand(hidden, precision), operand(weight, precision)
+        self.all = not tiles.serve(precision) and bool(counted.all())
         self.shape = hidden.shape
         self.target = target[self.index].long()
         self.users, self.steps = self.target.shape[0], hidden.shape[1]
-        kept = hidden if self.all else hidden[self.index]
-        self.rows = operand(kept, precision).reshape(-1, hidden.shape[2]).contiguous()
-        self.table = operand(weight, precision)
+        self.rows = (hidden if self.all else hidden[self.index]).reshape(-1, hidden.shape[2]).contiguous()
+        self.table = weight
         self.grad_rows = empty(self.rows.shape) if needed[0] else None
         self.grad_table = empty(weight.shape) if needed[1] else None
 
@@ -87,14 +109,19 @@ class _Counted:
         if self.users > 0:
             with ieee_products(self.rows.device):
                 _softmax_chunks(self.rows, self.table, self.target, self.steps, run, self.grad_rows, self.grad_table)
-        elif self.grad_table is not None:
-            self.grad_table.zero_()
+
+    def catalogue(self, passes: Passes) -> tiles.Catalogue:
+        return tiles.Catalogue(
+            self.rows, self.table, self.target, self.steps, self.grad_rows, self.grad_table, self.precision, *passes
+        )
 
     def scatter(self, x: Tensor) -> Tensor:
         """[counted rows, ...] -> [R, ...], 0 in ignored rows."""
         return x if self.all else x.new_zeros((self.shape[0], *x.shape[1:])).index_copy_(0, self.index, x)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
+        if self.users == 0 and self.grad_table is not None:
+            self.grad_table.zero_()
         grad_hidden = _nothing() if self.grad_rows is None else self.scatter(self.grad_rows.view(-1, *self.shape[1:]))
         return grad_hidden, _nothing() if self.grad_table is None else self.grad_table
 
@@ -106,8 +133,7 @@ def annealed_cross_entropy(
     needed = (hidden_needed, weight_needed)
     counted = _Counted(hidden, weight, target, ignore_index, precision, needed)
     coefficient = (step_weight / max(1, counted.users)).float().expand(counted.users, -1).contiguous()
-    kernel = _C.cross_entropy if any(needed) else _C.cross_entropy_statistics
-    statistics = _cross_entropy(counted, kernel, temperature, coefficient, precision)
+    statistics = _cross_entropy(counted, Passes(True, any(needed)), temperature, coefficient)
     loss = (statistics.losses().sum(0) * step_weight).sum() / max(1, counted.users)
     return loss.float(), *counted.gradients()
 
@@ -117,7 +143,7 @@ def annealed_cross_entropy_rows(
     precision: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     counted = _Counted(hidden, weight, target, ignore_index, precision, (False, False))
-    statistics = _cross_entropy(counted, _C.cross_entropy_statistics, temperature, None, precision)
+    statistics = _cross_entropy(counted, Passes(True, False), temperature, None)
     return counted.scatter((statistics.losses() * step_weight).float()), counted.scatter(statistics.kept())
 
 
@@ -128,21 +154,26 @@ def annealed_cross_entropy_rows_backward(
     counted = _Counted(hidden, weight, target, ignore_index, precision, (hidden_needed, weight_needed))
     coefficient = (upstream[counted.index] * step_weight).float().contiguous()
     known = statistics[counted.index]
-    _cross_entropy(counted, _C.cross_entropy_gradient, temperature, coefficient, precision, known)
+    _cross_entropy(counted, Passes(False, True), temperature, coefficient, known)
     grad_hidden, grad_weight = counted.gradients()
     return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
 
 
 def _cross_entropy(
-    counted: _Counted, kernel: Callable[..., None], temperature: Tensor, coefficient: Tensor | None, precision: str,
-    known: Tensor | None = None,
-) -> _Statistics:  # fmt: skip
-    """The kernel over all chunks."""
+    counted: _Counted, passes: Passes, temperature: Tensor, coefficient: Tensor | None, known: Tensor | None = None
+) -> _Statistics:
+    """The passes over all logits."""
     statistics = _Statistics(counted.users, counted.steps, known)
     inverse_temperature = temperature.reciprocal().float()
+    if tiles.serve(counted.precision):
+        if counted.users > 0:
+            addresses = statistics.addresses(slice(0, None), coefficient)
+            counted.catalogue(passes).cross_entropy(inverse_temperature.data_ptr(), *addresses)
+        return statistics
+    kernel, rounded = getattr(_C, _CROSS_ENTROPY[passes]), counted.precision == "bf16"
 
     def run(logits: tuple[int, ...], chunk: slice) -> None:
-        kernel(logits, inverse_temperature.data_ptr(), *statistics.addresses(chunk, coefficient), precision == "bf16")
+        kernel(logits, inverse_temperature.data_ptr(), *statistics.addresses(chunk, coefficient), rounded)
 
     counted.chunks(run)
     return statistics
@@ -187,11 +218,14 @@ def ensemble_reasoning_loss(
     target_logit = torch.empty(counted.users, dtype=torch.float32)
     kernel = _C.ensemble if any(needed) else _C.ensemble_statistics
 
-    def run(logits: tuple[int, ...], chunk: slice) -> None:
-        addresses = (slice_address(x, chunk) for x in (shift, norm, spread, target_logit))
-        kernel(logits, 1 / temperature, paper, *addresses, 1 / users, -kl_weight / (users * pairs), precision == "bf16")
+    def arguments(users_of_chunk: slice) -> tuple[object, ...]:
+        addresses = (slice_address(x, users_of_chunk) for x in (shift, norm, spread, target_logit))
+        return 1 / temperature, paper, *addresses, 1 / users, -kl_weight / (users * pairs)
 
-    counted.chunks(run)
+    if not tiles.serve(precision):
+        counted.chunks(lambda logits, chunk: kernel(logits, *arguments(chunk), precision == "bf16"))
+    elif counted.users > 0:
+        counted.catalogue(Passes(True, any(needed))).ensemble(*arguments(slice(0, None)))
     log_norm = norm.double().log()
     cross_entropy = (log_norm[:, steps] - target_logit).sum() / users
     kl = (spread / norm[:, :steps].double()).sum() / temperature
@@ -211,8 +245,7 @@ def reasoning_info_nce(
     contrast = _Contrast(noised, clean, row_group, temperature, precision, (noised_needed, clean_needed))
     count = max(1, noised.shape[0] * noised.shape[1])
     coefficient = torch.full(noised.shape[:2], 1 / count, dtype=torch.float32)
-    kernel = _C.cross_entropy if noised_needed or clean_needed else _C.cross_entropy_statistics
-    losses, _ = contrast.steps(kernel, coefficient)
+    losses, _ = contrast.steps(Passes(True, noised_needed or clean_needed), coefficient)
     return (losses.sum() / count).float(), *contrast.gradients()
 
 
@@ -220,7 +253,7 @@ def reasoning_info_nce_rows(
     noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
 ) -> tuple[Tensor, Tensor]:
     contrast = _Contrast(noised, clean, row_group, temperature, precision, (False, False))
-    losses, statistics = contrast.steps(_C.cross_entropy_statistics)
+    losses, statistics = contrast.steps(Passes(True, False))
     return losses.float(), statistics
 
 
@@ -229,7 +262,7 @@ def reasoning_info_nce_rows_backward(
     precision: str, noised_needed: bool, clean_needed: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     contrast = _Contrast(noised, clean, row_group, temperature, precision, (noised_needed, clean_needed))
-    contrast.steps(_C.cross_entropy_gradient, upstream.float(), statistics)
+    contrast.steps(Passes(False, True), upstream.float(), statistics)
     grad_noised, grad_clean = contrast.gradients()
     return grad_noised.to(noised.dtype), grad_clean.to(clean.dtype)
 
@@ -241,11 +274,14 @@ class _Contrast:
         self, noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str,
         needed: Sequence[bool],
     ) -> None:  # fmt: skip
-        self.noised, self.clean = (operand(x, precision).contiguous() for x in (noised, clean))
+        self.precision = precision
+        if tiles.serve(precision):
+            self.noised, self.clean = tiles.operand(noised), tiles.operand(clean)
+        else:
+            self.noised, self.clean = (operand(x, precision).contiguous() for x in (noised, clean))
         self.grad_noised = empty(self.noised.shape) if needed[0] else None
         self.grad_clean = empty(self.clean.shape) if needed[1] else None
         self.inverse_temperature = torch.full((1,), 1 / temperature, dtype=torch.float32)
-        self.rounded = precision == "bf16"
         self.group: Tensor | None = None
         if row_group is not None:
             # Any ids become small ones; padded like a row of logits.
@@ -253,29 +289,48 @@ class _Contrast:
             self.group[: noised.shape[0]] = row_group.unique(return_inverse=True)[1]
 
     def steps(
-        self, kernel: Callable[..., None], coefficient: Tensor | None = None, known: Tensor | None = None
+        self, passes: Passes, coefficient: Tensor | None = None, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The kernel over all chunks of all steps; losses [R, T] in float64 and statistics [R, T, 2]."""
+        """The passes over all steps; losses [R, T] in float64 and statistics [R, T, 2]."""
         rows, steps, _ = self.noised.shape
         losses = torch.zeros((rows, steps), dtype=torch.float64)
         kept = torch.zeros((rows, steps, 2), dtype=torch.float32)
         target = torch.arange(rows)
-        with ieee_products(self.noised.device):
-            for t in range(steps if rows > 0 else 0):
-                statistics = _Statistics(rows, 1, None if known is None else known[:, t : t + 1])
-                _softmax_chunks(
-                    self.noised[:, t],
-                    self.clean[:, t],
-                    target,
-                    1,
-                    partial(
-                        self._run, kernel, statistics, None if coefficient is None else coefficient[:, t].contiguous()
-                    ),
-                    None if self.grad_noised is None else self.grad_noised[:, t],
-                    None if self.grad_clean is None else self.grad_clean[:, t],
-                )
-                losses[:, t], kept[:, t] = statistics.losses().squeeze(1), statistics.kept().squeeze(1)
+        run = self._by_tiles if tiles.serve(self.precision) else self._by_chunks
+        for t in range(steps if rows > 0 else 0):
+            statistics = _Statistics(rows, 1, None if known is None else known[:, t : t + 1])
+            run(passes, t, target, statistics, None if coefficient is None else coefficient[:, t].contiguous())
+            losses[:, t], kept[:, t] = statistics.losses().squeeze(1), statistics.kept().squeeze(1)
         return losses, kept
+
+    def _step(self, t: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        grad_noised, grad_clean = (None if g is None else g[:, t] for g in (self.grad_noised, self.grad_clean))
+        return self.noised[:, t], self.clean[:, t], grad_noised, grad_clean
+
+    def _by_tiles(
+        self, passes: Passes, t: int, target: Tensor, statistics: _Statistics, coefficient: Tensor | None
+    ) -> None:
+        noised, clean, grad_noised, grad_clean = self._step(t)
+        catalogue = tiles.Catalogue(
+            noised, clean, target, 1, grad_noised, grad_clean, self.precision, *passes, self.group
+        )
+        addresses = statistics.addresses(slice(0, None), coefficient)
+        catalogue.cross_entropy(self.inverse_temperature.data_ptr(), *addresses)
+
+    def _by_chunks(
+        self, passes: Passes, t: int, target: Tensor, statistics: _Statistics, coefficient: Tensor | None
+    ) -> None:
+        noised, clean, *gradients = self._step(t)
+        kernel = getattr(_C, _CROSS_ENTROPY[passes])
+        with ieee_products(noised.device):
+            _softmax_chunks(
+                noised,
+                clean,
+                target,
+                1,
+                partial(self._run, kernel, statistics, coefficient),
+                *gradients,
+            )
 
     def _run(
         self, kernel: Callable[..., None], statistics: _Statistics, coefficient: Tensor | None,
@@ -284,7 +339,7 @@ class _Contrast:
         if self.group is not None:
             _C.mask_groups(logits, self.group.data_ptr())
         addresses = statistics.addresses(chunk, coefficient)
-        kernel(logits, self.inverse_temperature.data_ptr(), *addresses, self.rounded)
+        kernel(logits, self.inverse_temperature.data_ptr(), *addresses, self.precision == "bf16")
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         grad_noised, grad_clean = (_nothing() if g is None else g for g in (self.grad_noised, self.grad_clean))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.cpu import candidates
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products
@@ -73,14 +74,22 @@ class _Exclusion:
 
 
 def catalog_topk(
-    hidden: Tensor, weight: Tensor, k: int, offsets: Tensor | None, items: Tensor | None, precision: str
+    hidden: Tensor,
+    weight: Tensor,
+    k: int,
+    offsets: Tensor | None,
+    items: Tensor | None,
+    precision: str,
+    tiles: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     rows, catalog = hidden.shape[0], weight.shape[0]
     h = operand(hidden, precision).contiguous()
     exclusion = _Exclusion(offsets, items, rows, catalog)
+    if tiles is not None and candidates.pays(k, catalog):
+        return _topk_on_tiles(h, weight, k, exclusion, tiles)
     readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
     if rows <= _C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
-        return _topk_direct(h, weight, k, exclusion)
+        return _topk_direct(h, weight, k, exclusion, slice(0, rows))
     best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32)
     best_items = torch.full((rows, k), -1, dtype=torch.int64)
     chunks = list(even_chunks(rows, _TOPK_ROWS))
@@ -95,15 +104,29 @@ def catalog_topk(
     return best_scores, best_items
 
 
-def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion) -> tuple[Tensor, Tensor]:
+def _topk_on_tiles(
+    h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, tiles: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    scores, items, proven, _ = candidates.topk(h, weight, k, exclusion.of_rows, tiles)
+    if not proven.all():
+        # The rest by the same float32 scores of the whole table, whose bits are those of the other rows.
+        rest = (~proven).nonzero().squeeze(1)
+        exclusion.reorder(rest)
+        h = h[rest]
+        for chunk in even_chunks(rest.shape[0], _C.MAX_DIRECT_ROWS):
+            scores[rest[chunk]], items[rest[chunk]] = _topk_direct(h, weight, k, exclusion, chunk)
+    return scores, items
+
+
+def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, chunk: slice) -> tuple[Tensor, Tensor]:
     """A few rows: reading the table is all the work, so scores and heaps in one pass over it."""
-    rows, parts = h.shape[0], torch.get_num_threads()
+    rows, parts = chunk.stop - chunk.start, torch.get_num_threads()
     best_scores = torch.full((parts, rows, k), float("-inf"), dtype=torch.float32)
     best_items = torch.full((parts, rows, k), -1, dtype=torch.int64)
     best = (best_scores.data_ptr(), best_items.data_ptr(), rows, k)
     table = (weight.data_ptr(), weight.dtype == torch.bfloat16, *weight.shape, weight.stride(0))
     if rows > 0:
-        _C.topk_direct(h.data_ptr(), *table, best, parts, exclusion.of_rows(slice(0, rows)))
+        _C.topk_direct(slice_address(h, chunk), *table, best, parts, exclusion.of_rows(chunk))
         _C.topk_sort(best)
     return best_scores[0].clone(), best_items[0].clone()
 

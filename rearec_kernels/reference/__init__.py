@@ -25,6 +25,10 @@ from rearec_kernels.reference.retrieval import (
     catalog_rank,
     catalog_topk,
 )
+from rearec_kernels.reference.rollout import (
+    pack_layers,
+    rollout,
+)
 
 __all__ = [
     "annealed_cross_entropy",
@@ -38,8 +42,10 @@ __all__ = [
     "catalog_topk",
     "dropout_add_layer_norm",
     "ensemble_reasoning_loss",
+    "pack_layers",
     "reasoning_info_nce",
     "reasoning_info_nce_rows",
     "reasoning_info_nce_rows_backward",
+    "rollout",
     "scaled_gradients",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.precision import accumulate_dtype, as_operand, ieee_products
-from rearec_kernels.reference.chunks import operands, row_chunks
+from rearec_kernels.reference.chunks import operands, product, row_chunks
 
 
 def _gradient_buffers(first: Tensor, second: Tensor, first_needed: bool, second_needed: bool) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def annealed_cross_entropy_rows(
         column = target.masked_fill(~valid, 0)[:, None, None].expand(-1, h.shape[1], 1).long()
         losses, statistics = h.new_empty(h.shape[:2]), h.new_empty((*h.shape[:2], 2))
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            z = h[rows] @ e.T / tau[:, None]
+            z = product(h[rows], e.T, precision) / tau[:, None]
             statistics[rows] = _statistics(z)
             losses[rows] = -_log_softmax(z, statistics[rows]).gather(-1, column[rows]).squeeze(-1) * w
     return losses.masked_fill_(~valid[:, None], 0.0), statistics
@@ -77,14 +77,14 @@ def annealed_cross_entropy_rows_backward(
         tau = temperature.to(h)
         coefficient = (upstream * step_weight.to(h)).masked_fill(~valid[:, None], 0.0) / tau
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            z = h[rows] @ e.T / tau[:, None]
+            z = product(h[rows], e.T, precision) / tau[:, None]
             p = _log_softmax(z, statistics[rows]).exp()
             one_hot = _one_hot(target[rows], valid[rows], e.shape[0], dtype)
             dlogits = as_operand(coefficient[rows, :, None] * (p - one_hot), precision, dtype)
             if hidden_needed:
-                grad_hidden[rows] = dlogits @ e
+                grad_hidden[rows] = product(dlogits, e, precision)
             if weight_needed:
-                grad_weight += dlogits.flatten(0, 1).T @ h[rows].flatten(0, 1)
+                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), precision)
     return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
 
 
@@ -109,7 +109,7 @@ def ensemble_reasoning_loss(
         cross_entropy, kl = h.new_zeros(()), h.new_zeros(())
         later = torch.arange(steps - 1, -1, -1, device=h.device, dtype=dtype)[:, None]
         for rows in row_chunks(h.shape[0], steps * items):
-            z = h[rows] @ e.T / temperature
+            z = product(h[rows], e.T, precision) / temperature
             mean_log_p = z.mean(1, keepdim=True).log_softmax(-1)
             log_p = z.log_softmax(-1)
             p = log_p.exp()
@@ -128,16 +128,18 @@ def ensemble_reasoning_loss(
             dz = dz.masked_fill(~valid[rows, None, None], 0.0) / count
             dlogits = as_operand(dz / temperature, precision, dtype)
             if hidden_needed:
-                grad_hidden[rows] = dlogits @ e
+                grad_hidden[rows] = product(dlogits, e, precision)
             if weight_needed:
-                grad_weight += dlogits.flatten(0, 1).T @ h[rows].flatten(0, 1)
+                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), precision)
     cross_entropy, kl = cross_entropy / count, kl / count
     return cross_entropy - kl_weight * kl, cross_entropy, kl, grad_hidden, grad_weight
 
 
-def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, temperature: float) -> Tensor:
+def _similarities(
+    u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, temperature: float, precision: str
+) -> Tensor:
     """u_rt . v_jt / τ as [rows, T, R], -inf for the other rows j of r's group."""
-    s = torch.einsum("rtd,jtd->rtj", u[rows], v) / temperature
+    s = product(u[rows].transpose(0, 1), v.permute(1, 2, 0), precision).transpose(0, 1) / temperature
     if row_group is None:
         return s
     row = torch.arange(v.shape[0], device=v.device)
@@ -169,7 +171,7 @@ def reasoning_info_nce_rows(
         losses, statistics = u.new_empty(u.shape[:2]), u.new_empty((*u.shape[:2], 2))
         row = torch.arange(u.shape[0], device=u.device)[:, None, None].expand(-1, u.shape[1], 1)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            s = _similarities(u, v, rows, row_group, temperature)
+            s = _similarities(u, v, rows, row_group, temperature, precision)
             statistics[rows] = _statistics(s)
             losses[rows] = -_log_softmax(s, statistics[rows]).gather(-1, row[rows]).squeeze(-1)
     return losses, statistics
@@ -185,13 +187,13 @@ def reasoning_info_nce_rows_backward(
         grad_noised, grad_clean = _gradient_buffers(u, v, noised_needed, clean_needed)
         row = torch.arange(u.shape[0], device=u.device)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            p = _log_softmax(_similarities(u, v, rows, row_group, temperature), statistics[rows]).exp()
+            p = _log_softmax(_similarities(u, v, rows, row_group, temperature, precision), statistics[rows]).exp()
             one_hot = (row[rows, None, None] == row).to(dtype)
             ds = as_operand(upstream[rows, :, None] * (p - one_hot) / temperature, precision, dtype)
             if noised_needed:
-                grad_noised[rows] = torch.einsum("rtj,jtd->rtd", ds, v)
+                grad_noised[rows] = product(ds.transpose(0, 1), v.transpose(0, 1), precision).transpose(0, 1)
             if clean_needed:
-                grad_clean += torch.einsum("rtj,rtd->jtd", ds, u[rows])
+                grad_clean += product(ds.permute(1, 2, 0), u[rows].transpose(0, 1), precision).transpose(0, 1)
     return grad_noised.to(noised.dtype), grad_clean.to(clean.dtype)
 
 

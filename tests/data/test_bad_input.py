@@ -324,13 +324,27 @@ def test_thresholds_that_fit_no_timestamp(write: Write) -> None:
 
 OPTION_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "format": ({"format": "movielens"}, "unknown format 'movielens'; known are amazon2023, json"),
-    "split": ({"split": "random"}, "unknown split 'random'; known are leave-one-out, timestamp, given"),
+    "split": ({"split": "random"}, "unknown split 'random'; known are leave-one-out, timestamp, time-span, given"),
     "given": ({"split": "given"}, "the split 'given' needs three files (train, valid, test), got 1"),
     "one threshold": (
         {"split": "timestamp", "valid_from": 3},
         "the split 'timestamp' needs --valid-from and --test-from",
     ),
-    "needless threshold": ({"test_from": 3}, "--valid-from and --test-from are for the split 'timestamp'"),
+    "needless threshold": (
+        {"test_from": 3},
+        "--valid-from and --test-from are for the splits 'timestamp' and 'time-span', not 'leave-one-out'",
+    ),
+    "no share": (
+        {"split": "time-span", "valid_from": 0.8, "test_from": 1},
+        "--test-from is '1'; of the split 'time-span' it is a share between 0 and 1, such as 0.8",
+    ),
+    "shares in the wrong order": (
+        {"split": "time-span", "valid_from": "0.9", "test_from": "0.8"},
+        "--valid-from 0.9 must be less than --test-from 0.8",
+    ),
+    "preset": ({"preset": "books"}, "unknown preset 'books'; known are baby, cds"),
+    "preset of another format": ({"preset": "cds"}, "the preset 'cds' is for the format 'amazon2023', not 'table'"),
+    "nothing to expect": ({"expect": True}, "--expect compares with the published counts of a preset's dataset"),
     "core": ({"core": 0}, "--core must be at least 1, got 0"),
     "user core": ({"user_core": -1}, "--user-core must be at least 1, got -1"),
     "history": ({"min_eval_history": -1}, "--min-eval-history must be at least 0, got -1"),

@@ -118,16 +118,16 @@ def test_given_and_new_leave_one_out_agree_where_the_given_split_is_leave_one_ou
     assert decoded[0] == decoded[1]
 
 
-def test_the_filters_of_the_paper_run_on_the_amazon_files(tmp_path: Path) -> None:
-    dataset = prepare(
-        "amazon2023",
-        [DATA / file for file in BEAUTY],
-        tmp_path / "out",
-        min_target_rating=4,
-        min_eval_history=5,
-        known_items=True,
-        titles=DATA / "amazon2023_all_beauty_5core/item_titles.tsv.gz",
-        missing_titles="drop",
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_target_rating": 4, "min_eval_history": 5, "known_items": True, "missing_titles": "drop"},
+        {"preset": "video-games"},
+    ],
+    ids=["option by option", "preset"],
+)
+def test_the_filters_of_the_paper_run_on_the_amazon_files(options: dict[str, Any], tmp_path: Path) -> None:
+    titles = DATA / "amazon2023_all_beauty_5core/item_titles.tsv.gz"
+    dataset = prepare("amazon2023", [DATA / file for file in BEAUTY], tmp_path / "out", titles=titles, **options)
     assert tuple(len(dataset.rows(split)) for split in ("train", "valid", "test")) == (1510, 126, 113)
     assert all(int(dataset.rows(split)[:, 1].min()) >= 5 for split in ("valid", "test"))

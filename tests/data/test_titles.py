@@ -35,7 +35,19 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_titles_are_read_from_every_kind_of_file(name: str, write: Write) -> None:
-    assert read_titles(write(name, FILES[name]), "item_id", "title") == TITLES
+    titles = read_titles(write(name, FILES[name]), "item_id", "title")
+    assert {item: title for item, title in titles.items() if title} == TITLES
+
+
+def test_a_blank_title_is_empty_and_a_null_is_none(write: Write) -> None:
+    lines = [{"parent_asin": "a", "title": None}, {"parent_asin": "b", "title": " "}, {"parent_asin": "c"}]
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, {"parent_asin": "d", "title": "D "}])
+    for name in ("m.jsonl", "m.json.gz"):
+        assert read_titles(write(name, text), "parent_asin", "title") == {"b": "", "d": "D"}
+    nothing = write("n.jsonl", '{"parent_asin": "a", "title": null}\n')
+    assert read_titles(nothing, "parent_asin", "title") == {}
+    with pytest.raises(UserError, match="no column 'title'"):
+        read_titles(write("o.jsonl", '{"parent_asin": "a"}\n'), "parent_asin", "title")
 
 
 def test_titles_are_read_from_parquet(tmp_path: Path) -> None:

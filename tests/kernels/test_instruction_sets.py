@@ -1,4 +1,4 @@
-"""Losses and retrieval under every instruction set that this machine can run, each in a process of its own."""
+"""Losses, retrieval and the rollout under every instruction set that this machine can run, each in its own process."""
 
 from __future__ import annotations
 
@@ -51,12 +51,29 @@ for rows in (1, 2, 3, 4, 5, 6, 7, 8, 30):
         assert all(torch.equal(a, b) for a, b in zip(*results)), (rows, table.dtype)
 """
 
+ROLLOUT = """
+import torch, rearec_kernels as rk
+from layer_stack import LayerStack
+torch.manual_seed(0)
+print(rk.build_info()["isa"])
+for rows in (1, 2, 5, 12, 13, 15, 29, 100):
+    for dim, heads, ffn in ((64, 2, 100), (48, 3, 33), (70, 1, 16), (512, 2, 5)):
+        problem = LayerStack.random(rows, dim=dim, heads=heads, ffn=ffn)
+        results = []
+        for backend, dtype in (("reference", torch.float64), ("reference", torch.float32), ("cpu", torch.float32)):
+            with rk.use_backend(backend), torch.no_grad():
+                results.append(problem.to(dtype).states(2).double())
+        exact, eager, native = results
+        error = lambda got: ((got - exact).abs().max() / exact.abs().max()).item()
+        assert error(native) <= 2 * error(eager) + 1e-6, (rows, dim, error(native), error(eager))
+"""
+
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
-@pytest.mark.parametrize("code", [LOSSES, RETRIEVAL], ids=["losses", "retrieval"])
+@pytest.mark.parametrize("code", [LOSSES, RETRIEVAL, ROLLOUT], ids=["losses", "retrieval", "rollout"])
 @pytest.mark.parametrize("isa", build_info()["isas"])
 def test_every_instruction_set_of_this_machine_is_right(isa: str, code: str) -> None:
-    environment = {**os.environ, "REAREC_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "REAREC_CPU_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa

@@ -15,6 +15,7 @@ from rearec_kernels import (
     annealed_temperatures,
     available_backends,
     ensemble_reasoning_loss,
+    precision,
     reasoning_info_nce,
     use_backend,
 )
@@ -53,7 +54,6 @@ CATALOGUE_ERRORS = [
     ({"temperature": 0.0}, ValueError, "temperature must be finite and above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be finite and above 0, got nan"),
     ({"precision": "fp16"}, ValueError, "precision must be one of fp32, tf32, bf16, bf16x3, got 'fp16'"),
-    ({"precision": "bf16x3"}, ValueError, "precision 'bf16x3' needs CPU kernels for AMX"),
 ]
 
 
@@ -114,7 +114,6 @@ def test_ensemble_reasoning_loss(backend: str, changes: dict[str, Any], error: t
         ({"row_group": TARGET.to("meta")}, ValueError, "row_group is on meta, noised on cpu"),
         ({"temperature": -0.5}, ValueError, "temperature must be finite and above 0, got -0.5"),
         ({"reduction": None}, ValueError, "reduction must be one of mean, none, got None"),
-        ({"precision": "bf16x3"}, ValueError, "precision 'bf16x3' needs CPU kernels for AMX"),
     ],
 )
 @backends
@@ -137,6 +136,19 @@ def test_a_temperature_that_overflows_is_found_where_it_is_used() -> None:
 def test_ensemble_of_too_many_states_says_so() -> None:
     with pytest.raises(ValueError, match=r"hidden may have 64 states per row at most, got \[4, 65, 8\]"):
         ensemble(hidden=torch.zeros(4, 65, 8))
+
+
+@pytest.mark.parametrize("loss", [annealed, ensemble, contrastive])
+def test_bf16x3_where_there_are_no_tiles_says_so(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with use_backend("reference"):
+        loss(precision="bf16x3")
+    monkeypatch.setitem(precision._SERVED_BY, "bf16x3", ("reference",))
+    message = "precision 'bf16x3' needs CPU tensors and kernels for AMX"
+    with pytest.raises(ValueError, match=message):
+        precision.check_precision("op", "bf16x3", "cpu")
+    if "cpu" in available_backends("cpu"):
+        with use_backend("cpu"), pytest.raises(ValueError, match=message):
+            loss(precision="bf16x3")
 
 
 sizes = st.lists(st.integers(0, 3), max_size=4)

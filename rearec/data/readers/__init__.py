@@ -12,6 +12,7 @@ from rearec.data.readers.options import ReadOptions
 from rearec.data.readers.recbole import read_recbole
 from rearec.data.readers.table import read_tables
 from rearec.data.readers.text import read_lines_per_user, read_sasrec
+from rearec.data.readers.yelp import read_yelp
 
 __all__ = ["READERS", "ReadOptions"]
 
@@ -22,4 +23,5 @@ READERS: dict[str, Callable[[list[Path], ReadOptions], Interactions | HistoryRow
     "recbole": read_recbole,
     "sasrec": read_sasrec,
     "table": read_tables,
+    "yelp": read_yelp,
 }

@@ -1,32 +1,49 @@
-"""The 5-core csv files of Amazon Reviews 2023: ``user_id,parent_asin,rating,timestamp,history``."""
+"""Amazon Reviews 2023: the raw reviews as json lines, and the 5-core csv files with a history."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+
+from rearec.data.delimited import stream_delimited
+from rearec.data.files import extension
 from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.json_lines import JSON_LINES, stream_json_lines
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
-from rearec.data.tables import read_delimited
 
 __all__ = ["read_amazon2023"]
 
 USER, ITEM, RATING, TIMESTAMP, HISTORY = COLUMNS = ("user_id", "parent_asin", "rating", "timestamp", "history")
+REVIEW = {USER: pl.String(), ITEM: pl.String(), RATING: pl.Float64(), TIMESTAMP: pl.Int64()}
 
 
 def read_amazon2023(paths: list[Path], options: ReadOptions) -> Interactions | HistoryRows:
     """Interactions from any number of files, or the rows of the three files of a given split with their histories.
 
-    The header row is optional. The history (tokens with blanks between, empty in a user's first row) is used for a
-    given split only: otherwise a user's history is made of the rows themselves, in time order.
+    Files that end in .jsonl (.gz) hold raw reviews, others are csv files ``user_id,parent_asin,rating,timestamp,
+    history``, whose header is optional. The history (tokens with blanks between, empty in a user's first row) is used
+    for a given split only: otherwise a user's history is made of the rows themselves, in time order.
     """
-    tables = [read_delimited(path, ",", default_header=COLUMNS) for path in paths]
-    if options.given and all(table.has(HISTORY) for table in tables):
+    if options.given:
         rows = HistoryRowsBuilder(paths)
-        for table in tables:
-            rows.add_table(table, USER, HISTORY, ITEM, RATING)
-        return rows.build()
+        if all(_add_history_rows(rows, path) for path in paths):
+            return rows.build()
     builder = InteractionsBuilder(paths, options.given)
-    for table in tables:
-        builder.add_table(table, USER, ITEM, RATING, TIMESTAMP)
+    for path in paths:
+        reviews = extension(path) in JSON_LINES
+        for table in stream_json_lines(path, REVIEW) if reviews else stream_delimited(path, ",", COLUMNS):
+            builder.add_table(table, USER, ITEM, RATING, TIMESTAMP)
     return builder.build()
+
+
+def _add_history_rows(rows: HistoryRowsBuilder, path: Path) -> bool:
+    """Add the file if it has a column of histories; whether it has one."""
+    if extension(path) in JSON_LINES:
+        return False
+    for table in stream_delimited(path, ",", COLUMNS):
+        if not table.has(HISTORY):
+            return False
+        rows.add_table(table, USER, HISTORY, ITEM, RATING)
+    return True

@@ -24,7 +24,7 @@ Column = TypeVar("Column")
 
 
 class _Builder:
-    """The columns that both forms share; files are added in order."""
+    """The columns that both forms share; files are added in order, each in one table or several."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -33,14 +33,30 @@ class _Builder:
         self._user: list[NDArray[np.int32]] = []
         self._item: list[NDArray[np.int32]] = []
         self._rows: list[NDArray[np.int64]] = []
+        self._path: list[int] = []
         self._rating: list[NDArray[np.float64] | None] = []
 
+    def _add_rows(self, path: Path, rows: NDArray[np.int64]) -> None:
+        self._path.append(self.paths.index(path))
+        self._rows.append(rows)
+
     def _joined_rating(self) -> NDArray[np.float64] | None:
-        ratings = _all_or_none(self._rating, self.paths, "rating")
+        ratings = self._all_or_none(self._rating, "rating")
         return None if ratings is None else np.concatenate(ratings)
 
+    def _all_or_none(self, parts: list[Column | None], name: str) -> list[Column] | None:
+        """The column of every table, or None where no table has it."""
+        present = [part for part in parts if part is not None]
+        if not present:
+            return None
+        if len(present) < len(parts):
+            lacks = [part is None for part in parts]
+            without, having = (self.paths[self._path[lacks.index(missing)]] for missing in (True, False))
+            raise UserError(f"{without}: no {name} column, but {having} has one")
+        return present
+
     def _file(self) -> NDArray[np.int32]:
-        return np.repeat(np.arange(len(self._rows), dtype=np.int32), [len(rows) for rows in self._rows])
+        return np.repeat(np.asarray(self._path, dtype=np.int32), [len(rows) for rows in self._rows])
 
     def _place(self) -> Place:
         return Place(self.paths, self._file(), np.concatenate(self._rows))
@@ -58,15 +74,15 @@ class InteractionsBuilder(_Builder):
         """The interactions of a table; a column that is None is not used."""
         self._user.append(self.users.encode_series(table.tokens(user)))
         self._item.append(self.items.encode_series(table.tokens(item)))
-        self._rows.append(table.rows)
+        self._add_rows(table.path, table.rows)
         self._rating.append(None if rating is None else table.numbers(rating))
         self._times.append(None if timestamp is None else table.times(timestamp))
 
-    def add_tokens(self, users: Iterable[str], items: Iterable[str], rows: NDArray[np.int64]) -> None:
-        """Interactions in time order, without ratings."""
+    def add_tokens(self, path: Path, users: Iterable[str], items: Iterable[str], rows: NDArray[np.int64]) -> None:
+        """Interactions of a file in time order, without ratings."""
         self._user.append(self.users.encode(users))
         self._item.append(self.items.encode(items))
-        self._rows.append(rows)
+        self._add_rows(path, rows)
         self._rating.append(None)
         self._times.append(None)
 
@@ -76,12 +92,12 @@ class InteractionsBuilder(_Builder):
         Raises:
             UserError: some files have ratings or timestamps and others not, or timestamps of another kind.
         """
-        times = _all_or_none(self._times, self.paths, "timestamp")
+        times = self._all_or_none(self._times, "timestamp")
         if times is not None:
             other = next((i for i, part in enumerate(times) if part.unit != times[0].unit), None)
             if other is not None:
                 kinds = "the timestamps are of another kind (numbers, dates, finer dates) than those of"
-                raise UserError(f"{self.paths[other]}: {kinds} {self.paths[0]}")
+                raise UserError(f"{self.paths[self._path[other]]}: {kinds} {self.paths[0]}")
         return Interactions(
             user=np.concatenate(self._user),
             item=np.concatenate(self._item),
@@ -110,7 +126,7 @@ class HistoryRowsBuilder(_Builder):
             sequences = piece.select(sequence).to_series()
             self._lengths.append(sequences.list.len().cast(pl.Int64).to_numpy())
             self._item.append(self.items.encode_series(sequences.explode()))
-        self._rows.append(table.rows)
+        self._add_rows(table.path, table.rows)
         self._rating.append(None if rating is None else table.numbers(rating))
 
     def build(self) -> HistoryRows:
@@ -129,14 +145,3 @@ class HistoryRowsBuilder(_Builder):
             part=self._file().astype(np.int8),
             rating=self._joined_rating(),
         )
-
-
-def _all_or_none(parts: list[Column | None], paths: list[Path], name: str) -> list[Column] | None:
-    """The column of every file, or None where no file has it."""
-    present = [part for part in parts if part is not None]
-    if not present:
-        return None
-    if len(present) < len(parts):
-        without, having = (paths[[part is None for part in parts].index(missing)] for missing in (True, False))
-        raise UserError(f"{without}: no {name} column, but {having} has one")
-    return present

@@ -36,7 +36,7 @@ def read_json(paths: list[Path], options: ReadOptions) -> Interactions:
             users.extend([user] * len(values))
             items.extend(map(str, values))
             rows.extend([row] * len(values))
-        builder.add_tokens(users, items, np.asarray(rows, dtype=np.int64))
+        builder.add_tokens(path, users, items, np.asarray(rows, dtype=np.int64))
     return builder.build()
 
 

@@ -31,7 +31,7 @@ def read_sasrec(paths: list[Path], options: ReadOptions) -> Interactions:
             users.append(fields[0])
             items.append(fields[1])
             rows.append(row)
-        builder.add_tokens(users, items, np.asarray(rows, dtype=np.int64))
+        builder.add_tokens(path, users, items, np.asarray(rows, dtype=np.int64))
     return builder.build()
 
 
@@ -55,5 +55,5 @@ def read_lines_per_user(paths: list[Path], options: ReadOptions) -> Interactions
             items.extend(fields[1:])
             counts.append(len(fields) - 1)
         users = (user for user, count in zip(first_row, counts, strict=True) for _ in range(count))
-        builder.add_tokens(users, items, np.repeat(np.asarray(list(first_row.values()), dtype=np.int64), counts))
+        builder.add_tokens(path, users, items, np.repeat(np.asarray(list(first_row.values()), dtype=np.int64), counts))
     return builder.build()

@@ -1,0 +1,160 @@
+"""Writes RESULTS.md and its plots from the json files of benchmark runs: `python benchmarks/report.py`.
+
+Takes the files given, or all in benchmarks/results; of a comparison that several of them hold, the latest. Runs on
+CPUs are written by `pytest benchmarks/ --benchmark-only --bench-json FILE`, those on GPUs by `benchmarks/gpu.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from reporting import tables
+from reporting.records import Machine, Record, Records, load
+
+HERE = Path(__file__).resolve().parent
+GROUPS = {
+    "training": "Training step",
+    "inference": "Whole inference",
+    "rollout": "Rollout",
+    "losses": "Losses",
+    "attention": "Attention",
+    "retrieval": "Retrieval",
+    "": "Kernels, as an earlier form of the benchmarks measured them",
+}
+INTRODUCTION = """# Benchmark results
+
+Written by `python benchmarks/report.py` from the files in [results](results); do not edit.
+[README.md](README.md) tells how to run the benchmarks, what the contenders are and what is measured.
+
+Times are medians of alternating runs in one process. A number with × says how many times as much as ours the other
+takes: below 1 it is better than ours. The best of a row is bold."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", nargs="*", type=Path, help="files of runs (default: benchmarks/results/*.json)")
+    parser.add_argument("--out", type=Path, default=HERE / "RESULTS.md", help="plots go to a folder plots beside it")
+    options = parser.parse_args()
+    try:
+        records = load(options.json or sorted((HERE / "results").glob("*.json")))
+        for path, why in records.ignored.items():
+            print(f"{path}: left out, {why}", file=sys.stderr)
+        write(records, options.out)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"report.py: {error}") from error
+    print(options.out)
+
+
+def write(records: Records, out: Path) -> None:
+    """RESULTS.md and the plots."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = [INTRODUCTION]
+    for machine in records.machines:
+        parts += _machine(machine, out)
+    for record in records.gpu:
+        parts += _gpu(record)
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _machine(machine: Machine, out: Path) -> Iterator[str]:
+    comparisons = list(machine.comparisons.values())
+    yield f"## {machine.title}"
+    yield "\n".join(_run(run) for run in machine.runs)
+    yield f"### Targets\n\n{tables.summary(comparisons)}"
+    yield from filter(None, [tables.targets(comparisons)])
+    groups = machine.groups()
+    for group in sorted(groups, key=lambda name: list(GROUPS).index(name) if name in GROUPS else len(GROUPS)):
+        yield f"### {GROUPS.get(group, group.replace('_', ' ').capitalize())}"
+        yield from _group(group, groups[group])
+    if machine.scans():
+        yield "### Growth with N, R, T, K and the length of histories"
+        yield from _plots(machine, out)
+
+
+def _run(run: Record) -> str:
+    """What was measured with what."""
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    isa = run.get("build", {}).get("isa")
+    built = f"; kernels for {isa}" if isa else ""
+    command = f"; `{run['command']}`" if run.get("command") else ""
+    origin = f"{run.get('date', 'unknown date')}, commit {run.get('commit') or 'unknown'}"
+    count = len(run["comparisons"])
+    return f"- {origin}: {count} comparisons; {versions}; {run['machine']['system']}{built}{command}"
+
+
+def _group(group: str, comparisons: list[Record]) -> Iterator[str]:
+    timed = [c for c in comparisons if c["median_ms"]]
+    if group == "inference":
+        yield tables.latencies(timed)
+        yield "Medians beside ours:"
+    yield from _comparisons(comparisons)
+    if any(c.get("rows") for c in timed):
+        reckoned = any("epoch_rows" in c for c in timed)
+        yield "Rows per second" + (", and in brackets the time of an epoch reckoned from it:" if reckoned else ":")
+        yield tables.throughput(timed)
+
+
+def _comparisons(comparisons: list[Record]) -> Iterator[str]:
+    """Times and memory; a table for those that have the same contenders."""
+    timed = [c for c in comparisons if c["median_ms"]]
+    yield from map(tables.times, tables.alike(timed, "median_ms"))
+    measured = [c for c in comparisons if c["peak_memory_mb"]]
+    if measured:
+        yield "Peak memory of one call:"
+        yield from map(tables.memory, tables.alike(measured, "peak_memory_mb"))
+    missing = tables.absent(comparisons)
+    if missing:
+        yield "Not there:\n\n" + "\n".join(missing)
+
+
+def _plots(machine: Machine, out: Path) -> Iterator[str]:
+    from reporting.plots import plot_scan  # matplotlib takes its time to import
+
+    threads = machine.runs[-1]["machine"]["threads"]
+    for name, points in machine.scans().items():
+        path = plot_scan(name, points, out.parent / "plots", f"{threads} threads")
+        yield f"![{name}]({Path(os.path.relpath(path, out.parent)).as_posix()})"
+
+
+def _gpu(record: Record) -> Iterator[str]:
+    machine = record["machine"]
+    yield f"## GPU: {machine['device']['name']}"
+    outcome = "passed" if record["passed"] else "a stage failed"
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    yield f"- {record['date']}, commit {record['commit'] or 'unknown'}: {outcome}; {versions}; `{record['command']}`"
+    yield "Calls are single calls from an idle device, replays are of CUDA graphs."
+    for stage, got in record["stages"].items():
+        comparisons = list(_gpu_comparisons(got))
+        yield f"### On this GPU: {stage}, {got['status']}"
+        if got["errors"]:
+            yield "\n".join(f"- {error}" for error in got["errors"])
+        yield from filter(None, [tables.targets(comparisons)])
+        yield from _comparisons(comparisons)
+
+
+def _gpu_comparisons(stage: Record) -> Iterator[Record]:
+    """A case's calls and replays, in the form of a comparison on a CPU."""
+    for case in stage.get("cases", []):
+        notes: dict[str, str] = dict(case.get("absent", {})) | {
+            f"{who}, {case['name']}": why
+            for key in ("errors", "out_of_memory", "not_captured")
+            for who, why in case.get(key, {}).items()
+        }
+        for kind in ("calls", "replays"):
+            if kind in case:
+                yield {**case[kind], "name": f"{case['name']}, {kind}", "absent": notes}
+        reckoned = [
+            {"kind": kind, "against": against, "got": case[kind][got], **case[kind]}
+            for kind, against, got in (("bandwidth", "copying", "share"), ("products", "one matrix product", "count"))
+            if "verdict" in case.get(kind, {})
+        ]
+        if reckoned:
+            yield {"name": case["name"], "targets": reckoned, "median_ms": {}, "peak_memory_mb": {}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+// One pass over the tiles gives every item an interval that its float32 score is in. Per row, the k-th highest lower end
+// so far is a threshold: what has its upper end below it is not among the best k, and the few others are kept as
+// candidates. Where they become too many, their float32 scores are computed and the k-th best of these is the threshold.
+// At the end, the float32 scores of those left decide.
+#include "amx/retrieval.h"
+
+#include "amx/tiles.h"
+#include "cpu/best_items.h"
+
+namespace rearec::amx {
+namespace {
+
+constexpr int64_t kPanelBytes = 128 << 10;  // of tiles that all rows read before the next, with room in the cache
+constexpr int64_t kPanelBlocks = 16;
+constexpr int kTogether = 4;  // float32 scores computed at a time
+// Beyond this part of a share of the catalogue, reading it as a whole is faster than computing scores one by one.
+constexpr int64_t kGiveUp = 16;
+
+struct Row {  // the candidates of one row in one part, in ascending order of their items
+  float* upper;
+  float* lower;
+  int64_t* items;
+  int64_t* count;
+  int64_t* products;
+  float* threshold;
+
+  REAREC_INLINE void keep(int64_t to, int64_t from) const {
+    upper[to] = upper[from];
+    lower[to] = lower[from];
+    items[to] = items[from];
+  }
+  // Of those that may be among the best.
+  void prune() const {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < *count; i += kLanes) {
+      const int64_t left = *count - i;
+      const __mmask16 there = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffff);
+      const __m512 uppers = _mm512_maskz_loadu_ps(there, upper + i), lowers = _mm512_maskz_loadu_ps(there, lower + i);
+      const __m512i first = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there), items + i);
+      const __m512i second = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there >> 8), items + i + 8);
+      const __mmask16 stays = _mm512_mask_cmp_ps_mask(there, uppers, _mm512_set1_ps(*threshold), _CMP_GE_OQ);
+      const int of_first = __builtin_popcount(stays & 0xff);
+      _mm512_mask_compressstoreu_ps(upper + kept, stays, uppers);
+      _mm512_mask_compressstoreu_ps(lower + kept, stays, lowers);
+      _mm512_mask_compressstoreu_epi64(items + kept, static_cast<__mmask8>(stays), first);
+      _mm512_mask_compressstoreu_epi64(items + kept + of_first, static_cast<__mmask8>(stays >> 8), second);
+      kept += __builtin_popcount(stays);
+    }
+    *count = kept;
+  }
+};
+
+Row row_of(const TileTopK& a, int64_t part, int64_t row) {
+  const int64_t padded = (a.best.rows + kBlock - 1) / kBlock * kBlock;
+  const Candidates& c = a.candidates;
+  const int64_t place = part * padded + row, first = place * c.capacity;
+  return {c.upper + first, c.lower + first, c.items + first, c.count + place, c.products + place, c.threshold + place};
+}
+
+// Finite or infinite float32 in their order, as integers and back.
+REAREC_INLINE int32_t to_ordinal(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(bits)) : bits;
+}
+REAREC_INLINE float from_ordinal(int32_t ordinal) {
+  const int32_t bits = ordinal < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(ordinal)) : ordinal;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+// A bound that k of the n values x reach, 1 <= k <= n: no more of them do, or it is the k-th largest. No NaN.
+float bound_of_best(const float* x, int64_t n, int64_t k) {
+  int64_t low = to_ordinal(-kInfinity), high = int64_t{to_ordinal(kInfinity)} + 1;  // at least, and fewer than k
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    const float bound = from_ordinal(static_cast<int32_t>(middle));
+    int64_t reaching = 0, i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      reaching += __builtin_popcount(
+          _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_set1_ps(bound), _CMP_GE_OQ));
+    for (; i < n; ++i) reaching += x[i] >= bound;
+    if (reaching == k) return bound;
+    (reaching > k ? low : high) = middle;
+  }
+  return from_ordinal(static_cast<int32_t>(low));
+}
+
+// The candidates' float32 scores in place of their intervals; NaN and -infinity leave.
+template <class T>
+void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
+  const float* h = a.hidden + row * a.catalog.width;
+  const T* table = static_cast<const T*>(a.table.values);
+  int64_t waiting[kTogether], waiting_count = 0, computed = 0;
+  const auto flush = [&] {
+    const T* vectors[kTogether];
+    for (int64_t i = 0; i < kTogether; ++i)
+      vectors[i] = table + candidates.items[waiting[i < waiting_count ? i : 0]] * a.table.row_stride;
+    float scores[kTogether][1];
+    few_scores<T, 1, kTogether>(h, a.catalog.width, vectors, 0, scores);
+    for (int64_t i = 0; i < waiting_count; ++i) {
+      const int64_t place = waiting[i];
+      candidates.upper[place] = candidates.lower[place] = scores[i][0];
+      candidates.items[place] = ~candidates.items[place];
+    }
+    computed += waiting_count;
+    waiting_count = 0;
+  };
+  for (int64_t i = 0; i < *candidates.count; ++i) {
+    if (candidates.items[i] < 0) continue;
+    waiting[waiting_count++] = i;
+    if (waiting_count == kTogether) flush();
+  }
+  if (waiting_count) flush();
+  *candidates.products += computed;
+  int64_t kept = 0;
+  for (int64_t i = 0; i < *candidates.count; ++i)
+    if (candidates.upper[i] > -kInfinity) candidates.keep(kept++, i);
+  *candidates.count = kept;
+}
+
+void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
+  if (!a.catalog.bounds) return;  // products of bfloat16 are the scores
+  a.table.is_bfloat16 ? compute_scores<bfloat16>(a, row, candidates) : compute_scores<float>(a, row, candidates);
+}
+
+void raise_threshold(const TileTopK& a, const Row& candidates) {
+  if (*candidates.count < a.best.k) return;
+  const float bound = bound_of_best(candidates.lower, *candidates.count, a.best.k);
+  if (bound > *candidates.threshold) *candidates.threshold = bound;
+  candidates.prune();
+}
+
+// Gives up on a row: nothing is above its threshold any more.
+void abandon(const TileTopK& a, int64_t row, const Row& candidates) {
+  __atomic_store_n(a.is_proven + row, false, __ATOMIC_RELAXED);  // other parts may do the same
+  *candidates.count = 0;
+  *candidates.threshold = kInfinity;
+}
+
+// Makes room for more candidates.
+void make_room(const TileTopK& a, int64_t row, const Row& candidates, int64_t share) {
+  raise_threshold(a, candidates);
+  const int64_t room = (a.candidates.capacity - a.best.k) / 2;
+  if (*candidates.count + room <= a.candidates.capacity) return;
+  compute_scores(a, row, candidates);
+  raise_threshold(a, candidates);
+  if (*candidates.count > a.best.k) {  // ties with the k-th, of which the lower items are the better
+    int64_t above = 0, kept = 0;
+    for (int64_t i = 0; i < *candidates.count; ++i) above += candidates.upper[i] > *candidates.threshold;
+    int64_t ties = a.best.k - above;
+    for (int64_t i = 0; i < *candidates.count; ++i)
+      if (candidates.upper[i] > *candidates.threshold || ties-- > 0) candidates.keep(kept++, i);
+    *candidates.count = kept;
+  }
+  if (*candidates.products > share / kGiveUp + a.candidates.capacity) abandon(a, row, candidates);
+}
+
+// What is known of 16 rows and one block of items.
+struct Slack {
+  const float* norm;      // [32], of the block
+  const float* residual;  // [32]
+  int64_t first_item;
+};
+
+// The items of a block that may be among the best of the lanes' rows.
+void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 lanes, const float* sums,
+                 const Slack& slack, int64_t share) {
+  const __m512i column = _mm512_mullo_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(kBlock));
+  for (unsigned left = lanes; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    const int64_t row = first_row + lane;
+    const Row candidates = row_of(a, part, row);
+    const ExcludedItems excluded = excluded_of_row(a.exclusion, row);
+    for (int half = 0; half < 2; ++half) {
+      const float* first = sums + half * kTileRows * kBlock + lane;
+      const __m512 middle =
+          _mm512_add_ps(_mm512_i32gather_ps(column, first, 4), _mm512_set1_ps(a.rows.offset[row]));
+      __m512 within = _mm512_set1_ps(a.rows.constant[row]);
+      if (slack.norm) {
+        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_norm[row]), _mm512_loadu_ps(slack.norm + half * kTileRows),
+                                 within);
+        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_residual[row]),
+                                 _mm512_loadu_ps(slack.residual + half * kTileRows), within);
+      }
+      alignas(64) float upper[kTileRows], lower[kTileRows];
+      _mm512_store_ps(upper, _mm512_add_ps(middle, within));
+      _mm512_store_ps(lower, _mm512_sub_ps(middle, within));
+      unsigned hits = _mm512_cmp_ps_mask(_mm512_load_ps(upper), _mm512_set1_ps(*candidates.threshold), _CMP_GT_OQ);
+      for (; hits; hits &= hits - 1) {
+        const int i = __builtin_ctz(hits);
+        const int64_t item = slack.first_item + half * kTileRows + i;
+        // Items come in ascending order: one that can but tie with k others is higher than they are.
+        if (item >= a.catalog.items || !(upper[i] > *candidates.threshold) || is_excluded(excluded, item)) continue;
+        const int64_t place = (*candidates.count)++;
+        candidates.upper[place] = upper[i];
+        candidates.lower[place] = lower[i];
+        candidates.items[place] = item;
+        if (*candidates.count == a.candidates.capacity) make_room(a, row, candidates, share);
+      }
+    }
+  }
+}
+
+// sums [32][32]: 32 items by 16 * kTiles rows.
+template <int kTiles>
+REAREC_INLINE void multiply(const bfloat16* items, const bfloat16* rows, int64_t depth, float* sums) {
+  _tile_zero(0);
+  _tile_zero(1);
+  if (kTiles > 1) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t t = 0; t < depth; ++t) {
+    _tile_loadd(4, items + 2 * t * kTileValues, 64);
+    _tile_loadd(5, items + (2 * t + 1) * kTileValues, 64);
+    _tile_loadd(6, rows + t * kTileValues, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 5, 6);
+    if (kTiles > 1) {
+      _tile_loadd(7, rows + (depth + t) * kTileValues, 64);
+      _tile_dpbf16ps(2, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums, 4 * kBlock);
+  _tile_stored(1, sums + kTileRows * kBlock, 4 * kBlock);
+  if (kTiles > 1) {
+    _tile_stored(2, sums + kTileRows, 4 * kBlock);
+    _tile_stored(3, sums + kTileRows * kBlock + kTileRows, 4 * kBlock);
+  }
+}
+
+REAREC_INLINE float largest_of_block(const float* x) {
+  return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x + kTileRows)));
+}
+
+// The blocks [begin, end) against all rows, 16 * kTiles of them at a time.
+template <int kTiles>
+void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
+  const Tiles tiles_in_use;
+  const int64_t depth = (a.catalog.width + kTileDepth - 1) / kTileDepth;
+  const int64_t block_values = 2 * depth * kTileValues, block_bytes = block_values * sizeof(bfloat16);
+  const int64_t fitting = kPanelBytes / block_bytes;
+  const int64_t panel = fitting < 1 ? 1 : fitting > kPanelBlocks ? kPanelBlocks : fitting;
+  const int64_t groups = (a.best.rows + kTiles * kTileRows - 1) / (kTiles * kTileRows);
+  const int64_t share = (end - begin) * kBlockItems;
+  const bfloat16* tiles = static_cast<const bfloat16*>(a.catalog.tiles);
+  const bfloat16* rows = static_cast<const bfloat16*>(a.rows.tiles);
+  const Row first_row = row_of(a, part, 0);
+  alignas(64) float sums[kBlock * kBlock];
+  for (int64_t from = begin; from < end; from += panel) {
+    const int64_t count = end - from < panel ? end - from : panel;
+    float norm[kPanelBlocks] = {}, residual[kPanelBlocks] = {};
+    if (a.catalog.bounds)
+      for (int64_t i = 0; i < count; ++i) {
+        const float* bounds = a.catalog.bounds + (from + i) * 2 * kBlockItems;
+        norm[i] = largest_of_block(bounds);
+        residual[i] = largest_of_block(bounds + kBlockItems);
+      }
+    for (int64_t group = 0; group < groups; ++group) {
+      const bfloat16* of_group = rows + group * kTiles * depth * kTileValues;
+      for (int64_t i = 0; i < count; ++i) {
+        const bfloat16* block = tiles + (from + i) * block_values;
+        // This group's share of the same block of the next panel.
+        if (from + panel + i < end) {
+          const char* next = reinterpret_cast<const char*>(block) + panel * block_bytes;
+          const int64_t stop = block_bytes * (group + 1) / groups;
+          for (int64_t byte = block_bytes * group / groups / 64 * 64; byte < stop; byte += 64)
+            _mm_prefetch(next + byte, _MM_HINT_T1);
+        }
+        multiply<kTiles>(block, of_group, depth, sums);
+        for (int t = 0; t < kTiles; ++t) {
+          const int64_t row = (group * kTiles + t) * kTileRows;
+          __m512 m[4];
+          for (int j = 0; j < 4; ++j) m[j] = _mm512_set1_ps(-kInfinity);
+          for (int item = 0; item < kBlock; item += 4)
+            for (int j = 0; j < 4; ++j)  // of NaN and a number, the second is taken
+              m[j] = _mm512_max_ps(_mm512_load_ps(sums + (item + j) * kBlock + t * kTileRows), m[j]);
+          const __m512 best = _mm512_max_ps(_mm512_max_ps(m[0], m[1]), _mm512_max_ps(m[2], m[3]));
+          // The very operations of offer_lanes, of which none decreases with an operand.
+          __m512 within = _mm512_loadu_ps(a.rows.constant + row);
+          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_norm + row), _mm512_set1_ps(norm[i]), within);
+          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_residual + row), _mm512_set1_ps(residual[i]), within);
+          const __m512 upper = _mm512_add_ps(_mm512_add_ps(best, _mm512_loadu_ps(a.rows.offset + row)), within);
+          const __mmask16 lanes =
+              _mm512_cmp_ps_mask(upper, _mm512_loadu_ps(first_row.threshold + row), _CMP_GT_OQ);
+          if (lanes) {
+            const float* bounds = a.catalog.bounds ? a.catalog.bounds + (from + i) * 2 * kBlockItems : nullptr;
+            const Slack slack = {bounds, bounds ? bounds + kBlockItems : nullptr, (from + i) * kBlockItems};
+            offer_lanes(a, part, row, lanes, sums + t * kTileRows, slack, share);
+          }
+        }
+      }
+    }
+  }
+  for (int64_t row = 0; row < a.best.rows; ++row) raise_threshold(a, row_of(a, part, row));
+}
+
+// The best of all parts.
+void decide(const TileTopK& a, int64_t row) {
+  float threshold = -kInfinity;
+  for (int part = 0; part < a.candidates.parts; ++part) {
+    const float of_part = *row_of(a, part, row).threshold;
+    threshold = of_part > threshold ? of_part : threshold;
+  }
+  Heap heap = heap_of(a.best, row);
+  for (int part = 0; part < a.candidates.parts; ++part) {
+    Row candidates = row_of(a, part, row);
+    *candidates.threshold = heap.threshold() > threshold ? heap.threshold() : threshold;
+    candidates.prune();
+    compute_scores(a, row, candidates);
+    for (int64_t i = 0; i < *candidates.count; ++i) {
+      const int64_t item = candidates.items[i] < 0 ? ~candidates.items[i] : candidates.items[i];
+      if (heap.worse(0, candidates.lower[i], item)) heap.replace_top(candidates.lower[i], item, heap.k);
+    }
+  }
+  heap.sort();
+}
+
+}  // namespace
+
+int64_t topk(const TileTopK& a) {
+  pack_rows(a.rows, a.hidden, a.catalog);
+  const int parts = a.candidates.parts;
+  const int64_t padded = (a.best.rows + kBlock - 1) / kBlock * kBlock;
+  for (int64_t row = 0; row < padded; ++row) {
+    const bool searched = row < a.best.rows && a.rows.is_bounded[row];
+    if (row < a.best.rows) a.is_proven[row] = searched;
+    for (int part = 0; part < parts; ++part) {
+      const Row candidates = row_of(a, part, row);
+      *candidates.count = *candidates.products = 0;
+      *candidates.threshold = searched ? -kInfinity : kInfinity;
+    }
+  }
+  const int64_t blocks = (a.catalog.items + kBlockItems - 1) / kBlockItems;
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+  for (int part = 0; part < parts; ++part) {
+    const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
+    a.best.rows <= kTileRows ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
+  }
+#pragma omp parallel for num_threads(parts) schedule(static)
+  for (int64_t row = 0; row < a.best.rows; ++row)
+    if (a.is_proven[row]) decide(a, row);
+  int64_t products = 0;
+  for (int part = 0; part < parts; ++part)
+    for (int64_t row = 0; row < a.best.rows; ++row) products += *row_of(a, part, row).products;
+  return products;
+}
+
+}  // namespace rearec::amx

@@ -1,0 +1,352 @@
+// The passes of a softmax loss over a catalogue: for statistics, then for gradients.
+//
+// Users go in groups of 32, whose states of one step are a row block: the columns of one strip, so that a lane of a
+// vector is the same user in every step. Items go in blocks that fit the second-level cache, each thread has its own.
+// For 32 items and a group, the products of a step leave a block of logits; the loss sums them up, or turns them into
+// their gradient in place. That is packed and, for as many groups as fit the cache, multiplied with the states
+// (gradient of the table) and with the items (gradient of the states, summed per thread).
+//
+// What a loss has to have: see cross_entropy.cpp.
+#pragma once
+#include "amx/losses.h"
+#include "amx/pack.h"
+#include "amx/workspace.h"
+#include "cpu/softmax.h"
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace rearec::amx {
+namespace {
+
+// Calls visit(row, j) for 16 lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
+template <class Float, class Visit>
+REAREC_INLINE void for_rows(Float* block, int items, const Visit& visit) {
+  for (int first = 0; first < items; first += kTileRows, block += 2 * kTileRows * kTileRows) {
+    const int count = items - first < kTileRows ? items - first : kTileRows;
+    int i = 0;
+    for (; i + 4 <= count; i += 4)
+      for (int j = 0; j < 4; ++j) visit(block + (i + j) * kTileRows, j);
+    for (; i < count; ++i) visit(block + i * kTileRows, 0);
+  }
+}
+
+// sum + rest grow by a value, and by a factor before that. What rounding takes from the sum is kept in the rest: thousands
+// of blocks add up, to rows with one logit that outweighs all the others together.
+REAREC_INLINE void add_to_sum(float* sum, float* rest, vfloat factor, vfloat value) {
+  const vfloat before = load(sum) * factor, after = before + value;
+  const vfloat added = after - before;
+  store(sum, after);
+  store(rest, load(rest) * factor + ((before - (after - added)) + (value - added)));
+}
+
+// The largest shift of the threads, and sums that are relative to their shifts as one that is relative to it.
+REAREC_INLINE float merged_shift(float* const* running, int64_t threads, int64_t shift) {
+  float largest = -kInfinity;
+  for (int64_t i = 0; i < threads; ++i) largest = running[i][shift] > largest ? running[i][shift] : largest;
+  return largest;
+}
+REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t shift, int64_t sum, float largest,
+                                float inverse_temperature) {
+  double total = 0;
+  for (int64_t i = 0; i < threads; ++i) {
+    const float difference = running[i][shift] == largest ? 0 : running[i][shift] - largest;
+    total += static_cast<double>(exp_or_zero(difference * inverse_temperature)) * running[i][sum];
+  }
+  return total;
+}
+
+template <int kParts, class Loss>
+class Sweep {
+ public:
+  Sweep(const Catalogue& catalogue, const Loss& loss)
+      : c_(catalogue), loss_(loss), s_(catalogue), cut_(catalogue.scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
+
+  static size_t bytes(const Catalogue& catalogue, int64_t running_vectors, int64_t gradient_vectors) {
+    const Sizes s(catalogue);
+    Cutter cut(nullptr);
+    Shared(catalogue, s, gradient_vectors, cut);
+    for (int64_t t = 0; t < s.threads; ++t) Own(catalogue, s, running_vectors, cut);
+    return reinterpret_cast<size_t>(cut.next());
+  }
+
+  void run() {
+#pragma omp parallel num_threads(static_cast<int>(s_.threads))
+    {
+      const Tiles tiles;
+#if defined(_OPENMP)
+      const Team team{omp_get_thread_num(), omp_get_num_threads()};
+#else
+      const Team team{0, 1};
+#endif
+      Cutter cut = cut_;
+      Own own(c_, s_, loss_.running_vectors(), cut);
+      for (int64_t t = 0; t < team.rank; ++t) own = Own(c_, s_, loss_.running_vectors(), cut);
+      shared_.running[team.rank] = own.running;
+      shared_.grad_rows[team.rank] = own.grad_rows;
+      pack_rows(team);
+#pragma omp barrier
+      if (c_.statistics) {
+        statistics(team, own);
+#pragma omp barrier
+      }
+      for (int64_t g = team.rank; g < s_.groups; g += team.size) {
+        if (c_.statistics) loss_.merge(g, shared_.running, team.size);
+        if (c_.gradient) loss_.prepare(g, shared_.vectors + g * loss_.gradient_vectors() * kBlock);
+      }
+      if (c_.gradient) {
+#pragma omp barrier
+        gradient(team, own);
+#pragma omp barrier
+        if (c_.grad_rows.values)
+          for (int64_t b = team.rank; b < s_.row_blocks; b += team.size) write_grad_rows(b, team.size);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kStrip = kStep<kParts>;
+
+  struct Team {
+    int64_t rank, size;
+  };
+
+  // Consecutive items of one block, and the users whose targets they are.
+  struct Items {
+    int64_t first, count, steps;
+    int64_t users[kItemsPerBlock / kBlock + 1];  // first_users[i]: the first whose target is not below 32 i
+  };
+
+  Rows rows_of(int64_t block) const {
+    const int64_t user = block / c_.steps * kBlock;
+    return {c_.rows, user * c_.steps + block % c_.steps, c_.steps, c_.users - user, c_.width};
+  }
+  Rows rows_of(const Items& items, int64_t i) const {
+    return {c_.table, items.first + kBlock * i, 1, items.count - kBlock * i, c_.width};
+  }
+
+  int64_t first_user(int64_t item) const {
+    int64_t low = 0, high = c_.users;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (c_.target[middle] < item) low = middle + 1; else high = middle;
+    }
+    return low;
+  }
+
+  Items items_of(int64_t block) const {
+    Items items;
+    items.first = block * s_.item_steps * kBlock;
+    items.count = smaller(s_.item_steps * kBlock, c_.items - items.first);
+    items.steps = ceiling(items.count, kBlock);
+    for (int64_t i = 0; i <= items.steps; ++i) items.users[i] = first_user(items.first + kBlock * i);
+    return items;
+  }
+
+  // Calls visit(user, item) for the targets that are in a block of logits, counted within the block's items and lanes.
+  template <class Visit>
+  REAREC_INLINE void targets(const Items& items, int64_t i, int64_t g, const Visit& visit) const {
+    int64_t u = items.users[i], end = items.users[i + 1];
+    if (u < g * kBlock) u = g * kBlock;
+    if (end > (g + 1) * kBlock) end = (g + 1) * kBlock;
+    for (; u < end; ++u) visit(u, u - g * kBlock, c_.target[u] - items.first - kBlock * i);
+  }
+
+  void pack_rows(Team team) const {
+    for (int64_t b = team.rank; b < s_.row_blocks; b += team.size) {
+      pack_along<kParts, true>(rows_of(b), s_.width_steps, shared_.row_strips + b * s_.width_steps * kStrip);
+      if (c_.gradient && c_.grad_table.values)
+        pack_across<kParts, false>(rows_of(b), s_.width_steps, s_.row_blocks * kStrip,
+                                   shared_.state_strips + b * kStrip);
+      std::memset(shared_.target_gradient + b * kBlock, 0, kBlock * sizeof(float));
+    }
+  }
+
+  void pack_items(const Items& items, const Own& own, bool across) const {
+    for (int64_t i = 0; i < items.steps; ++i) {
+      pack_along<kParts, false>(rows_of(items, i), s_.width_steps, own.item_strips + i * s_.width_steps * kStrip);
+      if (across)
+        pack_across<kParts, true>(rows_of(items, i), s_.width_steps, s_.item_steps * kStrip,
+                                  own.across_strips + i * kStrip);
+    }
+  }
+
+  // The logits of 32 items for all states of a group.
+  REAREC_INLINE void multiply(const Items& items, int64_t i, int64_t g, const Own& own) const {
+    const int64_t strip = s_.width_steps * kStrip;
+    for (int64_t t = 0; t < c_.steps; ++t)
+      multiply_strips<kParts, false>(own.item_strips + i * strip, shared_.row_strips + (g * c_.steps + t) * strip,
+                                     s_.width_steps, own.logits + t * kSums);
+    if (c_.group) mask_groups(items, i, g, own.logits);
+  }
+
+  // Items that share the group of a user's target, the target itself excepted, become -infinity.
+  void mask_groups(const Items& items, int64_t i, int64_t g, float* logits) const {
+    const int64_t first = items.first + kBlock * i, count = smaller(kBlock, c_.items - first);
+    for (int64_t lane = 0; lane < smaller(kBlock, c_.users - g * kBlock); ++lane) {
+      const int64_t target = c_.target[g * kBlock + lane];
+      for (int64_t item = 0; item < count; ++item)
+        if (c_.group[first + item] == c_.group[target] && first + item != target)
+          for (int64_t t = 0; t < c_.steps; ++t) logits[t * kSums + sum_index(item, lane)] = -kInfinity;
+    }
+  }
+
+  void statistics(Team team, const Own& own) const {
+    const int64_t running = loss_.running_vectors() * kBlock;
+    for (int64_t g = 0; g < s_.groups; ++g) loss_.begin(own.running + g * running);
+    for (int64_t block = first_block(team); block < end_block(team); ++block) {
+      const Items items = items_of(block);
+      pack_items(items, own, false);
+      for (int64_t g = 0; g < s_.groups; ++g)
+        for (int64_t i = 0; i < items.steps; ++i) {
+          multiply(items, i, g, own);
+          loss_.add(own.logits, static_cast<int>(smaller(kBlock, items.count - kBlock * i)), own.running + g * running);
+          targets(items, i, g, [&](int64_t user, int64_t lane, int64_t item) {
+            loss_.target(user, own.logits + sum_index(item, lane));
+          });
+        }
+    }
+  }
+
+  void gradient(Team team, const Own& own) const {
+    const bool rows_wanted = c_.grad_rows.values != nullptr, items_wanted = c_.grad_table.values != nullptr;
+    std::memset(own.grad_rows, 0, static_cast<size_t>(s_.row_blocks * s_.width_steps * kSums) * sizeof(float));
+    for (int64_t block = first_block(team); block < end_block(team); ++block) {
+      const Items items = items_of(block);
+      pack_items(items, own, rows_wanted);
+      for (int64_t g = 0; g < s_.groups; g += s_.chunk_groups) {
+        const int64_t end = smaller(g + s_.chunk_groups, s_.groups);
+        logits_gradient(items, g, end, own);
+        if (items_wanted) multiply_into_items(items, g, end, own);
+        if (rows_wanted) multiply_into_rows(items, g, end, own);
+      }
+      if (items_wanted) write_grad_items(items, own);
+    }
+    stream_fence();
+  }
+
+  void logits_gradient(const Items& items, int64_t first, int64_t end, const Own& own) const {
+    for (int64_t g = first; g < end; ++g)
+      for (int64_t i = 0; i < items.steps; ++i) {
+        multiply(items, i, g, own);
+        // Beyond the last item the last one is repeated: something finite, to be multiplied with zeros.
+        for (int64_t item = items.count - kBlock * i; item < kBlock; ++item)
+          for (int64_t t = 0; t < c_.steps; ++t)
+            for (int64_t lane = 0; lane < kBlock; lane += kTileRows)
+              std::memcpy(own.logits + t * kSums + sum_index(item, lane),
+                          own.logits + t * kSums + sum_index(item - 1, lane), kTileRows * sizeof(float));
+        const float* vectors = shared_.vectors + g * loss_.gradient_vectors() * kBlock;
+        loss_.gradient(vectors, own.logits);
+        targets(items, i, g, [&](int64_t, int64_t lane, int64_t item) {
+          for (int64_t t = 0; t < c_.steps; ++t) {
+            float& logit = own.logits[t * kSums + sum_index(item, lane)];
+            shared_.target_gradient[(g * c_.steps + t) * kBlock + lane] = logit - loss_.target_coefficient(vectors, lane, t);
+            logit = 0;
+          }
+        });
+        for (int64_t t = 0; t < c_.steps; ++t) {
+          const int64_t b = (g - first) * c_.steps + t;
+          pack_sums<kParts>(own.logits + t * kSums, own.item_logits + (i * s_.chunk_blocks + b) * kStrip,
+                            own.row_logits + (b * s_.item_steps + i) * kStrip);
+        }
+      }
+  }
+
+  void multiply_into_items(const Items& items, int64_t first, int64_t end, const Own& own) const {
+    for (int64_t i = 0; i < items.steps; ++i)
+      for (int64_t w = 0; w < s_.width_steps; ++w) {
+        const bfloat16* logits = own.item_logits + i * s_.chunk_blocks * kStrip;
+        const bfloat16* states = shared_.state_strips + (w * s_.row_blocks + first * c_.steps) * kStrip;
+        float* sums = own.grad_items + (i * s_.width_steps + w) * kSums;
+        const int64_t depth = (end - first) * c_.steps;
+        if (first == 0)
+          multiply_strips<kParts, false>(logits, states, depth, sums);
+        else
+          multiply_strips<kParts, true>(logits, states, depth, sums);
+      }
+  }
+
+  void multiply_into_rows(const Items& items, int64_t first, int64_t end, const Own& own) const {
+    for (int64_t b = first * c_.steps; b < end * c_.steps; ++b)
+      for (int64_t w = 0; w < s_.width_steps; ++w)
+        multiply_strips<kParts, true>(own.across_strips + w * s_.item_steps * kStrip,
+                                      own.row_logits + (b - first * c_.steps) * s_.item_steps * kStrip, items.steps,
+                                      own.grad_rows + (b * s_.width_steps + w) * kSums);
+  }
+
+  void write_grad_items(const Items& items, const Own& own) const {
+    // The share of the targets: users in the order of their targets, so each thread meets those of its items.
+    for (int64_t u = items.users[0]; u < items.users[items.steps]; ++u)
+      for (int64_t t = 0; t < c_.steps; ++t) {
+        const int64_t item = c_.target[u] - items.first, b = u / kBlock * c_.steps + t;
+        const __m512 factor = _mm512_set1_ps(shared_.target_gradient[b * kBlock + u % kBlock]);
+        for (int64_t column = 0; column < c_.width; column += kTileRows) {
+          float* sums = sums_of_item(own, item, column);
+          const __m512 state = load_values(c_.rows, u * c_.steps + t, column, c_.width);
+          _mm512_store_ps(sums, _mm512_fmadd_ps(factor, state, _mm512_load_ps(sums)));
+        }
+      }
+    const bool aligned = reinterpret_cast<uintptr_t>(c_.grad_table.values) % 64 == 0 && c_.grad_table.row_stride % 16 == 0;
+    for (int64_t item = 0; item < items.count; ++item) {
+      float* row = c_.grad_table.values + (items.first + item) * c_.grad_table.row_stride;
+      for (int64_t column = 0; column < c_.width; column += kTileRows) {
+        const __m512 sums = _mm512_load_ps(sums_of_item(own, item, column));
+        if (aligned && column + kTileRows <= c_.width)
+          _mm512_stream_ps(row + column, sums);
+        else
+          _mm512_mask_storeu_ps(row + column, lanes(c_.width - column), sums);
+      }
+    }
+  }
+
+  REAREC_INLINE float* sums_of_item(const Own& own, int64_t item, int64_t column) const {
+    return own.grad_items + (item / kBlock * s_.width_steps + column / kBlock) * kSums +
+           sum_index(item % kBlock, column % kBlock);
+  }
+
+  void write_grad_rows(int64_t b, int64_t threads) const {
+    const int64_t user = b / c_.steps * kBlock, t = b % c_.steps;
+    for (int64_t column = 0; column < c_.width; column += kTileRows)
+      for (int64_t tile = 0; tile < 2; ++tile) {
+        const int64_t offset = (b * s_.width_steps + column / kBlock) * kSums + sum_index(column % kBlock, tile * kTileRows);
+        __m512i values[kTileRows];
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          __m512 total = _mm512_load_ps(shared_.grad_rows[0] + offset + i * kTileRows);
+          for (int64_t other = 1; other < threads; ++other)
+            total = _mm512_add_ps(total, _mm512_load_ps(shared_.grad_rows[other] + offset + i * kTileRows));
+          values[i] = _mm512_castps_si512(total);
+        }
+        transpose(values);
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          const int64_t lane = column_of(tile, i), u = user + lane;
+          if (u >= c_.users) continue;
+          __m512 total = _mm512_castsi512_ps(values[i]);
+          if (c_.target[u] >= 0)
+            total = _mm512_fmadd_ps(_mm512_set1_ps(shared_.target_gradient[b * kBlock + lane]),
+                                    load_values(c_.table, c_.target[u], column, c_.width), total);
+          _mm512_mask_storeu_ps(c_.grad_rows.values + (u * c_.steps + t) * c_.grad_rows.row_stride + column,
+                                lanes(c_.width - column), total);
+        }
+      }
+  }
+
+  int64_t first_block(Team team) const { return s_.item_blocks * team.rank / team.size; }
+  int64_t end_block(Team team) const { return s_.item_blocks * (team.rank + 1) / team.size; }
+
+  const Catalogue& c_;
+  const Loss& loss_;
+  const Sizes s_;
+  Cutter cut_;
+  const Shared shared_;
+};
+
+template <class Loss>
+void sweep(const Catalogue& catalogue, const Loss& loss) {
+  if (catalogue.two_parts)
+    Sweep<2, Loss>(catalogue, loss).run();
+  else
+    Sweep<1, Loss>(catalogue, loss).run();
+}
+
+}  // namespace
+}  // namespace rearec::amx

@@ -1,0 +1,185 @@
+// Attention of one row: its queries over the prefix slots that it sees and its reasoning tokens so far.
+#pragma once
+#include <cmath>
+#include <cstdlib>
+
+#include "cpu/attention.h"
+#include "cpu/head_vector.h"
+#include "philox.h"
+
+namespace rearec {
+namespace {
+
+struct Scratch {
+  float* data;
+  explicit Scratch(int64_t floats) : data(static_cast<float*>(std::malloc(sizeof(float) * (floats + 1)))) {}
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+// Where a row's visible keys lie: the scores of one head are [end - start prefix slots, then the visible tokens].
+struct RowView {
+  int64_t row, prefix, start, end;
+  RowView(const Rows& rows, int64_t position)
+      : row(rows.order[position]), prefix(rows.row_prefix[row]), start(rows.start[row]), end(rows.end[row]) {}
+  // The same prefix for operands that are numbered otherwise.
+  RowView(const RowView& other, int64_t number)
+      : row(number), prefix(other.prefix), start(other.start), end(other.end) {}
+  int64_t slots() const { return end - start; }
+};
+
+// Calls visit(token, k or v pointer of kv head 0) for the row's first `count` tokens.
+template <class T, bool Key, class Visit>
+REAREC_INLINE void for_each_token(const TokenSegment* segments, int segment_count, int64_t row, int64_t count,
+                                  const Visit& visit) {
+  int64_t token = 0;
+  for (int s = 0; s < segment_count && token < count; ++s) {
+    const TokenSegment& segment = segments[s];
+    const T* p = static_cast<const T*>(Key ? segment.k : segment.v) + row * segment.row_stride;
+    for (int64_t i = 0; i < segment.count && token < count; ++i, ++token) visit(token, p + i * segment.token_stride);
+  }
+}
+
+template <class T>
+REAREC_INLINE const T* prefix_k(const Prefix& prefix, const RowView& view) {
+  return static_cast<const T*>(prefix.k) + view.prefix * prefix.k_stride[0];
+}
+template <class T>
+REAREC_INLINE const T* prefix_v(const Prefix& prefix, const RowView& view) {
+  return static_cast<const T*>(prefix.v) + view.prefix * prefix.v_stride[0];
+}
+
+// scores -> probabilities, in place.
+REAREC_INLINE void softmax(float* x, int64_t n) {
+  float m = -kInfinity;
+  int64_t i = 0;
+  vfloat vm = broadcast(m);
+  for (; i + kLanes <= n; i += kLanes) {
+    vm = larger(load(x + i), vm);
+  }
+  m = max(vm);
+  for (; i < n; ++i) m = x[i] > m ? x[i] : m;
+  vfloat total{};
+  float rest = 0;
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    const vfloat e = exp(load(x + i) - m);
+    store(x + i, e);
+    total += e;
+  }
+  if (i < n) {  // the tail as one partial vector
+    float tail[kLanes];
+    for (int j = 0; j < kLanes; ++j) tail[j] = i + j < n ? x[i + j] - m : -kInfinity;
+    store(tail, exp(load(tail)));
+    for (int j = 0; i + j < n; ++j) rest += (x[i + j] = tail[j]);
+  }
+  const float inverse = 1.0f / (sum(total) + rest);
+  for (i = 0; i < n; ++i) x[i] *= inverse;
+}
+
+// Sets the sign bit of the probabilities that dropout drops.
+void apply_dropout(const Dropout& dropout, float* p, int64_t n, int64_t slot, int64_t token, int64_t head,
+                   int64_t row) {
+  const uint32_t threshold = dropout_threshold(dropout.p);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t word = philox_word(dropout.seed, static_cast<uint32_t>(slot + i), static_cast<uint32_t>(token),
+                                      static_cast<uint32_t>(head), static_cast<uint32_t>(row));
+    p[i] = word < threshold ? -p[i] : p[i];
+  }
+}
+
+template <class T, int D, int HeadCount>
+REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, int64_t query, int64_t head,
+                                const T* q_heads, T* out_heads, float* const* scores) {
+  const AttentionShape& shape = a.shape;
+  const int d = static_cast<int>(shape.head_dim);
+  const int64_t group = shape.heads / shape.kv_heads;
+  const int64_t token = shape.tokens - shape.queries + query;  // this query's own token
+  const int64_t visible = token + 1;
+  const int64_t slots = view.slots();
+
+  HeadVector<D> q[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) q[h].load(q_heads + (head + h) * d, d);
+  const T* k = prefix_k<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = k + (view.start + c) * a.prefix.k_stride[1];
+    for (int h = 0; h < HeadCount; ++h)
+      scores[h][c] = q[h].dot(slot + (head + h) / group * a.prefix.k_stride[2], d) * shape.scale;
+  }
+  for_each_token<T, true>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = q[h].dot(p + (head + h) / group * d, d) * shape.scale;
+  });
+
+  for (int h = 0; h < HeadCount; ++h) {
+    softmax(scores[h], slots + visible);
+    if (a.dropout.p > 0) {
+      apply_dropout(a.dropout, scores[h], slots, view.start, token, head + h, view.row);
+      apply_dropout(a.dropout, scores[h] + slots, visible, a.prefix.slots, token, head + h, view.row);
+    }
+    if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
+      const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;
+      float* prefix = a.prefix_probs + at * a.prefix.slots;
+      std::memset(prefix, 0, sizeof(float) * view.start);
+      std::memcpy(prefix + view.start, scores[h], sizeof(float) * slots);
+      std::memset(prefix + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
+      float* tokens = a.token_probs + at * shape.tokens;
+      std::memcpy(tokens, scores[h] + slots, sizeof(float) * visible);
+      std::memset(tokens + visible, 0, sizeof(float) * (shape.tokens - visible));
+    }
+    if (a.dropout.p > 0) {
+      const float keep = static_cast<float>(1.0 / (1.0 - a.dropout.p));
+      for (int64_t c = 0; c < slots + visible; ++c)
+        scores[h][c] = std::signbit(scores[h][c]) ? 0.0f : scores[h][c] * keep;
+    }
+  }
+
+  HeadVector<D> out[HeadCount];
+  for (int h = 0; h < HeadCount; ++h) out[h].zero(d);
+  const T* v = prefix_v<T>(a.prefix, view);
+  for (int64_t c = 0; c < slots; ++c) {
+    const T* slot = v + (view.start + c) * a.prefix.v_stride[1];
+    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][c], slot + (head + h) / group * a.prefix.v_stride[2], d);
+  }
+  for_each_token<T, false>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][slots + i], p + (head + h) / group * d, d);
+  });
+  for (int h = 0; h < HeadCount; ++h) out[h].store(out_heads + (head + h) * d, d);
+}
+
+// What `attend` needs for the scores of the heads that it takes together.
+template <int D>
+constexpr int64_t score_floats(int64_t slots, int64_t tokens) {
+  return heads_per_sweep<D>() * (slots + tokens);
+}
+
+// One query of a row: q and out are [heads, head_dim], of a.q and a.out or of memory of the caller's own.
+template <class T, int D>
+REAREC_INLINE void attend(const AttentionForward& a, const RowView& view, int64_t query, const T* q, T* out,
+                          float* scratch) {
+  constexpr int kSweep = heads_per_sweep<D>();
+  float* const scores[2] = {scratch, scratch + (kSweep - 1) * (a.prefix.slots + a.shape.tokens)};
+  int64_t head = 0;
+  for (; head + kSweep <= a.shape.heads; head += kSweep) attend_heads<T, D, kSweep>(a, view, query, head, q, out, scores);
+  for (; head < a.shape.heads; ++head) attend_heads<T, D, 1>(a, view, query, head, q, out, scores);
+}
+
+template <int D>
+struct HeadWidth {
+  static constexpr int value = D;
+};
+
+// Calls run(HeadWidth<D>): 32, 64, 128 and 256 are unrolled, every other width up to kMaxHeadDim runs (as 0).
+template <class Run>
+REAREC_INLINE void with_head_width(int64_t head_dim, const Run& run) {
+  switch (head_dim) {
+    case 32: return run(HeadWidth<32>{});
+    case 64: return run(HeadWidth<64>{});
+    case 128: return run(HeadWidth<128>{});
+    case 256: return run(HeadWidth<256>{});
+    default: return run(HeadWidth<0>{});
+  }
+}
+
+}  // namespace
+}  // namespace rearec

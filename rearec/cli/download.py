@@ -1,0 +1,84 @@
+"""``rearec download``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, emit, error_console, note
+from rearec.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rearec.data.sources import Source
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(download)
+
+
+@command
+def download(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Without it: what there is.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the files.", show_default="NAME")] = None,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the terms of the source, may and do accept them.")
+    ] = False,
+    as_json: Json = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = 0,
+    debug: Debug = False,
+) -> None:
+    """Fetch the public source of a dataset of the paper.
+
+    What was cut goes on at the next call; files are checked against the SHA-256 of their first download.
+    """
+    from rearec.data.sources import SOURCES
+
+    if name is None:
+        listed = {key: {"terms": source.terms_address, "prepare": source.prepare} for key, source in SOURCES.items()}
+        emit(listed, as_json, _list)
+        return
+    if name not in SOURCES:
+        raise UserError(f"unknown source {name!r}; known are {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    note(f"terms: {source.terms}; see {source.terms_address}")
+    asked = accept_terms or sys.stdin.isatty()
+    if not asked or not (accept_terms or typer.confirm("Do you accept them, and may you use the data?", err=True)):
+        raise UserError(f"{name}: nothing is fetched without --accept-terms")
+    folder = out or Path(name)
+    checksums = _fetch_with_progress(source, folder)
+    result = {"folder": str(folder), "files": checksums, "prepare": source.prepare.replace("DIR", str(folder))}
+    emit(result, as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}", highlight=False))
+
+
+def _list(console: Console) -> None:
+    from rearec.data.sources import SOURCES
+
+    for key, source in SOURCES.items():
+        console.print(f"{key}: {', '.join(file.name for file in source.files)}", highlight=False)
+
+
+def _fetch_with_progress(source: Source, folder: Path) -> dict[str, str]:
+    from rearec.data.download import download as fetch
+
+    if not sys.stderr.isatty():
+        note(f"fetching {', '.join(file.name for file in source.files)}")
+        return fetch(source, folder)
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(
+        *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=error_console()
+    ) as bar:
+        tasks = {file.name: bar.add_task(file.name, total=None) for file in source.files}
+        return fetch(
+            source, folder, lambda file, done, total: bar.update(tasks[file], completed=done, total=total or None)
+        )

@@ -1,0 +1,105 @@
+"""Inference of the reasoning steps as one native call, where that computes what the model's modules would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
+from rearec.models.sasrec import SASRec
+from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
+
+if TYPE_CHECKING:
+    from rearec.reasoning import ReaRec
+    from rearec_kernels.layer_weights import PreparedLayers
+
+__all__ = ["FusedRollout"]
+
+_KNOWN_MODULES = frozenset(
+    {SASRec, TransformerEncoder, TransformerLayer, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding}
+)
+
+
+class FusedRollout:
+    """Runs a model's reasoning steps through `reasoning_rollout`, with the weights prepared once.
+
+    Weights that are written in place, replaced or moved are noticed. Writes through ``parameter.data`` leave no trace:
+    they count from the next ``model.train()`` on, which is what a training loop calls between two evaluations.
+
+    It stands aside wherever the modules may compute something else or another backend is to: with gradients, in
+    training mode, under autocast, in a trace, off the CPU, in other dtypes than float32, with weights made in inference
+    mode, and where a module was subclassed, replaced by another kind or given a hook.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def __reduce__(self) -> tuple[type[FusedRollout], tuple[()]]:
+        """A copy prepares the weights of its own model."""
+        return FusedRollout, ()
+
+    def forget(self) -> None:
+        """Prepares the weights anew in the next call."""
+        self._weights: PreparedLayers | None = None
+        self._modules: list[nn.Module] = []
+        # Identities of all modules and parameters that were prepared.
+        self._identities: list[int] = []
+
+    def states(self, model: ReaRec, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Tensor | None:
+        """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them."""
+        state = prefix.states
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            return None
+        if state.device.type != "cpu" or state.dtype != torch.float32:
+            return None
+        head_dim = model.config.dim // model.config.heads
+        if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
+            return None
+        if not self._modules or self._identities != _identities(self._modules):
+            self._prepare(model)
+        if self._weights is None or any(
+            module.training or module._forward_hooks or module._forward_pre_hooks for module in self._modules
+        ):
+            return None
+        return reasoning_rollout(state, self._weights, prefix.keys, prefix.values, steps=steps, rows=rows)
+
+    def _prepare(self, model: ReaRec) -> None:
+        backbone, position = model.backbone, model.reasoning_position_embedding
+        modules = [backbone, backbone.input_norm, backbone.input_dropout, *backbone.encoder.modules()]
+        if position is not None:
+            modules.append(position)
+        self._weights = None
+        self._modules = [model, *modules]
+        self._identities = _identities(self._modules)
+        if all(map(_is_known, modules)):
+            self._weights = prepare_layers(
+                [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
+                heads=model.config.heads,
+                input_norm=(backbone.input_norm.weight, backbone.input_norm.bias),
+                position_embedding=None if position is None else position.weight,
+                norm_eps=LAYER_NORM_EPS,
+            )
+
+
+def _layer_weights(layer: TransformerLayer) -> LayerWeights:
+    attention = layer.query, layer.key, layer.value, layer.output, layer.attention_norm
+    feed_forward = layer.inner, layer.outer, layer.feed_forward_norm
+    return LayerWeights(*(x for module in (*attention, *feed_forward) for x in (module.weight, module.bias)))
+
+
+def _identities(modules: list[nn.Module]) -> list[int]:
+    """Of everything that may be replaced in the modules."""
+    return [
+        id(x)
+        for module in modules
+        for x in (*module._modules.values(), *module._parameters.values(), module.__dict__.get("eps"))
+    ]
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether the module computes what the native call does, and its weights count how often they are written."""
+    if type(module) not in _KNOWN_MODULES or (isinstance(module, nn.LayerNorm) and module.eps != LAYER_NORM_EPS):
+        return False
+    return all(x is not None and not x.is_inference() for x in module._parameters.values())

@@ -1,0 +1,90 @@
+"""Retrieval on the tiles of csrc/amx: a packed copy of the item table, and the top-k by scores of bfloat16 operands or,
+proven by an error bound, by float32 scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rearec_kernels.cpu.chunks import even_chunks, slice_address
+from rearec_kernels.cpu.memory import empty
+from rearec_kernels.native import AMX
+
+_DEPTH = 32
+_ROWS = 512  # per pass over the catalogue
+_CANDIDATES = 2**21  # kept at a time, over all rows of a thread
+_SAMPLED = 1024
+
+
+def catalog_tiles(weight: Tensor, precision: str) -> list[Tensor]:
+    """What `ops.retrieval` calls tiles: [tiles] for "bf16", [tiles, bounds, center] for "fp32" (csrc/amx/item_tiles.h).
+
+    weight: [N, d], float32 or bfloat16, with dense items.
+    """
+    items, width = weight.shape
+    blocks, depth = -(-items // AMX.BLOCK), -(-width // _DEPTH)
+    packed = [torch.empty((blocks, depth * AMX.BLOCK * _DEPTH), dtype=torch.bfloat16)]
+    if precision == "fp32":
+        packed += [torch.empty((blocks, 2, AMX.BLOCK), dtype=torch.float32), _center(weight)]
+    AMX.pack_items(_tiles_argument(packed, weight), _table_argument(weight), torch.get_num_threads())
+    return packed
+
+
+def pays(k: int, catalog: int) -> bool:
+    """Whether candidates are so few that choosing them is worth it."""
+    return 16 * k <= catalog or k <= 32
+
+
+def _center(weight: Tensor) -> Tensor:
+    """A vector that the items are near to, if to any: bounds hold for every choice, and are the tighter the nearer. The
+    median of a sample, which a few wild items do not move."""
+    sample = weight[:: -(-weight.shape[0] // _SAMPLED)].float()
+    center = sample.nanmedian(0).values
+    return center if center.norm() < 1e15 else torch.zeros_like(center)
+
+
+def _tiles_argument(packed: Sequence[Tensor], weight: Tensor) -> tuple[int, ...]:
+    addresses = [x.data_ptr() for x in packed]
+    return *addresses, *[0] * (3 - len(addresses)), *weight.shape
+
+
+def _table_argument(weight: Tensor) -> tuple[int, bool, int]:
+    return weight.data_ptr(), weight.dtype == torch.bfloat16, weight.stride(0)
+
+
+def topk(
+    h: Tensor, weight: Tensor, k: int, exclusion_of: Callable[[slice], tuple[int, int, int, int]], packed: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Scores and items [R, k] as `catalog_topk` has them, of the rows where the third, bool [R], is true; the others
+    are not computed: their scores cannot be bounded, or too many items score nearly the same. The fourth counts float32
+    scores.
+
+    h: float32 [R, d], dense. exclusion_of: what bars items of a part of the rows, as the kernels want it.
+    """
+    rows, parts = h.shape[0], torch.get_num_threads()
+    parts = min(parts, packed[0].shape[0])
+    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32)
+    best_items = torch.full((rows, k), -1, dtype=torch.int64)
+    proven = torch.empty(rows, dtype=torch.bool)
+    capacity = 3 * k + 32
+    chunks = list(even_chunks(rows, min(_ROWS, max(_CANDIDATES // capacity, 1))))
+    largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
+    padded = -(-largest // AMX.BLOCK) * AMX.BLOCK
+    depth = -(-h.shape[1] // _DEPTH)
+    tiles = empty([padded * depth * _DEPTH], torch.bfloat16)
+    row_bounds, is_bounded = torch.empty((4, padded), dtype=torch.float32), torch.empty(padded, dtype=torch.bool)
+    scores, items = empty([2, parts, padded, capacity]), empty([parts, padded, capacity], torch.int64)
+    state = torch.empty((2, parts, padded), dtype=torch.int64)
+    thresholds = torch.empty((parts, padded), dtype=torch.float32)
+    row_tiles = (tiles.data_ptr(), row_bounds.data_ptr(), is_bounded.data_ptr(), padded)
+    candidates = (*(x.data_ptr() for x in (scores, items, state, thresholds)), capacity)
+    computed = 0
+    for chunk in chunks:
+        best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
+        computed += AMX.topk(
+            slice_address(h, chunk), _tiles_argument(packed, weight), _table_argument(weight), exclusion_of(chunk),
+            row_tiles, candidates, best, slice_address(proven, chunk), parts,
+        )  # fmt: skip
+    return best_scores, best_items, proven, computed

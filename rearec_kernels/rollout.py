@@ -1,0 +1,91 @@
+"""The whole latent reasoning of a batch in one call: all steps through all layers, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.cache import PrefixRows, check_prefix
+from rearec_kernels.checks import check_floating, check_int, describe
+from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.layer_weights import PreparedLayers
+
+_NAME = "reasoning_rollout"
+
+
+def reasoning_rollout(
+    hidden: Tensor,
+    layers: PreparedLayers,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    steps: int,
+    rows: PrefixRows | None = None,
+) -> Tensor:
+    """Lets every row reason for `steps` steps over its part of a cached prefix.
+
+    Step k feeds back LayerNorm(h_{k-1} + position_embedding[k - 1]) as one new token per row, which passes through all
+    layers, in each of which it attends to the row's prefix slots, the row's earlier reasoning tokens and itself; its
+    output is h_k. ReaRec (arXiv 2503.22675), section 3.2. The same as that many calls of `cached_reason_attention` per
+    layer with the layers' linear parts between them, for inference only: it has no derivative.
+
+    Args:
+        hidden: [R, d], h_0 of every row.
+        layers: from `prepare_layers`; its dtype and device are those of all tensors here.
+        keys, values: of every layer [S, C, heads, d / heads], any outer strides, the last dimension dense.
+        steps: K, 0 or more, at most the rows of the position embedding.
+        rows: which slots of which prefix each row sees; default: row r sees all of prefix r.
+
+    Returns:
+        [R, K + 1, d]: h_0 .. h_K.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        RuntimeError: gradients are enabled and something here requires them.
+    """
+    if not isinstance(layers, PreparedLayers):
+        raise TypeError(f"{_NAME}: layers must come from prepare_layers, got {type(layers).__name__}")
+    check_floating(_NAME, "hidden", hidden, "[R, d]")
+    check_int(_NAME, "steps", steps, least=0)
+    position = layers.position_embedding
+    if position is not None and steps > position.shape[0]:
+        raise ValueError(f"{_NAME}: steps is {steps}, the position embedding has {position.shape[0]} rows")
+    width = layers.dim // layers.heads
+    prefix = _check_prefixes(keys, values, layers, width)
+    if hidden.shape[1] != layers.dim:
+        raise ValueError(f"{_NAME}: hidden must have shape [R, {layers.dim}] as the layers, got {list(hidden.shape)}")
+    for name, x in (("hidden", hidden), ("keys[0]", prefix)):
+        if x.dtype != layers.dtype or x.device != layers.device:
+            raise ValueError(
+                f"{_NAME}: {name} is {x.dtype} on {x.device}, the layers are {layers.dtype} on {layers.device}"
+            )
+    index = (PrefixRows() if rows is None else rows).index(prefix.shape[0], prefix.shape[1], prefix.device)
+    if index.start.shape[0] != hidden.shape[0]:
+        raise ValueError(f"{_NAME}: hidden has {hidden.shape[0]} rows, the prefix is seen by {index.start.shape[0]}")
+    if torch.is_grad_enabled() and (hidden.requires_grad or prefix.requires_grad or layers.requires_grad()):
+        raise RuntimeError(f"{_NAME}: has no derivative; call it under torch.no_grad() or torch.inference_mode()")
+    backend = resolve_backend(_NAME, hidden.device, hidden.dtype, width)
+    return torch.ops.rearec.rollout(
+        hidden.contiguous(), layers.operands(backend), position, keys, values, *index[:4], layers.heads, layers.ffn,
+        steps, layers.norm_eps, backend,
+    )  # fmt: skip
+
+
+def _check_prefixes(keys: Sequence[Tensor], values: Sequence[Tensor], layers: PreparedLayers, width: int) -> Tensor:
+    """K of the first layer, after whose shape all others are."""
+    count = len(layers.layers)
+    if len(keys) != count or len(values) != count:
+        raise ValueError(
+            f"{_NAME}: keys and values must be one tensor per layer, {count}, got {len(keys)} and {len(values)}"
+        )
+    for k, v in zip(keys, values, strict=True):
+        check_prefix(_NAME, k, v)
+        if k.shape[2] != layers.heads or k.shape[3] != width or k.shape != keys[0].shape or k.dtype != keys[0].dtype:
+            raise ValueError(
+                f"{_NAME}: keys and values must be [S, C, {layers.heads}, {width}] of one shape and dtype, got "
+                f"{describe(keys[0])} and {describe(k)}"
+            )
+    return keys[0]

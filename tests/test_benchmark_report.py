@@ -1,0 +1,142 @@
+"""benchmarks/report.py: a made-up run in, tables and plots out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import compare
+import pytest
+from reporting import tables
+from reporting.records import load
+
+SCRIPT = Path(compare.__file__).with_name("report.py")
+
+
+def comparison(name: str, **facts: Any) -> dict[str, Any]:
+    """Ours takes 2 ms and 10 MB, naive 7 ms and 5 MB."""
+    made = compare.Comparison(
+        name,
+        times={"ours": [0.001, 0.002, 0.003], "ours, bf16": [0.001, 0.001], "naive": [0.007, 0.007]},
+        memory={"ours": 10 * 2**20, "ours, bf16": 10 * 2**20, "naive": 5 * 2**20},
+        targets={
+            ("time", "naive"): (3.0, 4.0),
+            ("time", "naive", "ours, bf16"): (3.0, 4.0),
+            ("memory", "naive"): (2.0, 4.0),
+            ("extra", "ours, bf16"): (120.0, 4.0),
+        },
+        absent={"another": "for GPUs only"},
+        facts=facts,
+    )
+    return made.record()
+
+
+@pytest.fixture
+def run() -> dict[str, Any]:
+    points = [
+        comparison(f"scan: N {n}", group="scaling", scan="loss, R 8", axis="N (items)", value=n) for n in (300, 10, 90)
+    ]
+    return {
+        "date": "2026-01-02",
+        "commit": "abc1234",
+        "machine": {"processor": "Made-up CPU", "threads": 2, "system": "Linux"},
+        "versions": {"python": "3.11", "torch": "2.13"},
+        "comparisons": [
+            comparison("a loss", group="losses"),
+            comparison("a step", group="training", rows=100, epoch_rows=200_000),
+            comparison("an answer", group="inference", rows=1),
+            *points,
+        ],
+    }
+
+
+def report(folder: Path, **runs: dict[str, Any]) -> str:
+    files = []
+    for name, record in runs.items():
+        files.append(folder / f"{name}.json")
+        files[-1].write_text(json.dumps(record))
+    out = folder / "out" / "RESULTS.md"
+    subprocess.run([sys.executable, SCRIPT, *files, "--out", out], check=True, capture_output=True)
+    return out.read_text()
+
+
+def row(text: str, begin: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {begin}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_tables_hold_the_figures(tmp_path: Path, run: dict[str, Any]) -> None:
+    text = report(tmp_path, run=run)
+    assert "## Made-up CPU, 2 threads" in text
+    assert "2026-01-02, commit abc1234" in text and "torch 2.13" in text
+    losses = text.split("### Losses")[1].split("###")[0]
+    assert row(losses, "a loss") == ["a loss", "2 ms", "**1 ms (0.50×)**", "7 ms (3.50×)"]
+    # where the other is better it is shown like where we are
+    assert row(losses.split("Peak memory")[1], "a loss") == ["a loss", "10 MB", "10 MB (1.00×)", "**5 MB (0.50×)**"]
+    assert "- another: for GPUs only" in losses
+    training = text.split("### Training step")[1].split("Rows per second")[1]
+    assert row(training, "a step") == ["a step", "50,000 (4 s)", "100,000 (2 s)", "14,286 (14 s)"]
+    assert row(text.split("### Whole inference")[1], "an answer")[1] == "2 ms / 2.98 ms (3 runs)"
+
+
+def test_missed_targets_are_shown(tmp_path: Path, run: dict[str, Any]) -> None:
+    run["comparisons"] = run["comparisons"][:1]
+    text = report(tmp_path, run=run)
+    lines = [line for line in text.splitlines() if (line.startswith("| a loss") and "/" in line) or "extra" in line]
+    assert len(lines) == 4
+    assert "| time of naive / ours | 3.00× | 4.00× | 3.50× | must met |" in lines[0]
+    assert "| time of naive / ours, bf16 | 3.00× | 4.00× | 7.00× | aim met |" in lines[1]
+    assert "| memory of naive / ours | 2.00× | 4.00× | 0.50× | **MISSED** |" in lines[2]
+    assert "| extra time of ours over ours, bf16 | at most 120 % | at most 4 % | 100 % | must met |" in lines[3]
+    assert "4 targets: 1 aim met, 2 must met, 1 MISSED." in text
+
+
+def test_the_latest_run_counts(tmp_path: Path, run: dict[str, Any]) -> None:
+    later = copy.deepcopy(run) | {"date": "2026-03-04", "commit": "def5678"}
+    later["comparisons"] = [later["comparisons"][0]]
+    later["comparisons"][0]["median_ms"]["ours"] = 4.0
+    text = report(tmp_path, b=run, a=later)
+    assert row(text.split("### Losses")[1], "a loss")[1] == "4 ms"
+    assert row(text.split("### Training step")[1], "a step")[1] == "2 ms"
+    other = copy.deepcopy(later)
+    other["machine"]["threads"] = 1
+    assert report(tmp_path, a=later, b=other).count("## Made-up CPU") == 2
+
+
+def test_scans_become_plots(tmp_path: Path, run: dict[str, Any]) -> None:
+    text = report(tmp_path, run=run)
+    link = "plots/loss-r-8-by-n-items-2-threads.png"
+    assert f"]({link})" in text
+    assert (tmp_path / "out" / link).read_bytes().startswith(b"\x89PNG")
+    # points are in no table, and in ascending order
+    assert "| scan: N 10" not in text.split("### Growth")[1]
+    machine = load([tmp_path / "run.json"]).machines[0]
+    assert [point["value"] for point in machine.scans()["loss, R 8 by N (items)"]] == [10, 90, 300]
+
+
+def test_gpu_runs_have_a_section(tmp_path: Path) -> None:
+    record = json.loads(next((SCRIPT.parent / "results").glob("*gpu*.json")).read_text())
+    text = report(tmp_path, gpu=record)
+    assert f"## GPU: {record['machine']['device']['name']}" in text
+    for stage, got in record["stages"].items():
+        assert f"### On this GPU: {stage}, {got['status']}" in text
+    missed = record["verdicts"].get("MISSED", 0)
+    assert text.count("**MISSED**") == missed
+
+
+def test_what_is_no_run_is_refused_or_named(tmp_path: Path, run: dict[str, Any]) -> None:
+    (tmp_path / "bad.json").write_text("[1")
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad.json"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("report.py: ") and "bad.json: no json" in done.stderr
+    (tmp_path / "other.json").write_text("{}")
+    assert load([tmp_path / "other.json"]).ignored == {tmp_path / "other.json": "no comparisons in it"}
+
+
+def test_ratios_keep_three_digits() -> None:
+    assert [tables.ratio(x) for x in (0.123, 9.876, 12.34, 456.7)] == ["0.12×", "9.88×", "12.3×", "457×"]
+    assert [tables.milliseconds(x) for x in (0.01234, 1.234, 1234)] == ["12.3 µs", "1.23 ms", "1.23 s"]
