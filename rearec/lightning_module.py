@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from rearec.baselines import popularity_ranks
-from rearec.data.batches import Batch, PairBatches
+from rearec.data.batches import Batch, PairBatches, Pairing
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker
@@ -25,7 +25,7 @@ __all__ = ["PRECISIONS", "TrainingModule", "TrainingOptions", "learning_rate_fac
 
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("fp32", "bf16", "bf16x3")
-PAIRINGS = ("shared", "separate")
+PAIRINGS = get_args(Pairing)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class TrainingOptions:
 
     epochs: at most so many. patience: stop after so many epochs without a better validation NDCG@20.
     batch_rows: predictions per batch. pairing: ``shared`` encodes a user's history once for all its rows, ``separate``
-        once per row (same numbers without dropout, several times slower).
+        once per row (same numbers without dropout, several times slower). A row that needs more than ``max_len`` items
+        is encoded by itself by both; ``overlapping`` lets such rows share encodings, each of them seeing between half
+        and all of its last ``max_len`` items, which is several times faster where histories are long.
     lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
     schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
         linear rise.
@@ -47,7 +49,7 @@ class TrainingOptions:
     epochs: int = 200
     patience: int = 10
     batch_rows: int = 2048
-    pairing: str = "shared"
+    pairing: Pairing = "shared"
     lr: float = 1e-3
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -89,7 +91,7 @@ class TrainingModule(LightningModule):
             "train",
             batch_rows=options.batch_rows,
             max_len=model.config.max_len,
-            pairing=options.pairing,  # type: ignore[arg-type]
+            pairing=options.pairing,
             shuffle=True,
             seed=options.seed,
         )

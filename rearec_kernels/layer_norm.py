@@ -55,9 +55,7 @@ def dropout_add_layer_norm(
         check_number(_NAME, name, p)
         if not 0.0 <= p < 1.0:
             raise ValueError(f"{_NAME}: {name} must be in [0, 1), got {p}")
-    dtype = (
-        operand_dtype(x, weight) if residual is None else torch.promote_types(operand_dtype(x, weight), residual.dtype)
-    )
+    dtype = torch.promote_types(operand_dtype(x, weight), weight.dtype if residual is None else residual.dtype)
     backend = resolve_backend(_NAME, x.device, dtype)
     drops = dropout_p > 0 or output_dropout_p > 0
     if backend == "reference" or weight.dtype != torch.float32:

@@ -1,5 +1,4 @@
-"""The seed of dropout, and the operands of attention as addresses, sizes and strides, as csrc/attention_tuples.h has
-them."""
+"""The seed of dropout; the operands of attention as addresses, sizes and strides for csrc/attention_tuples.h."""
 
 from __future__ import annotations
 

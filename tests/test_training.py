@@ -349,7 +349,7 @@ def test_learning_rate_rises_then_follows_its_schedule() -> None:
         ({"clip": float("nan")}, "clip: got nan"),
         ({"schedule": "step"}, "schedule: got 'step', expected one of constant, cosine, linear"),
         ({"precision": "fp16"}, "precision: got 'fp16', expected one of fp32, bf16, bf16x3"),
-        ({"pairing": "both"}, "pairing: got 'both', expected one of shared, separate"),
+        ({"pairing": "both"}, "pairing: got 'both', expected one of shared, overlapping, separate"),
     ],
 )
 def test_wrong_options_are_named(settings: dict[str, Any], message: str) -> None:

@@ -55,6 +55,7 @@ class Form(str, Enum):
 
 class Pairing(str, Enum):
     shared = "shared"
+    overlapping = "overlapping"
     separate = "separate"
 
 
@@ -141,7 +142,11 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.", rich_help_panel=OPTIMISER)] = 2048,
     pairing: Annotated[
         Pairing,
-        typer.Option(help="shared: a history is encoded once for all its rows.", rich_help_panel=OPTIMISER),
+        typer.Option(
+            help="shared: a history is encoded once for all its rows. overlapping: also where it is longer than "
+            "--max-len, from which such rows see half or more.",
+            rich_help_panel=OPTIMISER,
+        ),
     ] = Pairing.shared,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.", rich_help_panel=OPTIMISER)] = 1e-3,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=OPTIMISER)] = 0.0,
@@ -154,7 +159,10 @@ def train(
     ] = 0,
     precision: Annotated[
         Precision,
-        typer.Option(help="Of the losses; on a GPU bf16 means autocast.", rich_help_panel=OPTIMISER),
+        typer.Option(
+            help="Of the losses; bf16 on a GPU: autocast too. bf16x3: near float32, on CPUs with AMX.",
+            rich_help_panel=OPTIMISER,
+        ),
     ] = Precision.fp32,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
     force: Force = False,

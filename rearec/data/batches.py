@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rearec.data.dataset import SequenceDataset, SplitName
 
 __all__ = ["IGNORE_INDEX", "Batch", "PairBatches", "collate_histories"]
 
-Pairing = Literal["shared", "separate"]
+Pairing = Literal["shared", "overlapping", "separate"]
 IntArray = NDArray[np.int64]
 
 # The target of a row that has none.
@@ -81,6 +81,8 @@ class PairBatches:
     With ``pairing="shared"`` the rows of a sequence whose position is at most ``max_len`` share one window, which holds
     the items before the last of them; a row further on has a window of its own, its last ``max_len`` items. With
     ``pairing="separate"`` every row has a window of its own. Both give each row exactly its last ``max_len`` items.
+    ``pairing="overlapping"`` is "shared", but rows further on share windows too, ``max_len // 2`` positions at a time:
+    such a row sees at least the later half of what it would see, with fewer than a tenth of the slots to encode.
 
     A batch is made of whole windows with together at most ``batch_rows`` rows (a window with more rows is cut), of
     similar length, padded to the longest of them. Rows without a history cannot be encoded: they are left out and
@@ -91,7 +93,7 @@ class PairBatches:
         split: "train", "valid" or "test".
         batch_rows: most rows of a batch, at least 1.
         max_len: most items of a history, at least 1.
-        pairing: "shared" or "separate".
+        pairing: "shared", "overlapping" or "separate".
         shuffle: a new order each epoch, which depends on ``(seed, epoch)`` only; otherwise one fixed order by length.
         seed: a non-negative number.
 
@@ -118,8 +120,8 @@ class PairBatches:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
-        if pairing not in ("shared", "separate"):
-            raise ValueError(f"pairing must be 'shared' or 'separate', got {pairing!r}")
+        if pairing not in get_args(Pairing):
+            raise ValueError(f"pairing must be one of {', '.join(get_args(Pairing))}, got {pairing!r}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.dataset = dataset
@@ -144,8 +146,11 @@ class PairBatches:
     def _make_windows(self) -> None:
         """Cut the rows, which are sorted by sequence and position, into runs that share a window."""
         opens = np.ones(self.num_rows, dtype=bool)
-        if self.pairing == "shared":
-            opens[1:] = (self._sequence[1:] != self._sequence[:-1]) | (self._position[1:] > self.max_len)
+        if self.pairing != "separate":
+            # Positions up to max_len go together, and further on so many of them.
+            together = max(1, self.max_len // 2) if self.pairing == "overlapping" else 1
+            part = np.maximum(self._position - self.max_len + together - 1, 0) // together
+            opens[1:] = (self._sequence[1:] != self._sequence[:-1]) | (part[1:] != part[:-1])
             first = np.flatnonzero(opens)
             place = np.arange(self.num_rows) - first[np.cumsum(opens) - 1]
             opens |= place % self.batch_rows == 0

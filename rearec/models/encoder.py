@@ -75,14 +75,14 @@ class TransformerLayer(nn.Module):
         Windows are right padded, so a real slot never sees padding; what padding slots compute is never read.
         """
         query, key, value = self._project(inputs, self.query, self.key, self.value)
-        if _one_by_one(inputs) and self.attention_dropout_p > 0:
+        if _one_by_one(inputs) and self._attention_dropout_p > 0:
             attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs))
             return attended.unflatten(0, inputs.shape[:2]), key, value
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
-            dropout_p=self.attention_dropout_p,
+            dropout_p=self._attention_dropout_p,
             is_causal=True,
         )
         return attended.transpose(1, 2).flatten(-2), key, value
@@ -107,12 +107,11 @@ class TransformerLayer(nn.Module):
     def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
         query, key, value = self._project(token, self.query, self.key, self.value)
-        attended = cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p)
+        attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
         return self.finish(token, attended.flatten(1))
 
     @property
-    def attention_dropout_p(self) -> float:
-        """The probability in the present mode."""
+    def _attention_dropout_p(self) -> float:
         return self.attention_dropout if self.training else 0.0
 
     def _add_and_normalise(self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -132,7 +131,7 @@ class TransformerLayer(nn.Module):
         key, value = key.flatten(0, 1), value.flatten(0, 1)
         if own is not None:
             key, value = key.index_select(0, own), value.index_select(0, own)
-        return cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p).flatten(1)
+        return cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p).flatten(1)
 
     def _project(self, inputs: Tensor, *linears: nn.Linear) -> list[Tensor]:
         """Queries, keys and values, as many as there are linears, with the heads split off: [..., d] -> [..., H, D]."""
@@ -150,7 +149,9 @@ def _one_by_one(inputs: Tensor) -> bool:
 
     Torch has no fused attention with dropout for CPUs, and none for the last slots of windows alone.
     """
-    return inputs.device.type == "cpu" and resolve_backend("cached_reason_attention", inputs.device, inputs.dtype) == "cpu"
+    return (
+        inputs.device.type == "cpu" and resolve_backend("cached_reason_attention", inputs.device, inputs.dtype) == "cpu"
+    )
 
 
 def _every_slot(inputs: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -62,6 +62,4 @@ class SASRec(nn.Module):
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0
-        return dropout_add_layer_norm(
-            inputs, None, norm.weight, norm.bias, eps=norm.eps, output_dropout_p=dropout_p
-        )
+        return dropout_add_layer_norm(inputs, None, norm.weight, norm.bias, eps=norm.eps, output_dropout_p=dropout_p)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rearec.data import Batch, PairBatches, SequenceDataset, collate_histories
 
-Pairing = Literal["shared", "separate"]
-PAIRINGS: list[Pairing] = ["shared", "separate"]
+Pairing = Literal["shared", "overlapping", "separate"]
+PAIRINGS: list[Pairing] = ["shared", "overlapping", "separate"]
 
 
 def dataset_of(
@@ -59,7 +59,7 @@ def pairs_of(batches: PairBatches) -> list[tuple[int, tuple[int, ...], int, int]
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=12),
     max_len=st.integers(1, 9),
     batch_rows=st.integers(1, 20),
-    pairing=st.sampled_from(PAIRINGS),
+    pairing=st.sampled_from(["shared", "separate"]),
     shuffle=st.booleans(),
     epoch=st.integers(0, 3),
     data=st.data(),
@@ -90,6 +90,36 @@ def test_every_pair_appears_exactly_once_with_its_last_max_len_items(
     assert sorted(pairs_of(batches)) == expected
     assert batches.num_rows == len(expected)
     assert batches.empty_history_rows.tolist() == [index for index, (_, p) in enumerate(rows) if p == 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(2, 60), max_len=st.integers(1, 12), batch_rows=st.integers(1, 30), data=st.data())
+def test_overlapping_rows_see_the_later_half_of_their_last_max_len_items_or_more(
+    length: int, max_len: int, batch_rows: int, data: st.DataObject
+) -> None:
+    sequence = list(range(100, 100 + length))
+    rows = [(0, p) for p in sorted(data.draw(st.sets(st.integers(1, length - 1), min_size=1)))]
+    dataset = dataset_of([sequence], rows)
+    batches = PairBatches(dataset, "train", batch_rows=batch_rows, max_len=max_len, pairing="overlapping")
+    pairs = sorted(pairs_of(batches))
+    assert [(index, target) for index, _, target, _ in pairs] == [(i, sequence[p]) for i, (_, p) in enumerate(rows)]
+    for (_, p), (_, history, _, _) in zip(rows, pairs, strict=True):
+        assert history == tuple(sequence[p - len(history) : p])
+        least = min(p, max_len) if p <= max_len or max_len == 1 else max_len - max_len // 2 + 1
+        assert least <= len(history) <= min(p, max_len)
+
+
+def test_overlapping_windows_of_long_histories_are_few() -> None:
+    sequence = list(range(1, 250))
+    dataset = dataset_of([sequence], [(0, p) for p in range(1, 249)])
+    windows = {
+        pairing: sum(
+            batch.num_windows for batch in PairBatches(dataset, "train", batch_rows=64, max_len=50, pairing=pairing)
+        )
+        for pairing in PAIRINGS
+    }
+    # the first 50 rows, then 198 of them, 25 at a time
+    assert windows == {"shared": 1 + 198, "overlapping": 1 + 8, "separate": 248}
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
@@ -211,7 +241,7 @@ def test_a_split_without_rows_has_no_batches() -> None:
     [
         ({"batch_rows": 0}, "batch_rows must be at least 1, got 0"),
         ({"max_len": 0}, "max_len must be at least 1, got 0"),
-        ({"pairing": "both"}, "pairing must be 'shared' or 'separate', got 'both'"),
+        ({"pairing": "both"}, "pairing must be one of shared, overlapping, separate, got 'both'"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"split": "dev"}, "split must be one of train, valid, test, got 'dev'"),
     ],

@@ -113,6 +113,26 @@ def test_attention_probabilities_are_dropped_in_the_prefix() -> None:
     assert not torch.equal(model.encode(ITEMS, row_prefix, end).states, model.encode(ITEMS, row_prefix, end).states)
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4, 5, 6, 7, 8], [4, 7, 8], [8, 0, 0, 3]])
+def test_attention_with_dropout_is_that_without_where_nothing_is_dropped(rows: list[int]) -> None:
+    """Training has a path of its own: slots one by one through the native kernel, projections in one product."""
+    row_prefix, end = (x[rows] for x in all_rows(LENGTHS))
+    upstream = torch.randn(len(rows), 8, dtype=torch.float64)
+    results = []
+    for dtype, dropout in ((torch.float64, 0.0), (torch.float32, 0.0), (torch.float32, 1e-12)):
+        model = sasrec(dtype, layers=3, dropout=0.0, input_dropout=0.0).train()
+        for layer in model.encoder.layers:
+            layer.attention_dropout = dropout  # drops one in 2^32
+        prefix = model.encode(ITEMS, row_prefix, end)
+        loss = (prefix.states * upstream.to(dtype)).sum() + sum(x.square().mean() for x in prefix.keys + prefix.values)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        results.append([prefix.states.detach(), *gradients])
+    for exact, without, with_dropout in zip(*results, strict=True):
+        scale = exact.abs().max()
+        error, plain = (((x.double() - exact).abs().max() / scale).item() for x in (with_dropout, without))
+        assert error <= max(2 * plain, 2e-6)
+
+
 def test_initialisation_is_that_of_bert() -> None:
     torch.manual_seed(0)
     model = SASRec(ReaRecConfig(num_items=500, dim=64, ffn=96))
