@@ -114,10 +114,11 @@ def _is_plain_one(upstream: Tensor) -> bool:
 
 
 def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
-    first, second, *gradients = ctx.saved_tensors
+    first, second, *gradients = ctx.saved_tensors  # once: checkpointing recomputes what is asked for again
     as_they_are = first.dtype == gradients[0].dtype and second.dtype == gradients[1].dtype and _is_plain_one(upstream)
     if not as_they_are:
-        gradients = call_backward_op(torch.ops.rearec.scaled_gradients, upstream, *ctx.saved_tensors, ctx.backend)
+        op = torch.ops.rearec.scaled_gradients
+        gradients = call_backward_op(op, upstream, first, second, *gradients, ctx.backend)
     return [g if need else None for g, need in zip(gradients, ctx.needed, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -186,12 +187,29 @@ def test_activation_checkpointing(backend: str, name: str) -> None:
     inputs = leaves()
     with use_backend(backend):
         expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
-        for use_reentrant in (False, True):
+        for use_reentrant, factor in itertools.product((False, True), (1, 4)):
             x = leaves()
             loss = total(checkpoint(LOSSES[name], *x, use_reentrant=use_reentrant))
-            loss.backward()
+            (factor * loss).backward()
             for a, b in zip(x, expected, strict=True):
-                torch.testing.assert_close(a.grad, b)
+                torch.testing.assert_close(a.grad, factor * b)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@every_backend
+def test_gradients_that_a_user_writes_to_are_the_users(backend: str, name: str) -> None:
+    x = leaves()
+    with use_backend(backend):
+        loss = total(LOSSES[name](*x))
+        loss.backward(retain_graph=True)
+        expected = [a.grad.clone() for a in x]
+        for a in x:
+            a.grad.zero_()  # as optimisers and clipping do
+        for factor in (1, 4):
+            (factor * loss).backward(retain_graph=True)
+            for a, b in zip(x, expected, strict=True):
+                torch.testing.assert_close(a.grad, factor * b)
+                a.grad = None
 
 
 @pytest.mark.parametrize("name", ROW_LOSSES)
