@@ -115,11 +115,12 @@ def check_prefix(op: str, k: Tensor, v: Tensor) -> None:
     for name, x in (("k", k), ("v", v)):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"{op}: {name} must be a floating-point tensor, got {describe(x)}")
-        if x.dim() != 4:
-            raise ValueError(f"{op}: {name} must have shape [S, C, Hkv, D], got {list(x.shape)}")
-        if x.shape[3] == 0 or x.shape[2] == 0:
-            raise ValueError(f"{op}: {name} needs at least one head of width 1, got {list(x.shape)}")
-        if x.stride(3) != 1 and x.shape[3] != 1:
+        shape = x.shape
+        if len(shape) != 4:
+            raise ValueError(f"{op}: {name} must have shape [S, C, Hkv, D], got {list(shape)}")
+        if shape[3] == 0 or shape[2] == 0:
+            raise ValueError(f"{op}: {name} needs at least one head of width 1, got {list(shape)}")
+        if x.stride(3) != 1 and shape[3] != 1:
             raise ValueError(f"{op}: the last dimension of {name} must be dense, strides {x.stride()}")
     if k.shape != v.shape or k.dtype != v.dtype or k.device != v.device:
         raise ValueError(f"{op}: k and v must agree, got {describe(k)} on {k.device} and {describe(v)} on {v.device}")
