@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
 from rearec.models.sasrec import SASRec
+from rearec.weight_sample import WeightSample
 from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ _KNOWN_MODULES = frozenset(
 class FusedRollout:
     """Runs a model's reasoning steps through `reasoning_rollout`, with the weights prepared once.
 
-    Weights that are written in place, replaced or moved are noticed. Writes through ``parameter.data`` leave no trace:
-    they count from the next ``model.train()`` on, which is what a training loop calls between two evaluations.
+    Weights that are written in place, replaced, moved or trained are noticed. Other writes through ``parameter.data``
+    leave no trace: they count from the next ``model.train()`` or pass with gradients on.
 
     It stands aside wherever the modules may compute something else or another backend is to: with gradients, in
     training mode, under autocast, in a trace, off the CPU, in other dtypes than float32, with weights made in inference
@@ -48,18 +49,23 @@ class FusedRollout:
         # Where modules and parameters may be replaced by others, and what was there when they were prepared.
         self._places: list[dict[str, Any]] = []
         self._prepared: list[int] = []
+        self._sample = WeightSample()
 
     def states(self, model: ReaRec, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Tensor | None:
         """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them."""
         state = prefix.states
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        if torch.is_grad_enabled() or model.training:
+            if self._modules and not torch.compiler.is_compiling():
+                self.forget()
+            return None
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return None
         if state.device.type != "cpu" or state.dtype != torch.float32:
             return None
         head_dim = model.config.dim // model.config.heads
         if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
             return None
-        if not self._modules or self._prepared != self._identities():
+        if not self._modules or self._prepared != self._identities() or not self._sample.is_current():
             self._prepare(model)
         if self._weights is None or any(map(_acts_differently, self._modules)):
             return None
@@ -77,6 +83,7 @@ class FusedRollout:
         self._norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
         self._places = [part for module in self._modules for part in (module._modules, module._parameters)]
         self._prepared = self._identities()
+        self._sample = WeightSample(*(norm.bias for norm in self._norms if norm.bias is not None))
         if all(map(_is_known, modules)):
             self._weights = prepare_layers(
                 [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],

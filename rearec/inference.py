@@ -15,6 +15,7 @@ from rearec.errors import UserError
 from rearec.graphed_rollout import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
+from rearec.weight_sample import WeightSample
 from rearec_kernels import catalog_topk, prepare_catalog
 from rearec_kernels.retrieval import Catalog as PreparedTable
 
@@ -84,6 +85,7 @@ class Recommender:
         self.batch_rows = batch_rows
         self._rollout = GraphedRollout(model)
         self._table: PreparedTable | None = None
+        self._sample = WeightSample()
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)
         self._by_popularity = np.argsort(-popularity, kind="stable")
@@ -150,8 +152,10 @@ class Recommender:
         """What retrieval derives from the item table, anew only where that is another or was written to."""
         weight = self.model.weight.detach()
         table = self._table
-        if table is None or not weight.is_set_to(table.weight) or not table.is_current():
+        same = table is not None and weight.is_set_to(table.weight) and table.is_current()
+        if table is None or not same or not self._sample.is_current():
             table = self._table = prepare_catalog(weight)
+            self._sample = WeightSample(weight)
         return table
 
     def _best(

@@ -95,6 +95,26 @@ def step_without_train(model: ReaRec) -> None:
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
+def train_as_lightning_does(model: ReaRec) -> None:
+    """Modes are set without calling train(), and a fused optimiser does not count its writes."""
+    for module in model.modules():
+        module.training = True
+    with torch.enable_grad():
+        model(batch_of([3, 5])).states.sum().backward()
+    torch.optim.Adam(model.parameters(), lr=0.1, fused=True).step()
+    for module in model.modules():
+        module.training = False
+
+
+def step_after_an_evaluation(model: ReaRec) -> None:
+    with torch.enable_grad():
+        loss = model(batch_of([3, 5])).states.square().sum()
+    model(batch_of([3, 5]))
+    with torch.enable_grad():
+        loss.backward()
+    torch.optim.Adam(model.parameters(), lr=0.1, fused=True).step()
+
+
 def load(model: ReaRec) -> None:
     model.load_state_dict({name: value.flip(0) for name, value in model.state_dict().items()})
 
@@ -130,7 +150,9 @@ def go_to_double_and_back(model: ReaRec) -> None:
     "change",
     [
         train_a_step,
+        train_as_lightning_does,
         step_without_train,
+        step_after_an_evaluation,
         load,
         assign,
         write_behind_the_back_between_epochs,

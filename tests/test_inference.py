@@ -97,9 +97,13 @@ def test_the_item_table_is_prepared_anew_only_when_it_was_written_to(
     assert len(prepared) == 2
     fresh = Recommender(recommender.model, recommender.catalog).recommend([["item-001"]], k=3)
     assert other == fresh
+    recommender.model.weight.grad = torch.ones_like(recommender.model.weight)
+    torch.optim.Adam([recommender.model.weight], fused=True).step()  # does not count its writes
+    recommender.recommend([["item-001"]], k=3)
+    assert len(prepared) == 4
     recommender.model.bfloat16()
     recommender.recommend([["item-001"]], k=3)
-    assert len(prepared) == 4 and prepared[-1].dtype == torch.bfloat16
+    assert len(prepared) == 5 and prepared[-1].dtype == torch.bfloat16
 
 
 def test_a_model_in_memory_needs_its_catalogue(run_folder: Path) -> None:

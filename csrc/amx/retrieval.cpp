@@ -207,6 +207,7 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 l
 // sums [32][32]: 32 items by 16 * kTiles rows.
 template <int kTiles>
 REAREC_INLINE void multiply(const bfloat16* items, const bfloat16* rows, int64_t depth, float* sums) {
+  tiles_read_memory();
   _tile_zero(0);
   _tile_zero(1);
   if (kTiles > 1) {

@@ -19,8 +19,7 @@ constexpr int64_t kSums = kBlock * kBlock;  // of a product of two strips: four 
 // left out: it is below the rounding of the others' sum.
 template <int kParts, bool kAdd>
 REAREC_INLINE void multiply_strips(const bfloat16* first, const bfloat16* second, int64_t steps, float* sums) {
-  // The compiler does not know that the tile instructions read memory.
-  asm volatile("" ::: "memory");
+  tiles_read_memory();
   constexpr int64_t kRowBytes = 64, kSumsTile = kTileRows * kTileRows;
   if (kAdd) {
     _tile_loadd(0, sums, kRowBytes);

@@ -105,12 +105,17 @@ def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.mark_non_differentiable(*output[1:])
 
 
+# Not public; where it is missing, gradients are always copied.
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
 def _is_plain_one(upstream: Tensor) -> bool:
     """Whether the loss is what is differentiated, as far as that can be told without waiting for a GPU: then a copy of
-    the table's gradient, the largest tensor of a training step, is saved. Who writes to what autograd still keeps for
-    another backward pass is told so by autograd."""
-    looks = type(upstream) is Tensor and upstream.device.type == "cpu" and not torch.compiler.is_compiling()
-    return looks and not torch.is_grad_enabled() and upstream.item() == 1
+    the table's gradient, the largest tensor of a training step, is saved. Not where the graph is kept for another
+    backward pass, which would hand out the same tensors."""
+    if type(upstream) is not Tensor or upstream.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not (torch.is_grad_enabled() or _keeps_graph()) and upstream.item() == 1
 
 
 def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
