@@ -59,13 +59,13 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
     weight = weight.detach()
     operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
-    fits = _fits_tiles(op, weight, precision)
+    fits = _fits_tiles(weight, precision)
     tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
     return Catalog(weight, precision, operand, _version(weight), tiles)
 
 
-def _fits_tiles(op: str, weight: Tensor, precision: str) -> bool:
-    """Whether there are tiles for bfloat16 and calls would use them."""
+def _fits_tiles(weight: Tensor, precision: str) -> bool:
+    """Whether there are tiles for bfloat16 and the top-k would use them."""
     return (
         native.AMX is not None
         and weight.device.type == "cpu"
@@ -73,7 +73,7 @@ def _fits_tiles(op: str, weight: Tensor, precision: str) -> bool:
         and precision in ("fp32", "bf16")
         and weight.shape[1] > 0
         and weight.stride(1) == 1
-        and resolve_backend(op, weight.device, weight.dtype) == "cpu"
+        and resolve_backend("catalog_topk", weight.device, weight.dtype) == "cpu"
     )
 
 
