@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +44,10 @@ class FusedRollout:
         """Prepares the weights anew in the next call."""
         self._weights: PreparedLayers | None = None
         self._modules: list[nn.Module] = []
-        # Identities of all modules and parameters that were prepared.
-        self._identities: list[int] = []
+        self._norms: list[nn.LayerNorm] = []
+        # Where modules and parameters may be replaced by others, and what was there when they were prepared.
+        self._places: list[dict[str, Any]] = []
+        self._prepared: list[int] = []
 
     def states(self, model: ReaRec, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Tensor | None:
         """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them."""
@@ -57,11 +59,11 @@ class FusedRollout:
         head_dim = model.config.dim // model.config.heads
         if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
             return None
-        if not self._modules or self._identities != _identities(self._modules):
+        if not self._modules or self._prepared != self._identities():
             self._prepare(model)
-        if self._weights is None or any(
-            module.training or module._forward_hooks or module._forward_pre_hooks for module in self._modules
-        ):
+        if self._weights is None or any(map(_acts_differently, self._modules)):
+            return None
+        if any(norm.eps != LAYER_NORM_EPS for norm in self._norms):
             return None
         return reasoning_rollout(state, self._weights, prefix.keys, prefix.values, steps=steps, rows=rows)
 
@@ -72,7 +74,9 @@ class FusedRollout:
             modules.append(position)
         self._weights = None
         self._modules = [model, *modules]
-        self._identities = _identities(self._modules)
+        self._norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
+        self._places = [part for module in self._modules for part in (module._modules, module._parameters)]
+        self._prepared = self._identities()
         if all(map(_is_known, modules)):
             self._weights = prepare_layers(
                 [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
@@ -82,6 +86,9 @@ class FusedRollout:
                 norm_eps=LAYER_NORM_EPS,
             )
 
+    def _identities(self) -> list[int]:
+        return [id(x) for place in self._places for x in place.values()]
+
 
 def _layer_weights(layer: TransformerLayer) -> LayerWeights:
     attention = layer.query, layer.key, layer.value, layer.output, layer.attention_norm
@@ -89,17 +96,12 @@ def _layer_weights(layer: TransformerLayer) -> LayerWeights:
     return LayerWeights(*(x for module in (*attention, *feed_forward) for x in (module.weight, module.bias)))
 
 
-def _identities(modules: list[nn.Module]) -> list[int]:
-    """Of everything that may be replaced in the modules."""
-    return [
-        id(x)
-        for module in modules
-        for x in (*module._modules.values(), *module._parameters.values(), module.__dict__.get("eps"))
-    ]
+def _acts_differently(module: nn.Module) -> bool:
+    return bool(module.training or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_known(module: nn.Module) -> bool:
     """Whether the module computes what the native call does, and its weights count how often they are written."""
-    if type(module) not in _KNOWN_MODULES or (isinstance(module, nn.LayerNorm) and module.eps != LAYER_NORM_EPS):
-        return False
-    return all(x is not None and not x.is_inference() for x in module._parameters.values())
+    return type(module) in _KNOWN_MODULES and all(
+        x is not None and not x.is_inference() for x in module._parameters.values()
+    )

@@ -129,7 +129,10 @@ class Recommender:
         # Histories of similar length share a batch, so that little of it is padding.
         waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
         was_training = self.model.training
-        self.model.eval()
+        # Switching the mode of all modules takes longer than looking at it.
+        switched = any(module.training for module in self.model.modules())
+        if switched:
+            self.model.eval()
         try:
             with torch.inference_mode():
                 weight = self._prepared_table()
@@ -139,7 +142,8 @@ class Recommender:
                     for row, (items, scores) in zip(rows, best, strict=True):
                         answers[row] = Recommendation(items, scores, unknown[row], "model")
         finally:
-            self.model.train(was_training)
+            if switched:
+                self.model.train(was_training)
         return [answer for answer in answers if answer is not None]
 
     def _prepared_table(self) -> PreparedTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -49,19 +49,24 @@ def as_operand(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
     return x.to(torch.bfloat16).to(dtype) if precision == "bf16" else x.to(dtype)
 
 
+def ieee_products(device: torch.device) -> AbstractContextManager[None]:
+    """Inside the block, products of float32 matrices are float32."""
+    return float32_products(device, "ieee")
+
+
 @contextmanager
-def ieee_products(device: torch.device) -> Iterator[None]:
-    """Inside the block, products of float32 matrices are float32, whatever torch.set_float32_matmul_precision or
-    autocast say: the argument `precision` is what decides here."""
+def float32_products(device: torch.device, wanted: str) -> Iterator[None]:
+    """Inside the block, products of float32 matrices are as `wanted`, "ieee" or "tf32", whatever
+    torch.set_float32_matmul_precision or autocast say: the argument `precision` is what decides here."""
     backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     matmul = backend.matmul
     allowed = matmul.fp32_precision
     with torch.autocast(device.type, enabled=False):
-        if allowed in ("none", "ieee"):
+        if allowed == wanted or (wanted == "ieee" and allowed == "none"):
             yield
             return
         # Global state, so touched only where it would make a difference.
-        matmul.fp32_precision = "ieee"
+        matmul.fp32_precision = wanted
         try:
             yield
         finally:

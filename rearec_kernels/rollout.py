@@ -68,7 +68,7 @@ def reasoning_rollout(
     if torch.is_grad_enabled() and (hidden.requires_grad or prefix.requires_grad or layers.requires_grad()):
         raise RuntimeError(f"{_NAME}: has no derivative; call it under torch.no_grad() or torch.inference_mode()")
     backend = resolve_backend(_NAME, hidden.device, hidden.dtype, width)
-    return torch.ops.rearec.rollout(
+    return torch.ops.rearec.rollout.default(
         hidden.contiguous(), layers.operands(backend), position, keys, values, *index[:4], layers.heads, layers.ffn,
         steps, layers.norm_eps, backend,
     )  # fmt: skip
@@ -81,11 +81,15 @@ def _check_prefixes(keys: Sequence[Tensor], values: Sequence[Tensor], layers: Pr
         raise ValueError(
             f"{_NAME}: keys and values must be one tensor per layer, {count}, got {len(keys)} and {len(values)}"
         )
+    expected: tuple[object, ...] | None = None
     for k, v in zip(keys, values, strict=True):
         check_prefix(_NAME, k, v)
-        if k.shape[2] != layers.heads or k.shape[3] != width or k.shape != keys[0].shape or k.dtype != keys[0].dtype:
+        got = k.shape, k.dtype, k.device
+        if expected is None and got[0][2:] == (layers.heads, width):
+            expected = got
+        if got != expected:
             raise ValueError(
-                f"{_NAME}: keys and values must be [S, C, {layers.heads}, {width}] of one shape and dtype, got "
-                f"{describe(keys[0])} and {describe(k)}"
+                f"{_NAME}: keys and values must be [S, C, {layers.heads}, {width}] of one shape, dtype and device, "
+                f"got {describe(keys[0])} on {keys[0].device} and {describe(k)} on {k.device}"
             )
     return keys[0]

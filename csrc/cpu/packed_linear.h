@@ -72,24 +72,25 @@ REAREC_INLINE void multiply_rows(int64_t rows, const float* x, int64_t x_stride,
     multiply_rows<Ahead, Rows - 1>(rows, x, x_stride, panel, inputs, y, y_stride);
 }
 
-// x [rows, inputs] and y [rows, whole_panels(outputs)] with these row strides; what is past y's outputs becomes 0.
-void multiply(const PackedLinear& linear, const float* packed, int64_t rows, const float* x, int64_t x_stride, float* y,
-              int64_t y_stride) {
-  const float* panel = packed + linear.at;
+// The panels [begin, end) of y: x [rows, inputs] and y [rows, whole_panels(outputs)] with these row strides. What is
+// past y's outputs becomes 0.
+void multiply(const PackedLinear& linear, const float* packed, int64_t begin, int64_t end, int64_t rows, const float* x,
+              int64_t x_stride, float* y, int64_t y_stride) {
   const int64_t inputs = linear.inputs, panel_floats = kPanel * (inputs + 1);
-  const int64_t outputs = whole_panels(linear.outputs);
-  int64_t first = 0;
+  const float* panel = packed + linear.at + begin * panel_floats;
+  y += begin * kPanel;
+  int64_t count = end - begin;
   if (rows == 1) {  // one sum per vector would wait for itself
-    for (; first + 4 * kPanel <= outputs; first += 4 * kPanel, panel += 4 * panel_floats)
-      multiply_tile<1, 4, false>(x, x_stride, panel, inputs, y + first, y_stride);
+    for (; count >= 4; count -= 4, panel += 4 * panel_floats, y += 4 * kPanel)
+      multiply_tile<1, 4, false>(x, x_stride, panel, inputs, y, y_stride);
   }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   const int64_t tile = (rows + tiles - 1) / tiles;
-  for (; first < outputs; first += kPanel, panel += panel_floats) {
-    multiply_rows<true>(tile, x, x_stride, panel, inputs, y + first, y_stride);
+  for (; count > 0; --count, panel += panel_floats, y += kPanel) {
+    multiply_rows<true>(tile, x, x_stride, panel, inputs, y, y_stride);
     for (int64_t row = tile; row < rows; row += tile)
       multiply_rows<false>(rows - row < tile ? rows - row : tile, x + row * x_stride, x_stride, panel, inputs,
-                           y + row * y_stride + first, y_stride);
+                           y + row * y_stride, y_stride);
   }
 }
 

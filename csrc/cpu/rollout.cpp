@@ -1,6 +1,9 @@
 // Rows are independent of each other, so a thread takes a block of them through all steps and layers: the block's states
-// and tokens stay in its cache, and the weights are read once per block, layer and step.
+// and tokens stay in its cache, and the weights are read once per block, layer and step. With few rows the weights are
+// what takes time; then all threads work on one block, each with a share of every linear layer's outputs.
 #include "cpu/rollout.h"
+
+#include <sched.h>
 
 #include <cmath>
 
@@ -9,90 +12,10 @@
 #endif
 
 #include "cpu/attention_row.h"
-#include "cpu/packed_linear.h"
+#include "cpu/packed_layers.h"
 
 namespace rearec {
 namespace {
-
-struct PackedNorm {
-  int64_t at;  // weight, then bias, each filled up with zeros to whole panels
-};
-
-// Hands out places in the packed weights, in the order in which a step reads them.
-struct PackedPlaces {
-  int64_t width;
-  int64_t next = 0;
-
-  PackedLinear linear(int64_t inputs, int64_t outputs) {
-    const PackedLinear place{inputs, outputs, next};
-    next += place.floats();
-    return place;
-  }
-  PackedNorm norm() {
-    const PackedNorm place{next};
-    next += 2 * whole_panels(width);
-    return place;
-  }
-};
-
-struct PackedLayer {
-  PackedLinear query, key, value, output;
-  PackedNorm attention_norm;
-  PackedLinear inner, outer;
-  PackedNorm feed_forward_norm;
-
-  PackedLayer(PackedPlaces& places, int64_t ffn)
-      : query(places.linear(places.width, places.width)),
-        key(places.linear(places.width, places.width)),
-        value(places.linear(places.width, places.width)),
-        output(places.linear(places.width, places.width)),
-        attention_norm(places.norm()),
-        inner(places.linear(places.width, ffn)),
-        outer(places.linear(ffn, places.width)),
-        feed_forward_norm(places.norm()) {}
-};
-
-int64_t width_of(const LayerStack& stack) { return stack.heads * stack.head_dim; }
-
-int64_t packed_floats(const LayerStack& stack) {
-  PackedPlaces places{width_of(stack)};
-  places.norm();
-  for (int64_t l = 0; l < stack.layers; ++l) PackedLayer(places, stack.ffn);
-  return places.next;
-}
-
-void pack(const PackedNorm& norm, int64_t width, const float* weight, const float* bias, float* packed) {
-  const int64_t padded = whole_panels(width);
-  float* to = packed + norm.at;
-  for (int64_t i = 0; i < padded; ++i) {
-    to[i] = i < width ? weight[i] : 0;
-    to[padded + i] = i < width ? bias[i] : 0;
-  }
-}
-
-void pack_layers(const LayerStack& stack, const float* const* tensors, float* packed) {
-  const int64_t width = width_of(stack);
-  PackedPlaces places{width};
-  const auto next = [&](const auto& place) {
-    if constexpr (sizeof(place) == sizeof(PackedNorm))
-      pack(place, width, tensors[0], tensors[1], packed);
-    else
-      pack(place, tensors[0], tensors[1], packed);
-    tensors += 2;
-  };
-  next(places.norm());
-  for (int64_t l = 0; l < stack.layers; ++l) {
-    const PackedLayer layer(places, stack.ffn);
-    next(layer.query);
-    next(layer.key);
-    next(layer.value);
-    next(layer.output);
-    next(layer.attention_norm);
-    next(layer.inner);
-    next(layer.outer);
-    next(layer.feed_forward_norm);
-  }
-}
 
 // x = LayerNorm(x + added), row by row; `added` may be none. Both are filled up with zeros to whole panels, and stay so.
 void add_and_normalise(const float* added, int64_t added_stride, float* x, int64_t rows, int64_t width,
@@ -124,31 +47,69 @@ void add_and_normalise(const float* added, int64_t added_stride, float* x, int64
   }
 }
 
-// x = x Phi(x), the exact GELU.
-void gelu(float* x, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const vfloat v = load(x + i);
-    store(x + i, v * normal_cdf(v));
+// x = x Phi(x), the exact GELU, of the columns [begin, end).
+void gelu(float* x, int64_t rows, int64_t stride, int64_t begin, int64_t end) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = begin; i < end; i += kLanes) {
+      const vfloat v = load(x + r * stride + i);
+      store(x + r * stride + i, v * normal_cdf(v));
+    }
+}
+
+// The threads that work on one block, and which of them this one is.
+struct Team {
+  int member = 0, size = 1;
+  int* arrivals = nullptr;  // of all members together, ever
+  int rounds = 0;
+
+  int64_t begin(int64_t count) const { return count * member / size; }
+  int64_t end(int64_t count) const { return count * (member + 1) / size; }
+
+  // Until all members are here. OpenMP's barrier spins for milliseconds, which is what each of the many waits of a
+  // rollout would take where a thread that is waited for shares its core with the one that waits.
+  void wait() {
+    if (size == 1) return;
+    const int all = size * ++rounds;
+    __atomic_add_fetch(arrivals, 1, __ATOMIC_ACQ_REL);
+    for (int spins = 0; __atomic_load_n(arrivals, __ATOMIC_ACQUIRE) < all; ++spins) {
+      if (spins < 1000)
+        pause();
+      else
+        sched_yield();
+    }
   }
-}
+};
 
-constexpr int64_t kBlockRows = 48;
+constexpr int64_t kBlockRows = 48;   // at most: their states and tokens fit into a cache of 1 MB at the paper's width
+constexpr int64_t kPanelsEach = 2;  // at least, for a member of a team: fewer are not worth the waiting
 
-int64_t block_count(const Rollout& a) {
-  const int64_t blocks = (a.rows.count + kBlockRows - 1) / kBlockRows;
-  return blocks > 0 ? blocks : 1;
-}
-int64_t block_rows(const Rollout& a) { return (a.rows.count + block_count(a) - 1) / block_count(a); }
+// How the rows are dealt to the threads: in blocks, or one block to a team.
+struct Plan {
+  int64_t blocks, rows;  // rows of a block, the last one may have fewer
+  int threads;
+  bool team;
 
-// The memory of one block: rows of whole panels.
+  explicit Plan(const Rollout& a) {
+    const int64_t count = a.rows.count, members = whole_panels(width_of(a.stack)) / kPanel / kPanelsEach;
+    team = a.threads > 1 && members > 1 && count < 2 * kTileRows;
+    int64_t each = team ? count : (count + a.threads - 1) / a.threads;
+    each = each < kTileRows ? kTileRows : (each > kBlockRows ? kBlockRows : each);
+    blocks = team || count == 0 ? 1 : (count + each - 1) / each;
+    rows = (count + blocks - 1) / blocks;
+    const int64_t useful = team ? members : blocks;
+    threads = static_cast<int>(useful < a.threads ? useful : a.threads);
+  }
+};
+
+// The memory of one block: rows of whole panels. Members of a team keep a token, a position and scores of their own.
 struct BlockMemory {
-  float *token, *query, *attended, *update, *inner;
+  float *token, *position, *scores;
+  float *query, *attended, *update, *inner;
   float *keys, *values;  // [layers, rows, steps, width]
-  float* scores;
   int64_t floats;
 
-  BlockMemory(const Rollout& a, float* scratch) {
-    const int64_t rows = block_rows(a), width = whole_panels(width_of(a.stack));
+  BlockMemory(const Rollout& a, int64_t rows, float* scratch) {
+    const int64_t width = whole_panels(width_of(a.stack));
     int64_t slots = 0;
     for (int64_t l = 0; l < a.stack.layers; ++l) slots = a.prefixes[l].slots > slots ? a.prefixes[l].slots : slots;
     float* next = scratch;
@@ -158,95 +119,139 @@ struct BlockMemory {
       return taken;
     };
     token = take(rows * width);
+    position = take(width);
+    scores = take(2 * (slots + a.steps));
     query = take(rows * width);
     attended = take(rows * width);
     update = take(rows * width);
     inner = take(rows * whole_panels(a.stack.ffn));
     keys = take(a.stack.layers * rows * a.steps * width);
     values = take(a.stack.layers * rows * a.steps * width);
-    scores = take(2 * (slots + a.steps));
     floats = next - scratch;
+  }
+
+  void share(const BlockMemory& first) {
+    query = first.query;
+    attended = first.attended;
+    update = first.update;
+    inner = first.inner;
+    keys = first.keys;
+    values = first.values;
   }
 };
 
+// A member's part of the attention of a block: some of the rows, or where there are fewer rows than members, some of the
+// heads.
 template <int D>
-void run_block(const Rollout& a, int64_t first, int64_t rows, const BlockMemory& memory) {
+void attend_block(const Rollout& a, const Team& team, int64_t first, int64_t rows, const Prefix& prefix, int64_t step,
+                  TokenSegment tokens, const BlockMemory& memory) {
+  const LayerStack& stack = a.stack;
+  const int64_t padded = whole_panels(width_of(stack));
+  const bool by_row = rows >= team.size;
+  const int64_t head = by_row ? 0 : team.begin(stack.heads);
+  const int64_t heads = by_row ? stack.heads : team.end(stack.heads) - head;
+  const int64_t offset = head * stack.head_dim;
+  tokens.k = static_cast<const float*>(tokens.k) + offset;
+  tokens.v = static_cast<const float*>(tokens.v) + offset;
+  AttentionForward attention{};
+  attention.shape = {DType::float32, 1, heads, heads, stack.head_dim, step + 1,
+                     1.0f / std::sqrt(static_cast<float>(stack.head_dim))};
+  attention.prefix = prefix;
+  attention.prefix.k = static_cast<const float*>(prefix.k) + head * prefix.k_stride[2];
+  attention.prefix.v = static_cast<const float*>(prefix.v) + head * prefix.v_stride[2];
+  attention.segments = &tokens;
+  attention.segment_count = 1;
+  for (int64_t r = by_row ? team.begin(rows) : 0; r < (by_row ? team.end(rows) : rows); ++r)
+    attend<float, D>(attention, RowView(RowView(a.rows, first + r), r), 0, memory.query + r * padded + offset,
+                     memory.attended + r * padded + offset, memory.scores);
+}
+
+template <int D>
+void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const BlockMemory& memory) {
   const LayerStack& stack = a.stack;
   const int64_t width = width_of(stack), padded = whole_panels(width), inner_width = whole_panels(stack.ffn);
-  const int64_t state_stride = (a.steps + 1) * width;
+  const int64_t state_stride = (a.steps + 1) * width, row_stride = a.steps * padded;
+  const auto multiply_share = [&](const PackedLinear& linear, const float* x, int64_t x_stride, float* y,
+                                  int64_t y_stride) {
+    const int64_t panels = whole_panels(linear.outputs) / kPanel;
+    multiply(linear, a.packed, team.begin(panels), team.end(panels), rows, x, x_stride, y, y_stride);
+  };
+  const auto add_update = [&](const PackedNorm& norm) {
+    add_and_normalise(memory.update, padded, memory.token, rows, width, norm, a.packed, stack.norm_eps);
+  };
+  // Every member normalises all rows, into a token of its own: quicker than waiting for each other's rows.
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = a.rows.order[first + r];
     std::memcpy(memory.token + r * padded, a.hidden + row * width, sizeof(float) * width);
     std::memset(memory.token + r * padded + width, 0, sizeof(float) * (padded - width));
-    std::memcpy(a.states + row * state_stride, a.hidden + row * width, sizeof(float) * width);
+    if (team.member == 0) std::memcpy(a.states + row * state_stride, a.hidden + row * width, sizeof(float) * width);
   }
   for (int64_t step = 0; step < a.steps; ++step) {
     PackedPlaces places{width};
     if (a.positions) {
-      std::memcpy(memory.update, a.positions + step * width, sizeof(float) * width);
-      std::memset(memory.update + width, 0, sizeof(float) * (padded - width));
+      std::memcpy(memory.position, a.positions + step * width, sizeof(float) * width);
+      std::memset(memory.position + width, 0, sizeof(float) * (padded - width));
     }
-    add_and_normalise(a.positions ? memory.update : nullptr, 0, memory.token, rows, width, places.norm(), a.packed,
+    add_and_normalise(a.positions ? memory.position : nullptr, 0, memory.token, rows, width, places.norm(), a.packed,
                       stack.norm_eps);
     for (int64_t l = 0; l < stack.layers; ++l) {
       const PackedLayer layer(places, stack.ffn);
-      const int64_t tokens_at = l * rows * a.steps * padded;
-      const int64_t row_stride = a.steps * padded;
-      float* keys = memory.keys + tokens_at;
-      float* values = memory.values + tokens_at;
-      multiply(layer.query, a.packed, rows, memory.token, padded, memory.query, padded);
-      multiply(layer.key, a.packed, rows, memory.token, padded, keys + step * padded, row_stride);
-      multiply(layer.value, a.packed, rows, memory.token, padded, values + step * padded, row_stride);
-
-      const TokenSegment tokens{keys, values, row_stride, padded, a.steps};
-      AttentionForward attention{};
-      attention.shape = {DType::float32, 1, stack.heads, stack.heads, stack.head_dim, step + 1,
-                         1.0f / std::sqrt(static_cast<float>(stack.head_dim))};
-      attention.prefix = a.prefixes[l];
-      attention.segments = &tokens;
-      attention.segment_count = 1;
-      for (int64_t r = 0; r < rows; ++r)
-        attend<float, D>(attention, RowView(RowView(a.rows, first + r), r), 0, memory.query + r * padded,
-                     memory.attended + r * padded, memory.scores);
-
-      multiply(layer.output, a.packed, rows, memory.attended, padded, memory.update, padded);
-      add_and_normalise(memory.update, padded, memory.token, rows, width, layer.attention_norm, a.packed,
-                        stack.norm_eps);
-      multiply(layer.inner, a.packed, rows, memory.token, padded, memory.inner, inner_width);
-      gelu(memory.inner, rows * inner_width);
-      multiply(layer.outer, a.packed, rows, memory.inner, inner_width, memory.update, padded);
-      add_and_normalise(memory.update, padded, memory.token, rows, width, layer.feed_forward_norm, a.packed,
-                        stack.norm_eps);
+      float* keys = memory.keys + l * rows * row_stride;
+      float* values = memory.values + l * rows * row_stride;
+      multiply_share(layer.query, memory.token, padded, memory.query, padded);
+      multiply_share(layer.key, memory.token, padded, keys + step * padded, row_stride);
+      multiply_share(layer.value, memory.token, padded, values + step * padded, row_stride);
+      team.wait();
+      attend_block<D>(a, team, first, rows, a.prefixes[l], step, {keys, values, row_stride, padded, a.steps}, memory);
+      team.wait();
+      multiply_share(layer.output, memory.attended, padded, memory.update, padded);
+      team.wait();
+      add_update(layer.attention_norm);
+      multiply_share(layer.inner, memory.token, padded, memory.inner, inner_width);
+      gelu(memory.inner, rows, inner_width, team.begin(inner_width / kPanel) * kPanel,
+           team.end(inner_width / kPanel) * kPanel);
+      team.wait();
+      multiply_share(layer.outer, memory.inner, inner_width, memory.update, padded);
+      team.wait();
+      add_update(layer.feed_forward_norm);
     }
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = team.begin(rows); r < team.end(rows); ++r)
       std::memcpy(a.states + a.rows.order[first + r] * state_stride + (step + 1) * width, memory.token + r * padded,
                   sizeof(float) * width);
   }
 }
 
-int block_threads(const Rollout& a) {
-  const int64_t blocks = block_count(a);
-  return static_cast<int>(blocks < a.threads ? blocks : a.threads);
-}
+constexpr int64_t kArrivalsFloats = 16;  // a cache line in front of the blocks' memory, for Team::arrivals
 
-int64_t scratch_floats(const Rollout& a) { return block_threads(a) * BlockMemory(a, nullptr).floats; }
+int64_t scratch_floats(const Rollout& a) {
+  const Plan plan(a);
+  return kArrivalsFloats + plan.threads * BlockMemory(a, plan.rows, nullptr).floats;
+}
 
 template <int D>
 void run_blocks(const Rollout& a) {
-  const int64_t blocks = block_count(a), rows = block_rows(a);
-  const int threads = block_threads(a);
-#pragma omp parallel num_threads(threads) if (threads > 1)
+  const Plan plan(a);
+  int* const arrivals = reinterpret_cast<int*>(a.scratch);
+  *arrivals = 0;
+  float* const blocks = a.scratch + kArrivalsFloats;
+#pragma omp parallel num_threads(plan.threads) if (plan.threads > 1)
   {
+    int thread = 0, threads = 1;
 #if defined(_OPENMP)
-    const int thread = omp_get_thread_num();
-#else
-    const int thread = 0;
+    thread = omp_get_thread_num();
+    threads = omp_get_num_threads();  // perhaps fewer than asked for
 #endif
-    const BlockMemory memory(a, a.scratch + thread * BlockMemory(a, nullptr).floats);
+    const BlockMemory first(a, plan.rows, blocks);
+    BlockMemory memory(a, plan.rows, blocks + thread * first.floats);
+    if (plan.team) {
+      memory.share(first);
+      run_block<D>(a, Team{thread, threads, arrivals}, 0, plan.rows, memory);
+    } else {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t first = b * rows, left = a.rows.count - first;
-      if (left > 0) run_block<D>(a, first, left < rows ? left : rows, memory);
+      for (int64_t b = 0; b < plan.blocks; ++b) {
+        const int64_t begin = b * plan.rows, left = a.rows.count - begin;
+        if (left > 0) run_block<D>(a, Team{}, begin, left < plan.rows ? left : plan.rows, memory);
+      }
     }
   }
 }

@@ -134,6 +134,13 @@ REAREC_INLINE void prefetch(const T* p, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i, 0, 2);
 }
 
+// For loops that wait for another thread.
+REAREC_INLINE void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 REAREC_INLINE float sum(vfloat v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);

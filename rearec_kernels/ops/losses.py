@@ -16,7 +16,10 @@ from rearec_kernels.precision import accumulate_dtype
 
 # A scalar loss returns its gradients beside it, computed in the same pass over the logits, [0] where not asked for. Its
 # backward pass multiplies them by the upstream gradient out of place, so that it can run more than once. Per-row losses
-# return two numbers per row and step instead, and their backward pass recomputes the logits from these.
+# return statistics [R, T, 2] instead, from which their backward pass recomputes the softmax: the largest logit m before
+# it is divided by the temperature, and the sum of exp((z - m) / temperature); anything in ignored rows. They mean the
+# same in every backend: with activation checkpointing, another one may compute them again than the one that reads
+# them, because autograd does that in a thread where no `use_backend` is in force.
 
 
 def _checked_loss(name: str, check: Callable[..., None]) -> Callable[..., Any]:
@@ -102,8 +105,20 @@ def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.mark_non_differentiable(*output[1:])
 
 
+def _is_plain_one(upstream: Tensor) -> bool:
+    """Whether the loss is what is differentiated, as far as that can be told without waiting for a GPU: then a copy of
+    the table's gradient, the largest tensor of a training step, is saved. Who writes to what autograd still keeps for
+    another backward pass is told so by autograd."""
+    looks = type(upstream) is Tensor and upstream.device.type == "cpu" and not torch.compiler.is_compiling()
+    return looks and not torch.is_grad_enabled() and upstream.item() == 1
+
+
 def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
-    gradients = call_backward_op(torch.ops.rearec.scaled_gradients, upstream, *ctx.saved_tensors, ctx.backend)
+    first, second, *gradients = ctx.saved_tensors  # once: checkpointing recomputes what is asked for again
+    as_they_are = first.dtype == gradients[0].dtype and second.dtype == gradients[1].dtype and _is_plain_one(upstream)
+    if not as_they_are:
+        op = torch.ops.rearec.scaled_gradients
+        gradients = call_backward_op(op, upstream, first, second, *gradients, ctx.backend)
     return [g if need else None for g, need in zip(gradients, ctx.needed, strict=True)]
 
 

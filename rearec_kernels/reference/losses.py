@@ -19,14 +19,14 @@ def _one_hot(target: Tensor, valid: Tensor, items: int, dtype: torch.dtype) -> T
     return hit.logical_and_(valid[:, None, None]).to(dtype)
 
 
-def _statistics(z: Tensor) -> Tensor:
-    """[..., N] -> [..., 2]: the largest, and the sum of exponentials relative to it."""
+def _statistics(z: Tensor, temperature: Tensor | float) -> Tensor:
+    """[..., N] -> [..., 2]: the largest, and the sum over n of exp((z_n - the largest) / τ)."""
     largest = z.amax(-1)
-    return torch.stack([largest, (z - largest[..., None]).exp().sum(-1)], dim=-1)
+    return torch.stack([largest, (z - largest[..., None]).div_(temperature).exp_().sum(-1)], dim=-1)
 
 
-def _log_softmax(z: Tensor, statistics: Tensor) -> Tensor:
-    return z - statistics[..., :1] - statistics[..., 1:].log()
+def _log_softmax(z: Tensor, statistics: Tensor, temperature: Tensor | float) -> Tensor:
+    return (z - statistics[..., :1]).div_(temperature).sub_(statistics[..., 1:].log())
 
 
 def annealed_cross_entropy(
@@ -51,17 +51,17 @@ def annealed_cross_entropy_rows(
     hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
     precision: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """w_t (lse z_rt - z_rt[y_r]) with z_rt = h_rt Eᵀ / τ_t, and the statistics of z_rt; 0 in ignored rows."""
+    """w_t (lse z_rt - z_rt[y_r]) with z_rt = h_rt Eᵀ over τ_t, 0 in ignored rows; and the statistics of z_rt."""
     valid = target != ignore_index
     with ieee_products(hidden.device):
         h, e, _ = operands(hidden, weight, precision, valid)
-        tau, w = temperature.to(h), step_weight.to(h)
+        tau, w = temperature.to(h)[:, None], step_weight.to(h)
         column = target.masked_fill(~valid, 0)[:, None, None].expand(-1, h.shape[1], 1).long()
         losses, statistics = h.new_empty(h.shape[:2]), h.new_empty((*h.shape[:2], 2))
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            z = product(h[rows], e.T, precision) / tau[:, None]
-            statistics[rows] = _statistics(z)
-            losses[rows] = -_log_softmax(z, statistics[rows]).gather(-1, column[rows]).squeeze(-1) * w
+            z = product(h[rows], e.T, precision)
+            statistics[rows] = _statistics(z, tau)
+            losses[rows] = -_log_softmax(z, statistics[rows], tau).gather(-1, column[rows]).squeeze(-1) * w
     return losses.masked_fill_(~valid[:, None], 0.0), statistics
 
 
@@ -76,9 +76,9 @@ def annealed_cross_entropy_rows_backward(
         grad_hidden, grad_weight = _gradient_buffers(h, e, hidden_needed, weight_needed)
         tau = temperature.to(h)
         coefficient = (upstream * step_weight.to(h)).masked_fill(~valid[:, None], 0.0) / tau
+        statistics = statistics.masked_fill(~valid[:, None, None], 1.0)  # whatever they are in ignored rows
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            z = product(h[rows], e.T, precision) / tau[:, None]
-            p = _log_softmax(z, statistics[rows]).exp()
+            p = _log_softmax(product(h[rows], e.T, precision), statistics[rows], tau[:, None]).exp_()
             one_hot = _one_hot(target[rows], valid[rows], e.shape[0], dtype)
             dlogits = as_operand(coefficient[rows, :, None] * (p - one_hot), precision, dtype)
             if hidden_needed:
@@ -135,11 +135,9 @@ def ensemble_reasoning_loss(
     return cross_entropy - kl_weight * kl, cross_entropy, kl, grad_hidden, grad_weight
 
 
-def _similarities(
-    u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, temperature: float, precision: str
-) -> Tensor:
-    """u_rt . v_jt / τ as [rows, T, R], -inf for the other rows j of r's group."""
-    s = product(u[rows].transpose(0, 1), v.permute(1, 2, 0), precision).transpose(0, 1) / temperature
+def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, precision: str) -> Tensor:
+    """u_rt . v_jt as [rows, T, R], -inf for the other rows j of r's group."""
+    s = product(u[rows].transpose(0, 1), v.permute(1, 2, 0), precision).transpose(0, 1)
     if row_group is None:
         return s
     row = torch.arange(v.shape[0], device=v.device)
@@ -165,15 +163,15 @@ def reasoning_info_nce(
 def reasoning_info_nce_rows(
     noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """lse_j s_t[r, j] - s_t[r, r], and the statistics of s_t[r]."""
+    """lse_j s_t[r, j] - s_t[r, r] with s over τ, and the statistics of s_t[r]."""
     with ieee_products(noised.device):
         u, v, _ = operands(noised, clean, precision)
         losses, statistics = u.new_empty(u.shape[:2]), u.new_empty((*u.shape[:2], 2))
         row = torch.arange(u.shape[0], device=u.device)[:, None, None].expand(-1, u.shape[1], 1)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            s = _similarities(u, v, rows, row_group, temperature, precision)
-            statistics[rows] = _statistics(s)
-            losses[rows] = -_log_softmax(s, statistics[rows]).gather(-1, row[rows]).squeeze(-1)
+            s = _similarities(u, v, rows, row_group, precision)
+            statistics[rows] = _statistics(s, temperature)
+            losses[rows] = -_log_softmax(s, statistics[rows], temperature).gather(-1, row[rows]).squeeze(-1)
     return losses, statistics
 
 
@@ -187,7 +185,7 @@ def reasoning_info_nce_rows_backward(
         grad_noised, grad_clean = _gradient_buffers(u, v, noised_needed, clean_needed)
         row = torch.arange(u.shape[0], device=u.device)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            p = _log_softmax(_similarities(u, v, rows, row_group, temperature, precision), statistics[rows]).exp()
+            p = _log_softmax(_similarities(u, v, rows, row_group, precision), statistics[rows], temperature).exp_()
             one_hot = (row[rows, None, None] == row).to(dtype)
             ds = as_operand(upstream[rows, :, None] * (p - one_hot) / temperature, precision, dtype)
             if noised_needed:

@@ -50,57 +50,36 @@ def softmax_table_gradient(arch: int, dtype: torch.dtype, width: int, batches: i
 
 
 def _float32(columns: int, resident: str, streamed: str) -> tuple[Config, ...]:
-    """Products without tensor cores keep their operands in registers: they have to be shallow."""
-    sizes = {resident: 64, streamed: 32}
+    """Products without tensor cores keep their operands in registers, and the gradients' are summed beside the sum that
+    they are added to: they have to be shallow."""
     return (
-        config(8, 2, **sizes, DEPTH=16, COLUMNS=columns),
-        config(8, 2, **sizes, DEPTH=16, COLUMNS=min(columns, 64)),
+        config(8, 2, **{resident: 64, streamed: 16}, DEPTH=16, COLUMNS=columns),
+        config(8, 2, **{resident: 32, streamed: 32}, DEPTH=16, COLUMNS=columns),
+        config(8, 2, **{resident: 64, streamed: 32}, DEPTH=16, COLUMNS=min(columns, 64)),
     )
 
 
 @functools.cache
-def ensemble_statistics(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
-    rows, items = 32 if arch // 10 == 9 or dtype == torch.float32 else 16, 32 if dtype == torch.float32 else 64
-    return _ensemble(dtype, width, states, rows, (64,), ITEMS=items)
-
-
-@functools.cache
-def ensemble_rows_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
-    items = 32 if dtype == torch.float32 or arch // 10 == 9 else 64
-    columns = 128 if dtype == torch.float32 else _WIDEST
-    return _ensemble(dtype, width, states, 16, (32,), ITEMS=items, COLUMNS=block_size(width, 16, columns))
-
-
-@functools.cache
-def ensemble_table_gradient(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
-    rows, items, columns = 32, 64, _WIDEST
-    if dtype == torch.float32:
-        rows, items, columns = 16, 32, 128
-    elif arch >= 90:
-        rows, columns = 16 if arch // 10 == 9 else 32, 128
-    return _ensemble(dtype, width, states, rows, (32, 64), ITEMS=items, COLUMNS=block_size(width, 16, columns))
-
-
-def _ensemble(
-    dtype: torch.dtype, width: int, states: int, rows: int, other_rows: tuple[int, ...], **sizes: int
-) -> tuple[Config, ...]:
-    """Up to three states as given, more with fewer rows: the logits of all states are in registers."""
-    depth = block_size(width, 16, _WIDEST)
+def ensemble(arch: int, dtype: torch.dtype, width: int, states: int) -> tuple[Config, ...]:
+    """Of both passes over the logits, those of all states in registers; the rows of a tile, where that is little, in
+    shared memory."""
+    columns = block_size(width, 16, _WIDEST)
     if INTERPRETED:
         # NumPy sums over items one after the other where a GPU adds pairs: few of them lose no precision that way.
-        return (config(4, 1, **(sizes | {"ITEMS": 32}), ROWS=128, DEPTH=depth),)
+        return (config(4, 1, ROWS=128, ITEMS=32, DEPTH=columns),)
     if dtype == torch.float32:
-        depth = 16
-    elif width > _WIDEST:
-        depth = 64
-    smallest = {name: min(size, 64 if name == "COLUMNS" else 32) for name, size in sizes.items()}
-    tensor_cores = dtype != torch.float32 and states <= 3
-    others = (config(8, 2, **(sizes | {"ITEMS": 64}), ROWS=count, DEPTH=depth) for count in other_rows if tensor_cores)
-    return (
-        config(8, 2, **sizes, ROWS=rows if states <= 3 else 16, DEPTH=depth),
-        *others,
-        config(8, 1, **smallest, ROWS=16, DEPTH=min(depth, 64)),
-    )
+        return tuple(config(8, 2, ROWS=rows, ITEMS=32, DEPTH=16) for rows in (32, 64, 16))
+    items, depth = 64 if states <= 3 else 32, min(columns, 64)
+    streamed = config(8, 2, ROWS=64, ITEMS=items, DEPTH=depth), config(8, 1, ROWS=16, ITEMS=32, DEPTH=depth)
+    if width > _WIDEST or states * columns > 3 * _WIDEST:
+        return streamed
+    sizes = {"ROWS": 64 if arch >= 90 else 32, "DEPTH": columns}  # older ones hold them in registers
+    first = config(8, 2, **sizes, ITEMS=items)
+    if arch // 10 != 9:
+        return first, *streamed
+    # Two blocks of four warps fill a multiprocessor like one of eight, and do not wait for each other.
+    others = (8, 3, items), (8, 1, 128), (4, 1, 32)
+    return first, *(config(warps, stages, **sizes, ITEMS=count) for warps, stages, count in others), *streamed
 
 
 @functools.cache

@@ -1,4 +1,5 @@
-"""The ensemble reasoning loss: one pass over the logits for its statistics, one each for the gradients."""
+"""The ensemble reasoning loss: one pass over the logits for its statistics, one for their gradients, which products of
+the library take to those of rows and table."""
 
 from __future__ import annotations
 
@@ -10,14 +11,15 @@ from torch import Tensor
 
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.ensemble_kernels import (
+    ensemble_logit_gradients,
     ensemble_merge,
-    ensemble_rows_gradient,
     ensemble_statistics,
-    ensemble_table_gradient,
 )
 from rearec_kernels.triton.launch import Config, architecture, blocks, config, launch, parts
-from rearec_kernels.triton.operands import PRODUCTS, nothing, operand
+from rearec_kernels.triton.operands import PRODUCTS, add_product, nothing, operand, plain_products
 from rearec_kernels.triton.tuning import magnitude, run_best
+
+_CHUNK_BYTES, _CHUNK_UNIT, _LEAST_CHUNKS = 24 << 20, 128, 8
 
 
 def ensemble_reasoning_loss(
@@ -27,10 +29,7 @@ def ensemble_reasoning_loss(
     loss = _Ensemble(hidden, weight, target, ignore_index, temperature, kl_form, precision)
     cross_entropy, kl = (x.sum() / loss.count for x in loss.statistics())
     kl = kl / loss.pairs
-    gradients = (
-        loss.rows_gradient(kl_weight) if hidden_needed else nothing(hidden.device),
-        loss.table_gradient(kl_weight) if weight_needed else nothing(hidden.device),
-    )
+    gradients = loss.gradients(kl_weight, hidden_needed, weight_needed)
     return cross_entropy - kl_weight * kl, cross_entropy, kl, *gradients
 
 
@@ -41,14 +40,16 @@ class _Ensemble:
         self, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_form: str,
         precision: str,
     ) -> None:  # fmt: skip
-        self.rows, self.table, self.target = operand(hidden, precision), operand(weight, precision), target.contiguous()
-        self.ignore_index, self.scale = ignore_index, 1 / temperature
+        valid = target != ignore_index
+        # Ignored rows may hold anything: 0 of it must stay 0 in the gradient of the table.
+        self.rows = operand(hidden, precision).masked_fill(~valid[:, None, None], 0.0)
+        self.table, self.target = operand(weight, precision), target.contiguous()
+        self.ignore_index, self.scale, self.precision = ignore_index, 1 / temperature, precision
         self.device, self.dtype, self.arch = hidden.device, self.rows.dtype, architecture(hidden.device)
         self.row_count, self.states, self.width = hidden.shape
         self.item_count = weight.shape[0]
         paper = kl_form == "paper"
         self.pairs = 1 if paper else max(1, self.states * (self.states - 1))
-        valid = target != ignore_index
         self.count = valid.sum().clamp(min=1)
         self.share = valid / self.count
         self.shape = {"STATES": self.states, "PAPER": paper}
@@ -66,14 +67,14 @@ class _Ensemble:
         per_part = blocks(item_tiles, parts(tiles, item_tiles, self.device)) * items
         return blocks(self.item_count, per_part), per_part
 
-    def _run_best(self, candidates: Callable[..., tuple[Config, ...]], run: Callable[[Config], Any]) -> Any:
+    def _run_best(self, kernel: str, run: Callable[[Config], Any]) -> Any:
         kind = (*self.product.values(), magnitude(self.row_count), magnitude(self.item_count))
-        configs_of_kernel = candidates(self.arch, self.dtype, self.width, self.states)
-        return run_best(candidates.__name__, (self.dtype, *kind), configs_of_kernel, self.device, run)
+        candidates = configs.ensemble(self.arch, self.dtype, self.width, self.states)
+        return run_best(kernel, (self.dtype, *kind), candidates, self.device, run)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Cross-entropy and divergence of each row, the latter over all pairs."""
-        return self._run_best(configs.ensemble_statistics, self._statistics)
+        return self._run_best("ensemble_statistics", self._statistics)
 
     def _statistics(self, chosen: Config) -> tuple[Tensor, Tensor]:
         row_tiles = blocks(self.row_count, chosen["ROWS"])
@@ -96,32 +97,46 @@ class _Ensemble:
         )  # fmt: skip
         return cross_entropy, divergence
 
-    def rows_gradient(self, kl_weight: float) -> Tensor:
-        return self._run_best(configs.ensemble_rows_gradient, lambda chosen: self._rows_gradient(chosen, kl_weight))
+    def gradients(self, kl_weight: float, rows_needed: bool, table_needed: bool) -> tuple[Tensor, Tensor]:
+        """Of rows and table, once the statistics are known: by the gradient of the logits, a chunk at a time."""
+        if not (rows_needed or table_needed):
+            return nothing(self.device), nothing(self.device)
+        return self._run_best(
+            "ensemble_logit_gradients",
+            lambda chosen: self._gradients(chosen, kl_weight, rows_needed, table_needed),
+        )
 
-    def _rows_gradient(self, chosen: Config, kl_weight: float) -> Tensor:
-        row_tiles, column_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(self.width, chosen["COLUMNS"])
-        count, per_part = self._parts(row_tiles * column_tiles, chosen["ITEMS"])
-        gradient = self._empty(count, *self.rows.shape)
-        launch(
-            ensemble_rows_gradient, (row_tiles * count, column_tiles), chosen,
-            self.rows, self.table, self.target, self.largest, self.total, self.spread, self.share, gradient,
-            self.row_count, self.item_count, per_part, self.ignore_index, self.scale, -kl_weight / self.pairs,
-            **self.product,
-        )  # fmt: skip
-        return gradient[0] if count == 1 else gradient.sum(0)
+    def _gradients(
+        self, chosen: Config, kl_weight: float, rows_needed: bool, table_needed: bool
+    ) -> tuple[Tensor, Tensor]:
+        rows = self.rows.flatten(0, 1)
+        chunk = _chunk_items(rows, self.item_count)
+        logit_gradients = torch.empty((rows.shape[0], chunk), dtype=self.dtype, device=self.device)
+        grad_rows = self._empty(*rows.shape) if rows_needed else nothing(self.device)
+        grad_table = self._empty(*self.table.shape) if table_needed else nothing(self.device)
+        row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(chunk, chosen["ITEMS"])
+        per_part = blocks(item_tiles, parts(row_tiles, item_tiles, self.device)) * chosen["ITEMS"]
+        with plain_products(self.device, self.precision):
+            for first in range(0, self.item_count, chunk):
+                count = min(chunk, self.item_count - first)
+                launch(
+                    ensemble_logit_gradients, (row_tiles, blocks(count, per_part)), chosen,
+                    self.rows, self.table, self.target, self.largest, self.total, self.spread, self.share,
+                    logit_gradients, self.row_count, first, chunk, self.item_count, per_part, self.ignore_index,
+                    self.scale, -kl_weight / self.pairs, **self.product,
+                )  # fmt: skip
+                known, items = logit_gradients[:, :count], slice(first, first + count)
+                if rows_needed:
+                    add_product(grad_rows, known, self.table[items], is_first=first == 0)
+                if table_needed:
+                    add_product(grad_table[items], known.t(), rows, is_first=True)
+        return grad_rows.view(self.rows.shape) if rows_needed else grad_rows, grad_table
 
-    def table_gradient(self, kl_weight: float) -> Tensor:
-        gradient = self._empty(self.item_count, self.width)
 
-        def run(chosen: Config) -> None:
-            launch(
-                ensemble_table_gradient,
-                (blocks(self.item_count, chosen["ITEMS"]), blocks(self.width, chosen["COLUMNS"])), chosen,
-                self.rows, self.table, self.target, self.largest, self.total, self.spread, self.share, gradient,
-                self.row_count, self.item_count, self.ignore_index, self.scale, -kl_weight / self.pairs,
-                **self.product,
-            )  # fmt: skip
-
-        self._run_best(configs.ensemble_table_gradient, run)
-        return gradient
+def _chunk_items(rows: Tensor, items: int) -> int:
+    """Of how many items the gradients of all rows' logits are in memory at a time: few megabytes, which stay in a GPU's
+    L2 cache between the kernel that writes them and the products that read them, and a small part of all of them."""
+    most = min(_CHUNK_BYTES // (rows.element_size() * max(1, rows.shape[0])), items // _LEAST_CHUNKS)
+    most = max(most // _CHUNK_UNIT, 1) * _CHUNK_UNIT
+    chunks = blocks(items, most)
+    return blocks(blocks(items, chunks), _CHUNK_UNIT) * _CHUNK_UNIT

@@ -1,8 +1,9 @@
 """Kernels of the ensemble reasoning loss: cross-entropy of the mean state, and divergence between the states.
 
-A block holds one tile of rows in all their STATES, and for each tile of items one tile of logits [items, rows] per
-state at a time: the mean's logits and the differences between states come from these very accumulators. Logits are in
-the units of the product, not yet over the temperature, until they become exponents.
+A block holds one tile of rows in all their STATES, and for each tile of items one tile of logits [rows, items] per
+state at a time: the mean's logits and the differences between states come from these very accumulators. Rows come
+first, so that tensor cores have full tiles of them and sums over items stay within a few threads. Logits are in the
+units of the product, not yet over the temperature, until they become exponents.
 
 With u_t the sum over the other states s (the later ones in the PAPER's form) of z_t - z_s, the divergence of a row is
 the sum over t of E_t[u_t], and its gradient in z_t is p_t (u_t - E_t[u_t]), in the paper's form plus the sum over the
@@ -14,35 +15,39 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, held_product, load_tile, power, product, store_tile
+from rearec_kernels.triton.tiles import NOWHERE, held_product, load_tile, power, product
 
 
 @triton.jit
-def _load_states(rows_ptr, first_row, kept, columns, WIDTH: tl.constexpr, STATES: tl.constexpr):
-    """A tile [rows, columns] of each state, of rows [.., STATES, WIDTH]."""
+def _load_states(rows_ptr, first_row, kept, WIDTH: tl.constexpr, STATES: tl.constexpr, DEPTH: tl.constexpr):
+    """A tile [rows, DEPTH] of each state, of rows [.., STATES, WIDTH], if that is all of their columns."""
     states = ()
-    for t in tl.static_range(STATES):
-        states = states + (load_tile(rows_ptr + t * WIDTH, STATES * WIDTH, first_row, kept, columns, WIDTH),)
+    if DEPTH >= WIDTH:
+        for t in tl.static_range(STATES):
+            tile = load_tile(rows_ptr + t * WIDTH, STATES * WIDTH, first_row, kept, tl.arange(0, DEPTH), WIDTH)
+            states = states + (tile,)
     return states
 
 
 @triton.jit
 def _state_logits(
-    states, table, rows_ptr, table_ptr, first_row, row_kept, first_item, item_kept,
+    states, rows_ptr, table_ptr, first_row, row_kept, first_item, item_kept,
     WIDTH: tl.constexpr, STATES: tl.constexpr, PRECISION: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """[items, rows] of each state: from what is there of rows and table if that is all of them, else loaded."""
+    """[rows, items] of each state: from the states at hand, or from parts of them as they are loaded."""
     logits = ()
-    for t in tl.static_range(STATES):
-        if DEPTH >= WIDTH:
-            nothing = tl.zeros((item_kept.shape[0], row_kept.shape[0]), tl.float32)
-            z = product(table, tl.trans(states[t]), nothing, PRECISION)
-        else:
+    if DEPTH >= WIDTH:
+        table = tl.trans(load_tile(table_ptr, WIDTH, first_item, item_kept, tl.arange(0, DEPTH), WIDTH))
+        for t in tl.static_range(STATES):
+            nothing = tl.zeros((row_kept.shape[0], item_kept.shape[0]), tl.float32)
+            logits = logits + (product(states[t], table, nothing, PRECISION),)
+    else:
+        for t in tl.static_range(STATES):
             z, _ = held_product(
-                0, table_ptr, WIDTH, first_item, item_kept, rows_ptr + t * WIDTH, STATES * WIDTH, first_row, row_kept,
+                0, rows_ptr + t * WIDTH, STATES * WIDTH, first_row, row_kept, table_ptr, WIDTH, first_item, item_kept,
                 WIDTH, DEPTH, PRECISION,
             )  # fmt: skip
-        logits = logits + (z,)
+            logits = logits + (z,)
     return logits
 
 
@@ -52,63 +57,35 @@ def _mean_logit(z, STATES: tl.constexpr):
     total = tl.zeros_like(z[0])
     for t in tl.static_range(1, STATES):
         total += z[t] - z[0]
-    return z[0] + total / STATES
+    return z[0] + total * (1 / STATES)
 
 
 @triton.jit
-def _differences(z, STATES: tl.constexpr, PAPER: tl.constexpr):
-    """u_t of every state, from differences of logits: exactly 0 where the states agree."""
+def _others(z, STATES: tl.constexpr, PAPER: tl.constexpr):
+    """What the last state's difference is reckoned with: the sum of the other states relative to the first."""
     others = tl.zeros_like(z[0])
     if not PAPER:
         for t in tl.static_range(1, STATES):
             others += z[t] - z[0]
-    differences = ()
-    for t in tl.static_range(STATES - 1, -1, -1):
-        relative = z[t] - z[0]
-        if PAPER:
-            u = (STATES - 1 - t) * relative - others
-            others += relative
-        else:
-            u = STATES * relative - others
-        differences = (u,) + differences
-    return differences
+    return others
 
 
 @triton.jit
-def _logit_gradients(
-    z, largest, inverse_total, spread, scale, hit, cross_entropy_share, divergence_share,
-    STATES: tl.constexpr, PAPER: tl.constexpr,
-):  # fmt: skip
-    """The gradient of every state's logits; statistics of the mean state are the last of theirs."""
-    mean = power(_mean_logit(z, STATES), largest[STATES][None, :], scale) * inverse_total[STATES][None, :]
-    common = cross_entropy_share[None, :] / STATES * tl.where(hit, mean - 1.0, mean)
-    u = _differences(z, STATES, PAPER)
-    earlier = tl.zeros_like(z[0])
-    gradients = ()
-    for t in tl.static_range(STATES):
-        p = power(z[t], largest[t][None, :], scale) * inverse_total[t][None, :]
-        if PAPER:
-            of_divergence = p * ((u[t] - spread[t][None, :]) * scale + t) - earlier
-            earlier += p
-        else:
-            of_divergence = p * (u[t] - spread[t][None, :]) * scale
-        gradients = gradients + (common + divergence_share[None, :] * of_divergence,)
-    return gradients
+def _difference(z, t: tl.constexpr, others, STATES: tl.constexpr, PAPER: tl.constexpr):
+    """u_t, and `others` for the state before it. From differences of logits: exactly 0 where the states agree."""
+    relative = z[t] - z[0]
+    if PAPER:
+        return (STATES - 1 - t) * relative - others, others + relative
+    else:
+        return STATES * relative - others, others
 
 
 @triton.jit
-def _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES: tl.constexpr):
-    """Largest, 1 / total and spread of the states, of the first two also those of the mean; harmless ones outside."""
-    largest = ()
-    inverse_total = ()
-    spread = ()
-    for t in tl.static_range(STATES + 1):
-        place = row * (STATES + 1) + t
-        largest = largest + (tl.load(largest_ptr + place, mask=inside, other=0.0),)
-        inverse_total = inverse_total + (tl.div_rn(1.0, tl.load(total_ptr + place, mask=inside, other=1.0)),)
-        if t < STATES:
-            spread = spread + (tl.load(spread_ptr + row * STATES + t, mask=inside, other=0.0),)
-    return largest, inverse_total, spread
+def _exponentials(z, item_kept, largest, scale):
+    """Relative to the largest logit so far, which comes second; third, by what those relative to `largest` shrink."""
+    z = tl.where(item_kept[None, :], z, NOWHERE)
+    now_largest = tl.maximum(largest, tl.max(z, 1))
+    return power(z, now_largest[:, None], scale), now_largest, power(largest, now_largest, scale)
 
 
 @triton.jit
@@ -129,10 +106,8 @@ def ensemble_statistics(
     inside = row < row_count
     target = tl.load(target_ptr + row, mask=inside, other=ignore_index)
     kept = inside & (target != ignore_index)
-    depth = tl.arange(0, DEPTH)
-    states = ()
-    if DEPTH >= WIDTH:
-        states = _load_states(rows_ptr, first_row, kept, depth, WIDTH, STATES)
+    target = target.to(tl.int32)
+    states = _load_states(rows_ptr, first_row, kept, WIDTH, STATES, DEPTH)
 
     largest = ()
     total = ()
@@ -145,31 +120,26 @@ def ensemble_statistics(
     target_logit = tl.zeros((ROWS,), tl.float32)
     first_item = part * items_per_part
     end_item = tl.minimum(first_item + items_per_part, item_count)
-    for item_tile in tl.range(first_item, end_item, ITEMS):
+    for item_tile in tl.range(first_item, end_item, ITEMS, disable_licm=True):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
-        table = load_tile(table_ptr, WIDTH, item_tile, item_kept, depth, WIDTH)
         z = _state_logits(
-            states, table, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
+            states, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
-        u = _differences(z, STATES, PAPER)
         mean = _mean_logit(z, STATES)
-        target_logit += tl.sum(tl.where(item[:, None] == target.to(tl.int32)[None, :], mean, 0.0), 0)
-        next_largest = ()
-        next_total = ()
+        target_logit += tl.sum(tl.where(item[None, :] == target[:, None], mean, 0.0), 1)
+        p, mean_largest, shrink = _exponentials(mean, item_kept, largest[STATES], scale)
+        mean_total = total[STATES] * shrink + tl.sum(p, 1)
+        others = _others(z, STATES, PAPER)
+        next_largest = (mean_largest,)
+        next_total = (mean_total,)
         next_spread = ()
-        for t in tl.static_range(STATES + 1):
-            if t < STATES:
-                logit = tl.where(item_kept[:, None], z[t], NOWHERE)
-            else:
-                logit = tl.where(item_kept[:, None], mean, NOWHERE)
-            now_largest = tl.maximum(largest[t], tl.max(logit, 0))
-            shrink = power(largest[t], now_largest, scale)
-            p = power(logit, now_largest[None, :], scale)
-            next_largest = next_largest + (now_largest,)
-            next_total = next_total + (total[t] * shrink + tl.sum(p, 0),)
-            if t < STATES:
-                next_spread = next_spread + (spread[t] * shrink + tl.sum(p * u[t], 0),)
+        for t in tl.static_range(STATES - 1, -1, -1):
+            p, now_largest, shrink = _exponentials(z[t], item_kept, largest[t], scale)
+            u, others = _difference(z, t, others, STATES, PAPER)
+            next_largest = (now_largest,) + next_largest
+            next_total = (total[t] * shrink + tl.sum(p, 1),) + next_total
+            next_spread = (spread[t] * shrink + tl.sum(p * u, 1),) + next_spread
         largest = next_largest
         total = next_total
         spread = next_spread
@@ -241,104 +211,73 @@ def ensemble_merge(
 
 
 @triton.jit
-def ensemble_rows_gradient(
-    rows_ptr, table_ptr, target_ptr, largest_ptr, total_ptr, spread_ptr, share_ptr, gradient_ptr,
-    row_count, item_count, items_per_part, ignore_index, scale, divergence_factor,
-    WIDTH: tl.constexpr, STATES: tl.constexpr, PAPER: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """What one part of the items gives to the gradient of one tile of rows. share [rows]: of a row in the mean.
+def _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES: tl.constexpr):
+    """Largest, 1 / total and spread of the states, of the first two also those of the mean; harmless ones outside."""
+    largest = ()
+    inverse_total = ()
+    spread = ()
+    for t in tl.static_range(STATES + 1):
+        place = row * (STATES + 1) + t
+        largest = largest + (tl.load(largest_ptr + place, mask=inside, other=0.0),)
+        inverse_total = inverse_total + (tl.div_rn(1.0, tl.load(total_ptr + place, mask=inside, other=1.0)),)
+        if t < STATES:
+            spread = spread + (tl.load(spread_ptr + row * STATES + t, mask=inside, other=0.0),)
+    return largest, inverse_total, spread
 
-    Grid: row tiles x parts, tiles of columns. Output [parts, rows, STATES, WIDTH].
+
+@triton.jit
+def ensemble_logit_gradients(
+    rows_ptr, table_ptr, target_ptr, largest_ptr, total_ptr, spread_ptr, share_ptr, gradient_ptr,
+    row_count, first_item, chunk_items, item_count, items_per_part, ignore_index, scale, divergence_factor,
+    WIDTH: tl.constexpr, STATES: tl.constexpr, PAPER: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the logits of `chunk_items` items from `first_item` on. share [rows]: of a row in the mean.
+
+    Grid: row tiles, parts of the chunk. Output [rows, STATES, chunk_items].
     """
-    row_tiles = tl.cdiv(row_count, ROWS)
-    first_row = tl.program_id(0) % row_tiles * ROWS
-    part = tl.program_id(0) // row_tiles
-    out_columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    first_row = tl.program_id(0) * ROWS
+    part = tl.program_id(1)
     row = first_row + tl.arange(0, ROWS)
     inside = row < row_count
     target = tl.load(target_ptr + row, mask=inside, other=ignore_index)
     kept = inside & (target != ignore_index)
-    share = tl.load(share_ptr + row, mask=kept, other=0.0) * scale
+    target = target.to(tl.int32)
     largest, inverse_total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
-    depth = tl.arange(0, DEPTH)
-    states = ()
-    if DEPTH >= WIDTH:
-        states = _load_states(rows_ptr, first_row, kept, depth, WIDTH, STATES)
+    share = tl.load(share_ptr + row, mask=kept, other=0.0) * scale
+    states = _load_states(rows_ptr, first_row, kept, WIDTH, STATES, DEPTH)
+    cross_entropy_share = share * (1 / STATES)
+    divergence_share = share * divergence_factor
+    gradient_ptr += first_row.to(tl.int64) * STATES * chunk_items - first_item
 
-    gradients = ()
-    for t in tl.static_range(STATES):
-        gradients = gradients + (tl.zeros((COLUMNS, ROWS), tl.float32),)
-    first_item = part * items_per_part
-    end_item = tl.minimum(first_item + items_per_part, item_count)
-    for item_tile in tl.range(first_item, end_item, ITEMS):
+    first_of_part = first_item + part * items_per_part
+    end_item = tl.minimum(tl.minimum(first_of_part + items_per_part, first_item + chunk_items), item_count)
+    for item_tile in tl.range(first_of_part, end_item, ITEMS, disable_licm=True):
         item = item_tile + tl.arange(0, ITEMS)
         item_kept = item < end_item
-        table = load_tile(table_ptr, WIDTH, item_tile, item_kept, depth, WIDTH)
         z = _state_logits(
-            states, table, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
+            states, rows_ptr, table_ptr, first_row, kept, item_tile, item_kept, WIDTH, STATES, PRECISION, DEPTH
         )
-        hit = item[:, None] == target.to(tl.int32)[None, :]
-        dz = _logit_gradients(
-            z, largest, inverse_total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
-        )
-        if DEPTH >= WIDTH and COLUMNS == DEPTH:
-            values = table
-        else:
-            values = load_tile(table_ptr, WIDTH, item_tile, item_kept, out_columns, WIDTH)
-        next_gradients = ()
+        mean = power(_mean_logit(z, STATES), largest[STATES][:, None], scale) * inverse_total[STATES][:, None]
+        hit = item[None, :] == target[:, None]
+        common = cross_entropy_share[:, None] * tl.where(hit, mean - 1.0, mean)
+        others = _others(z, STATES, PAPER)
+        u = ()
+        for t in tl.static_range(STATES - 1, -1, -1):
+            difference, others = _difference(z, t, others, STATES, PAPER)
+            u = (difference,) + u
+        earlier = tl.zeros_like(z[0])
         for t in tl.static_range(STATES):
-            # The item tile's transpose times [items, rows]: tiles of few rows are no obstacle to wide products.
-            counted = tl.where(kept[None, :] & item_kept[:, None], dz[t], 0.0).to(values.dtype)
-            next_gradients = next_gradients + (product(tl.trans(values), counted, gradients[t], PRECISION),)
-        gradients = next_gradients
-
-    out = gradient_ptr + part.to(tl.int64) * row_count * STATES * WIDTH
-    for t in tl.static_range(STATES):
-        store_tile(out + t * WIDTH, STATES * WIDTH, first_row, inside, out_columns, tl.trans(gradients[t]), WIDTH)
-
-
-@triton.jit
-def ensemble_table_gradient(
-    rows_ptr, table_ptr, target_ptr, largest_ptr, total_ptr, spread_ptr, share_ptr, gradient_ptr,
-    row_count, item_count, ignore_index, scale, divergence_factor,
-    WIDTH: tl.constexpr, STATES: tl.constexpr, PAPER: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """The gradient of one tile of items from all rows and states.
-
-    Grid: item tiles, tiles of columns. Output [items, WIDTH].
-    """
-    first_item = tl.program_id(0) * ITEMS
-    out_columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    item = first_item + tl.arange(0, ITEMS)
-    item_kept = item < item_count
-    depth = tl.arange(0, DEPTH)
-    table = load_tile(table_ptr, WIDTH, first_item, item_kept, depth, WIDTH)
-
-    gradient = tl.zeros((ITEMS, COLUMNS), tl.float32)
-    for row_tile in tl.range(0, row_count, ROWS):
-        row = row_tile + tl.arange(0, ROWS)
-        inside = row < row_count
-        target = tl.load(target_ptr + row, mask=inside, other=ignore_index)
-        kept = inside & (target != ignore_index)
-        share = tl.load(share_ptr + row, mask=kept, other=0.0) * scale
-        largest, inverse_total, spread = _load_statistics(largest_ptr, total_ptr, spread_ptr, row, inside, STATES)
-        states = ()
-        if DEPTH >= WIDTH:
-            states = _load_states(rows_ptr, row_tile, kept, depth, WIDTH, STATES)
-        z = _state_logits(
-            states, table, rows_ptr, table_ptr, row_tile, kept, first_item, item_kept, WIDTH, STATES, PRECISION, DEPTH
-        )
-        hit = item[:, None] == target.to(tl.int32)[None, :]
-        dz = _logit_gradients(
-            z, largest, inverse_total, spread, scale, hit, share, share * divergence_factor, STATES, PAPER
-        )
-        for t in tl.static_range(STATES):
-            if DEPTH >= WIDTH and COLUMNS == DEPTH:
-                values = states[t]
+            # Ignored rows have a share of 0 in finite numbers: their states are loaded as 0.
+            if PAPER:
+                p = power(z[t], largest[t][:, None], scale) * inverse_total[t][:, None]
+                of_divergence = p * ((u[t] - spread[t][:, None]) * scale + t) - earlier
+                earlier += p
+                gradient = common + divergence_share[:, None] * of_divergence
             else:
-                values = load_tile(rows_ptr + t * WIDTH, STATES * WIDTH, row_tile, kept, out_columns, WIDTH)
-            counted = tl.where(kept[None, :], dz[t], 0.0).to(values.dtype)
-            gradient = product(counted, values, gradient, PRECISION)
-    store_tile(gradient_ptr, WIDTH, first_item, item_kept, out_columns, gradient, WIDTH)
+                factor = inverse_total[t] * (divergence_share * scale)
+                p = power(z[t], largest[t][:, None], scale)
+                gradient = common + p * factor[:, None] * (u[t] - spread[t][:, None])
+            out = gradient_ptr + (tl.arange(0, ROWS) * STATES + t)[:, None] * chunk_items + item[None, :]
+            written = inside[:, None] & item_kept[None, :]
+            tl.store(out, gradient.to(gradient_ptr.dtype.element_ty), mask=written)

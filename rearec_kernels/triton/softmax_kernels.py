@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, held_product, hold, load_tile, power, product, store_tile
+from rearec_kernels.triton.tiles import NOWHERE, accumulate, held_product, hold, load_tile, power, store_tile
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def softmax_statistics(
             else:
                 values = load_tile(table_ptr, table_stride, item_tile, item_kept, out_columns, WIDTH)
             others = tl.where(own, 0.0, p)
-            mean = product(others.to(values.dtype), values, mean * shrink[:, None], PRECISION)
+            mean = accumulate(mean * shrink[:, None], others.to(values.dtype), values, PRECISION)
 
     out = (part * tl.num_programs(1) + batch).to(tl.int64) * row_count
     if tl.program_id(2) == 0:
@@ -207,7 +207,7 @@ def softmax_table_gradient(
             values = states
         else:
             values = load_tile(rows_ptr, row_stride, row_tile, kept, out_columns, WIDTH)
-        gradient = product(dz.to(values.dtype), values, gradient, PRECISION)
+        gradient = accumulate(gradient, dz.to(values.dtype), values, PRECISION)
     store_tile(
         gradient_ptr + batch * gradient_batch_stride, gradient_stride, first_item, item_kept, out_columns, gradient,
         WIDTH,

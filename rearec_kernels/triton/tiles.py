@@ -37,6 +37,20 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def accumulate(total, a, b, PRECISION: tl.constexpr):
+    """total + a b, where total is the sum of many such products.
+
+    Of float32 operands each product is summed apart: adding all of their terms to one sum, one after the other, would
+    lose the digits that a library's matrix product of this length keeps.
+    """
+    if a.dtype == tl.float32 and PRECISION == "ieee":
+        part = product(a, b, tl.zeros_like(total), PRECISION)
+        return tl.fma(part, tl.full(total.shape, 1.0, tl.float32), total)  # a plain sum would be fused into the product
+    else:
+        return product(a, b, total, PRECISION)
+
+
+@triton.jit
 def hold(base, stride, first, kept, WIDTH: tl.constexpr, DEPTH: tl.constexpr):
     """A tile that many others are multiplied with: all of its columns if DEPTH is enough for them, else nothing."""
     if DEPTH >= WIDTH:

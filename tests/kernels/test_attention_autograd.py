@@ -183,8 +183,8 @@ def test_torch_compile_fullgraph(backend: Backend) -> None:
 
 def test_opcheck(backend: Backend) -> None:
     problem = Problem((2, 6, 4, 4, 2, 16, 2, 1), backend.device)
-    index = problem.rows().index(2, 6, backend.device)
     pk, pv, q0, q1, k0, k1, v0, v1 = problem.leaves(torch.float32)
+    index = problem.rows().index(2, 6, pk.device)
     seed = torch.tensor([7], device=backend.device)
     ops = torch.ops.rearec
     flat = ops.attention_open_prefix(pk, pv, *index, 2, 1, 4, backend.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -186,10 +187,44 @@ def test_activation_checkpointing(backend: str, name: str) -> None:
     inputs = leaves()
     with use_backend(backend):
         expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
-        for use_reentrant in (False, True):
+        for use_reentrant, factor in itertools.product((False, True), (1, 4)):
             x = leaves()
             loss = total(checkpoint(LOSSES[name], *x, use_reentrant=use_reentrant))
-            loss.backward()
+            (factor * loss).backward()
+            for a, b in zip(x, expected, strict=True):
+                torch.testing.assert_close(a.grad, factor * b)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@every_backend
+def test_gradients_that_a_user_writes_to_are_the_users(backend: str, name: str) -> None:
+    x = leaves()
+    with use_backend(backend):
+        loss = total(LOSSES[name](*x))
+        loss.backward(retain_graph=True)
+        expected = [a.grad.clone() for a in x]
+        for a in x:
+            a.grad.zero_()  # as optimisers and clipping do
+        for factor in (1, 4):
+            (factor * loss).backward(retain_graph=True)
+            for a, b in zip(x, expected, strict=True):
+                torch.testing.assert_close(a.grad, factor * b)
+                a.grad = None
+
+
+@pytest.mark.parametrize("name", ROW_LOSSES)
+@every_backend
+def test_activation_checkpointing_may_recompute_with_another_backend(backend: str, name: str) -> None:
+    """As it does on a GPU, where backward passes run in threads of their own, in which no `use_backend` is in force."""
+    for other in {"reference"} if leaves()[0].is_cuda else {"reference", BACKENDS[0]}:
+        for first, second in ((backend, other), (other, backend)):
+            inputs = leaves()
+            with use_backend(first):
+                expected = torch.autograd.grad(total(LOSSES[name](*inputs)), inputs)
+                x = leaves()
+                loss = total(checkpoint(LOSSES[name], *x, use_reentrant=False))
+            with use_backend(second):
+                loss.backward()
             for a, b in zip(x, expected, strict=True):
                 torch.testing.assert_close(a.grad, b)
 

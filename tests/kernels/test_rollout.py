@@ -104,19 +104,23 @@ def test_extremes_of_the_feed_forward_layer_and_of_attention(scale: float) -> No
 
 
 @pytest.mark.skipif(not NATIVE, reason="no native module in this install")
-def test_a_row_does_not_depend_on_its_batch_nor_on_the_threads(set_threads: Callable[[int], None]) -> None:
-    problem = LayerStack.random(131, dim=48, heads=3, ffn=50).to(torch.float32)
+@pytest.mark.parametrize(("dim", "heads"), [(48, 3), (320, 5), (256, 1)])
+def test_a_row_does_not_depend_on_its_batch_nor_on_the_threads(
+    dim: int, heads: int, set_threads: Callable[[int], None]
+) -> None:
+    problem = LayerStack.random(131, dim=dim, heads=heads, ffn=150).to(torch.float32)
     layers = problem.prepared()
     set_threads(1)
     states = problem.states(2, layers)
-    for threads in (2, 3):
+    assert problem.rows is not None
+    index = problem.rows.index(65, 9, torch.device("cpu"))
+    for threads in (1, 2, 3):
         set_threads(threads)
         assert torch.equal(problem.states(2, layers), states)
-    index = problem.rows.index(65, 9, torch.device("cpu"))
-    for rows in ([0], [5, 99], [130, 7, 7], list(range(40, 90))):
-        seen = PrefixRows(index.start[rows], index.end[rows], index.row_prefix[rows])
-        part = replace(problem, hidden=problem.hidden[rows], rows=seen)
-        assert torch.equal(part.states(2, layers), states[rows])
+        for rows in ([0], [5, 99], [130, 7, 7], list(range(40, 57)), list(range(40, 90))):
+            seen = PrefixRows(index.start[rows], index.end[rows], index.row_prefix[rows])
+            part = replace(problem, hidden=problem.hidden[rows], rows=seen)
+            assert torch.equal(part.states(2, layers), states[rows])
 
 
 def write(x: Tensor) -> None:
@@ -210,7 +214,7 @@ def wrong(name: str, value: Any) -> Callable[[LayerStack], LayerStack]:
         (wrong("layers", lambda p: [tuple(p.layers[0])]), "layers must be one or more LayerWeights, got tuple"),
         (wrong("heads", lambda p: 3), "heads must divide d = 16, got 3"),
         (wrong("heads", lambda p: 0), "heads must be at least 1, got 0"),
-        (wrong("heads", lambda p: 4), r"keys and values must be \[S, C, 4, 4\] of one shape and dtype"),
+        (wrong("heads", lambda p: 4), r"keys and values must be \[S, C, 4, 4\] of one shape, dtype and device"),
         (wrong("input_norm", lambda p: p.input_norm[0]), "input_norm must be a pair"),
         (wrong("position_embedding", lambda p: p.hidden[:1]), "steps is 2, the position embedding has 1 rows"),
         (wrong("position_embedding", lambda p: p.hidden[:, :3]), r"position_embedding must have shape \[4, 16\]"),

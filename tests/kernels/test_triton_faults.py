@@ -139,11 +139,11 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
         "p = p",
     ),
     "ensemble: states against their first": (
-        ensemble("official"), "ensemble_kernels", "u = STATES * relative - others", "u = STATES * relative",
+        ensemble("official"), "ensemble_kernels", "return STATES * relative - others", "return STATES * relative",
     ),
     "ensemble: spread not rescaled": (
-        ensemble("official"), "ensemble_kernels", "spread[t] * shrink + tl.sum(p * u[t], 0)",
-        "spread[t] + tl.sum(p * u[t], 0)",
+        ensemble("official"), "ensemble_kernels", "spread[t] * shrink + tl.sum(p * u, 1)",
+        "spread[t] + tl.sum(p * u, 1)",
     ),
     "ensemble, paper: the earlier states' part": (
         ensemble("paper"), "ensemble_kernels", "earlier += p", "earlier += 0 * p",
