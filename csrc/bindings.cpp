@@ -126,9 +126,9 @@ void layer_norm_forward(const LayerNormTuple& norm, const LayerNormDropoutTuple&
 }
 
 void layer_norm_backward(const LayerNormTuple& norm, const LayerNormDropoutTuple& dropout, Address grad_out,
-                         Address grad_x, Address grad_residual, Address grad_weight) {
+                         Address grad_x, Address grad_residual, Address grad_parameters) {
   const LayerNormBackward a{to_layer_norm(norm, dropout), pointer<float>(grad_out), pointer(grad_x),
-                            pointer<float>(grad_residual), pointer<float>(grad_weight)};
+                            pointer<float>(grad_residual), pointer<float>(grad_parameters)};
   py::gil_scoped_release release;
   REAREC_KERNELS(layer_norm).backward(a);
 }

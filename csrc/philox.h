@@ -10,29 +10,28 @@
 
 namespace rearec {
 
-// Turns the counter c into the four output words.
-REAREC_HOST_DEVICE static inline void philox(uint64_t seed, uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3) {
+constexpr int kPhiloxRounds = 10;
+constexpr uint32_t kPhiloxFactor0 = 0xD2511F53u, kPhiloxFactor1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxWeyl0 = 0x9E3779B9u, kPhiloxWeyl1 = 0xBB67AE85u;
+
+// key = seed; counter = (key slot, query token, head, row): a mask depends on positions only, never on threads or tiles.
+REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t slot, uint32_t token, uint32_t head,
+                                                      uint32_t row) {
+  uint32_t c0 = slot, c1 = token, c2 = head, c3 = row;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
-    const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const uint64_t p0 = uint64_t{kPhiloxFactor0} * c0;
+    const uint64_t p1 = uint64_t{kPhiloxFactor1} * c2;
     const uint32_t next0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
     const uint32_t next2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
     c1 = static_cast<uint32_t>(p1);
     c3 = static_cast<uint32_t>(p0);
     c0 = next0;
     c2 = next2;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxWeyl0;
+    k1 += kPhiloxWeyl1;
   }
-}
-
-// Attention: key = seed; counter = (key slot, query token, head, row); a mask depends on positions only, never on
-// threads or tiles.
-REAREC_HOST_DEVICE static inline uint32_t philox_word(uint64_t seed, uint32_t slot, uint32_t token, uint32_t head,
-                                                      uint32_t row) {
-  philox(seed, slot, token, head, row);
-  return slot;
+  return c0;
 }
 
 // Dropout with probability p drops the words below this. The smallest integer that is not less than p 2^32.

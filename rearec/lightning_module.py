@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from rearec.baselines import popularity_ranks
 from rearec.data.batches import Batch, PairBatches, Pairing
@@ -165,6 +166,8 @@ class TrainingModule(LightningModule):
         options = self.options
         # fused: one pass over the item table, which is most of the parameters
         optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        # which leaves no trace in the weights' version counters, by which validation notices that they have changed
+        optimizer.register_step_post_hook(lambda *_: increment_version(self.parameters()))
         if options.schedule == "constant" and options.lr_warmup == 0:
             return optimizer
         total = options.epochs * len(self._train_batches)

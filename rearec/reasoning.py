@@ -99,18 +99,21 @@ class ReaRec(
         batch: on the model's device, windows of at most config.max_len slots, every row with at least one item.
         noise: standard deviation γ of the Gaussian noise added to the inputs of the noised branch, which is computed
         only with return_noised. The branch follows its own chain of K/V; at every step its input is the clean state,
-        plus RPE, plus noise, before the LayerNorm (paper, section 3.4). Both branches share the prefix.
+        plus RPE, plus noise, before the LayerNorm (paper, section 3.4). Both branches share the prefix, unless
+        config.noised_prefix gives it one of its own.
 
         Raises ValueError for steps outside 0..config.steps and for a batch that does not fit the model.
         """
         steps = self.config.steps if steps is None else steps
         if not 0 <= steps <= self.config.steps:
             raise ValueError(f"steps: got {steps}, expected 0..{self.config.steps} (trained steps)")
-        prefix = self.backbone.encode(batch.items, batch.row_prefix, batch.end)
+        own_prefix = return_noised and self.config.noised_prefix == "own"
+        windows = batch.items.repeat(2, 1) if own_prefix else batch.items
+        prefix = self.backbone.encode(windows, batch.row_prefix, batch.end)
         states = [prefix.states]
         noised: list[Tensor] = []
         if steps > 0:
-            rows = _prefix_rows(batch, branches=2 if return_noised else 1)
+            rows = _prefix_rows(batch, branches=2 if return_noised else 1, own_prefix=own_prefix)
             fused = None if return_noised else self._fused_rollout.states(self, prefix, rows, steps)
             if fused is not None:
                 return Rollout(fused)
@@ -219,11 +222,15 @@ class ReaRec(
         return None
 
 
-def _prefix_rows(batch: Batch, branches: int) -> PrefixRows:
-    """Which slots every row sees, the rows repeated once per branch: clean rows first, then noised ones."""
+def _prefix_rows(batch: Batch, branches: int, own_prefix: bool) -> PrefixRows:
+    """Which slots every row sees, the rows repeated once per branch: clean rows first, then noised ones.
+
+    own_prefix: the windows are repeated too.
+    """
     if branches == 1:
         return PrefixRows(end=batch.end, row_prefix=batch.row_prefix)
-    return PrefixRows(end=batch.end.repeat(branches), row_prefix=batch.row_prefix.repeat(branches))
+    noised = batch.row_prefix + batch.num_windows if own_prefix else batch.row_prefix
+    return PrefixRows(end=batch.end.repeat(2), row_prefix=torch.cat([batch.row_prefix, noised]))
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

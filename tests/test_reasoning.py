@@ -181,9 +181,10 @@ def test_without_noise_the_noised_branch_equals_the_clean_one(method: str) -> No
     torch.testing.assert_close(rollout.states, model(batch).states, rtol=1e-12, atol=1e-12)
 
 
-def test_the_noised_branch_feeds_clean_states_plus_noise_into_a_chain_of_its_own() -> None:
+@pytest.mark.parametrize("noised_prefix", ["shared", "own"])
+def test_the_noised_branch_feeds_clean_states_plus_noise_into_a_chain_of_its_own(noised_prefix: str) -> None:
     steps, noise = 3, 0.3
-    model, batch = model_of(steps=steps), batch_of("shared")
+    model, batch = model_of(steps=steps, noised_prefix=noised_prefix), batch_of("shared")
     torch.manual_seed(5)
     drawn = [torch.randn(batch.num_rows, 8, dtype=torch.float64) for _ in range(steps)]
     torch.manual_seed(5)
@@ -195,6 +196,24 @@ def test_the_noised_branch_feeds_clean_states_plus_noise_into_a_chain_of_its_own
         expected.append(recomputed_states(model, history_of(batch, row), steps, row_noise)[1:])
     assert rollout.noised is not None
     torch.testing.assert_close(rollout.noised, torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_an_own_prefix_is_seen_by_the_noised_branch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = model_of(noised_prefix="own"), batch_of("shared")
+    whole = model(batch, noise=0.0, return_noised=True)
+    encode = model.backbone.encode
+
+    def encode_without_values_of_the_second_pass(*arguments: Tensor) -> EncodedPrefix:
+        prefix = encode(*arguments)
+        assert len(prefix.values[0]) == 2 * batch.num_windows
+        seen = torch.arange(2 * batch.num_windows) < batch.num_windows
+        return dataclasses.replace(prefix, values=tuple(v * seen[:, None, None, None] for v in prefix.values))
+
+    monkeypatch.setattr(model.backbone, "encode", encode_without_values_of_the_second_pass)
+    changed = model(batch, noise=0.0, return_noised=True)
+    torch.testing.assert_close(changed.states, whole.states, rtol=1e-12, atol=1e-12)
+    assert whole.noised is not None and changed.noised is not None
+    assert (changed.noised != whole.noised).flatten(1).any(1).all()
 
 
 def test_the_noised_branch_is_computed_only_when_asked_for() -> None:

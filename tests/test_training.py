@@ -21,8 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rearec import objectives, training
+from rearec.checkpointing import load_checkpoint
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
+from rearec.evaluation import evaluate
 from rearec.lightning_module import TrainingModule, learning_rate_factor
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -157,6 +159,18 @@ def test_a_precision_out_of_reach_is_said_before_anything_is_written(dataset: Se
         patch.setattr(training, "annealed_cross_entropy", refuse)
         train(dataset, tmp_path / "run", small_config("prl"), replace(OPTIONS, precision="bf16x3"))
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_ranks_by_the_weights_of_its_epoch(dataset: SequenceDataset, tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=4, batch_rows=64)
+    result = train(dataset, tmp_path / "run", small_config(), options)
+    rows = read_metrics(tmp_path / "run")
+    best = rows[result["best_epoch"] - 1]
+    assert float(best["valid_mrr"]) == pytest.approx(result["valid"]["mrr"], rel=1e-6)
+    last = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    model = ReaRec(small_config())
+    model.load_state_dict({name.removeprefix("model."): value for name, value in last.items()})
+    assert float(rows[-1]["valid_mrr"]) == pytest.approx(evaluate(model, dataset, "valid")["mrr"], rel=1e-6)
 
 
 def test_pairing_changes_nothing_but_the_work(dataset: SequenceDataset, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/head_vector.h"
-#include "philox.h"
+#include "cpu/philox_vector.h"
 
 namespace rearec {
 namespace {
@@ -77,15 +77,24 @@ REAREC_INLINE void softmax(float* x, int64_t n) {
   for (i = 0; i < n; ++i) x[i] *= inverse;
 }
 
-// Sets the sign bit of the probabilities that dropout drops.
-void apply_dropout(const Dropout& dropout, float* p, int64_t n, int64_t slot, int64_t token, int64_t head,
-                   int64_t row) {
-  const uint32_t threshold = dropout_threshold(dropout.p);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t word = philox_word(dropout.seed, static_cast<uint32_t>(slot + i), static_cast<uint32_t>(token),
-                                      static_cast<uint32_t>(head), static_cast<uint32_t>(row));
-    p[i] = word < threshold ? -p[i] : p[i];
+// Sets the sign bit of the probabilities that dropout drops: those of `slots` prefix slots from first_slot on, then of
+// `tokens` reasoning tokens, whose key slots are counted from first_token on.
+REAREC_INLINE void apply_dropout(const Dropout& dropout, float* p, int64_t slots, int64_t first_slot, int64_t tokens,
+                                 int64_t first_token, int64_t token, int64_t head, int64_t row) {
+  const vuint threshold = dropout_threshold(dropout.p) - vuint{};
+  const vuint in_prefix = static_cast<uint32_t>(slots) - vuint{};
+  const vuint prefix_offset = static_cast<uint32_t>(first_slot) - vuint{};
+  const vuint token_offset = static_cast<uint32_t>(first_token - slots) - vuint{};
+  const vuint lanes = lane_numbers();
+  for (int64_t i = 0; i < slots + tokens; i += kLanes) {
+    const vuint number = lanes + static_cast<uint32_t>(i);
+    vuint c[4] = {number + (number < in_prefix ? prefix_offset : token_offset),
+                  static_cast<uint32_t>(token) - vuint{}, static_cast<uint32_t>(head) - vuint{},
+                  static_cast<uint32_t>(row) - vuint{}};
+    philox(dropout.seed, c);
+    const vuint sign = c[0] < threshold ? vuint{} + 0x80000000u : vuint{};
+    const int64_t count = slots + tokens - i;
+    store_part(p + i, (vfloat)((vuint)load_part(p + i, count) ^ sign), count);
   }
 }
 
@@ -114,8 +123,7 @@ REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, 
   for (int h = 0; h < HeadCount; ++h) {
     softmax(scores[h], slots + visible);
     if (a.dropout.p > 0) {
-      apply_dropout(a.dropout, scores[h], slots, view.start, token, head + h, view.row);
-      apply_dropout(a.dropout, scores[h] + slots, visible, a.prefix.slots, token, head + h, view.row);
+      apply_dropout(a.dropout, scores[h], slots, view.start, visible, a.prefix.slots, token, head + h, view.row);
     }
     if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
       const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "cpu/philox_vector.h"
 #include "cpu/simd.h"
-#include "philox.h"
 
 namespace rearec {
 namespace {
@@ -15,24 +15,19 @@ constexpr int64_t kBlock = 128;  // elements per vector of counters: 16 lanes, 4
 
 // The 16 bits of each element of one block.
 void random_block(uint64_t seed, uint32_t stream, int64_t block, uint16_t* bits) {
-  alignas(64) uint32_t words[4][16];
-  const uint64_t first = 16 * static_cast<uint64_t>(block);
-#pragma omp simd
-  for (int lane = 0; lane < 16; ++lane) {
-    const uint64_t counter = first + lane;
-    uint32_t c0 = static_cast<uint32_t>(counter), c1 = static_cast<uint32_t>(counter >> 32), c2 = stream, c3 = 0;
-    philox(seed, c0, c1, c2, c3);
-    words[0][lane] = c0;
-    words[1][lane] = c1;
-    words[2][lane] = c2;
-    words[3][lane] = c3;
-  }
-  for (int word = 0; word < 4; ++word)
-#pragma omp simd
-    for (int lane = 0; lane < 16; ++lane) {
-      bits[32 * word + lane] = static_cast<uint16_t>(words[word][lane]);
-      bits[32 * word + 16 + lane] = static_cast<uint16_t>(words[word][lane] >> 16);
+  const vuint lanes = lane_numbers();
+  for (int lane = 0; lane < 16; lane += kLanes) {
+    const uint64_t counter = 16 * static_cast<uint64_t>(block) + lane;  // 16 of them have the high word in common
+    vuint c[4] = {lanes + static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32) - vuint{},
+                  stream - vuint{}, vuint{}};
+    philox(seed, c);
+    for (int word = 0; word < 4; ++word) {
+      const vhalf low = __builtin_convertvector(c[word] & 0xffffu, vhalf);
+      const vhalf high = __builtin_convertvector(c[word] >> 16, vhalf);
+      std::memcpy(bits + 32 * word + lane, &low, sizeof low);
+      std::memcpy(bits + 32 * word + 16 + lane, &high, sizeof high);
     }
+  }
 }
 
 // The random bits of one row after another.
@@ -74,21 +69,6 @@ REAREC_INLINE vfloat dropped(const ElementDropout& dropout, const uint16_t* bits
   return word < dropout.threshold ? vfloat{} : x * dropout.scale;
 }
 
-// Vectors of a row; the last one may be partial and then goes through memory, its missing lanes 0.
-template <class T>
-REAREC_INLINE vfloat load_part(const T* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  T lanes[kLanes] = {};
-  std::memcpy(lanes, p, count * sizeof(T));
-  return load(lanes);
-}
-template <class T>
-REAREC_INLINE void store_part(T* p, vfloat v, int64_t count) {
-  if (count >= kLanes) return store(p, v);
-  T lanes[kLanes];
-  store(lanes, v);
-  std::memcpy(p, lanes, count * sizeof(T));
-}
 REAREC_INLINE vfloat only(vfloat v, int64_t count) {
   for (int64_t i = count; i < kLanes; ++i) v[i] = 0;
   return v;
@@ -203,10 +183,11 @@ void backward_rows(const LayerNormBackward& b) {
           store_part(static_cast<T*>(b.grad_x) + r * a.width + i, dropped(a.before, before_bits + i, g), count);
       }
     }
-    float* to = b.grad_weight + thread * 2 * a.width;
+    float* to = b.grad_parameters + thread * 2 * a.width;
     std::memcpy(to, grad_weight, sizeof(float) * a.width);
     std::memcpy(to + a.width, grad_bias, sizeof(float) * a.width);
   }
+  for (int64_t i = 2 * a.width; i < a.threads * 2 * a.width; ++i) b.grad_parameters[i % (2 * a.width)] += b.grad_parameters[i];
 }
 
 void forward(const LayerNormForward& f) {

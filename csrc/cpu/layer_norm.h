@@ -40,7 +40,7 @@ struct LayerNormBackward {
   const float* grad_out;
   void* grad_x;          // of x's dtype, or null
   float* grad_residual;  // or null
-  float* grad_weight;    // [threads, 2 * width]: partial gradients of weight and bias
+  float* grad_parameters;  // [threads, 2, width] of scratch; the first holds the gradients of weight and bias
 };
 
 struct LayerNormKernels {

@@ -96,6 +96,21 @@ REAREC_INLINE void store(bfloat16* p, vfloat v) {
   std::memcpy(p, &half, sizeof half);
 }
 
+// The last vector of a row may be partial, of `count` floats, and then goes through memory; its missing lanes are 0.
+template <class T>
+REAREC_INLINE vfloat load_part(const T* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  T lanes[kLanes] = {};
+  std::memcpy(lanes, p, count * sizeof(T));
+  return load(lanes);
+}
+template <class T>
+REAREC_INLINE void store_part(T* p, vfloat v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  T lanes[kLanes];
+  store(lanes, v);
+  std::memcpy(p, lanes, count * sizeof(T));
+}
 // Store past the caches, for outputs larger than they are; p must be aligned to the vector. Needs stream_fence() after.
 REAREC_INLINE void stream(float* p, vfloat v) {
 #if defined(__AVX512F__)

@@ -65,6 +65,11 @@ class Precision(str, Enum):
     bf16x3 = "bf16x3"
 
 
+class NoisedPrefix(str, Enum):
+    shared = "shared"
+    own = "own"
+
+
 class Schedule(str, Enum):
     constant = "constant"
     cosine = "cosine"
@@ -76,7 +81,8 @@ MODEL_FIELDS = {
     name: name
     for name in (
         *("backbone", "method", "steps", "dim", "ffn", "layers", "heads", "max_len", "dropout", "input_dropout"),
-        *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight", "noise", "warmup"),
+        *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight"),
+        *("noise", "warmup", "noised_prefix"),
     )
 } | {"tau": "temperature"}
 TRAINING_FIELDS = {
@@ -132,6 +138,10 @@ def train(
     warmup: Annotated[
         int, typer.Option(min=0, help="prl: epochs before the contrastive term.", rich_help_panel=OBJECTIVE)
     ] = 2,
+    noised_prefix: Annotated[
+        NoisedPrefix,
+        typer.Option(help="prl: whether noised steps attend to an encoding of their own.", rich_help_panel=OBJECTIVE),
+    ] = NoisedPrefix.shared,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many.", rich_help_panel=OPTIMISER)] = 200,
     patience: Annotated[
         int,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["BACKBONES", "KL_FORMS", "METHODS", "STEP_WEIGHTS", "ReaRecConfig"]
+__all__ = ["BACKBONES", "KL_FORMS", "METHODS", "NOISED_PREFIXES", "STEP_WEIGHTS", "ReaRecConfig"]
 
 BACKBONES = ("sasrec",)
 METHODS = ("base", "naive", "rpe", "erl", "prl")
 KL_FORMS = ("official", "paper")
 STEP_WEIGHTS = ("official", "paper")
+NOISED_PREFIXES = ("shared", "own")
 # Limits of the kernels: the width of an attention head, and the states of the ensemble loss (h_0 is one of them).
 MOST_HEAD_WIDTH = 1024
 MOST_ENSEMBLE_STEPS = 63
@@ -43,6 +44,8 @@ class ReaRecConfig:
         ``paper``: 1 for every state.
     cl_weight, noise, warmup: weight of PRL's contrastive term, standard deviation γ of its noise, and the epochs before
         it is switched on.
+    noised_prefix: what the noised branch's steps attend to: the encoding of the clean branch (``shared``), or one of
+        their ``own``, which differs from it by its dropout masks alone and costs a second pass over the windows.
     """
 
     num_items: int
@@ -65,12 +68,14 @@ class ReaRecConfig:
     cl_weight: float = 1.0
     noise: float = 0.01
     warmup: int = 2
+    noised_prefix: str = "shared"
 
     def __post_init__(self) -> None:
         self._choose("backbone", BACKBONES)
         self._choose("method", METHODS)
         self._choose("kl_form", KL_FORMS)
         self._choose("step_weights", STEP_WEIGHTS)
+        self._choose("noised_prefix", NOISED_PREFIXES)
         for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len"):
             self._integer(name, least=1)
         for name in ("steps", "warmup"):

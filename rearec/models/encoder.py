@@ -74,7 +74,7 @@ class TransformerLayer(nn.Module):
 
         Windows are right padded, so a real slot never sees padding; what padding slots compute is never read.
         """
-        query, key, value = self._project(inputs, self.query, self.key, self.value)
+        query, key, value = self._project(inputs)
         if _one_by_one(inputs) and self._attention_dropout_p > 0:
             attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs))
             return attended.unflatten(0, inputs.shape[:2]), key, value
@@ -92,9 +92,9 @@ class TransformerLayer(nn.Module):
         if not _one_by_one(inputs):
             attended, key, value = self.attend_prefix(inputs)
             return gather_rows(inputs, row_prefix, end), gather_rows(attended, row_prefix, end), key, value
-        key, value = self._project(inputs, self.key, self.value)
+        key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
         rows = gather_rows(inputs, row_prefix, end)
-        (query,) = self._project(rows, self.query)
+        query = self._split_heads(self.query(rows))
         own = row_prefix.long() * inputs.shape[1] + end.long() - 1
         return rows, self._attend(query, key, value, row_prefix, end - 1, own), key, value
 
@@ -106,7 +106,7 @@ class TransformerLayer(nn.Module):
 
     def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
-        query, key, value = self._project(token, self.query, self.key, self.value)
+        query, key, value = self._project(token)
         attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
         return self.finish(token, attended.flatten(1))
 
@@ -133,15 +133,14 @@ class TransformerLayer(nn.Module):
             key, value = key.index_select(0, own), value.index_select(0, own)
         return cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p).flatten(1)
 
-    def _project(self, inputs: Tensor, *linears: nn.Linear) -> list[Tensor]:
-        """Queries, keys and values, as many as there are linears, with the heads split off: [..., d] -> [..., H, D]."""
-        if self.training and len(linears) > 1:  # one product instead of three is worth the copy of the weights
-            weight = torch.cat([linear.weight for linear in linears])
-            bias = torch.cat([linear.bias for linear in linears])
-            projected = F.linear(inputs, weight, bias).chunk(len(linears), dim=-1)
-        else:
-            projected = tuple(linear(inputs) for linear in linears)
-        return [x.unflatten(-1, (self.heads, -1)) for x in projected]
+    def _split_heads(self, projected: Tensor) -> Tensor:
+        """[..., d] -> [..., H, D]."""
+        return projected.unflatten(-1, (self.heads, -1))
+
+    def _project(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: [..., d] -> [..., H, D]."""
+        query, key, value = (self._split_heads(linear(inputs)) for linear in (self.query, self.key, self.value))
+        return query, key, value
 
 
 def _one_by_one(inputs: Tensor) -> bool:

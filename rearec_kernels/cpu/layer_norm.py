@@ -43,10 +43,11 @@ def dropout_add_layer_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grad_x = empty(x.shape, x.dtype)
     grad_residual = torch.empty(0) if residual is None else empty(residual.shape)
-    parts = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32)
+    parameters = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32)
     _C.layer_norm_backward(
         _operands(x, residual, weight, bias, eps, statistics), _dropout(dropout_p, output_dropout_p, seed),
-        grad_out.data_ptr(), grad_x.data_ptr(), 0 if residual is None else grad_residual.data_ptr(), parts.data_ptr(),
+        grad_out.data_ptr(), grad_x.data_ptr(), 0 if residual is None else grad_residual.data_ptr(),
+        parameters.data_ptr(),
     )  # fmt: skip
-    grad_weight, grad_bias = parts.sum(0).unbind()
-    return grad_x, grad_residual, grad_weight.clone(), grad_bias.clone()
+    # copies: outputs of an op must not share memory
+    return grad_x, grad_residual, parameters[0, 0].clone(), parameters[0, 1].clone()

@@ -53,6 +53,7 @@ def test_the_defaults_are_the_papers_size_and_the_official_codes_settings() -> N
         ("cl_weight", math.inf),
         ("noise", -1.0),
         ("warmup", 1.5),
+        ("noised_prefix", "none"),
     ],
 )
 def test_a_wrong_value_is_refused_by_field_value_and_what_is_expected(field: str, value: object) -> None:
