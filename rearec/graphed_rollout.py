@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rearec.cuda_graphs import CudaGraphs
 from rearec.data.batches import IGNORE_INDEX, Batch
+from rearec.models.transformer import TransformerBackbone
 from rearec.reasoning import ReaRec, Rollout
 from rearec_kernels import resolve_backend
 
@@ -150,7 +151,7 @@ class GraphedRollout:
         kind = weight.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         backend = None
-        if steps > 0:
+        if steps > 0 and isinstance(self.model.backbone, TransformerBackbone):
             head_dim = self.model.config.dim // self.model.config.heads
             dtype = autocast or weight.dtype
             backend = resolve_backend("cached_reason_attention", weight.device, dtype, head_dim)

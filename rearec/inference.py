@@ -13,6 +13,7 @@ import torch
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
 from rearec.graphed_rollout import GraphedRollout
+from rearec.models.backbone import Backbone
 from rearec.models.weight_sample import WeightSample
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
@@ -45,11 +46,12 @@ class Recommender:
     Args:
         model: a finished RUN folder, or a `ReaRec` model together with ``catalog``.
         catalog: the model's items; read from the RUN folder where ``model`` is one.
+        backbone: for a RUN folder of a model with an encoder of one's own, that encoder; its weights are replaced.
         device: where to compute; the device of the model where ``model`` is one and this is None.
         batch_rows: histories per pass of the model.
 
     Raises:
-        UserError: the RUN folder is missing, unfinished or damaged.
+        UserError: the RUN folder is missing, unfinished or damaged, or its model needs a ``backbone`` or takes none.
         ValueError: a model without a catalogue, or with one of another size.
     """
 
@@ -58,6 +60,7 @@ class Recommender:
         model: str | Path | ReaRec,
         catalog: Catalog | None = None,
         *,
+        backbone: Backbone | None = None,
         device: torch.device | str | None = None,
         batch_rows: int = 256,
     ) -> None:
@@ -69,7 +72,7 @@ class Recommender:
             run = RunFolder(model)
             run.check_finished()
             catalog = run.catalog()
-            model = ReaRec.from_pretrained(run.path, map_location=device or "cpu")
+            model = ReaRec.from_pretrained(run.path, map_location=device or "cpu", backbone=backbone)
             if len(catalog.item_ids) != model.config.num_items:
                 raise UserError(
                     f"{run.catalog_file}: damaged: {len(catalog.item_ids)} items, but the model has "

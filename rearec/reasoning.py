@@ -81,15 +81,20 @@ class ReaRec(
     Args:
         config: settings.
         features: [num_items, feature_dim], for the backbones that read features; see `rearec.load_dataset`.
-        backbone: an encoder of one's own instead of the one that config names (then ``own``).
+        backbone: an encoder of one's own, for a config whose backbone is ``own``.
 
-    Raises ValueError where features are missing or of another shape.
+    Raises ValueError where features are missing or of another shape, for an encoder without such a config and such a
+    config without an encoder.
     """
 
     def __init__(
         self, config: ReaRecConfig, features: Tensor | None = None, *, backbone: Backbone | None = None
     ) -> None:
         super().__init__()
+        if backbone is not None and config.backbone != OWN_BACKBONE:
+            raise ValueError(
+                f"backbone: got one beside a config of {config.backbone!r}, expected {OWN_BACKBONE!r} there"
+            )
         self.config = config
         self.backbone = build_backbone(config, features) if backbone is None else backbone
         self.reasoning_position_embedding: nn.Embedding | None = None
@@ -127,16 +132,21 @@ class ReaRec(
         if own_prefix:
             windows, row_prefix, end = _twice(batch, windows=batch.num_windows)
         table, weight = self.backbone.item_tables()
+        if weight.shape != (self.config.num_items, self.config.dim):
+            raise ValueError(
+                f"backbone: its item table has shape {list(weight.shape)}, expected num_items and dim of the config, "
+                f"{[self.config.num_items, self.config.dim]}"
+            )
         prefix = self.backbone.encode(windows, row_prefix, end, table)
         if return_noised and not own_prefix:
             _, row_prefix, end = _twice(batch, windows=0)
         states = [prefix.states[: batch.num_rows]]
         noised: list[Tensor] = []
-        rows = PrefixRows(end=end, row_prefix=row_prefix)
-        fused = None if return_noised or steps == 0 else self._fused_rollout.states(self, prefix, rows, steps)
-        if fused is not None:
-            return Rollout(self.backbone.scored(fused), weight)
-        reason = self.backbone.reason(prefix, rows, steps) if steps > 0 else None
+        if not return_noised and steps > 0:
+            fused = self._fused_rollout.states(self, prefix, PrefixRows(end=end, row_prefix=row_prefix), steps)
+            if fused is not None:
+                return Rollout(self.backbone.scored(fused), weight)
+        reason = self.backbone.reason(prefix, row_prefix, end, steps) if steps > 0 else None
         for step in range(steps):
             assert reason is not None
             token = states[-1]

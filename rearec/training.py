@@ -136,7 +136,7 @@ def train(
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _quiet():
         torch.manual_seed(options.seed)
-        module = TrainingModule(_build(config, dataset, backbone), dataset, options)
+        module = TrainingModule(_build(config, dataset, None if backbone is None else backbone()), dataset, options)
         recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
         stopping = _EarlyStopping(MONITOR, patience=options.patience, mode="max", check_on_train_epoch_end=True)
         trainer = Trainer(
@@ -179,11 +179,11 @@ def train(
     return result
 
 
-def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Callable[[], Backbone] | None) -> ReaRec:
+def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
         features = torch.from_numpy(np.asarray(dataset.features)) if config.reads_features else None
-        return ReaRec(config, features, backbone=None if backbone is None else backbone())
+        return ReaRec(config, features, backbone=backbone)
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "

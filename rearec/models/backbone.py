@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rearec_kernels import PrefixRows
-
 __all__ = ["Backbone"]
 
 
 class Backbone(nn.Module, ABC):
     """Encodes item histories once and continues them by reasoning tokens.
+
+    docs/own-backbone.md makes one of a Hugging Face decoder.
 
     Attributes:
         shares_windows: whether an item's state depends on nothing behind it, so that all rows of a user can read one
@@ -33,28 +33,28 @@ class Backbone(nn.Module, ABC):
         return table, self.scored(table)
 
     @abstractmethod
-    def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> Any:
+    def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor) -> Any:
         """Encode right padded windows of item ids, int64 [S, C].
 
         Args:
             items: the windows; what stands behind a row's last item must not reach it.
             row_prefix, end: int [R]; row r sees the slots [0, end[r]) of window row_prefix[r], end[r] >= 1. Without
                 `shares_windows`, no two rows have a window in common.
-            table: [N, d], the items as histories show them; None to make it.
+            table: [N, d], the items as histories show them.
 
         Returns:
             an object whose ``states`` [R, d] are the states h_0 at every row's last item; `reason` gets it.
         """
 
     @abstractmethod
-    def reason(self, prefix: Any, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
+    def reason(self, prefix: Any, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """Begin to reason over an encoding.
 
         Args:
-            prefix: what `encode` returned.
-            rows: which slots of which window each row sees. PRL's noised branch repeats the rows: there may be twice as
-                many of them as in `encode`.
-            steps: how many tokens will come.
+            prefix: what `encode` returned, in the same pass of the model; no other call gets it.
+            row_prefix, end: int [R], which slots of which window each row sees, as in `encode`. PRL's noised branch
+                repeats the rows: there may be twice as many of them as there.
+            steps: how many tokens will come, at least 1.
 
         Returns:
             a function that is called once per step with one token per row, not yet normalised, [R, d], and returns the

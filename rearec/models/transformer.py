@@ -32,7 +32,7 @@ class TransformerBackbone(Backbone):
         )
 
     def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> EncodedPrefix:
-        """As `Backbone.encode`.
+        """As `Backbone.encode`; makes the table where there is none.
 
         Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item.
         """
@@ -41,8 +41,9 @@ class TransformerBackbone(Backbone):
         positions = self.position_embedding.weight[: items.shape[1]]
         return self.encoder.encode(self._normalise(F.embedding(items, table) + positions), row_prefix, end)
 
-    def reason(self, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
+    def reason(self, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """As `Backbone.reason`."""
+        rows = PrefixRows(end=end, row_prefix=row_prefix)
         caches = [
             ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
             for key, value in zip(prefix.keys, prefix.values, strict=True)
