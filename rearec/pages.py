@@ -15,7 +15,7 @@ from rearec.files import check_way, open_aside, write_aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Page"]
+__all__ = ["Page", "escape"]
 
 DOTS_PER_INCH = 150
 STANDARD_ERROR = "_se"
@@ -65,16 +65,23 @@ class Page:
         Raises:
             ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
         """
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        if not columns:
-            raise ValueError("rows: got no cells, expected at least one row")
+        columns = _columns(rows)
         if caption:
             self.text(caption)
         self._parts.append(_markdown_table(rows, columns))
         if name is not None:
-            cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
-            file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))
-            self.text(f"[{file}]({file})")
+            self.data(rows, name)
+
+    def data(self, rows: Sequence[Row], name: str) -> None:
+        """Add a link to NAME.csv alone, which holds these rows unrounded.
+
+        Raises:
+            ValueError: as `table`.
+        """
+        columns = _columns(rows)
+        cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
+        file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))
+        self.text(f"[{file}]({file})")
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Add a figure, NAME.png at 150 dots per inch, with its caption below.
@@ -109,6 +116,18 @@ class Page:
             raise ValueError(f"name: the page already has a file {file!r}")
         self._writers[file] = write
         return file
+
+
+def escape(text: str) -> str:
+    """Text of any origin as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", text)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
+        raise ValueError("rows: got no cells, expected at least one row")
+    return columns
 
 
 def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
