@@ -15,7 +15,7 @@ from rearec.files import check_way, open_aside, write_aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Page", "escape"]
+__all__ = ["Page", "escape", "write_png"]
 
 DOTS_PER_INCH = 150
 STANDARD_ERROR = "_se"
@@ -44,6 +44,11 @@ class Page:
     def files(self) -> list[Path]:
         """What `write` writes: the csv and PNG files so far, then the page."""
         return [*(self.folder / file for file in self._writers), self._page]
+
+    @property
+    def markdown(self) -> str:
+        """The page so far."""
+        return "\n\n".join(self._parts) + "\n"
 
     @property
     def _page(self) -> Path:
@@ -89,7 +94,7 @@ class Page:
         Raises:
             ValueError: as `table`.
         """
-        file = self._add(f"{name}.png", lambda path: _write_png(path, figure))
+        file = self._add(f"{name}.png", lambda path: write_png(path, figure))
         self.text(f"![{name}]({file})")
         self.text(caption)
 
@@ -106,7 +111,7 @@ class Page:
             raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from error
         for file, write in self._writers.items():
             write(self.folder / file)
-        write_aside(self._page, "\n\n".join(self._parts) + "\n")
+        write_aside(self._page, self.markdown)
         return self._page
 
     def _add(self, file: str, write: Callable[[Path], None]) -> str:
@@ -121,6 +126,12 @@ class Page:
 def escape(text: str) -> str:
     """Text of any origin as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", text)
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure at 150 dots per inch, aside, then rename it."""
+    with open_aside(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -170,8 +181,3 @@ def _csv_cell(value: object) -> object:
 def _write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
     with open_aside(path) as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-
-
-def _write_png(path: Path, figure: Figure) -> None:
-    with open_aside(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
