@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rearec.data import load_dataset
 from rearec.errors import UserError
@@ -36,11 +36,12 @@ __all__ = ["Outcome", "Progress", "train_all"]
 class Progress:
     """A run has ended.
 
-    error: why it failed, None where it is finished. minutes: since it was started or resumed here.
+    result: that of its training, None where it failed; error: why it did. minutes: since it was started or resumed.
     left: runs that are not done yet. expected_minutes: how long these will take, by those that ended here.
     """
 
     run: Run
+    result: dict[str, Any] | None
     error: str | None
     minutes: float
     left: int
@@ -90,7 +91,7 @@ def train_all(
         waiting = deque(_missing(data, dict.fromkeys(runs), folder))
         jobs = min(jobs, len(waiting))
         threads = threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
-        pool = _Pool(lambda: _Worker(data, folder, device, threads), waiting, jobs, deadline, on_progress)
+        pool = _Pool(lambda: _Worker(data, folder, device, threads), folder, waiting, jobs, deadline, on_progress)
         outcome = pool.run()
         # One that the budget stopped may have ended in that very moment.
         outcome.unfinished = [run for run in outcome.unfinished if not run.folder(folder).finished]
@@ -129,12 +130,14 @@ class _Pool:
     def __init__(
         self,
         start: Callable[[], _Worker],
+        folder: Path,
         waiting: deque[Run],
         jobs: int,
         deadline: float | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._start = start
+        self._folder = folder
         self._waiting = waiting
         self._jobs = jobs
         self._deadline = deadline
@@ -184,7 +187,8 @@ class _Pool:
         left = len(self._waiting) + sum(worker.run is not None for worker in self._workers)
         expected = left * sum(self._ended_minutes) / len(self._ended_minutes) / self._jobs
         if self._on_progress is not None:
-            self._on_progress(Progress(run, error, minutes, left, expected))
+            result = run.folder(self._folder).result() if error is None else None
+            self._on_progress(Progress(run, result, error, minutes, left, expected))
 
 
 class _Worker:

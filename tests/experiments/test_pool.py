@@ -33,7 +33,7 @@ from rearec.models.config import ReaRecConfig
 if __name__ == "__main__":
     data, folder, items = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
-    train_all(data, [Run(config, TrainingOptions(epochs=100, patience=100, batch_rows=64))], folder, threads=1)
+    train_all(data, [Run(config, TrainingOptions(epochs=40, patience=40, batch_rows=64))], folder, threads=1)
 """
 
 
@@ -165,13 +165,13 @@ def test_a_killed_pool_leaves_no_process_behind_and_resumes(data: tuple[Path, in
     (folder,) = runs.glob("sasrec-rpe-*")
     with (folder / "metrics.csv").open() as file:
         before = list(csv.DictReader(file))
-    assert 0 < len(before) < 100
+    assert 0 < len(before) < 40
     config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
-    run = Run(config, TrainingOptions(epochs=100, patience=100, batch_rows=64))
+    run = Run(config, TrainingOptions(epochs=40, patience=40, batch_rows=64))
     assert folder.name == run.name and not run.folder(runs).finished
 
     assert train_all(path, [run], runs, threads=1).failed == {}
-    assert run.folder(runs).result()["epochs"] == 100
+    assert run.folder(runs).result()["epochs"] == 40
     with (folder / "metrics.csv").open() as file:
         after = list(csv.DictReader(file))
-    assert len(after) == 100 and after[: len(before)] == before
+    assert len(after) == 40 and after[: len(before)] == before
