@@ -7,25 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.experiments.presets import best_settings, relevant
 from rearec.experiments.runs import Run
-from rearec.lightning_module import TrainingOptions
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
+from rearec.training import TrainingOptions, fitting_config
 
 __all__ = ["Plan", "parse_settings", "settings_of"]
 
 MODEL_SETTINGS = tuple(entry.name for entry in fields(ReaRecConfig))
 TRAINING_SETTINGS = tuple(entry.name for entry in fields(TrainingOptions))
 # What the plan itself decides.
-DECIDED = ("num_items", "backbone", "method", "seed")
+DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed")
 
 
 @dataclass(frozen=True)
 class Plan:
     """The choices that hold for all tables and figures of one call.
 
-    num_items: the dataset's. backbones, methods: those asked for, None where each table or figure has its own.
+    dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
     seeds: how many; they are 0, 1, ... settings: what differs from `rearec.experiments.presets`, by field.
     search_settings: how many settings the search tries for each method.
 
@@ -33,7 +34,7 @@ class Plan:
         UserError: an unknown backbone, method or setting, or a value that is out of its range.
     """
 
-    num_items: int
+    dataset: SequenceDataset
     backbones: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     seeds: int = 1
@@ -48,31 +49,23 @@ class Plan:
         for name in self.settings:
             if name not in _free_settings():
                 raise UserError(f"unknown setting {name!r}; known are {', '.join(_free_settings())}")
+        if self.seeds < 1:
+            raise UserError(f"seeds: got {self.seeds}, expected at least 1")
         # Some settings are read by one method only: wrong values shall be told for all of them.
         for method in METHODS:
             self.run(method)
-
-    def backbones_of(self, own: Sequence[str]) -> tuple[str, ...]:
-        """The backbones of a table or figure whose own choice is ``own``, as far as this version has them."""
-        return self.backbones or tuple(name for name in own if name in BACKBONES)
-
-    def methods_of(self, own: Sequence[str]) -> tuple[str, ...]:
-        """The methods of a table or figure whose own choice is ``own``."""
-        return self.methods or tuple(own)
 
     def run(self, method: str, *, backbone: str = BACKBONES[0], seed: int = 0, **changes: Any) -> Run:
         """A training with the best known settings, those that were asked for, and ``changes``.
 
         Settings that the method does not read keep the library's default, so that runs which differ in nothing else
-        are the same run.
+        are the same run. UserError where a setting is wrong or the dataset lacks the features of a text backbone.
         """
         wanted = {**best_settings(backbone, method), **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, method)}
         try:
-            return Run(
-                ReaRecConfig(self.num_items, backbone=backbone, method=method, **_part(wanted, MODEL_SETTINGS)),
-                TrainingOptions(seed=seed, **_part(wanted, TRAINING_SETTINGS)),
-            )
+            config = fitting_config(self.dataset, backbone=backbone, method=method, **_part(wanted, MODEL_SETTINGS))
+            return Run(config, TrainingOptions(seed=seed, **_part(wanted, TRAINING_SETTINGS)))
         except ValueError as error:
             raise UserError(f"setting {error}") from error
 
@@ -98,7 +91,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run that its method reads, by field."""
     values = {**asdict(run.config), **asdict(run.options)}
-    del values["num_items"]
+    del values["num_items"], values["feature_dim"]
     return {name: value for name, value in values.items() if relevant(name, run.config.method)}
 
 

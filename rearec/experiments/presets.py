@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ID_BACKBONES", "METHOD_SETTINGS", "TEXT_BACKBONES", "best_settings", "relevant"]
-
-# As the paper's Tables 2 and 3 divide them.
-ID_BACKBONES = ("sasrec", "bert4rec")
-TEXT_BACKBONES = ("unisrec", "morec")
+__all__ = ["best_settings", "relevant"]
 
 # For every training, by the fields of ReaRecConfig and TrainingOptions.
 SHARED: Mapping[str, Any] = {
