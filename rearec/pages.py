@@ -15,7 +15,7 @@ from rearec.files import check_way, open_aside, write_aside
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Page"]
+__all__ = ["Page", "escape", "write_png"]
 
 DOTS_PER_INCH = 150
 STANDARD_ERROR = "_se"
@@ -46,6 +46,11 @@ class Page:
         return [*(self.folder / file for file in self._writers), self._page]
 
     @property
+    def markdown(self) -> str:
+        """The page so far."""
+        return "\n\n".join(self._parts) + "\n"
+
+    @property
     def _page(self) -> Path:
         return self.folder / f"{self.name}.md"
 
@@ -65,16 +70,23 @@ class Page:
         Raises:
             ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
         """
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        if not columns:
-            raise ValueError("rows: got no cells, expected at least one row")
+        columns = _columns(rows)
         if caption:
             self.text(caption)
         self._parts.append(_markdown_table(rows, columns))
         if name is not None:
-            cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
-            file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))
-            self.text(f"[{file}]({file})")
+            self.data(rows, name)
+
+    def data(self, rows: Sequence[Row], name: str) -> None:
+        """Add a link to NAME.csv alone, which holds these rows unrounded.
+
+        Raises:
+            ValueError: as `table`.
+        """
+        columns = _columns(rows)
+        cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
+        file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))
+        self.text(f"[{file}]({file})")
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Add a figure, NAME.png at 150 dots per inch, with its caption below.
@@ -82,7 +94,7 @@ class Page:
         Raises:
             ValueError: as `table`.
         """
-        file = self._add(f"{name}.png", lambda path: _write_png(path, figure))
+        file = self._add(f"{name}.png", lambda path: write_png(path, figure))
         self.text(f"![{name}]({file})")
         self.text(caption)
 
@@ -99,7 +111,7 @@ class Page:
             raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from error
         for file, write in self._writers.items():
             write(self.folder / file)
-        write_aside(self._page, "\n\n".join(self._parts) + "\n")
+        write_aside(self._page, self.markdown)
         return self._page
 
     def _add(self, file: str, write: Callable[[Path], None]) -> str:
@@ -109,6 +121,24 @@ class Page:
             raise ValueError(f"name: the page already has a file {file!r}")
         self._writers[file] = write
         return file
+
+
+def escape(text: str) -> str:
+    """Text of any origin as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", text)
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure at 150 dots per inch, aside, then rename it."""
+    with open_aside(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
+        raise ValueError("rows: got no cells, expected at least one row")
+    return columns
 
 
 def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -151,8 +181,3 @@ def _csv_cell(value: object) -> object:
 def _write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
     with open_aside(path) as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
-
-
-def _write_png(path: Path, figure: Figure) -> None:
-    with open_aside(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

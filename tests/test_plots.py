@@ -69,7 +69,7 @@ def test_a_logarithmic_axis_names_the_values_and_refuses_those_it_cannot_show() 
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.05", "0.1", "2"]
-    with pytest.raises(ValueError, match="x = 0, expected positive"):
+    with pytest.raises(ValueError, match="got 0, expected positive"):
         lines({"prl": [(0, 1, None)]}, xlabel="x", ylabel="y", log_x=True)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rearec.experiments.artefact import per_backbone
-from rearec.experiments.comparison import add_gains, metric_rows
+from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_metrics, error_words
 from rearec.experiments.plan import Plan
-from rearec.experiments.results import HEADINGS, Results, error_words
+from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ReaRecConfig
 from rearec.pages import Page
@@ -13,7 +13,6 @@ from rearec.plots import bars
 
 __all__ = ["FIG7"]
 
-METRIC = "ndcg@20"
 # Each method's own term: its weight, and how it is called.
 TERMS = {"erl": ("kl_weight", "KL"), "prl": ("cl_weight", "RCL")}
 
@@ -35,43 +34,37 @@ def _runs(plan: Plan, backbone: str) -> list[Run]:
 
 
 def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
-    whole = _settings(plan, backbone)
-    settings = {label: runs for label, runs in whole.items() if results.finished(runs)}
+    settings = _settings(plan, backbone)
     page.text(
         "rpe reasons with the last step's cross-entropy alone: what it does not reach, the objectives add. erl without "
         "KL is the ensemble of the steps alone, prl without RCL the annealed cross-entropy of all steps alone."
     )
-    page.table(
-        [
-            {"": label, **{heading: str(results.summary(runs, metric)) for metric, heading in HEADINGS.items()}}
-            for label, runs in settings.items()
-        ],
-        caption=f"Test split; ± is {error_words(plan.seeds)}.",
-    )
-    rows = metric_rows(results, {(label,): runs for label, runs in settings.items()})
-    page.data([{"setting": label, **row} for label, row in zip(settings, rows, strict=True)], name)
+    add_metrics(page, results, [Setting({"": label}, runs) for label, runs in settings.items()], name)
     for reference in ("base", "rpe"):
-        others = {label: runs for label, runs in settings.items() if label not in ("base", reference)}
-        caption = f"Gain over {reference}, with 95 % paired bootstrap intervals over rows, seeds pooled."
-        add_gains(page, results, others, whole[reference], f"{name}-over-{reference}", caption)
-    page.text(_verdict(results, {label: runs for label, runs in settings.items() if "with" in label}, whole["rpe"]))
-    cells = [results.summary(runs, METRIC) for runs in settings.values()]
+        over = settings[reference]
+        compared = [
+            Setting({"": label}, runs, over) for label, runs in settings.items() if label not in ("base", reference)
+        ]
+        add_gains(page, results, compared, f"{name}-over-{reference}", f"Gain over {reference}")
+    page.text(_verdict(results, settings))
+    found = {label: results.summary(runs, METRIC) for label, runs in settings.items()}
+    cells = {label: summary for label, summary in found.items() if summary is not None}
     figure = bars(
-        list(settings),
-        {"NDCG@20": [cell.mean for cell in cells if cell]},
-        errors={"NDCG@20": [cell.error or 0.0 for cell in cells if cell]},
+        list(cells),
+        {"NDCG@20": [cell.mean for cell in cells.values()]},
+        errors={"NDCG@20": [cell.error or 0.0 for cell in cells.values()]},
         ylabel="NDCG@20 (test)",
         title=f"Ablation, {backbone}",
     )
     page.figure(figure, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
 
 
-def _verdict(results: Results, settings: dict[str, list[Run]], rpe: list[Run]) -> str:
+def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:
     """Whether rpe alone does as well, in words."""
     lines = []
     for label, runs in settings.items():
-        gain = results.gain(runs, rpe, METRIC)
-        if gain is None:
+        gain = results.gain(runs, settings["rpe"], METRIC)
+        if gain is None or label in ("base", "rpe"):
             continue
         if not gain.is_real:
             says = "rpe alone does as well: the difference cannot be told from chance"

@@ -7,163 +7,105 @@ from typing import Any
 
 from rearec.errors import UserError
 from rearec.experiments.artefact import Artefact
+from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_metrics, error_words
 from rearec.experiments.plan import Plan
-from rearec.experiments.results import HEADINGS, Results, error_words
+from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.pages import Page
 from rearec.plots import bars
 
-__all__ = ["TABLE2", "TABLE3", "add_gains", "metric_rows"]
+__all__ = ["TABLE2", "TABLE3"]
 
 METHODS = ("base", "erl", "prl")
-METRIC = "ndcg@20"
+
+# The runs over seeds by backbone and method.
+Grid = Mapping[str, Mapping[str, Sequence[Run]]]
 
 
-def metric_rows(results: Results, settings: Mapping[tuple[str, ...], Sequence[Run]]) -> list[dict[str, Any]]:
-    """For each setting its metrics as numbers: mean, ``_std`` (several seeds) or ``_se`` (one), and ``seeds``.
-
-    settings: the runs over seeds of each setting, by what stands in the first columns.
-    """
-    rows = []
-    for runs in settings.values():
-        row: dict[str, Any] = {"seeds": len(results.finished(runs))}
-        for metric in HEADINGS:
-            summary = results.summary(runs, metric)
-            row[metric] = summary and summary.mean
-            row[f"{metric}_{'std' if len(runs) > 1 else 'se'}"] = summary and summary.error
-        rows.append(row)
-    return rows
-
-
-def add_gains(
-    page: Page, results: Results, settings: Mapping[str, Sequence[Run]], over: Sequence[Run], name: str, caption: str
-) -> None:
-    """Add a table of gains in per cent over the runs ``over`` in every metric, with intervals, and its csv."""
-    shown, data = [], []
-    for label, runs in settings.items():
-        gains = {metric: results.gain(runs, over, metric) for metric in HEADINGS}
-        shown.append({"": label, **{HEADINGS[metric]: gain and str(gain) for metric, gain in gains.items()}})
-        data += [
-            {"setting": label, "metric": metric, "gain_%": gain.percent, "low_%": gain.low, "high_%": gain.high}
-            for metric, gain in gains.items()
-            if gain is not None
-        ]
-    if data:
-        page.table(shown, caption=caption)
-        page.data(data, name)
-
-
-def _grid(plan: Plan, known: Sequence[str], table: str) -> dict[str, dict[str, list[Run]]]:
-    """Runs over seeds by backbone and method; base is always there, all is compared with it."""
-    backbones = [name for name in plan.backbones or known if name in known]
-    if not backbones:
-        raise UserError(f"{table} is about the backbones {', '.join(known)}; choose one of these")
+def _grid(plan: Plan, backbones: Sequence[str]) -> Grid:
+    """base is always there: all is compared with it."""
     methods = list(dict.fromkeys(("base", *(plan.methods or METHODS))))
     return {
         backbone: {method: plan.over_seeds(method, backbone=backbone) for method in methods} for backbone in backbones
     }
 
 
-def _artefact(name: str, title: str, backbones: Sequence[str]) -> Artefact:
+def _artefact(name: str, title: str, known: Sequence[str]) -> Artefact:
+    def grid_of(plan: Plan) -> Grid:
+        backbones = [backbone for backbone in plan.backbones or known if backbone in known]
+        if not backbones:
+            raise UserError(f"{name} is about the backbones {', '.join(known)}; choose one of these")
+        return _grid(plan, backbones)
+
     def runs(plan: Plan) -> list[Run]:
-        grid = _grid(plan, backbones, name)
-        every = [run for methods in grid.values() for seeds in methods.values() for run in seeds]
+        every = [run for methods in grid_of(plan).values() for seeds in methods.values() for run in seeds]
         # The whole table with one seed comes before the second seed.
         return sorted(every, key=lambda run: run.options.seed)
 
     def fill(page: Page, plan: Plan, results: Results) -> None:
-        grid = _grid(plan, backbones, name)
+        grid = grid_of(plan)
         _fill(page, plan, results, grid, name)
-        if name == "table3":
-            _beside_id_backbones(page, plan, results, grid)
+        if known is TEXT_BACKBONES:
+            _beside_id_backbones(page, plan, results, grid, name)
 
     return Artefact(name, title, runs, fill)
 
 
-def _fill(page: Page, plan: Plan, results: Results, grid: Mapping[str, Mapping[str, Sequence[Run]]], name: str) -> None:
-    settings = {(backbone, method): runs for backbone, methods in grid.items() for method, runs in methods.items()}
-    shown = []
-    for (backbone, method), runs in settings.items():
-        gain = results.gain(runs, grid[backbone]["base"], METRIC) if method != "base" else None
-        shown.append(
-            {
-                "backbone": backbone,
-                "method": method,
-                **{heading: str(results.summary(runs, metric) or "–") for metric, heading in HEADINGS.items()},
-                "NDCG@20 over base": gain and f"{gain.percent:+.1f} %",
-            }
-        )
-    page.table(shown, caption=f"Test split, full catalogue, seen items not removed; ± is {error_words(plan.seeds)}.")
-    page.data(
-        [
-            {"backbone": backbone, "method": method, **row}
-            for (backbone, method), row in zip(settings, metric_rows(results, settings), strict=True)
-        ],
-        name,
-    )
-    for backbone, methods in grid.items():
-        reasoning = {method: runs for method, runs in methods.items() if method != "base"}
-        add_gains(
-            page,
-            results,
-            reasoning,
-            methods["base"],
-            f"{name}-gains-{backbone}",
-            f"{backbone}: gain over base, with 95 % paired bootstrap intervals over rows, seeds pooled.",
-        )
-    _figure(page, plan, results, grid, name, "NDCG@20 by backbone and method")
-
-
-def _figure(
-    page: Page,
-    plan: Plan,
-    results: Results,
-    grid: Mapping[str, Mapping[str, Sequence[Run]]],
-    name: str,
-    title: str,
-) -> None:
-    """Bars of the backbones of which everything is finished."""
-    methods = list(next(iter(grid.values())))
-    whole = [
-        backbone
-        for backbone in grid
-        if all(results.summary(runs, METRIC) is not None for runs in grid[backbone].values())
+def _fill(page: Page, plan: Plan, results: Results, grid: Grid, name: str) -> None:
+    settings = [
+        Setting({"backbone": backbone, "method": method}, runs, over=methods["base"] if method != "base" else ())
+        for backbone, methods in grid.items()
+        for method, runs in methods.items()
     ]
+    add_metrics(page, results, settings, name)
+    compared = [setting for setting in settings if setting.over]
+    add_gains(page, results, compared, f"{name}-gains", "Gain over base of the same backbone")
+    _add_figure(page, plan, results, grid, name, "NDCG@20 by backbone and method")
+
+
+def _add_figure(page: Page, plan: Plan, results: Results, grid: Grid, name: str, title: str) -> None:
+    """Bars of the backbones of which every method is there."""
+    cells = {
+        backbone: {method: results.summary(runs, METRIC) for method, runs in methods.items()}
+        for backbone, methods in grid.items()
+    }
+    whole = [backbone for backbone, row in cells.items() if None not in row.values()]
     if not whole:
         return
-    cells = {m: [results.summary(grid[backbone][m], METRIC) for backbone in whole] for m in methods}
-    figure = bars(
-        whole,
-        {m: [cell.mean for cell in row if cell] for m, row in cells.items()},
-        errors={m: [cell.error or 0.0 for cell in row if cell] for m, row in cells.items()},
-        ylabel="NDCG@20 (test)",
-        title=title,
-    )
+    values: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
+    for backbone in whole:
+        for method, summary in cells[backbone].items():
+            assert summary is not None
+            values.setdefault(method, []).append(summary.mean)
+            errors.setdefault(method, []).append(summary.error or 0.0)
+    figure = bars(whole, values, errors=errors, ylabel="NDCG@20 (test)", title=title)
     page.figure(figure, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
 
 
-def _beside_id_backbones(
-    page: Page, plan: Plan, results: Results, grid: Mapping[str, Mapping[str, Sequence[Run]]]
-) -> None:
+def _beside_id_backbones(page: Page, plan: Plan, results: Results, grid: Grid, name: str) -> None:
     """Whether texts help: every text backbone against every ID backbone that was trained in the same folder."""
-    methods = list(next(iter(grid.values())))
-    ids = {name: {m: plan.over_seeds(m, backbone=name) for m in methods} for name in ID_BACKBONES}
-    ids = {name: runs for name, runs in ids.items() if all(results.finished(seeds) for seeds in runs.values())}
+    ids = _grid(plan, ID_BACKBONES)
+    ids = {backbone: methods for backbone, methods in ids.items() if all(map(results.finished, methods.values()))}
+    page.text("## Beside the ID backbones")
     if not ids:
-        page.text("Table 2 of the same folder would let text backbones be compared with ID backbones here.")
+        page.text("They are not trained in this folder: table2 with the same settings does it.")
         return
     rows = []
-    for backbone, runs in grid.items():
-        for method in methods:
-            row: dict[str, Any] = {"text backbone": backbone, "method": method}
-            for other, other_runs in ids.items():
-                gain = results.gain(runs[method], other_runs[method], METRIC)
+    for backbone, methods in grid.items():
+        for method, runs in methods.items():
+            row: dict[str, Any] = {"backbone": backbone, "method": method}
+            for other in ids:
+                gain = results.gain(runs, ids[other][method], METRIC)
                 row[f"NDCG@20 over {other}"] = gain and str(gain)
             rows.append(row)
-    page.text("## Beside the ID backbones")
-    page.table(rows, caption="The same method on both, with 95 % paired bootstrap intervals over rows, seeds pooled.")
-    _figure(page, plan, results, {**ids, **grid}, "table3-all-backbones", "Text and ID backbones")
+    page.table(
+        rows,
+        caption="Gain over the same method on another backbone, in per cent with 95 % paired bootstrap intervals over "
+        "rows, seeds pooled.",
+    )
+    _add_figure(page, plan, results, {**ids, **grid}, f"{name}-all-backbones", "Text and ID backbones")
 
 
 TABLE2 = _artefact("table2", "Table 2: ID backbones", ID_BACKBONES)

@@ -68,6 +68,7 @@ def train_all(
     threads: int = 0,
     device: str = "cpu",
     budget_minutes: float | None = None,
+    force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train every run that is not finished, resuming what was begun.
@@ -81,6 +82,7 @@ def train_all(
         device: where they train.
         budget_minutes: when it is over nothing is started, and what is being trained stops: it can be resumed from its
             last whole epoch. None for no limit.
+        force: train also what is finished, and all of it from the start.
         on_progress: called whenever a run has ended.
 
     Raises:
@@ -88,27 +90,29 @@ def train_all(
     """
     deadline = None if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     with _locked(folder):
-        waiting = deque(_missing(data, dict.fromkeys(runs), folder))
+        waiting = deque(_to_train(data, dict.fromkeys(runs), folder, force))
         jobs = min(jobs, len(waiting))
         threads = threads or max(1, (os.cpu_count() or 1) // max(1, jobs))
-        pool = _Pool(lambda: _Worker(data, folder, device, threads), folder, waiting, jobs, deadline, on_progress)
+        pool = _Pool(
+            lambda: _Worker(data, folder, device, threads, force), folder, waiting, jobs, deadline, on_progress
+        )
         outcome = pool.run()
         # One that the budget stopped may have ended in that very moment.
         outcome.unfinished = [run for run in outcome.unfinished if not run.folder(folder).finished]
         return outcome
 
 
-def _missing(data: Path, runs: Iterable[Run], folder: Path) -> list[Run]:
-    """The runs that are not finished; UserError where one was trained on other data."""
+def _to_train(data: Path, runs: Iterable[Run], folder: Path, force: bool) -> list[Run]:
+    """The runs that are not finished, with ``force`` all; UserError where one was trained on other data."""
     fingerprint = load_dataset(data).fingerprint
-    missing = []
+    chosen = []
     for run in runs:
         place = run.folder(folder)
         if place.options_file.is_file():
             place.check_fingerprint(fingerprint, data)
-        if not place.finished:
-            missing.append(run)
-    return missing
+        if force or not place.finished:
+            chosen.append(run)
+    return chosen
 
 
 @contextmanager
@@ -194,13 +198,13 @@ class _Pool:
 class _Worker:
     """A process that trains, seen from the pool."""
 
-    def __init__(self, data: Path, folder: Path, device: str, threads: int) -> None:
+    def __init__(self, data: Path, folder: Path, device: str, threads: int, force: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.run: Run | None = None
         self.alive = True
         self._began = 0.0
-        arguments = (other, data, folder, device, threads)
+        arguments = (other, data, folder, device, threads, force)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         other.close()
@@ -230,7 +234,7 @@ class _Worker:
         self.connection.close()
 
 
-def _work(connection: Connection, data: Path, folder: Path, device: str, threads: int) -> None:
+def _work(connection: Connection, data: Path, folder: Path, device: str, threads: int, force: bool) -> None:
     """What a process does: train every run it is sent, and answer with None or the reason why it failed."""
     # Ctrl-C is the pool's affair.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -241,7 +245,7 @@ def _work(connection: Connection, data: Path, folder: Path, device: str, threads
             run: Run = connection.recv()
         except EOFError:
             return
-        connection.send(_train(data, run, folder, device))
+        connection.send(_train(data, run, folder, device, force))
 
 
 def _end_with_parent() -> None:
@@ -251,11 +255,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _train(data: Path, run: Run, folder: Path, device: str) -> str | None:
+def _train(data: Path, run: Run, folder: Path, device: str, force: bool) -> str | None:
     from rearec.training import train
 
     try:
-        train(data, run.folder(folder).path, run.config, run.options, device=device, resume=True)
+        train(data, run.folder(folder).path, run.config, run.options, device=device, resume=not force, force=force)
     except UserError as error:
         return str(error)
     except Exception as error:

@@ -19,10 +19,7 @@ from rearec.experiments.runs import Run
 from rearec.metrics import row_metrics
 from rearec.reasoning import ReaRec
 
-__all__ = ["HEADINGS", "Gain", "Results", "Summary", "error_words"]
-
-# The metrics of the paper's tables.
-HEADINGS = {"ndcg@10": "NDCG@10", "ndcg@20": "NDCG@20", "recall@10": "Recall@10", "recall@20": "Recall@20"}
+__all__ = ["Gain", "Results", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,6 @@ class Gain:
 
     def __str__(self) -> str:
         return f"{self.percent:+.1f} % ({self.low:+.1f} to {self.high:+.1f})"
-
-
-def error_words(seeds: int) -> str:
-    """What `Summary.error` is, in words."""
-    return f"the standard deviation over {seeds} seeds" if seeds > 1 else "the standard error over rows (one seed)"
 
 
 class Results:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from rearec.experiments.artefact import per_backbone
-from rearec.experiments.comparison import metric_rows
+from rearec.experiments.metric_tables import METRIC, Setting, add_metrics, error_words
 from rearec.experiments.plan import Plan
-from rearec.experiments.results import HEADINGS, Results, error_words
+from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.pages import Page
 from rearec.plots import draw_lines, panels
 
 __all__ = ["FIG6"]
-
-METRIC = "ndcg@20"
 
 
 @dataclass(frozen=True)
@@ -56,45 +54,20 @@ def _runs(plan: Plan, backbone: str) -> list[Run]:
 
 def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
     page.text("One setting is changed at a time, the others are as listed below; base has the temperature of the rest.")
-    settings = {
-        (sweep.setting, method, value): runs
-        for sweep in SWEEPS
-        for method, value, runs in sweep.settings(plan, backbone)
-        if results.finished(runs)
-    }
     base = results.summary(_base(plan, backbone), METRIC)
     levels = {"base": base.mean} if base else {}
-    if settings:
-        page.table(
-            [
-                {
-                    "setting": setting,
-                    "method": method,
-                    "value": f"{value:g}",
-                    **{heading: str(results.summary(runs, metric)) for metric, heading in HEADINGS.items()},
-                }
-                for (setting, method, value), runs in settings.items()
-            ],
-            caption=f"Test split; ± is {error_words(plan.seeds)}.",
-        )
-        rows = metric_rows(results, settings)
-        page.data(
-            [
-                dict(zip(("setting", "method", "value"), key, strict=True)) | row
-                for key, row in zip(settings, rows, strict=True)
-            ],
-            name,
-        )
-    drawings = []
+    table, drawings = [], []
     for sweep in SWEEPS:
         series: dict[str, list[tuple[float, float, float | None]]] = {}
-        for (setting, method, value), runs in settings.items():
+        for method, value, runs in sweep.settings(plan, backbone):
+            table.append(Setting({"setting": sweep.setting, "method": method, "value": f"{value:g}"}, runs))
             summary = results.summary(runs, METRIC)
-            if setting == sweep.setting and summary:
+            if summary is not None:
                 series.setdefault(method, []).append((value, summary.mean, summary.error))
         if series:
             draw = partial(draw_lines, series=series, levels=levels, log_x=True, xlabel=sweep.words)
             drawings.append(partial(draw, ylabel="NDCG@20 (test)"))
+    add_metrics(page, results, table, name)
     if drawings:
         figure = panels(drawings, title=f"Sensitivity, {backbone}")
         page.figure(figure, name, f"NDCG@20 by setting; bars are {error_words(plan.seeds)}.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rearec.experiments.artefact import per_backbone
-from rearec.experiments.comparison import metric_rows
+from rearec.experiments.metric_tables import METRIC, Setting, add_metrics, error_words
 from rearec.experiments.plan import Plan
-from rearec.experiments.results import HEADINGS, Results, error_words
+from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.pages import Page
 from rearec.plots import lines
@@ -14,7 +14,6 @@ __all__ = ["FIG5"]
 
 STEPS = (1, 2, 3, 4, 5)
 METHODS = ("naive", "rpe", "erl", "prl")
-METRIC = "ndcg@20"
 
 
 def _settings(plan: Plan, backbone: str) -> dict[tuple[str, int], list[Run]]:
@@ -32,27 +31,15 @@ def _runs(plan: Plan, backbone: str) -> list[Run]:
 
 
 def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
-    settings = {key: runs for key, runs in _settings(plan, backbone).items() if results.finished(runs)}
-    page.text("Every point is a training of its own with so many steps; base does not reason.")
-    page.table(
-        [
-            {
-                "method": method,
-                "steps": steps,
-                **{heading: str(results.summary(runs, metric)) for metric, heading in HEADINGS.items()},
-            }
-            for (method, steps), runs in sorted(settings.items())
-        ],
-        caption=f"Test split; ± is {error_words(plan.seeds)}.",
-    )
-    rows = metric_rows(results, settings)
-    data = [{"method": key[0], "steps": key[1], **row} for key, row in zip(settings, rows, strict=True)]
-    page.data(data, name)
+    settings = _settings(plan, backbone)
+    table = [Setting({"method": method, "steps": steps}, runs) for (method, steps), runs in sorted(settings.items())]
+    add_metrics(page, results, table, name)
     series: dict[str, list[tuple[float, float, float | None]]] = {}
     levels = {}
     for (method, steps), runs in settings.items():
         summary = results.summary(runs, METRIC)
-        assert summary is not None
+        if summary is None:
+            continue
         if method == "base":
             levels["base"] = summary.mean
         else:
