@@ -65,7 +65,7 @@ def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
     if backbone in TEXT_BACKBONES:
         if dataset.features is None:
             raise UserError(
-                f"{backbone} reads features of the items, and the dataset has none; make them with 'rearec embed'"
+                f"{backbone} reads features of the items, and the dataset has none; make them with 'rearec embed DIR'"
             )
         width = dataset.features.shape[1]
     return ReaRecConfig(num_items=dataset.num_items, feature_dim=width, **settings)
@@ -236,9 +236,10 @@ def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
             was = before[part].get(name)
             # A dataset may have moved; its fingerprint is no option that could be told.
             if name not in ("path", "fingerprint") and was != value:
+                option = f"{part} option {name} = {was!r}, not {value!r}"
+                what = "other features of the items" if name == "features" else option
                 raise UserError(
-                    f"{folder.path}: was started with {part} option {name} = {was!r}, not {value!r}; "
-                    "resume with the same options, or start anew with --force"
+                    f"{folder.path}: was started with {what}; resume with the same options, or start anew with --force"
                 )
     folder.check_fingerprint(record["dataset"]["fingerprint"], record["dataset"]["path"] or "the dataset")
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from recomputed import all_recomputed, history_of, recomputed_states
 from torch import Tensor
 
 from rearec.data.batches import Batch, PairBatches, collate_histories
 from rearec.data.dataset import SequenceDataset
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS
-from rearec.models.encoder import EncodedPrefix, TransformerLayer
+from rearec.models.encoder import EncodedPrefix
 from rearec.reasoning import ReaRec
 from rearec_kernels import PrefixRows, ReasoningCache
 
@@ -67,40 +67,6 @@ def batch_of(pairing: Pairing, sequences: list[list[int]] = SEQUENCES) -> Batch:
     return batch
 
 
-def history_of(batch: Batch, row: int) -> Tensor:
-    return batch.items[batch.row_prefix[row], : batch.end[row]]
-
-
-def attention_layer(layer: TransformerLayer, hidden: Tensor) -> Tensor:
-    """One layer over a whole sequence [n, d] under an explicit causal mask."""
-    n = len(hidden)
-    q, k, v = (x(hidden).view(n, layer.heads, -1).transpose(0, 1) for x in (layer.query, layer.key, layer.value))
-    scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~torch.ones(n, n).tril().bool(), -math.inf)
-    return layer.finish(hidden, (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1))
-
-
-def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None) -> Tensor:
-    """h_0..h_K of one history: at every step the whole sequence, items then reasoning tokens, runs through all layers.
-
-    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise.
-    """
-    backbone = model.backbone
-    sequence = backbone.input_norm(backbone.weight[history] + backbone.position_embedding.weight[: len(history)])
-    clean = recomputed_states(model, history, steps) if noise is not None else None
-    states: list[Tensor] = []
-    for step in range(steps + 1):
-        hidden = sequence
-        for layer in backbone.encoder.layers:
-            hidden = attention_layer(layer, hidden)
-        states.append(hidden[-1])
-        if step < steps:
-            token = states[-1] if clean is None or noise is None else clean[step] + noise[step]
-            if model.reasoning_position_embedding is not None:
-                token = token + model.reasoning_position_embedding.weight[step]
-            sequence = torch.cat([sequence, backbone.input_norm(token)[None]])
-    return torch.stack(states)
-
-
 @pytest.mark.parametrize("pairing", ["shared", "separate"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -109,15 +75,14 @@ def test_the_rollout_equals_recomputing_the_whole_sequence_at_every_step(
 ) -> None:
     model, batch = model_of(method, steps), batch_of(pairing)
     states = model(batch).states
-    expected = [recomputed_states(model, history_of(batch, row), model.config.steps) for row in range(batch.num_rows)]
-    torch.testing.assert_close(states, torch.stack(expected), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
 
 
 def test_the_rollout_is_the_same_in_float32_with_and_without_gradients() -> None:
     model, batch = model_of(steps=3, dtype=torch.float32), batch_of("shared")
     with torch.no_grad():
         without_grad = model(batch).states
-        expected = torch.stack([recomputed_states(model, history_of(batch, row), 3) for row in range(batch.num_rows)])
+        expected = all_recomputed(model, batch)
     torch.testing.assert_close(without_grad, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model(batch).states.detach(), without_grad, rtol=1e-6, atol=1e-6)
     with torch.inference_mode():

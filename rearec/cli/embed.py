@@ -80,7 +80,8 @@ def embed(
     from rearec.data import load_dataset
     from rearec.data.embedding import drop_partial
     from rearec.data.encoders import need
-    from rearec.data.features import check_features, has_features, project, save_features
+    from rearec.data.features import has_features, project, save_features
+    from rearec.item_features import check_features
 
     if encoder is not None and features is not None:
         raise UserError("--encoder and --features exclude each other")

@@ -23,7 +23,7 @@ def build_backbone(config: ReaRecConfig, features: Tensor | None = None) -> Back
     """The backbone that ``config`` names, with fresh weights.
 
     features: [num_items, feature_dim], for the backbones that read them; others take no notice.
-    Raises ValueError where they are missing or of another shape, and for a backbone of the user's own.
+    Raises ValueError where they are missing, and for a backbone of the user's own; otherwise as `TextBackbone`.
     """
     if config.backbone == OWN_BACKBONE:
         raise ValueError(f"backbone: got {OWN_BACKBONE!r}, expected the backbone itself in the argument of that name")

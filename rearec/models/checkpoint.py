@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def read_config(path: Path) -> ReaRecConfig:
     try:
         return ReaRecConfig.from_dict(values)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error} (rearec {version('rearec')} reads it)") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["WeightSample"]
 
-_ROWS = 64
+# Values looked at along each dimension.
+_VALUES = 64
 
 
 class WeightSample:
@@ -18,7 +19,7 @@ class WeightSample:
     """
 
     def __init__(self, *weights: Tensor) -> None:
-        self._views = [x.detach()[:: max(1, x.shape[0] // _ROWS)] for x in weights]
+        self._views = [x.detach()[tuple(slice(None, None, max(1, n // _VALUES)) for n in x.shape)] for x in weights]
         self._values = [view.clone() for view in self._views]
 
     def is_current(self) -> bool:

@@ -20,8 +20,9 @@ from safetensors.numpy import save_file
 from rearec.data import SequenceDataset, load_dataset, prepare
 from rearec.data.embedding import drop_partial, embed_titles
 from rearec.data.encoders import load_encoder
-from rearec.data.features import check_features, project, save_features
+from rearec.data.features import project, save_features
 from rearec.errors import UserError
+from rearec.item_features import check_features
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TITLES = ["red ball", "blue ball", "a large red box", "box", "", "the small blue box of a large ball", "ball ball ball"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recomputed import all_recomputed, history_of, recomputed_states
 from rollouts import HISTORIES, MAX_LEN, NUM_ITEMS, batch_of, dataset_of
 from torch import Tensor
 
@@ -21,10 +21,10 @@ from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import METHODS
-from rearec.models.encoder import EncodedPrefix, TransformerLayer
+from rearec.models.encoder import EncodedPrefix
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
-from rearec_kernels import PrefixRows, available_backends, use_backend
+from rearec_kernels import available_backends, use_backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
 
@@ -40,48 +40,6 @@ def model_of(method: str = "prl", steps: int = 2, dtype: torch.dtype = torch.flo
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.4)
     return model
-
-
-def history_of(batch: Batch, row: int) -> Tensor:
-    return batch.items[batch.row_prefix[row], : batch.end[row]]
-
-
-def attended(layer: TransformerLayer, hidden: Tensor, sees: Tensor) -> Tensor:
-    """One layer over a whole sequence [n, d] under an explicit mask [n, n]."""
-    n = len(hidden)
-    q, k, v = (x(hidden).view(n, layer.heads, -1).transpose(0, 1) for x in (layer.query, layer.key, layer.value))
-    scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~sees, -math.inf)
-    return layer.finish(hidden, (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1))
-
-
-def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None) -> Tensor:
-    """h_0..h_K of one history: at every step all items and tokens run through all layers under the prefix mask.
-
-    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise.
-    """
-    backbone, n = model.backbone, len(history)
-    assert isinstance(backbone, BERT4Rec)
-    sequence = backbone.input_norm(backbone.item_embedding.weight[history] + backbone.position_embedding.weight[:n])
-    clean = recomputed_states(model, history, steps) if noise is not None else None
-    states: list[Tensor] = []
-    for step in range(steps + 1):
-        place = torch.arange(len(sequence))
-        sees = (place < n) | ((place[:, None] >= n) & (place <= place[:, None]))
-        hidden = sequence
-        for layer in backbone.encoder.layers:
-            hidden = attended(layer, hidden, sees)
-        states.append(hidden[-1])
-        if step < steps:
-            token = states[-1] if clean is None or noise is None else clean[step] + noise[step]
-            if model.reasoning_position_embedding is not None:
-                token = token + model.reasoning_position_embedding.weight[step]
-            sequence = torch.cat([sequence, backbone.input_norm(token)[None]])
-    return torch.stack(states)
-
-
-def all_recomputed(model: ReaRec, batch: Batch) -> Tensor:
-    rows = [recomputed_states(model, history_of(batch, row), model.config.steps) for row in range(batch.num_rows)]
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -123,7 +81,7 @@ def test_items_see_no_reasoning_tokens_and_earlier_tokens_no_later_ones() -> Non
     before = [x.clone() for x in (*prefix.keys, *prefix.values, prefix.states)]
 
     def states(tokens: Tensor) -> list[Tensor]:
-        reason = model.backbone.reason(prefix, PrefixRows(end=batch.end, row_prefix=batch.row_prefix), len(tokens))
+        reason = model.backbone.reason(prefix, batch.row_prefix, batch.end, len(tokens))
         return [reason(token) for token in tokens]
 
     all_states = states(tokens)
