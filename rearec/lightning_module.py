@@ -24,6 +24,8 @@ from rearec.reasoning import ReaRec
 
 __all__ = ["PRECISIONS", "TrainingModule", "TrainingOptions", "learning_rate_factor"]
 
+# Share of the learning rate that parameters take part with which come trained already.
+PRETRAINED_LR = 0.05
 SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("fp32", "bf16", "bf16x3")
 PAIRINGS = get_args(Pairing)
@@ -38,7 +40,8 @@ class TrainingOptions:
         once per row (same numbers without dropout, several times slower). A row that needs more than ``max_len`` items
         is encoded by itself by both; ``overlapping`` lets such rows share encodings, each of them seeing between half
         and all of its last ``max_len`` items, which is several times faster where histories are long.
-    lr, weight_decay: of Adam (decay as an L2 term). clip: largest gradient norm, 0 for no limit.
+    lr, weight_decay: of Adam (decay as an L2 term). encoder_lr: that of what comes trained already, a text encoder;
+        None: a twentieth of lr. clip: largest gradient norm, 0 for no limit.
     schedule: ``constant``, ``cosine`` or ``linear`` (both fall to 0 at the last epoch) after ``lr_warmup`` steps of
         linear rise.
     precision: of the losses, which are most of the work: ``fp32``, ``bf16`` (operands rounded to bfloat16, sums
@@ -52,6 +55,7 @@ class TrainingOptions:
     batch_rows: int = 2048
     pairing: Pairing = "shared"
     lr: float = 1e-3
+    encoder_lr: float | None = None
     weight_decay: float = 0.0
     clip: float = 0.0
     schedule: str = "constant"
@@ -65,6 +69,9 @@ class TrainingOptions:
         self._check("lr_warmup", self._is(Integral, "lr_warmup") and self.lr_warmup >= 0, "an integer, 0 or more")
         self._check("seed", self._is(Integral, "seed") and 0 <= self.seed < 2**63, "an integer in [0, 2**63)")
         self._check("lr", self._is(Real, "lr") and 0 < self.lr < math.inf, "a finite number above 0")
+        if self.encoder_lr is not None:
+            valid = self._is(Real, "encoder_lr") and 0 < self.encoder_lr < math.inf
+            self._check("encoder_lr", valid, "a finite number above 0")
         for name in ("weight_decay", "clip"):
             valid = self._is(Real, name) and 0 <= getattr(self, name) < math.inf
             self._check(name, valid, "a finite number, 0 or more")
@@ -172,8 +179,13 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam, and the schedule where one is wanted."""
         options = self.options
+        pretrained = self.model.backbone.pretrained_parameters()
+        known = set(map(id, pretrained))
+        groups: list[dict[str, Any]] = [{"params": [x for x in self.parameters() if id(x) not in known]}]
+        if pretrained:
+            groups.append({"params": pretrained, "lr": options.encoder_lr or options.lr * PRETRAINED_LR})
         # fused: one pass over the item table, which is most of the parameters
-        optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        optimizer = torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
         # which leaves no trace in the weights' version counters, by which validation notices that they have changed
         optimizer.register_step_post_hook(lambda *_: increment_version(self.parameters()))
         if options.schedule == "constant" and options.lr_warmup == 0:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from rearec.models.backbone import Backbone
 from rearec.models.backbones import build_backbone
 from rearec.models.checkpoint import (
     CONFIG_FILE,
+    ENCODER_FILE,
     WEIGHTS_FILE,
     load_weights,
     locate_model,
@@ -28,6 +30,8 @@ from rearec.models.checkpoint import (
 from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.models.encoder import init_weights
 from rearec.models.official import load_official_state_dict
+from rearec.models.text import TextBackbone
+from rearec.models.text_encoder import TitleEncoder
 from rearec_kernels import PrefixRows
 
 if TYPE_CHECKING:
@@ -80,7 +84,8 @@ class ReaRec(
 
     Args:
         config: settings.
-        features: [num_items, feature_dim], for the backbones that read features; see `rearec.load_dataset`.
+        features: [num_items, feature_dim], for the backbones that read features, or the `TitleEncoder` that makes them
+            where config names a text encoder.
         backbone: an encoder of one's own, for a config whose backbone is ``own``.
 
     Raises ValueError where features are missing or of another shape, for an encoder without such a config and such a
@@ -88,7 +93,11 @@ class ReaRec(
     """
 
     def __init__(
-        self, config: ReaRecConfig, features: Tensor | None = None, *, backbone: Backbone | None = None
+        self,
+        config: ReaRecConfig,
+        features: Tensor | TitleEncoder | None = None,
+        *,
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         if backbone is not None and config.backbone != OWN_BACKBONE:
@@ -171,7 +180,7 @@ class ReaRec(
         return super().train(mode)
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """The part of the state dict that training does not change: the features of the items, if any."""
+        """The part of the state dict that training does not change: the items' features or titles, if any."""
         return {f"backbone.{name}": value for name, value in self.backbone.frozen_state().items()}
 
     def final_state(self, states: Tensor) -> Tensor:
@@ -179,11 +188,17 @@ class ReaRec(
         return states.mean(dim=1) if self.config.method == "erl" else states[:, -1]
 
     @classmethod
-    def _untrained(cls, config: ReaRecConfig, backbone: Backbone | None = None) -> ReaRec:
-        """A model whose weights are about to be replaced; the random state of the caller is left alone."""
+    def _untrained(
+        cls, config: ReaRecConfig, backbone: Backbone | None = None, text_encoder: Path | None = None
+    ) -> ReaRec:
+        """A model whose weights are about to be replaced; the random state of the caller is left alone.
+
+        text_encoder: the file with its architecture, where config names one.
+        """
         features = torch.zeros(config.num_items, config.feature_dim) if config.reads_features else None
         with torch.random.fork_rng(devices=[]):
-            return cls(config, features, backbone=backbone)
+            encoder = None if text_encoder is None else TitleEncoder.untrained(text_encoder, config)
+            return cls(config, features if encoder is None else encoder, backbone=backbone)
 
     @classmethod
     def from_official(cls, source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> ReaRec:
@@ -215,7 +230,8 @@ class ReaRec(
         weights are replaced. The other options concern the Hub. Only safetensors and JSON are read.
         Raises UserError if there is no such model or its files are damaged or do not fit together.
         """
-        config_file, weights_file = locate_model(
+        locate = partial(
+            locate_model,
             pretrained_model_name_or_path,
             force_download=force_download,
             token=token,
@@ -223,13 +239,15 @@ class ReaRec(
             local_files_only=local_files_only,
             revision=revision,
         )
+        config_file, weights_file = locate()
         config = read_config(config_file)
         if (config.backbone == OWN_BACKBONE) != (backbone is not None):
             has = f"its backbone is {config.backbone!r}"
             raise UserError(
                 f"{config_file}: {has}, expected {'the encoder as' if backbone is None else 'no'} backbone="
             )
-        model = cls._untrained(config, backbone)
+        text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
+        model = cls._untrained(config, backbone, text_encoder)
         load_weights(model, read_weights(weights_file), weights_file)
         return model.to(map_location).eval()
 
@@ -245,6 +263,8 @@ class ReaRec(
     ) -> str | None:
         """Write config.json and model.safetensors (and a README.md if there is none) into a folder.
 
+        Beside them, text_encoder.json has the architecture of a text encoder that was trained too.
+
         With push_to_hub, then publish it as repo_id (default: the folder's name) and return the commit's address; the
         other options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. Every file is written aside and
         renamed when it is complete, config.json last: an interrupted save leaves nothing that looks like a model but
@@ -258,7 +278,11 @@ class ReaRec(
             shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
             if not (directory / "README.md").exists():
                 Path(aside, "README.md").rename(directory / "README.md")
-            for file in (WEIGHTS_FILE, CONFIG_FILE):
+            files = [WEIGHTS_FILE, CONFIG_FILE]
+            if isinstance(self.backbone, TextBackbone) and self.backbone.text_encoder is not None:
+                Path(aside, ENCODER_FILE).write_text(self.backbone.text_encoder.architecture, encoding="utf-8")
+                files.insert(0, ENCODER_FILE)
+            for file in files:
                 Path(aside, file).replace(directory / file)
         if push_to_hub:
             return self.push_to_hub(

@@ -4,7 +4,7 @@
 ``catalog.json``        the items' own ids and their training counts: what raw histories need; written at the start
 ``metrics.csv``         one row per epoch; ``tensorboard/`` the same for TensorBoard
 ``checkpoints/``        ``last.ckpt`` (everything ``--resume`` needs) and ``best.ckpt`` (weights of the best epoch)
-``model.safetensors``   with ``config.json``: the best model, once training is over
+``model.safetensors``   with ``config.json`` (and ``text_encoder.json``): the best model, once training is over
 ``result.json``         best epoch, validation and test metrics; written last, a folder without it is not finished
 """
 
@@ -24,7 +24,10 @@ __all__ = ["Catalog", "RunFolder"]
 
 FORMAT_NAME = "rearec-run"
 # What a training writes; a folder that holds anything else is not deleted.
-FILES = ("options.json", "catalog.json", "metrics.csv", "result.json", "model.safetensors", "config.json", "README.md")
+FILES = (
+    *("options.json", "catalog.json", "metrics.csv", "result.json"),
+    *("model.safetensors", "config.json", "text_encoder.json", "README.md"),
+)
 FOLDERS = ("checkpoints", "tensorboard")
 SAVING_PREFIX = ".saving-"
 

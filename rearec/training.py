@@ -7,6 +7,7 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import signal
 import threading
@@ -23,7 +24,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_weights
@@ -35,6 +35,7 @@ from rearec.files import write_json
 from rearec.lightning_module import TrainingModule, TrainingOptions
 from rearec.models.backbone import Backbone
 from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
+from rearec.models.text_encoder import TitleEncoder, encoder_width
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import annealed_cross_entropy
@@ -52,17 +53,24 @@ class _EarlyStopping(EarlyStopping):
 
 
 def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
-    """A configuration for a dataset: its number of items and, for a backbone that reads them, the features' width.
+    """A configuration for a dataset: its number of items and, for a backbone that reads texts, their vectors' width.
 
     settings: the other fields of `ReaRecConfig`.
 
     Raises:
-        UserError: the backbone reads features and the dataset has none.
+        UserError: the backbone reads features and the dataset has none, or it reads titles and there are none, or there
+            is no such text encoder.
         ValueError: a setting is wrong.
     """
-    backbone = settings.get("backbone")
-    width = 0
-    if backbone in TEXT_BACKBONES:
+    backbone, width = settings.get("backbone"), 0
+    if backbone in TEXT_BACKBONES and settings.get("text_encoder"):
+        if not any(dataset.item_titles or []):
+            raise UserError(
+                "a text encoder reads the items' titles, and the dataset has none; "
+                "prepare it again with 'rearec prepare ... --titles FILE'"
+            )
+        width = encoder_width(settings["text_encoder"])
+    elif backbone in TEXT_BACKBONES:
         if dataset.features is None:
             raise UserError(
                 f"{backbone} reads features of the items, and the dataset has none; make them with 'rearec embed DIR'"
@@ -182,8 +190,7 @@ def train(
 def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
-        features = torch.from_numpy(np.array(dataset.features)) if config.reads_features else None
-        return ReaRec(config, features, backbone=backbone)
+        return ReaRec(config, _texts(config, dataset), backbone=backbone)
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "
@@ -191,12 +198,20 @@ def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | 
         ) from error
 
 
+def _texts(config: ReaRecConfig, dataset: SequenceDataset) -> torch.Tensor | TitleEncoder | None:
+    """What the backbone knows items by, beside their ids."""
+    if config.text_encoder is not None:
+        return TitleEncoder.pretrained(config.text_encoder, dataset.item_titles or [], config.text_tokens)
+    return torch.from_numpy(np.array(dataset.features)) if config.reads_features else None
+
+
 def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
     if config.num_items != dataset.num_items:
         raise ValueError(f"num_items: got {config.num_items}, expected the dataset's {dataset.num_items}")
-    width = fitting_config(dataset, backbone=config.backbone).feature_dim
-    if config.reads_features and config.feature_dim != width:
-        raise ValueError(f"feature_dim: got {config.feature_dim}, expected the dataset's {width}")
+    width = fitting_config(dataset, backbone=config.backbone, text_encoder=config.text_encoder).feature_dim
+    if config.reads_texts and config.feature_dim != width:
+        whose = "the dataset's" if config.reads_features else "the text encoder's"
+        raise ValueError(f"feature_dim: got {config.feature_dim}, expected {whose} {width}")
     for split, why in (("train", "train on"), ("valid", "choose the best epoch by")):
         if not len(dataset.rows(split)):  # type: ignore[arg-type]
             raise UserError(f"the dataset has no {split} rows to {why}; choose another split when preparing it")
@@ -219,13 +234,14 @@ def _describe(dataset: SequenceDataset, config: ReaRecConfig, path: Path | None)
         "users": dataset.num_users,
         "interactions": dataset.num_interactions,
         "fingerprint": dataset.fingerprint,
-        "features": _digest(dataset.features) if config.reads_features else None,
+        "features": _digest(np.ascontiguousarray(dataset.features).data) if config.reads_features else None,
+        "titles": None if config.text_encoder is None else _digest(json.dumps(dataset.item_titles).encode()),
         "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},
     }
 
 
-def _digest(features: NDArray[np.float32] | None) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
@@ -237,7 +253,7 @@ def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
             # A dataset may have moved; its fingerprint is no option that could be told.
             if name not in ("path", "fingerprint") and was != value:
                 option = f"{part} option {name} = {was!r}, not {value!r}"
-                what = "other features of the items" if name == "features" else option
+                what = f"other {name} of the items" if name in ("features", "titles") else option
                 raise UserError(
                     f"{folder.path}: was started with {what}; resume with the same options, or start anew with --force"
                 )

@@ -79,9 +79,9 @@ def embed(
     set_threads(threads)
     from rearec.data import load_dataset
     from rearec.data.embedding import drop_partial
-    from rearec.data.encoders import need
     from rearec.data.features import has_features, project, save_features
     from rearec.item_features import check_features
+    from rearec.texts import need
 
     if encoder is not None and features is not None:
         raise UserError("--encoder and --features exclude each other")

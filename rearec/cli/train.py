@@ -86,13 +86,14 @@ MODEL_FIELDS = {
         *("backbone", "method", "steps", "dim", "ffn", "layers", "heads", "max_len", "dropout", "input_dropout"),
         *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight"),
         *("noise", "warmup", "noised_prefix"),
-        *("adaptor_dropout", "experts", "transductive", "adaptor_layers"),
+        *("adaptor_dropout", "experts", "transductive", "adaptor_layers", "text_encoder", "text_tokens"),
     )
 } | {"tau": "temperature"}
 TRAINING_FIELDS = {
     name: name
     for name in (
-        *("epochs", "patience", "pairing", "lr", "weight_decay", "clip", "schedule", "lr_warmup", "precision", "seed"),
+        *("epochs", "patience", "pairing", "lr", "encoder_lr", "weight_decay", "clip", "schedule", "lr_warmup"),
+        *("precision", "seed"),
     )
 } | {"batch_size": "batch_rows"}
 
@@ -141,6 +142,22 @@ def train(
     adaptor_layers: Annotated[
         int, typer.Option(min=0, help="morec: layers after the first one.", rich_help_panel=TEXTS)
     ] = 1,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="morec: train this transformers model too, on the items' titles; no features are read.",
+            show_default=False,
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    text_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a title that it sees.", rich_help_panel=TEXTS)
+    ] = 32,
+    encoder_lr: Annotated[
+        float | None,
+        typer.Option(help="Its learning rate.", show_default="a twentieth of --lr", rich_help_panel=TEXTS),
+    ] = None,
     tau: Annotated[float, typer.Option(help="Temperature of the softmax.", rich_help_panel=OBJECTIVE)] = 0.07,
     alpha: Annotated[float, typer.Option(help="prl: annealing factor.", rich_help_panel=OBJECTIVE)] = 5.0,
     kl_weight: Annotated[float, typer.Option(help="erl: diversity weight.", rich_help_panel=OBJECTIVE)] = 0.05,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.errors import UserError
+from rearec.texts import load_tokenizer, mean_over_tokens, need, tokenize
 
-__all__ = ["DEFAULT_ENCODER", "TextEncoder", "load_encoder", "need"]
+__all__ = ["DEFAULT_ENCODER", "TextEncoder", "load_encoder"]
 
 DEFAULT_ENCODER = "meta-llama/Llama-3.1-8B"
 
@@ -26,17 +26,6 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 [texts, width]."""
         ...
-
-
-def need(module: str) -> Any:
-    """The optional library; UserError that names the extra where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] != module:
-            raise
-        package = {"sklearn": "scikit-learn"}.get(module, module.replace("_", "-"))
-        raise UserError(f"{package} is not installed: pip install 'rearec[text]'") from None
 
 
 def load_encoder(name: str, device: Any, max_tokens: int) -> TextEncoder:
@@ -72,15 +61,11 @@ class _MeanEncoder:
 
     def __init__(self, name: str, device: Any, max_tokens: int) -> None:
         import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
-        self._tokenizer = AutoTokenizer.from_pretrained(name)
-        if self._tokenizer.pad_token is None:
-            # The mean leaves padding out: any token will do.
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._tokenizer.padding_side = "right"
+        self._tokenizer = load_tokenizer(name)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self._model = AutoModel.from_pretrained(name, dtype=dtype).to(device).eval()
+        self._model = AutoModel.from_pretrained(name, dtype=dtype, trust_remote_code=False).to(device).eval()
         self._device, self._max_tokens = device, max_tokens
         revision = getattr(self._model.config, "_commit_hash", None)
         self.description = _description(name, "transformers", max_tokens, revision)
@@ -88,16 +73,13 @@ class _MeanEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import torch
 
-        batch = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        ).to(self._device)
-        if batch["input_ids"].shape[1] == 0:
+        tokens, mask = (x.to(self._device) for x in tokenize(self._tokenizer, texts, self._max_tokens))
+        if tokens.shape[1] == 0:
             # Empty texts, of which the tokenizer makes no token: there is no mean.
             return np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
         with torch.inference_mode():
-            hidden = self._model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None].float()
-        mean: NDArray[np.float32] = ((hidden * mask).sum(1) / mask.sum(1).clamp_min(1)).cpu().numpy()
+            hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+        mean: NDArray[np.float32] = mean_over_tokens(hidden, mask).cpu().numpy()
         return mean
 
 

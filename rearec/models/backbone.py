@@ -77,3 +77,7 @@ class Backbone(nn.Module, ABC):
     def frozen_state(self) -> dict[str, Tensor]:
         """The part of the state dict that training does not change; checkpoints of a training leave it out."""
         return {}
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Parameters that come trained already: they get a learning rate of their own."""
+        return []

@@ -10,6 +10,7 @@ from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.models.morec import MoRec
 from rearec.models.sasrec import SASRec
 from rearec.models.text import TextBackbone
+from rearec.models.text_encoder import TitleEncoder
 from rearec.models.transformer import TransformerBackbone
 from rearec.models.unisrec import UniSRec
 
@@ -19,16 +20,20 @@ _BY_ITEM_IDS: dict[str, type[TransformerBackbone]] = {"sasrec": SASRec, "bert4re
 _BY_FEATURES: dict[str, type[TextBackbone]] = {"unisrec": UniSRec, "morec": MoRec}
 
 
-def build_backbone(config: ReaRecConfig, features: Tensor | None = None) -> Backbone:
+def build_backbone(config: ReaRecConfig, texts: Tensor | TitleEncoder | None = None) -> Backbone:
     """The backbone that ``config`` names, with fresh weights.
 
-    features: [num_items, feature_dim], for the backbones that read them; others take no notice.
+    texts: features [num_items, feature_dim] or, where config names a text encoder, what makes them, for the backbones
+        that read them; others take no notice.
     Raises ValueError where they are missing, and for a backbone of the user's own; otherwise as `TextBackbone`.
     """
     if config.backbone == OWN_BACKBONE:
         raise ValueError(f"backbone: got {OWN_BACKBONE!r}, expected the backbone itself in the argument of that name")
-    if not config.reads_features:
+    if not config.reads_texts:
         return _BY_ITEM_IDS[config.backbone](config)
-    if features is None:
-        raise ValueError(f"features: missing; {config.backbone} needs the items' features, [num_items, feature_dim]")
-    return _BY_FEATURES[config.backbone](config, features)
+    if isinstance(texts, TitleEncoder) == config.reads_features or texts is None:
+        needed = "the items' features, [num_items, feature_dim]" if config.reads_features else "a TitleEncoder"
+        raise ValueError(
+            f"features: {'missing' if texts is None else 'of another kind'}; {config.backbone} needs {needed}"
+        )
+    return _BY_FEATURES[config.backbone](config, texts)

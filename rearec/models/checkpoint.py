@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,37 +18,38 @@ from torch import Tensor, nn
 from rearec.errors import UserError
 from rearec.models.config import ReaRecConfig
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
+__all__ = ["CONFIG_FILE", "ENCODER_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+# The architecture of a text encoder that was trained too.
+ENCODER_FILE = "text_encoder.json"
 EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
 
 
-def locate_model(name: str | Path, **hub_options: Any) -> tuple[Path, Path]:
-    """The config and weights files of the folder `name` or, if there is none, of the Hub model ``owner/name``.
+def locate_model(
+    name: str | Path, files: Sequence[str] = (CONFIG_FILE, WEIGHTS_FILE), **hub_options: Any
+) -> list[Path]:
+    """The files of the folder `name` or, if there is none, of the Hub model ``owner/name``.
 
     hub_options: keyword arguments of `huggingface_hub.hf_hub_download` (revision, cache_dir, local_files_only, ...).
     Raises UserError if neither exists or a file is missing.
     """
     folder = Path(name)
     if folder.is_dir():
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
+        for file in files:
             if not (folder / file).is_file():
                 raise UserError(f"{folder}: no {file} in this folder; {EXPECTED}")
-        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        return [folder / file for file in files]
     if folder.exists():
         raise UserError(f"{folder}: is a file; {EXPECTED}")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         raise UserError(f"{folder}: no such folder; {EXPECTED}")
     try:
-        config, weights = (
-            Path(hf_hub_download(str(name), file, **hub_options)) for file in (CONFIG_FILE, WEIGHTS_FILE)
-        )
+        return [Path(hf_hub_download(str(name), file, **hub_options)) for file in files]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
-    return config, weights
 
 
 def read_config(path: Path) -> ReaRecConfig:

@@ -22,6 +22,8 @@ __all__ = [
 
 ID_BACKBONES = ("sasrec", "bert4rec")
 TEXT_BACKBONES = ("unisrec", "morec")
+# Those that can train an encoder of texts too.
+ENCODER_BACKBONES = ("morec",)
 BACKBONES = (*ID_BACKBONES, *TEXT_BACKBONES)
 # A backbone of the user's own, see `rearec.models.backbone`.
 OWN_BACKBONE = "own"
@@ -64,6 +66,8 @@ class ReaRecConfig:
     adaptor_dropout: dropout within what makes item vectors of features.
     experts, transductive: UniSRec's number of whitenings, and whether it adds embeddings of item ids.
     adaptor_layers: MoRec's layers after the first one.
+    text_encoder, text_tokens: for MoRec end to end, the transformers model that is trained with it (a name or a folder,
+        read when training starts), and how many tokens of a title it sees; feature_dim is then its width.
     """
 
     num_items: int
@@ -92,6 +96,8 @@ class ReaRecConfig:
     experts: int = 8
     transductive: bool = False
     adaptor_layers: int = 1
+    text_encoder: str | None = None
+    text_tokens: int = 32
 
     def __post_init__(self) -> None:
         self._choose("backbone", (*BACKBONES, OWN_BACKBONE))
@@ -99,7 +105,7 @@ class ReaRecConfig:
         self._choose("kl_form", KL_FORMS)
         self._choose("step_weights", STEP_WEIGHTS)
         self._choose("noised_prefix", NOISED_PREFIXES)
-        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len", "experts"):
+        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len", "experts", "text_tokens"):
             self._integer(name, least=1)
         for name in ("steps", "warmup", "feature_dim", "adaptor_layers"):
             self._integer(name, least=0)
@@ -111,8 +117,13 @@ class ReaRecConfig:
             self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
         if not isinstance(self.transductive, bool):
             raise ValueError(f"transductive: got {self.transductive!r}, expected true or false")
-        if self.reads_features != (self.feature_dim > 0) and self.backbone != OWN_BACKBONE:
-            expected = "the width of the items' features" if self.reads_features else "0: it reads no features"
+        if self.text_encoder is not None and not (isinstance(self.text_encoder, str) and self.text_encoder):
+            raise ValueError(f"text_encoder: got {self.text_encoder!r}, expected a name, a folder or none")
+        if self.text_encoder is not None and self.backbone not in ENCODER_BACKBONES:
+            known = ", ".join(ENCODER_BACKBONES)
+            raise ValueError(f"text_encoder: got one for {self.backbone}, expected none: {known} alone can train it")
+        if self.reads_texts != (self.feature_dim > 0) and self.backbone != OWN_BACKBONE:
+            expected = "the width of the items' features" if self.reads_texts else "0: it reads no features"
             raise ValueError(f"feature_dim: got {self.feature_dim} for {self.backbone}, expected {expected}")
         if self.dim % self.heads:
             raise ValueError(f"dim: got {self.dim}, expected a multiple of heads ({self.heads})")
@@ -127,9 +138,14 @@ class ReaRecConfig:
             raise ValueError(f"steps: got {self.steps}, expected at most {MOST_ENSEMBLE_STEPS} with the method erl")
 
     @property
-    def reads_features(self) -> bool:
-        """Whether item vectors are made of features of their texts."""
+    def reads_texts(self) -> bool:
+        """Whether item vectors are made of vectors of their texts."""
         return self.backbone in TEXT_BACKBONES
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether these are frozen features."""
+        return self.reads_texts and self.text_encoder is None
 
     @property
     def has_reasoning_positions(self) -> bool:

@@ -1,27 +1,29 @@
-"""MoRec: item vectors from frozen text features through a multilayer perceptron (arXiv 2303.13835)."""
+"""MoRec: item vectors from texts, frozen features or trained end to end, and a perceptron (arXiv 2303.13835)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from rearec.models.config import ReaRecConfig
-from rearec.models.encoder import init_weights
 from rearec.models.text import TextBackbone
+from rearec.models.text_encoder import TitleEncoder
 
 __all__ = ["MoRec"]
 
 
 class MoRec(TextBackbone):
-    """Features -> Linear -> GELU -> adaptor_layers times (dropout, Linear, GELU): the two-stage form of MoRec."""
+    """Texts -> Linear -> GELU -> adaptor_layers times (dropout, Linear, GELU).
 
-    def __init__(self, config: ReaRecConfig, features: Tensor) -> None:
-        super().__init__(config, features)
-        self.apply(init_weights)
+    Over frozen features it is the two-stage form of MoRec, over a `TitleEncoder` its end-to-end form.
+    """
+
+    def __init__(self, config: ReaRecConfig, texts: Tensor | TitleEncoder) -> None:
+        super().__init__(config, texts)
         self.adaptor = feature_perceptron(config)
 
     def item_table(self) -> Tensor:
         """[N, d]."""
-        vectors: Tensor = self.adaptor(self.item_features)
+        vectors: Tensor = self.adaptor(self.text_vectors())
         return vectors
 
 

@@ -1,4 +1,4 @@
-"""What the backbones have in common whose items are known by the features of their texts (paper, section 4.1)."""
+"""What the backbones have in common whose items are known by their texts (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from torch import Tensor, nn
 from rearec.item_features import check_features
 from rearec.models.config import ReaRecConfig
 from rearec.models.derived import Derived
+from rearec.models.encoder import init_weights
+from rearec.models.text_encoder import TitleEncoder
 from rearec.models.transformer import TransformerBackbone
 
 __all__ = ["TextBackbone"]
 
 
 class TextBackbone(TransformerBackbone):
-    """A Transformer over items whose vectors are computed from frozen features by its `adaptor`.
+    """A Transformer over items whose vectors its `adaptor` makes of vectors of their texts.
 
     Args:
-        config: feature_dim is the width F of the features.
-        features: float [N, F]; they become part of the model, which needs no other file.
+        config: feature_dim is the width F of the texts' vectors.
+        texts: float [N, F], frozen features, or what makes vectors of titles and is trained too. They become part of
+            the model, which needs no other file.
 
     Raises:
         UserError: there is not one row per item, or one holds a value that is no finite number.
@@ -26,14 +29,28 @@ class TextBackbone(TransformerBackbone):
 
     adaptor: nn.Module
 
-    def __init__(self, config: ReaRecConfig, features: Tensor) -> None:
+    def __init__(self, config: ReaRecConfig, texts: Tensor | TitleEncoder) -> None:
         super().__init__(config)
-        check_features(features.detach().cpu().float().numpy(), config.num_items, "features")
-        if features.shape[1] != config.feature_dim:
-            raise ValueError(f"feature_dim: got {config.feature_dim}, expected the features' {features.shape[1]}")
-        self.item_features: Tensor
-        self.register_buffer("item_features", features.detach().clone())
+        self.apply(init_weights)
+        self.item_features: Tensor | None
+        if isinstance(texts, TitleEncoder):
+            self.register_buffer("item_features", None)
+            self.text_encoder: TitleEncoder | None = texts
+        else:
+            check_features(texts.detach().cpu().float().numpy(), config.num_items, "features")
+            if texts.shape[1] != config.feature_dim:
+                raise ValueError(f"feature_dim: got {config.feature_dim}, expected the features' {texts.shape[1]}")
+            self.register_buffer("item_features", texts.detach().clone())
+            self.text_encoder = None
         self._tables = Derived[tuple[Tensor, Tensor]]()
+
+    def text_vectors(self) -> Tensor:
+        """[N, F]: the features, or what the encoder now makes of the titles."""
+        if self.item_features is not None:
+            return self.item_features
+        assert self.text_encoder is not None
+        vectors: Tensor = self.text_encoder()
+        return vectors
 
     def item_tables(self) -> tuple[Tensor, Tensor]:
         """As `Backbone.item_tables`; inference computes them once for given weights."""
@@ -41,8 +58,18 @@ class TextBackbone(TransformerBackbone):
 
     def item_weights(self) -> list[Tensor]:
         """What `item_table` is computed from."""
-        return [self.item_features, *self.adaptor.parameters()]
+        return [*self._texts().values(), *self.pretrained_parameters(), *self.adaptor.parameters()]
 
     def frozen_state(self) -> dict[str, Tensor]:
-        """The features."""
-        return {"item_features": self.item_features}
+        """The features, or the tokens of the titles."""
+        return self._texts()
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Those of the encoder of the titles."""
+        return [] if self.text_encoder is None else list(self.text_encoder.parameters())
+
+    def _texts(self) -> dict[str, Tensor]:
+        if self.item_features is not None:
+            return {"item_features": self.item_features}
+        assert self.text_encoder is not None
+        return {"text_encoder.tokens": self.text_encoder.tokens, "text_encoder.lengths": self.text_encoder.lengths}

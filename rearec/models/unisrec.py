@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rearec.models.config import ReaRecConfig
 from rearec.models.encoder import init_weights
 from rearec.models.text import TextBackbone
+from rearec.models.text_encoder import TitleEncoder
 
 __all__ = ["MixtureOfWhitenings", "UniSRec"]
 
@@ -50,15 +51,17 @@ class UniSRec(TextBackbone):
     Both sides of the score are L2-normalised; the state that is fed back is not.
     """
 
-    def __init__(self, config: ReaRecConfig, features: Tensor) -> None:
-        super().__init__(config, features)
-        self.item_embedding = nn.Embedding(config.num_items, config.dim) if config.transductive else None
-        self.apply(init_weights)
+    def __init__(self, config: ReaRecConfig, texts: Tensor | TitleEncoder) -> None:
+        super().__init__(config, texts)
+        self.item_embedding: nn.Embedding | None = None
+        if config.transductive:
+            self.item_embedding = nn.Embedding(config.num_items, config.dim)
+            self.item_embedding.apply(init_weights)
         self.adaptor = MixtureOfWhitenings(config.feature_dim, config.dim, config.experts, config.adaptor_dropout)
 
     def item_table(self) -> Tensor:
         """[N, d]; the noise of the gate is drawn once for all uses of a pass."""
-        vectors: Tensor = self.adaptor(self.item_features)
+        vectors: Tensor = self.adaptor(self.text_vectors())
         return vectors if self.item_embedding is None else vectors + self.item_embedding.weight
 
     def item_weights(self) -> list[Tensor]:
