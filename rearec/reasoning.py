@@ -261,9 +261,7 @@ class ReaRec(
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write config.json and model.safetensors (and a README.md if there is none) into a folder.
-
-        Beside them, text_encoder.json has the architecture of a text encoder that was trained too.
+        """Write config.json and model.safetensors, text_encoder.json where there is one, and a README.md if missing.
 
         With push_to_hub, then publish it as repo_id (default: the folder's name) and return the commit's address; the
         other options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. Every file is written aside and

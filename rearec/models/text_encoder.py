@@ -121,4 +121,6 @@ def encoder_width(name: str) -> int:
 
 
 def _not_loaded(name: str, error: Exception) -> UserError:
-    return UserError(f"text encoder {name}: cannot be loaded: {(str(error).strip() or repr(error)).splitlines()[0]}")
+    where = "" if Path(name).is_dir() else " (there is no such folder here)"
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    return UserError(f"text encoder {name}: cannot be loaded{where}: {reason}")
