@@ -1,4 +1,4 @@
-"""``rearec analyze`` as a process: every analysis, what is refused, what is written."""
+"""``rearec analyze``: every analysis, what is refused, what is written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from rearec.cli.app import app
 from rearec.data import load_dataset
 from rearec.evaluation import evaluate
 from rearec.reasoning import ReaRec
+
+
+def analyze(*arguments: object) -> Result:
+    """``rearec analyze`` within this process."""
+    return CliRunner().invoke(app, ["analyze", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +36,11 @@ def base_runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 @pytest.mark.parametrize("analysis", ["steps", "similarity", "ranks", "case", "latency"])
-def test_an_analysis_prints_its_result_and_leaves_a_page(
-    analysis: str, run_folder: Path, tmp_path: Path, run_rearec: Any
-) -> None:
+def test_an_analysis_prints_its_result_and_leaves_a_page(analysis: str, run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     options = {"latency": ["--rows", "8", "--repeats", "2"], "case": ["--cases", "2", "-k", "3"]}.get(analysis, [])
-    result = run_rearec("analyze", run_folder, analysis, "--out", out, *options, "--json")
-    assert result.returncode == 0, result.stderr
+    result = analyze(run_folder, analysis, "--out", out, *options, "--json")
+    assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert (report["run"], report["analysis"], report["split"]) == (str(run_folder), analysis, "test")
     files = [out / f"{analysis}.{extension}" for extension in ("csv", "png", "md")]
@@ -55,17 +60,17 @@ def test_steps_are_those_of_the_evaluation_and_are_shown_without_json(
     assert result.returncode == 0, result.stderr
     assert "prl: run" in result.stdout and f"{expected[2]['mrr']:.4f}" in result.stdout
     assert f"written: {tmp_path / 'steps.md'}" in result.stdout
-    refused = run_rearec("analyze", run_folder, "steps", "--out", tmp_path)
-    assert refused.returncode == 2 and "steps.md: exists already; --force replaces it" in refused.stderr
+    refused = analyze(run_folder, "steps", "--out", tmp_path)
+    assert refused.exit_code == 2 and "steps.md: exists already; --force replaces it" in refused.stderr
     # another analysis has files of its own
-    again = run_rearec("analyze", run_folder, "steps", "--out", tmp_path, "--split", "valid", "--force", "--json")
+    again = analyze(run_folder, "steps", "--out", tmp_path, "--split", "valid", "--force", "--json")
     assert json.loads(again.stdout)["result"] == expected
 
 
-def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp_path: Path, run_rearec: Any) -> None:
+def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
     against = [word for run in base_runs for word in ("--against", run)]
-    result = run_rearec("analyze", run_folder, "ceiling", "--out", tmp_path / "a", *against, "--json")
-    assert result.returncode == 0, result.stderr
+    result = analyze(run_folder, "ceiling", "--out", tmp_path / "a", *against, "--json")
+    assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)["result"]
     assert report["states"] == 3 and report["control"]["ndcg@20"] > report["base"]["ndcg@20"]
     assert report["best"]["ndcg@20"] >= report["last"]["ndcg@20"]
@@ -73,11 +78,11 @@ def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp
     page = (tmp_path / "a" / "ceiling.md").read_text()
     assert "A ceiling below its control is noise" in page and "the control is" in page
 
-    alone = run_rearec("analyze", run_folder, "ceiling", "--out", tmp_path / "b")
-    assert alone.returncode == 0 and "no control here" in " ".join(alone.stdout.split())
+    alone = analyze(run_folder, "ceiling", "--out", tmp_path / "b")
+    assert alone.exit_code == 0 and "no control here" in " ".join(alone.stdout.split())
 
 
-def test_a_wrong_control_is_refused(run_folder: Path, base_runs: list[Path], tmp_path: Path, run_rearec: Any) -> None:
+def test_a_wrong_control_is_refused(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(base_runs[0], copied)
     for against, message in (
@@ -86,24 +91,24 @@ def test_a_wrong_control_is_refused(run_folder: Path, base_runs: list[Path], tmp
         ([*base_runs[:2], copied], "have the same seed 0"),
     ):
         words = [word for run in against for word in ("--against", run)]
-        result = run_rearec("analyze", run_folder, "ceiling", "--out", tmp_path / "out", *words)
-        assert result.returncode == 2 and message in result.stderr
+        result = analyze(run_folder, "ceiling", "--out", tmp_path / "out", *words)
+        assert result.exit_code == 2 and message in result.stderr
     # a base run as RUN has one state, and so a control of one, which must be a base run
-    result = run_rearec("analyze", base_runs[0], "ceiling", "--out", tmp_path / "out", "--against", run_folder)
-    assert result.returncode == 2 and "is of method prl; the control is of base runs" in result.stderr
+    result = analyze(base_runs[0], "ceiling", "--out", tmp_path / "out", "--against", run_folder)
+    assert result.exit_code == 2 and "is of method prl; the control is of base runs" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_subgroups_of_several_runs(run_folder: Path, base_runs: list[Path], tmp_path: Path, run_rearec: Any) -> None:
-    result = run_rearec("analyze", run_folder, "subgroups", "--out", tmp_path, "--against", base_runs[1], "--json")
-    assert result.returncode == 0, result.stderr
+def test_subgroups_of_several_runs(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
+    result = analyze(run_folder, "subgroups", "--out", tmp_path, "--against", base_runs[1], "--json")
+    assert result.exit_code == 0, result.stderr
     models = {row["model"] for row in json.loads(result.stdout)["result"]}
     assert models == {"prl: run", "base: base-1"}
     assert "| by | group | rows | prl: run | base: base-1 |" in (tmp_path / "subgroups.md").read_text()
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    run_folder: Path, base_runs: list[Path], tmp_path: Path, run_rearec: Any
+    run_folder: Path, base_runs: list[Path], tmp_path: Path
 ) -> None:
     from rearec.data import prepare
 
@@ -122,11 +127,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         ([run_folder, "subgroups", "--out", out, "--against", tmp_path], "not a RUN folder"),
         ([base_runs[0], "case", "--out", out], "does not reason: there are no cases"),
     ):
-        result = run_rearec("analyze", *arguments)
-        assert result.returncode == 2, arguments
+        result = analyze(*arguments)
+        assert result.exit_code == 2, arguments
         assert message in result.stderr.splitlines()[-1], (arguments, result.stderr)
         assert result.stdout == "" and "Traceback" not in result.stderr
     assert not out.exists()
     for arguments in ([run_folder, "magic", "--out", out], [run_folder, "steps"]):
-        result = run_rearec("analyze", *arguments)
-        assert result.returncode == 2 and "Traceback" not in result.stderr
+        result = analyze(*arguments)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr
