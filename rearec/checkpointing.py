@@ -16,11 +16,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rearec.errors import UserError
 from rearec.files import open_aside, write_aside
-from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 
-__all__ = ["AtomicCheckpointIO", "RunRecorder", "load_best_model"]
+__all__ = ["AtomicCheckpointIO", "RunRecorder", "load_best_weights"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -57,11 +56,11 @@ def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, A
     return checkpoint
 
 
-def load_best_model(folder: RunFolder, config: ReaRecConfig) -> ReaRec:
-    """The model of the best epoch, in evaluation mode on the CPU."""
+def load_best_weights(folder: RunFolder, model: ReaRec) -> ReaRec:
+    """Put the weights of the best epoch into the model; it is returned on the CPU, in evaluation mode."""
     state = load_checkpoint(folder.best_checkpoint)["state_dict"]
-    model = ReaRec(config)
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+    model = model.cpu()
+    model.load_state_dict(model.frozen_state() | {name.removeprefix("model."): x for name, x in state.items()})
     return model.eval()
 
 

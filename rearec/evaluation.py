@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rearec.baselines import baseline_ranks, popularity_ranks
-from rearec.data.batches import Batch, PairBatches
+from rearec.data.batches import Batch, PairBatches, Pairing
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
 from rearec.graphed_rollout import GraphedRollout
@@ -23,7 +23,7 @@ from rearec.metrics import rank_metrics
 from rearec.reasoning import ReaRec
 from rearec_kernels import catalog_rank, prepare_catalog
 
-__all__ = ["BatchRanker", "RankedRows", "evaluate", "quantile_groups", "rank_rows"]
+__all__ = ["BatchRanker", "RankedRows", "evaluate", "evaluation_batches", "quantile_groups", "rank_rows"]
 
 FloatArray = NDArray[np.float64]
 
@@ -72,6 +72,12 @@ class RankedRows:
     empty_history_rows: int
 
 
+def evaluation_batches(model: ReaRec, dataset: SequenceDataset, split: SplitName, batch_rows: int) -> PairBatches:
+    """The rows of a split in a fixed order, paired as the model's backbone encodes them best."""
+    pairing: Pairing = "shared" if model.backbone.shares_windows else "separate"
+    return PairBatches(dataset, split, batch_rows=batch_rows, max_len=model.config.max_len, pairing=pairing)
+
+
 def rank_rows(
     model: ReaRec,
     dataset: SequenceDataset,
@@ -93,7 +99,7 @@ def rank_rows(
         raise UserError(f"the dataset has no {split} rows to evaluate on")
     if dataset.num_items != model.config.num_items:
         raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
-    batches = PairBatches(dataset, split, batch_rows=batch_rows, max_len=model.config.max_len)
+    batches = evaluation_batches(model, dataset, split, batch_rows)
     rows = len(dataset.rows(split))
     final = np.empty(rows)
     by_step = np.empty((rows, (model.config.steps if steps is None else steps) + 1)) if per_step else None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
-from rearec.models.sasrec import SASRec
-from rearec.weight_sample import WeightSample
+from rearec.models.transformer import TransformerBackbone
+from rearec.models.weight_sample import WeightSample
 from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FusedRollout"]
 
 _KNOWN_MODULES = frozenset(
-    {SASRec, TransformerEncoder, TransformerLayer, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding}
+    {TransformerEncoder, TransformerLayer, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding}
 )
 
 
@@ -58,6 +58,9 @@ class FusedRollout:
             if self._modules and not torch.compiler.is_compiling():
                 self.forget()
             return None
+        backbone = model.backbone
+        if not isinstance(backbone, TransformerBackbone) or type(backbone).step is not TransformerBackbone.step:
+            return None
         if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
             return None
         if state.device.type != "cpu" or state.dtype != torch.float32:
@@ -66,20 +69,20 @@ class FusedRollout:
         if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
             return None
         if not self._modules or self._prepared != self._identities() or not self._sample.is_current():
-            self._prepare(model)
+            self._prepare(model, backbone)
         if self._weights is None or any(map(_acts_differently, self._modules)):
             return None
         if any(norm.eps != LAYER_NORM_EPS for norm in self._norms):
             return None
         return reasoning_rollout(state, self._weights, prefix.keys, prefix.values, steps=steps, rows=rows)
 
-    def _prepare(self, model: ReaRec) -> None:
-        backbone, position = model.backbone, model.reasoning_position_embedding
-        modules = [backbone, backbone.input_norm, backbone.input_dropout, *backbone.encoder.modules()]
+    def _prepare(self, model: ReaRec, backbone: TransformerBackbone) -> None:
+        position = model.reasoning_position_embedding
+        modules = [backbone.input_norm, backbone.input_dropout, *backbone.encoder.modules()]
         if position is not None:
             modules.append(position)
         self._weights = None
-        self._modules = [model, *modules]
+        self._modules = [model, backbone, *modules]
         self._norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
         self._places = [part for module in self._modules for part in (module._modules, module._parameters)]
         self._prepared = self._identities()

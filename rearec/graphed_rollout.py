@@ -85,7 +85,7 @@ class GraphedRollout:
             if self._can_replay(batch):
                 self._drop_graphs_of_replaced_weights()
                 if not self._capture_failed:
-                    return Rollout(self._padded_states(batch, steps))
+                    return Rollout(self._padded_states(batch, steps), self.model.weight)
         return self.model(batch.to(self.model.weight.device, non_blocking=True), steps=steps)
 
     def _can_replay(self, batch: Batch) -> bool:
@@ -135,7 +135,9 @@ class GraphedRollout:
             )
 
     def _drop_graphs_of_replaced_weights(self) -> None:
-        weights = tuple((parameter.data_ptr(), parameter.dtype) for parameter in self.model.parameters())
+        # the item table is one of the parameters or derived from them
+        read = (*self.model.parameters(), *self.model.backbone.item_tables())
+        weights = tuple((x.data_ptr(), x.dtype) for x in read)
         if weights != self._weights:
             self._passes.clear()
             self._capture_failed = False

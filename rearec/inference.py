@@ -13,9 +13,9 @@ import torch
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
 from rearec.graphed_rollout import GraphedRollout
+from rearec.models.weight_sample import WeightSample
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
-from rearec.weight_sample import WeightSample
 from rearec_kernels import catalog_topk, prepare_catalog
 from rearec_kernels.retrieval import Catalog as PreparedTable
 

@@ -17,7 +17,7 @@ from rearec.baselines import popularity_ranks
 from rearec.data.batches import Batch, PairBatches, Pairing
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
-from rearec.evaluation import BatchRanker
+from rearec.evaluation import BatchRanker, evaluation_batches
 from rearec.metrics import METRICS, rank_metrics
 from rearec.objectives import contrastive_active, loss
 from rearec.reasoning import ReaRec
@@ -92,11 +92,11 @@ class TrainingModule(LightningModule):
             "train",
             batch_rows=options.batch_rows,
             max_len=model.config.max_len,
-            pairing=options.pairing,
+            pairing=options.pairing if model.backbone.shares_windows else "separate",
             shuffle=True,
             seed=options.seed,
         )
-        self._valid_batches = PairBatches(dataset, "valid", batch_rows=options.batch_rows, max_len=model.config.max_len)
+        self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
         empty = self._valid_batches.empty_history_rows
         self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
         self._valid_ranks: list[np.ndarray] = []
@@ -116,6 +116,15 @@ class TrainingModule(LightningModule):
         state = np.random.SeedSequence((self.options.seed, self.current_epoch)).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what training does not change; the dataset has it."""
+        for name in self.model.frozen_state():
+            del checkpoint["state_dict"][f"model.{name}"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what `on_save_checkpoint` left out."""
+        checkpoint["state_dict"] |= {f"model.{name}": value for name, value in self.model.frozen_state().items()}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; every term is logged as the epoch's mean over rows."""
         config = self.model.config
@@ -124,7 +133,6 @@ class TrainingModule(LightningModule):
         terms = loss(
             config,
             rollout,
-            self.model.weight,
             batch.target,
             batch.group,
             contrastive=contrastive,

@@ -34,7 +34,6 @@ def step_weights(model_config: ReaRecConfig, steps: int) -> list[float]:
 def loss(
     model_config: ReaRecConfig,
     rollout: Rollout,
-    weight: Tensor,
     target: Tensor,
     group: Tensor,
     *,
@@ -43,8 +42,8 @@ def loss(
 ) -> dict[str, Tensor]:
     """The objective of ``model_config.method`` on one batch.
 
-    rollout: states [R, T, d] and, if `contrastive`, the noised branch [R, T - 1, d].
-    weight: the item table [N, d]. target: int64 [R], -100 for rows that leave every term.
+    rollout: states [R, T, d], the table [N, d] and, if `contrastive`, the noised branch [R, T - 1, d].
+    target: int64 [R], -100 for rows that leave every term.
     group: int64 [R]; rows of one group (a user) are not each other's negatives in the contrastive term.
     contrastive: whether PRL's contrastive term is on (see `contrastive_active`); other methods have none.
     precision: of the loss kernels, see `rearec_kernels`.
@@ -54,11 +53,11 @@ def loss(
     ``contrastive`` (prl, 0 while it is off). If all rows are ignored everything is 0, the gradients too.
     """
     if model_config.method == "prl":
-        return _progressive(model_config, rollout, weight, target, group, contrastive, precision)
+        return _progressive(model_config, rollout, target, group, contrastive, precision)
     if model_config.method == "erl":
         ensemble = ensemble_reasoning_loss(
             rollout.states,
-            weight,
+            rollout.weight,
             target,
             temperature=model_config.temperature,
             kl_weight=model_config.kl_weight,
@@ -69,7 +68,7 @@ def loss(
         return {"loss": ensemble.loss, "cross_entropy": ensemble.cross_entropy, "kl": ensemble.kl}
     cross_entropy = annealed_cross_entropy(
         rollout.states[:, -1:],
-        weight,
+        rollout.weight,
         target,
         temperature=model_config.temperature,
         ignore_index=IGNORE_INDEX,
@@ -81,7 +80,6 @@ def loss(
 def _progressive(
     model_config: ReaRecConfig,
     rollout: Rollout,
-    weight: Tensor,
     target: Tensor,
     group: Tensor,
     contrastive: bool,
@@ -91,7 +89,7 @@ def _progressive(
     steps = rollout.states.shape[1] - 1
     cross_entropy = annealed_cross_entropy(
         rollout.states,
-        weight,
+        rollout.weight,
         target,
         temperature=annealed_temperatures(model_config.temperature, model_config.alpha, steps),
         step_weight=step_weights(model_config, steps),

@@ -13,7 +13,10 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from rearec.errors import UserError
 from rearec.fused_rollout import FusedRollout
+from rearec.models.backbone import Backbone
+from rearec.models.backbones import build_backbone
 from rearec.models.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -22,11 +25,10 @@ from rearec.models.checkpoint import (
     read_config,
     read_weights,
 )
-from rearec.models.config import ReaRecConfig
+from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.models.encoder import init_weights
 from rearec.models.official import load_official_state_dict
-from rearec.models.sasrec import SASRec
-from rearec_kernels import PrefixRows, ReasoningCache
+from rearec_kernels import PrefixRows
 
 if TYPE_CHECKING:
     from rearec.data.batches import Batch
@@ -50,13 +52,15 @@ model = ReaRec.from_pretrained("path or name of this folder")
 
 @dataclass(frozen=True)
 class Rollout:
-    """The states of R rows.
+    """The states of R rows, as they are scored.
 
     states: [R, T, d], T = steps + 1: h_0, the state of the last item, then one state per reasoning step.
+    weight: [N, d], the table that they are scored with.
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
     """
 
     states: Tensor
+    weight: Tensor
     noised: Tensor | None = None
 
 
@@ -73,12 +77,21 @@ class ReaRec(
     Windows of items are encoded once; every row of the batch (one prediction: a window and how much of it is seen)
     then computes ONE token per reasoning step, which attends to the row's part of the window and to the row's earlier
     reasoning tokens. Step k feeds back LayerNorm(h_{k-1} + RPE_k), with RPE absent in ``naive``.
+
+    Args:
+        config: settings.
+        features: [num_items, feature_dim], for the backbones that read features; see `rearec.load_dataset`.
+        backbone: an encoder of one's own instead of the one that config names (then ``own``).
+
+    Raises ValueError where features are missing or of another shape.
     """
 
-    def __init__(self, config: ReaRecConfig) -> None:
+    def __init__(
+        self, config: ReaRecConfig, features: Tensor | None = None, *, backbone: Backbone | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.backbone = SASRec(config)
+        self.backbone = build_backbone(config, features) if backbone is None else backbone
         self.reasoning_position_embedding: nn.Embedding | None = None
         # created last: with one seed, all methods start from the same backbone
         if config.has_reasoning_positions:
@@ -88,7 +101,7 @@ class ReaRec(
 
     @property
     def weight(self) -> Tensor:
-        """The item table [N, d]; a row's score for item n is its final state times weight[n]."""
+        """The table [N, d] that states are scored with: a row's score for item n is its final state times weight[n]."""
         return self.backbone.weight
 
     def forward(
@@ -107,30 +120,39 @@ class ReaRec(
         steps = self.config.steps if steps is None else steps
         if not 0 <= steps <= self.config.steps:
             raise ValueError(f"steps: got {steps}, expected 0..{self.config.steps} (trained steps)")
+        if not self.backbone.shares_windows:
+            batch = batch.one_window_per_row()
         own_prefix = return_noised and self.config.noised_prefix == "own"
-        windows = batch.items.repeat(2, 1) if own_prefix else batch.items
-        prefix = self.backbone.encode(windows, batch.row_prefix, batch.end)
-        states = [prefix.states]
+        windows, row_prefix, end = batch.items, batch.row_prefix, batch.end
+        if own_prefix:
+            windows, row_prefix, end = _twice(batch, windows=batch.num_windows)
+        table, weight = self.backbone.item_tables()
+        prefix = self.backbone.encode(windows, row_prefix, end, table)
+        if return_noised and not own_prefix:
+            _, row_prefix, end = _twice(batch, windows=0)
+        states = [prefix.states[: batch.num_rows]]
         noised: list[Tensor] = []
-        if steps > 0:
-            rows = _prefix_rows(batch, branches=2 if return_noised else 1, own_prefix=own_prefix)
-            fused = None if return_noised else self._fused_rollout.states(self, prefix, rows, steps)
-            if fused is not None:
-                return Rollout(fused)
-            caches = [
-                ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
-                for key, value in zip(prefix.keys, prefix.values, strict=True)
-            ]
-            for step in range(steps):
-                token = states[-1]
-                if self.reasoning_position_embedding is not None:
-                    token = token + self.reasoning_position_embedding.weight[step]
-                if return_noised:
-                    token = torch.cat([token, token + noise * torch.randn_like(token)])
-                clean, *noisy = self.backbone.step(token, caches).split(len(batch.end))
-                states.append(clean)
-                noised.extend(noisy)
-        return Rollout(torch.stack(states, dim=1), _stack(noised, prefix.states) if return_noised else None)
+        rows = PrefixRows(end=end, row_prefix=row_prefix)
+        fused = None if return_noised or steps == 0 else self._fused_rollout.states(self, prefix, rows, steps)
+        if fused is not None:
+            return Rollout(self.backbone.scored(fused), weight)
+        reason = self.backbone.reason(prefix, rows, steps) if steps > 0 else None
+        for step in range(steps):
+            assert reason is not None
+            token = states[-1]
+            if self.reasoning_position_embedding is not None:
+                token = token + self.reasoning_position_embedding.weight[step]
+            if return_noised:
+                token = torch.cat([token, token + noise * torch.randn_like(token)])
+            clean, *noisy = reason(token).split(batch.num_rows)
+            states.append(clean)
+            noised.extend(noisy)
+        scored = self.backbone.scored
+        return Rollout(
+            scored(torch.stack(states, dim=1)),
+            weight,
+            scored(_stack(noised, prefix.states)) if return_noised else None,
+        )
 
     def train(self, mode: bool = True) -> ReaRec:
         """As every module's; what inference has derived from the weights is derived anew after training."""
@@ -138,15 +160,20 @@ class ReaRec(
             self._fused_rollout.forget()
         return super().train(mode)
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The part of the state dict that training does not change: the features of the items, if any."""
+        return {f"backbone.{name}": value for name, value in self.backbone.frozen_state().items()}
+
     def final_state(self, states: Tensor) -> Tensor:
         """The state that ranks items: [R, T, d] -> [R, d]. ERL averages all states, other methods take the last."""
         return states.mean(dim=1) if self.config.method == "erl" else states[:, -1]
 
     @classmethod
-    def _untrained(cls, config: ReaRecConfig) -> ReaRec:
+    def _untrained(cls, config: ReaRecConfig, backbone: Backbone | None = None) -> ReaRec:
         """A model whose weights are about to be replaced; the random state of the caller is left alone."""
+        features = torch.zeros(config.num_items, config.feature_dim) if config.reads_features else None
         with torch.random.fork_rng(devices=[]):
-            return cls(config)
+            return cls(config, features, backbone=backbone)
 
     @classmethod
     def from_official(cls, source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> ReaRec:
@@ -165,6 +192,7 @@ class ReaRec(
         pretrained_model_name_or_path: str | Path,
         *,
         map_location: str | torch.device = "cpu",
+        backbone: Backbone | None = None,
         force_download: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -173,7 +201,8 @@ class ReaRec(
     ) -> ReaRec:
         """The model saved in a folder, or published on the Hugging Face Hub as ``owner/name``, in evaluation mode.
 
-        map_location: the device to put it on; the other options concern the Hub. Only safetensors and JSON are read.
+        map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder; its
+        weights are replaced. The other options concern the Hub. Only safetensors and JSON are read.
         Raises UserError if there is no such model or its files are damaged or do not fit together.
         """
         config_file, weights_file = locate_model(
@@ -184,7 +213,13 @@ class ReaRec(
             local_files_only=local_files_only,
             revision=revision,
         )
-        model = cls._untrained(read_config(config_file))
+        config = read_config(config_file)
+        if (config.backbone == OWN_BACKBONE) != (backbone is not None):
+            has = f"its backbone is {config.backbone!r}"
+            raise UserError(
+                f"{config_file}: {has}, expected {'the encoder as' if backbone is None else 'no'} backbone="
+            )
+        model = cls._untrained(config, backbone)
         load_weights(model, read_weights(weights_file), weights_file)
         return model.to(map_location).eval()
 
@@ -222,15 +257,10 @@ class ReaRec(
         return None
 
 
-def _prefix_rows(batch: Batch, branches: int, own_prefix: bool) -> PrefixRows:
-    """Which slots every row sees, the rows repeated once per branch: clean rows first, then noised ones.
-
-    own_prefix: the windows are repeated too.
-    """
-    if branches == 1:
-        return PrefixRows(end=batch.end, row_prefix=batch.row_prefix)
-    noised = batch.row_prefix + batch.num_windows if own_prefix else batch.row_prefix
-    return PrefixRows(end=batch.end.repeat(2), row_prefix=torch.cat([batch.row_prefix, noised]))
+def _twice(batch: Batch, windows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows, row_prefix and end, once for each branch; the noised rows read the windows ``windows`` further on."""
+    row_prefix = torch.cat([batch.row_prefix, batch.row_prefix + windows])
+    return batch.items.repeat(2, 1), row_prefix, batch.end.repeat(2)
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

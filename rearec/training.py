@@ -6,6 +6,7 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
 import threading
@@ -17,25 +18,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_model
+from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_weights
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
 from rearec.files import write_json
 from rearec.lightning_module import TrainingModule, TrainingOptions
-from rearec.models.config import ReaRecConfig
+from rearec.models.backbone import Backbone
+from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec_kernels import annealed_cross_entropy
 
-__all__ = ["TrainingModule", "TrainingOptions", "train"]
+__all__ = ["TrainingModule", "TrainingOptions", "fitting_config", "train"]
 
 MONITOR = "valid_ndcg@20"
 
@@ -47,12 +51,33 @@ class _EarlyStopping(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
+def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
+    """A configuration for a dataset: its number of items and, for a backbone that reads them, the features' width.
+
+    settings: the other fields of `ReaRecConfig`.
+
+    Raises:
+        UserError: the backbone reads features and the dataset has none.
+        ValueError: a setting is wrong.
+    """
+    backbone = settings.get("backbone")
+    width = 0
+    if backbone in TEXT_BACKBONES:
+        if dataset.features is None:
+            raise UserError(
+                f"{backbone} reads features of the items, and the dataset has none; make them with 'rearec embed'"
+            )
+        width = dataset.features.shape[1]
+    return ReaRecConfig(num_items=dataset.num_items, feature_dim=width, **settings)
+
+
 def train(
     data: str | Path | SequenceDataset,
     run: str | Path,
     config: ReaRecConfig,
     options: TrainingOptions | None = None,
     *,
+    backbone: Callable[[], Backbone] | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
     force: bool = False,
@@ -68,6 +93,7 @@ def train(
         run: the folder to write.
         config: the model; ``num_items`` must be the dataset's.
         options: how to train.
+        backbone: makes an encoder of one's own, for a config whose backbone is ``own``.
         device: where to train.
         resume: continue from the last epoch that ended; without one start anew, and return the result of a run that
             has finished.
@@ -80,6 +106,7 @@ def train(
         ``test`` (as `evaluate` returns them, floors included; None without test rows).
 
     Raises:
+        ValueError: the configuration does not fit the dataset.
         UserError: the folder may not be written, the run to resume was started with other options or data, the dataset
             has no training or validation rows, the precision is out of reach on this device, the model does not fit in
             memory, or the loss, the weights or the scores are no longer finite.
@@ -93,7 +120,7 @@ def train(
     _check_precision(options.precision, device)
     record = {
         "rearec": version("rearec"),
-        "dataset": _describe(dataset, None if isinstance(data, SequenceDataset) else Path(data)),
+        "dataset": _describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
         "model": asdict(config),
         "training": asdict(options),
     }
@@ -109,7 +136,7 @@ def train(
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _quiet():
         torch.manual_seed(options.seed)
-        module = TrainingModule(_build(config), dataset, options)
+        module = TrainingModule(_build(config, dataset, backbone), dataset, options)
         recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
         stopping = _EarlyStopping(MONITOR, patience=options.patience, mode="max", check_on_train_epoch_end=True)
         trainer = Trainer(
@@ -134,7 +161,7 @@ def train(
             folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
         with _interruptible(trainer):
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
-        model = load_best_model(folder, config).to(device)
+        model = load_best_weights(folder, module.model).to(device)
 
     result = {
         "best_epoch": recorder.best_epoch,
@@ -152,10 +179,11 @@ def train(
     return result
 
 
-def _build(config: ReaRecConfig) -> ReaRec:
+def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Callable[[], Backbone] | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
-        return ReaRec(config)
+        features = torch.from_numpy(np.array(dataset.features)) if config.reads_features else None
+        return ReaRec(config, features, backbone=None if backbone is None else backbone())
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "
@@ -166,6 +194,9 @@ def _build(config: ReaRecConfig) -> ReaRec:
 def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
     if config.num_items != dataset.num_items:
         raise ValueError(f"num_items: got {config.num_items}, expected the dataset's {dataset.num_items}")
+    width = fitting_config(dataset, backbone=config.backbone).feature_dim
+    if config.reads_features and config.feature_dim != width:
+        raise ValueError(f"feature_dim: got {config.feature_dim}, expected the dataset's {width}")
     for split, why in (("train", "train on"), ("valid", "choose the best epoch by")):
         if not len(dataset.rows(split)):  # type: ignore[arg-type]
             raise UserError(f"the dataset has no {split} rows to {why}; choose another split when preparing it")
@@ -181,15 +212,20 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise UserError(f"precision {precision!r} is out of reach here: {error}") from error
 
 
-def _describe(dataset: SequenceDataset, path: Path | None) -> dict[str, Any]:
+def _describe(dataset: SequenceDataset, config: ReaRecConfig, path: Path | None) -> dict[str, Any]:
     return {
         "path": None if path is None else str(path.resolve()),
         "items": dataset.num_items,
         "users": dataset.num_users,
         "interactions": dataset.num_interactions,
         "fingerprint": dataset.fingerprint,
+        "features": _digest(dataset.features) if config.reads_features else None,
         "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},
     }
+
+
+def _digest(features: NDArray[np.float32] | None) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()
 
 
 def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:

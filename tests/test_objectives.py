@@ -67,8 +67,8 @@ def batch_of(pairing: Pairing) -> Batch:
     return batch
 
 
-def random_case(config: ReaRecConfig, rows: int = 7) -> tuple[Rollout, Tensor, Tensor, Tensor]:
-    """Random leaf states, noised states and item table, targets of which one is ignored, groups with repeats."""
+def random_case(config: ReaRecConfig, rows: int = 7) -> tuple[Rollout, Tensor, Tensor]:
+    """Random leaves: states, noised states and item table; targets of which one is ignored; groups with repeats."""
     torch.manual_seed(rows)
     states = torch.randn(rows, config.steps + 1, DIM, dtype=torch.float64, requires_grad=True)
     noised = torch.randn(rows, config.steps, DIM, dtype=torch.float64, requires_grad=True)
@@ -76,16 +76,15 @@ def random_case(config: ReaRecConfig, rows: int = 7) -> tuple[Rollout, Tensor, T
     target = torch.randint(0, NUM_ITEMS, (rows,))
     if rows > 1:
         target[rows // 2] = -100
-    return Rollout(states, noised), weight, target, torch.arange(rows) // 2
+    return Rollout(states, weight, noised), target, torch.arange(rows) // 2
 
 
-def written_out(
-    config: ReaRecConfig, rollout: Rollout, weight: Tensor, target: Tensor, group: Tensor
-) -> dict[str, Tensor]:
+def written_out(config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor) -> dict[str, Tensor]:
     """The objectives as the paper and the official code define them, with every logit in memory."""
     kept = target != -100
     states, target, group, tau = rollout.states[kept], target[kept], group[kept], config.temperature
     steps = states.shape[1] - 1
+    weight = rollout.weight
     logits = states @ weight.T
     if config.method == "erl":
         log_p = (logits / tau).log_softmax(-1)
@@ -141,14 +140,14 @@ def gradients(total: Tensor, *inputs: Tensor) -> list[Tensor]:
 )
 def test_values_and_gradients_equal_the_formulas_written_out(method: str, settings: dict[str, Any], steps: int) -> None:
     config = config_of(method, steps, **settings)
-    rollout, weight, target, group = random_case(config)
-    got = loss(config, rollout, weight, target, group, contrastive=True)
-    expected = written_out(config, rollout, weight, target, group)
+    rollout, target, group = random_case(config)
+    got = loss(config, rollout, target, group, contrastive=True)
+    expected = written_out(config, rollout, target, group)
     assert got.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(got[name].detach(), expected[name].detach(), rtol=1e-11, atol=1e-12)
     assert rollout.noised is not None
-    inputs = (rollout.states, rollout.noised, weight)
+    inputs = (rollout.states, rollout.noised, rollout.weight)
     for mine, reference in zip(gradients(got["loss"], *inputs), gradients(expected["loss"], *inputs), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-12)
 
@@ -166,7 +165,7 @@ def loss_and_gradients(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     model = model_of(config, dtype)
     rollout = model(batch, noise=0.0, return_noised=config.method == "prl")
-    terms = loss(config, rollout, model.weight, batch.target, batch.group, contrastive=config.method == "prl")
+    terms = loss(config, rollout, batch.target, batch.group, contrastive=config.method == "prl")
     terms["loss"].backward()
     zero = torch.zeros((), dtype=dtype)
     return terms, {name: zero if p.grad is None else p.grad for name, p in model.named_parameters()}
@@ -201,12 +200,12 @@ def test_shared_and_separate_encodings_agree_to_1e_5_in_float32(method: str) -> 
 @pytest.mark.parametrize("method", METHODS)
 def test_ignored_rows_leave_every_term(method: str) -> None:
     config = config_of(method)
-    rollout, weight, target, group = random_case(config)
+    rollout, target, group = random_case(config)
     assert rollout.noised is not None
     kept = target != -100
-    all_rows = loss(config, rollout, weight, target, group, contrastive=True)
-    fewer = Rollout(rollout.states[kept], rollout.noised[kept])
-    kept_rows = loss(config, fewer, weight, target[kept], group[kept], contrastive=True)
+    all_rows = loss(config, rollout, target, group, contrastive=True)
+    fewer = Rollout(rollout.states[kept], rollout.weight, rollout.noised[kept])
+    kept_rows = loss(config, fewer, target[kept], group[kept], contrastive=True)
     for name, term in kept_rows.items():
         torch.testing.assert_close(all_rows[name], term, rtol=1e-12, atol=1e-12)
     grad_states, grad_noised = gradients(all_rows["loss"], rollout.states, rollout.noised)
@@ -231,9 +230,9 @@ def test_if_all_rows_are_ignored_everything_is_zero(method: str, steps: int, dty
 @pytest.mark.parametrize("method", METHODS)
 def test_one_row_has_a_loss_and_no_negatives(method: str) -> None:
     config = config_of(method)
-    rollout, weight, target, group = random_case(config, rows=1)
-    terms = loss(config, rollout, weight, target, group, contrastive=True)
-    expected = written_out(config, rollout, weight, target, group)
+    rollout, target, group = random_case(config, rows=1)
+    terms = loss(config, rollout, target, group, contrastive=True)
+    expected = written_out(config, rollout, target, group)
     torch.testing.assert_close(terms["loss"].detach(), expected["loss"].detach(), rtol=1e-11, atol=1e-12)
     if method == "prl":
         assert terms["contrastive"].item() == pytest.approx(0.0, abs=1e-12)
@@ -241,26 +240,26 @@ def test_one_row_has_a_loss_and_no_negatives(method: str) -> None:
 
 def test_rows_of_one_user_are_not_each_others_negatives() -> None:
     config = config_of("prl")
-    rollout, weight, target, _ = random_case(config)
-    one_user = loss(config, rollout, weight, target, torch.zeros(7, dtype=torch.int64), contrastive=True)
+    rollout, target, _ = random_case(config)
+    one_user = loss(config, rollout, target, torch.zeros(7, dtype=torch.int64), contrastive=True)
     assert one_user["contrastive"].item() == pytest.approx(0.0, abs=1e-12)
-    all_users = loss(config, rollout, weight, target, torch.arange(7), contrastive=True)
+    all_users = loss(config, rollout, target, torch.arange(7), contrastive=True)
     assert all_users["contrastive"] > 1
 
 
 def test_the_contrastive_term_is_off_unless_asked_for_and_needs_no_noised_branch_then() -> None:
     for config, contrastive in ((config_of("prl"), False), (config_of("prl", cl_weight=0.0), True)):
-        rollout, weight, target, group = random_case(config)
-        terms = loss(config, Rollout(rollout.states), weight, target, group, contrastive=contrastive)
+        rollout, target, group = random_case(config)
+        terms = loss(config, Rollout(rollout.states, rollout.weight), target, group, contrastive=contrastive)
         assert terms["contrastive"].item() == 0
         assert terms["loss"].item() == terms["cross_entropy"].item()
 
 
 def test_the_contrastive_term_without_a_noised_branch_is_an_error() -> None:
     config = config_of("prl")
-    rollout, weight, target, group = random_case(config)
+    rollout, target, group = random_case(config)
     with pytest.raises(ValueError, match="call the model with return_noised=True"):
-        loss(config, Rollout(rollout.states), weight, target, group, contrastive=True)
+        loss(config, Rollout(rollout.states, rollout.weight), target, group, contrastive=True)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +303,7 @@ def test_a_training_step_under_bfloat16_autocast_lowers_the_loss(method: str) ->
     for _ in range(5):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rollout = model(batch, noise=0.01, return_noised=method == "prl")
-            terms = loss(config, rollout, model.weight, batch.target, batch.group, contrastive=True)
+            terms = loss(config, rollout, batch.target, batch.group, contrastive=True)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

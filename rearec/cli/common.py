@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rearec.errors import UserError
+from rearec.threads import set_threads
 
 if TYPE_CHECKING:
     import torch
@@ -84,14 +85,6 @@ def _in_one_line(error: UserError | OSError) -> str:
     if isinstance(error, UserError) or error.filename is None:
         return " ".join(str(error).split())
     return f"{error.filename}: {error.strerror}"
-
-
-def set_threads(threads: int) -> None:
-    """Limit the threads of the libraries that are about to be imported (torch, polars); 0 changes nothing."""
-    if threads:
-        os.environ["OMP_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(threads)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
 
 
 def device_of(name: str) -> torch.device:

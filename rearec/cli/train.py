@@ -38,6 +38,9 @@ __all__ = ["register"]
 # As enumerations the command line knows the choices without importing the library, which checks the values again.
 class Backbone(str, Enum):
     sasrec = "sasrec"
+    bert4rec = "bert4rec"
+    unisrec = "unisrec"
+    morec = "morec"
 
 
 class Method(str, Enum):
@@ -83,6 +86,7 @@ MODEL_FIELDS = {
         *("backbone", "method", "steps", "dim", "ffn", "layers", "heads", "max_len", "dropout", "input_dropout"),
         *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight"),
         *("noise", "warmup", "noised_prefix"),
+        *("adaptor_dropout", "experts", "transductive", "adaptor_layers"),
     )
 } | {"tau": "temperature"}
 TRAINING_FIELDS = {
@@ -92,7 +96,7 @@ TRAINING_FIELDS = {
     )
 } | {"batch_size": "batch_rows"}
 
-MODEL, OBJECTIVE, OPTIMISER = "Model", "Objective", "Training"
+MODEL, TEXTS, OBJECTIVE, OPTIMISER = "Model", "Backbones that read texts", "Objective", "Training"
 
 
 def register(app: typer.Typer) -> None:
@@ -105,7 +109,13 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the model, metrics and checkpoints.")],
-    backbone: Annotated[Backbone, typer.Option(rich_help_panel=MODEL)] = Backbone.sasrec,
+    backbone: Annotated[
+        Backbone,
+        typer.Option(
+            help="unisrec and morec read the items' texts: run 'rearec embed' before.",
+            rich_help_panel=MODEL,
+        ),
+    ] = Backbone.sasrec,
     method: Annotated[
         Method,
         typer.Option(
@@ -121,6 +131,16 @@ def train(
     max_len: Annotated[int, typer.Option(min=1, help="Items of a history it sees.", rich_help_panel=MODEL)] = 50,
     dropout: Annotated[float, typer.Option(rich_help_panel=MODEL)] = 0.5,
     input_dropout: Annotated[float, typer.Option(rich_help_panel=MODEL)] = 0.2,
+    adaptor_dropout: Annotated[
+        float, typer.Option(help="Dropout of what makes item vectors of features.", rich_help_panel=TEXTS)
+    ] = 0.2,
+    experts: Annotated[int, typer.Option(min=1, help="unisrec: whitenings to mix.", rich_help_panel=TEXTS)] = 8,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="unisrec: with embeddings of item ids too.", rich_help_panel=TEXTS)
+    ] = False,
+    adaptor_layers: Annotated[
+        int, typer.Option(min=0, help="morec: layers after the first one.", rich_help_panel=TEXTS)
+    ] = 1,
     tau: Annotated[float, typer.Option(help="Temperature of the softmax.", rich_help_panel=OBJECTIVE)] = 0.07,
     alpha: Annotated[float, typer.Option(help="prl: annealing factor.", rich_help_panel=OBJECTIVE)] = 5.0,
     kl_weight: Annotated[float, typer.Option(help="erl: diversity weight.", rich_help_panel=OBJECTIVE)] = 0.05,
@@ -198,7 +218,6 @@ def train(
         note("--steps is ignored: base does not reason")
     set_threads(threads)
     from rearec.data import load_dataset
-    from rearec.models.config import ReaRecConfig
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(out)
@@ -210,11 +229,11 @@ def train(
         _adopt(training, before["training"], TRAINING_FIELDS, given)
     dataset = load_dataset(data)
 
-    from rearec.training import TrainingOptions
+    from rearec.training import TrainingOptions, fitting_config
     from rearec.training import train as run_training
 
     try:
-        config = ReaRecConfig(num_items=dataset.num_items, **model)
+        config = fitting_config(dataset, **model)
         options = TrainingOptions(**training)
     except ValueError as error:
         raise UserError(_as_option(str(error))) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -57,6 +57,12 @@ class Batch:
     def num_windows(self) -> int:
         """S, the number of windows of this batch."""
         return self.items.shape[0]
+
+    def one_window_per_row(self) -> Batch:
+        """The same rows, each with a window of its own."""
+        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.items.device)
+        items = self.items.index_select(0, self.row_prefix)
+        return replace(self, items=items, lengths=self.end, row_prefix=rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

@@ -8,9 +8,23 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["BACKBONES", "KL_FORMS", "METHODS", "NOISED_PREFIXES", "STEP_WEIGHTS", "ReaRecConfig"]
+__all__ = [
+    "BACKBONES",
+    "ID_BACKBONES",
+    "KL_FORMS",
+    "METHODS",
+    "NOISED_PREFIXES",
+    "OWN_BACKBONE",
+    "STEP_WEIGHTS",
+    "TEXT_BACKBONES",
+    "ReaRecConfig",
+]
 
-BACKBONES = ("sasrec",)
+ID_BACKBONES = ("sasrec", "bert4rec")
+TEXT_BACKBONES = ("unisrec", "morec")
+BACKBONES = (*ID_BACKBONES, *TEXT_BACKBONES)
+# A backbone of the user's own, see `rearec.models.backbone`.
+OWN_BACKBONE = "own"
 METHODS = ("base", "naive", "rpe", "erl", "prl")
 KL_FORMS = ("official", "paper")
 STEP_WEIGHTS = ("official", "paper")
@@ -28,7 +42,7 @@ class ReaRecConfig:
     what is expected. Integers are accepted where a float is expected.
 
     num_items: catalogue size N; item ids are 0..N-1.
-    backbone: how the prefix is encoded, one of ``BACKBONES``.
+    backbone: how histories are encoded, one of ``BACKBONES``, or ``own`` for an encoder of one's own.
     method: ``base`` (no reasoning; steps becomes 0), ``naive`` (feeds the state back as it is), ``rpe`` (adds reasoning
         position embeddings), both trained on the last state only, ``erl`` (ensemble reasoning learning, section 3.3),
         ``prl`` (progressive reasoning learning, section 3.4).
@@ -46,6 +60,10 @@ class ReaRecConfig:
         it is switched on.
     noised_prefix: what the noised branch's steps attend to: the encoding of the clean branch (``shared``), or one of
         their ``own``, which differs from it by its dropout masks alone and costs a second pass over the windows.
+    feature_dim: width of the items' features, for the backbones that read texts; 0 for the others.
+    adaptor_dropout: dropout within what makes item vectors of features.
+    experts, transductive: UniSRec's number of whitenings, and whether it adds embeddings of item ids.
+    adaptor_layers: MoRec's layers after the first one.
     """
 
     num_items: int
@@ -69,23 +87,33 @@ class ReaRecConfig:
     noise: float = 0.01
     warmup: int = 2
     noised_prefix: str = "shared"
+    feature_dim: int = 0
+    adaptor_dropout: float = 0.2
+    experts: int = 8
+    transductive: bool = False
+    adaptor_layers: int = 1
 
     def __post_init__(self) -> None:
-        self._choose("backbone", BACKBONES)
+        self._choose("backbone", (*BACKBONES, OWN_BACKBONE))
         self._choose("method", METHODS)
         self._choose("kl_form", KL_FORMS)
         self._choose("step_weights", STEP_WEIGHTS)
         self._choose("noised_prefix", NOISED_PREFIXES)
-        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len"):
+        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len", "experts"):
             self._integer(name, least=1)
-        for name in ("steps", "warmup"):
+        for name in ("steps", "warmup", "feature_dim", "adaptor_layers"):
             self._integer(name, least=0)
-        for name in ("dropout", "input_dropout"):
+        for name in ("dropout", "input_dropout", "adaptor_dropout"):
             self._number(name, "a number in [0, 1)", lambda value: 0 <= value < 1)
         for name in ("temperature", "alpha"):
             self._number(name, "a finite number above 0", lambda value: 0 < value < math.inf)
         for name in ("kl_weight", "pl_weight", "cl_weight", "noise"):
             self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
+        if not isinstance(self.transductive, bool):
+            raise ValueError(f"transductive: got {self.transductive!r}, expected true or false")
+        if self.reads_features != (self.feature_dim > 0) and self.backbone != OWN_BACKBONE:
+            expected = "the width of the items' features" if self.reads_features else "0: it reads no features"
+            raise ValueError(f"feature_dim: got {self.feature_dim} for {self.backbone}, expected {expected}")
         if self.dim % self.heads:
             raise ValueError(f"dim: got {self.dim}, expected a multiple of heads ({self.heads})")
         if self.dim > MOST_HEAD_WIDTH * self.heads:
@@ -97,6 +125,11 @@ class ReaRecConfig:
             object.__setattr__(self, "steps", 0)
         if self.method == "erl" and self.steps > MOST_ENSEMBLE_STEPS:
             raise ValueError(f"steps: got {self.steps}, expected at most {MOST_ENSEMBLE_STEPS} with the method erl")
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether item vectors are made of features of their texts."""
+        return self.backbone in TEXT_BACKBONES
 
     @property
     def has_reasoning_positions(self) -> bool:

@@ -1,0 +1,79 @@
+"""What ReaRec needs of an encoder of histories; subclass `Backbone` to bring one of your own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from rearec_kernels import PrefixRows
+
+__all__ = ["Backbone"]
+
+
+class Backbone(nn.Module, ABC):
+    """Encodes item histories once and continues them by reasoning tokens.
+
+    Attributes:
+        shares_windows: whether an item's state depends on nothing behind it, so that all rows of a user can read one
+            encoding of the longest of their histories. If not, every row gets a window of its own.
+    """
+
+    shares_windows: bool = True
+
+    @abstractmethod
+    def item_table(self) -> Tensor:
+        """[N, d]: the items as histories show them."""
+
+    def item_tables(self) -> tuple[Tensor, Tensor]:
+        """[N, d] each: the items as histories show them, and as they are scored. Called once per pass of the model."""
+        table = self.item_table()
+        return table, self.scored(table)
+
+    @abstractmethod
+    def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> Any:
+        """Encode right padded windows of item ids, int64 [S, C].
+
+        Args:
+            items: the windows; what stands behind a row's last item must not reach it.
+            row_prefix, end: int [R]; row r sees the slots [0, end[r]) of window row_prefix[r], end[r] >= 1. Without
+                `shares_windows`, no two rows have a window in common.
+            table: [N, d], the items as histories show them; None to make it.
+
+        Returns:
+            an object whose ``states`` [R, d] are the states h_0 at every row's last item; `reason` gets it.
+        """
+
+    @abstractmethod
+    def reason(self, prefix: Any, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
+        """Begin to reason over an encoding.
+
+        Args:
+            prefix: what `encode` returned.
+            rows: which slots of which window each row sees. PRL's noised branch repeats the rows: there may be twice as
+                many of them as in `encode`.
+            steps: how many tokens will come.
+
+        Returns:
+            a function that is called once per step with one token per row, not yet normalised, [R, d], and returns the
+            token's state [R, d]. A token sees its row's items, the row's earlier tokens and itself; items never see
+            tokens.
+        """
+
+    def scored(self, vectors: Tensor) -> Tensor:
+        """[..., d] -> [..., d]: what states, and the items of the table, are scored as; by default they themselves.
+
+        A row's score for an item is the dot product of both. Reasoning goes on with the state as it was before.
+        """
+        return vectors
+
+    @property
+    def weight(self) -> Tensor:
+        """[N, d]: the table that states are scored with."""
+        return self.item_tables()[1]
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """The part of the state dict that training does not change; checkpoints of a training leave it out."""
+        return {}

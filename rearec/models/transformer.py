@@ -1,0 +1,85 @@
+"""What the backbones of the paper have in common: positions, input LayerNorm, a Transformer over windows of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rearec.models.backbone import Backbone
+from rearec.models.config import ReaRecConfig
+from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, window_lengths
+from rearec_kernels import PrefixRows, ReasoningCache, dropout_add_layer_norm
+
+__all__ = ["TransformerBackbone"]
+
+
+class TransformerBackbone(Backbone):
+    """Learned absolute positions and a post-LN Transformer (paper, section 4.1); subclasses bring the item table.
+
+    The first slot of a window has position 0. Reasoning tokens pass through the same input LayerNorm and dropout as
+    items.
+
+    bidirectional: as in `TransformerEncoder`.
+    """
+
+    def __init__(self, config: ReaRecConfig, *, bidirectional: bool = False) -> None:
+        super().__init__()
+        self.position_embedding = nn.Embedding(config.max_len, config.dim)
+        self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.encoder = TransformerEncoder(
+            layers=config.layers,
+            dim=config.dim,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            bidirectional=bidirectional,
+        )
+
+    def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> EncodedPrefix:
+        """As `Backbone.encode`.
+
+        Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item and for
+        rows of a bidirectional encoder that see different parts of one window.
+        """
+        self._check(items, row_prefix, end)
+        table = self.item_tables()[0] if table is None else table
+        positions = self.position_embedding.weight[: items.shape[1]]
+        return self.encoder.encode(self._normalise(F.embedding(items, table) + positions), row_prefix, end)
+
+    def reason(self, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
+        """As `Backbone.reason`."""
+        caches = [
+            ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
+            for key, value in zip(prefix.keys, prefix.values, strict=True)
+        ]
+        return lambda token: self.step(token, caches)
+
+    def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:
+        """One reasoning token per row, not yet normalised, [R, d] -> its state [R, d]; one cache per layer."""
+        return self.encoder.step(self._normalise(token), caches)
+
+    def _check(self, items: Tensor, row_prefix: Tensor, end: Tensor) -> None:
+        max_len = self.position_embedding.num_embeddings
+        if items.ndim != 2 or not 1 <= items.shape[1] <= max_len:
+            raise ValueError(f"items: got shape {tuple(items.shape)}, expected [windows, 1..{max_len} slots]")
+        if row_prefix.ndim != 1 or row_prefix.shape != end.shape:
+            raise ValueError(
+                f"row_prefix and end: got shapes {tuple(row_prefix.shape)} and {tuple(end.shape)}, expected [rows] each"
+            )
+        # a row without items would silently read the window before its own
+        if end.device.type == "cpu" and end.numel():
+            low, high = int(end.min()), int(end.max())
+            if low < 1 or high > items.shape[1]:
+                raise ValueError(f"end: got values {low}..{high}, expected 1..{items.shape[1]} (items that a row sees)")
+            if self.encoder.bidirectional:
+                length = window_lengths(len(items), row_prefix, end)
+                if not torch.equal(length.index_select(0, row_prefix), end):
+                    raise ValueError("end: differs between rows of one window, expected a window for each such row")
+
+    def _normalise(self, inputs: Tensor) -> Tensor:
+        norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0
+        return dropout_add_layer_norm(inputs, None, norm.weight, norm.bias, eps=norm.eps, output_dropout_p=dropout_p)
