@@ -224,15 +224,16 @@ def test_gradients_reach_every_parameter(method: str) -> None:
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
 def test_gradients_of_the_training_path_are_those_of_double_precision() -> None:
     """With dropout of attention, slots go one by one through the native kernel; here it drops one in 2^32."""
-    batch = batch_of(LENGTHS)
-    upstream = torch.randn(batch.num_rows, 3, 8, dtype=torch.float64)
+    batch, upstream = batch_of(LENGTHS), torch.randn(len(LENGTHS), 3, 8, dtype=torch.float64)
     results = []
     for dtype, dropout in ((torch.float64, 0.0), (torch.float32, 0.0), (torch.float32, 1e-12)):
         model = model_of(dtype=dtype, layers=3, dropout=0.0, input_dropout=0.0).train()
         for layer in model.backbone.encoder.layers:
             layer.attention_dropout = dropout
         states = model(batch).states
-        gradients = torch.autograd.grad((states * upstream.to(dtype)).sum(), list(model.parameters()))
+        # a key's bias shifts all scores of a query alike: its gradient is 0, and what is computed is rounding
+        parameters = [parameter for name, parameter in model.named_parameters() if not name.endswith("key.bias")]
+        gradients = torch.autograd.grad((states * upstream.to(dtype)).sum(), parameters)
         results.append([states.detach(), *gradients])
     for exact, without, with_dropout in zip(*results, strict=True):
         scale = exact.abs().max()
