@@ -19,6 +19,8 @@ from rearec.evaluation import evaluate
 from rearec.files import check_way, write_json
 from rearec.lightning_module import TrainingOptions
 from rearec.models.config import ReaRecConfig
+from rearec.pages import write_png
+from rearec.plots import bars, lines
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import train
@@ -29,7 +31,6 @@ METHODS = ("base", "erl", "prl")
 USERS = 4000
 EPOCHS = 14
 EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2", "item-1-0")
-COLORS = {"base": "tab:blue", "erl": "tab:orange", "prl": "tab:green", "popularity": "0.75", "markov": "0.6"}
 
 # Shares of everyday items whose next item is one, two and three look-ups away.
 DEPTHS = (0.3, 0.4, 0.3)
@@ -122,11 +123,14 @@ def run_demo(
         model = ReaRec.from_pretrained(folder / method, map_location=device)
         results[method] = evaluate(model, dataset, "test", per_step=True, floors=False)
 
-    plots = {
-        "validation": _plot_validation(folder),
-        "steps": _plot_steps(folder, results),
-        "test": _plot_test(folder, {**floors, **results}),
-    }
+    plots = {}
+    for name, figure in (
+        ("validation", _validation(folder)),
+        ("steps", _steps(results)),
+        ("test", _test({**floors, **results})),
+    ):
+        plots[name] = folder / f"{name}.png"
+        write_png(plots[name], figure)
     report = {
         "out": str(folder),
         "structure": STRUCTURE,
@@ -154,59 +158,37 @@ def _check_out(folder: Path, force: bool) -> None:
         RunFolder(folder / method).check_writable(force=True)
 
 
-def _figure(folder: Path, name: str, draw: Callable[[Any], None]) -> Path:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    draw(figure.subplots())
-    path = folder / f"{name}.png"
-    figure.savefig(path, dpi=150)
-    return path
-
-
-def _plot_validation(folder: Path) -> Path:
+def _validation(folder: Path) -> Figure:
     """Validation NDCG@20 by epoch."""
-
-    def draw(axes: Any) -> None:
-        for method in METHODS:
-            with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            epochs = [int(row["epoch"]) for row in rows]
-            axes.plot(epochs, [float(row["valid_ndcg@20"]) for row in rows], color=COLORS[method], label=method)
-        axes.set(xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-
-    return _figure(folder, "validation", draw)
+    series = {}
+    for method in METHODS:
+        with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        series[method] = [(float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in rows]
+    return lines(series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
 
 
-def _plot_steps(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> Path:
+def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Test NDCG@20 of each state taken alone, with standard errors; base has one state only."""
-
-    def draw(axes: Any) -> None:
-        for method, result in results.items():
-            steps = [entry["step"] for entry in result["by_step"]]
-            value = [entry["ndcg@20"] for entry in result["by_step"]]
-            error = [entry["ndcg@20_se"] or 0.0 for entry in result["by_step"]]
-            if len(steps) == 1:
-                axes.axhline(value[0], color=COLORS[method], linestyle=":")
-            axes.errorbar(steps, value, error, color=COLORS[method], marker="o", capsize=3, label=method)
-        erl = results["erl"]
-        label = "erl, mean of its states"
-        axes.axhline(erl["ndcg@20"], color=COLORS["erl"], linestyle="--", linewidth=1, label=label)
-        axes.set(xlabel="reasoning step", ylabel="test NDCG@20", title="Each reasoning state taken alone")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, frameon=False)
-
-    return _figure(folder, "steps", draw)
+    return lines(
+        {
+            method: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
+            for method, result in results.items()
+            if method != "base"
+        },
+        levels={"base": results["base"]["ndcg@20"], "erl, mean of its states": results["erl"]["ndcg@20"]},
+        xlabel="reasoning step",
+        ylabel="test NDCG@20",
+        title="Each reasoning state taken alone",
+    )
 
 
-def _plot_test(folder: Path, results: Mapping[str, Mapping[str, Any]]) -> Path:
+def _test(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Test NDCG@20 with standard errors, the floors beside the methods."""
-
-    def draw(axes: Any) -> None:
-        for name, result in results.items():
-            bar = axes.bar(name, result["ndcg@20"], yerr=result["ndcg@20_se"] or 0.0, color=COLORS[name], capsize=4)
-            axes.bar_label(bar, fmt="%.3f", padding=3)
-        axes.set(ylabel="test NDCG@20", title="Test rows, full catalogue")
-        axes.margins(y=0.12)
-
-    return _figure(folder, "test", draw)
+    return bars(
+        list(results),
+        {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
+        errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
+        ylabel="test NDCG@20",
+        title="Test rows, full catalogue",
+    )

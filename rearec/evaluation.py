@@ -90,8 +90,15 @@ def rank_rows(
 ) -> RankedRows:
     """Rank the target of every row of a split against the whole catalogue.
 
-    Runs in evaluation mode without gradients; the mode the model was in is restored. Arguments as in `evaluate`.
+    Runs in evaluation mode without gradients; the mode the model was in is restored. Arguments and errors as in
+    `evaluate`.
     """
+    if split not in ("train", "valid", "test"):
+        raise UserError(f"split: got {split!r}, expected train, valid or test")
+    if not len(dataset.rows(split)):
+        raise UserError(f"the dataset has no {split} rows to evaluate on")
+    if dataset.num_items != model.config.num_items:
+        raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
     batches = evaluation_batches(model, dataset, split, batch_rows)
     rows = len(dataset.rows(split))
     final = np.empty(rows)
@@ -119,6 +126,8 @@ def rank_rows(
         final[empty] = popularity_ranks(dataset.train_item_counts(), dataset.targets(split)[empty])
         if by_step is not None:
             by_step[empty] = final[empty, None]
+    if np.isnan(final).any() or (by_step is not None and np.isnan(by_step).any()):
+        raise UserError("the model's scores are no finite numbers: its weights are too large")
     return RankedRows(final, by_step, len(empty))
 
 
@@ -163,16 +172,8 @@ def evaluate(
         raise UserError(f"users_by: got {users_by!r}, expected length")
     if items_by not in (None, "popularity"):
         raise UserError(f"items_by: got {items_by!r}, expected popularity")
-    if split not in ("train", "valid", "test"):
-        raise UserError(f"split: got {split!r}, expected train, valid or test")
-    if not len(dataset.rows(split)):
-        raise UserError(f"the dataset has no {split} rows to evaluate on")
-    if dataset.num_items != model.config.num_items:
-        raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
 
     ranked = rank_rows(model, dataset, split, steps=steps, batch_rows=batch_rows, per_step=per_step, progress=progress)
-    if np.isnan(ranked.final).any():
-        raise UserError("the model's scores are no finite numbers: its weights are too large")
     result = rank_metrics(ranked.final)
     result |= {"split": split, "steps": steps, "empty_history_rows": ranked.empty_history_rows}
     if floors:

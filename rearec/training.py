@@ -182,7 +182,7 @@ def train(
 def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Callable[[], Backbone] | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
-        features = torch.from_numpy(np.asarray(dataset.features)) if config.reads_features else None
+        features = torch.from_numpy(np.array(dataset.features)) if config.reads_features else None
         return ReaRec(config, features, backbone=None if backbone is None else backbone())
     except (RuntimeError, MemoryError) as error:
         raise UserError(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rearec.cli import demo, download, embed, evaluate, info, prepare, recommend, train
+from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, reproduce, train
 from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout
 
 __all__ = ["app", "main"]
@@ -34,10 +34,10 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, recommend."""
+    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend."""
 
 
-for _module in (demo, download, prepare, embed, train, evaluate, recommend, info):
+for _module in (demo, download, prepare, embed, train, evaluate, analyze, reproduce, recommend, info):
     _module.register(app)
 
 

@@ -9,16 +9,20 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from rearec.errors import UserError
+from rearec.threads import set_threads
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
     from rich.table import Table
+
+    from rearec.run_folder import RunFolder
 
 __all__ = [
     "Debug",
@@ -30,6 +34,7 @@ __all__ = [
     "check_steps",
     "command",
     "compute_device",
+    "dataset_path",
     "device_of",
     "emit",
     "error_console",
@@ -82,14 +87,6 @@ def _in_one_line(error: UserError | OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-def set_threads(threads: int) -> None:
-    """Limit the threads of the libraries that are about to be imported (torch, polars); 0 changes nothing."""
-    if threads:
-        os.environ["OMP_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = str(threads)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
-
-
 def device_of(name: str) -> torch.device:
     """The torch device of ``--device``; UserError where it does not exist here."""
     import torch
@@ -119,6 +116,19 @@ def compute_device(name: str) -> torch.device:
     if wanted and wanted not in available:
         raise UserError(f"REAREC_BACKEND: got {wanted!r}, expected one of {', '.join(available)} on {device}")
     return device
+
+
+def dataset_path(run: RunFolder, data: Path | None) -> Path:
+    """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
+    if data is not None:
+        return data
+    recorded = run.options()["dataset"].get("path")
+    if recorded is None:
+        raise UserError(f"{run.path}: does not say which dataset it was trained on; give it with --data")
+    path = Path(recorded)
+    if not path.is_dir():
+        raise UserError(f"{path}: the dataset {run.path} was trained on is gone; say where it is with --data")
+    return path
 
 
 def check_steps(steps: int | None, trained: int) -> None:

@@ -17,12 +17,12 @@ from rearec.cli.common import (
     check_steps,
     command,
     compute_device,
+    dataset_path,
     emit,
     metric_table,
     progress_bar,
     set_threads,
 )
-from rearec.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,13 +75,7 @@ def evaluate(
 
     folder = RunFolder(run)
     folder.check_finished()
-    recorded = folder.options()["dataset"].get("path")
-    if data is None:
-        if recorded is None:
-            raise UserError(f"{run}: does not say which dataset it was trained on; give it with --data")
-        data = Path(recorded)
-        if not data.is_dir():
-            raise UserError(f"{data}: the dataset {run} was trained on is gone; say where it is with --data")
+    data = dataset_path(folder, data)
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure

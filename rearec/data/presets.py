@@ -10,7 +10,7 @@ from typing import Any
 from rearec.data.choices import PRESETS
 from rearec.errors import UserError
 
-__all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options"]
+__all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options", "published_counts", "with_all_rows"]
 
 # What a preset may set, and what is done without one.
 DEFAULTS: Mapping[str, Any] = {
@@ -135,14 +135,24 @@ class UnexpectedCounts(UserError):
         self.differences = differences
 
 
+def published_counts(preset: str) -> Mapping[str, int]:
+    """The published counts of a dataset of the paper, by the names that `with_all_rows` uses."""
+    return _PRESETS[preset].published
+
+
+def with_all_rows(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """The statistics of a dataset and ``rows``, those of all splits: what the paper calls interactions."""
+    return {**statistics, "rows": sum(statistics[f"{split}_rows"] for split in ("train", "valid", "test"))}
+
+
 def check_counts(statistics: Mapping[str, Any], preset: str) -> None:
     """Compare the statistics of a dataset with the published ones.
 
     Raises:
         UnexpectedCounts: some differ.
     """
-    got = {**statistics, "rows": sum(statistics[f"{split}_rows"] for split in ("train", "valid", "test"))}
-    expected = _PRESETS[preset].published
+    got = with_all_rows(statistics)
+    expected = published_counts(preset)
     differences = [
         f"{name.replace('_', ' ')}: expected {count:,}, got {got[name]:,} ({got[name] - count:+,})"
         for name, count in expected.items()

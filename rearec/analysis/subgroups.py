@@ -1,0 +1,73 @@
+"""For whom, and for which targets, a model does well (paper, Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.evaluation import evaluate
+from rearec.pages import Page
+from rearec.plots import draw_bars, panels
+from rearec.reasoning import ReaRec
+
+__all__ = ["GROUPINGS", "page", "subgroups"]
+
+METRIC = "ndcg@20"
+# What `evaluate` calls them, and what they are.
+GROUPINGS = {
+    "users_by_length": "items in the history",
+    "items_by_popularity": "target's interactions in the training data",
+}
+
+
+def subgroups(
+    models: Mapping[str, ReaRec], dataset: SequenceDataset, split: SplitName = "test"
+) -> list[dict[str, Any]]:
+    """Metrics of up to four groups of rows of about equal size by history length, and four by target popularity.
+
+    Returns:
+        for each model, grouping and group: ``model``, ``grouping`` (a key of ``GROUPINGS``), ``group`` (a range like
+        "5–7") and the metrics of `rank_metrics`.
+
+    Raises:
+        UserError: as `rearec.evaluation.evaluate`.
+    """
+    rows = []
+    for name, model in models.items():
+        result = evaluate(model, dataset, split, users_by="length", items_by="popularity", floors=False)
+        rows += [{"model": name, "grouping": key, **group} for key in GROUPINGS for group in result[key]]
+    return rows
+
+
+def page(into: Page, results: Sequence[Mapping[str, Any]], *, name: str = "subgroups") -> None:
+    """Add a table of NDCG@20 and a figure with a panel per grouping.
+
+    Args:
+        results: what `subgroups` returns.
+    """
+    into.text("Rows in groups of about equal size; ± is the standard error over the rows of a group.")
+    models = list(dict.fromkeys(row["model"] for row in results))
+    table, drawings = [], []
+    for key, words in GROUPINGS.items():
+        groups = list(dict.fromkeys(row["group"] for row in results if row["grouping"] == key))
+        cells = {(row["group"], row["model"]): row for row in results if row["grouping"] == key}
+        for group in groups:
+            line: dict[str, Any] = {"by": words, "group": group, "rows": cells[group, models[0]]["rows"]}
+            for model in models:
+                line[model] = cells[group, model][METRIC]
+                line[f"{model}_se"] = cells[group, model][f"{METRIC}_se"]
+            table.append(line)
+        drawings.append(
+            partial(
+                draw_bars,
+                groups=groups,
+                series={model: [cells[group, model][METRIC] for group in groups] for model in models},
+                errors={model: [cells[group, model][f"{METRIC}_se"] or 0.0 for group in groups] for model in models},
+                xlabel=words,
+                ylabel="NDCG@20",
+            )
+        )
+    into.table(table, name, caption="NDCG@20 by group.")
+    into.figure(panels(drawings), name, "NDCG@20 by group; bars are standard errors over rows.")

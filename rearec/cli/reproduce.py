@@ -1,0 +1,145 @@
+"""``rearec reproduce``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rearec.cli.common import (
+    Debug,
+    Device,
+    Json,
+    Threads,
+    command,
+    compute_device,
+    emit,
+    note,
+    set_threads,
+)
+from rearec.cli.train import Precision
+from rearec.experiments import ARTEFACTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rearec.experiments.pool import Progress
+
+__all__ = ["register"]
+
+EXIT_FAILED_RUN = 1
+
+Artefact = Enum("Artefact", {name: name for name in ("all", *ARTEFACTS)}, type=str)  # type: ignore[misc]
+# Options that set one setting, by its field.
+SETTINGS = {"steps": "steps", "dim": "dim", "epochs": "epochs", "batch_size": "batch_rows", "precision": "precision"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(reproduce)
+
+
+@command
+def reproduce(
+    context: typer.Context,
+    artefacts: Annotated[list[Artefact], typer.Argument(metavar="ARTEFACT...", help=f"all, {', '.join(ARTEFACTS)}.")],
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Folder for the pages and, in OUT/runs, the trainings.")],
+    backbones: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Backbones, with commas between.", show_default="as the paper"),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Methods, with commas between.", show_default="as the paper")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting: seeds 0, 1, ...")] = 1,
+    steps: Annotated[int | None, typer.Option(min=0, help="Reasoning steps.", show_default="best known")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Model width.", show_default="64")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="30")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.", show_default="512")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Of the losses.", show_default="fp32")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any other setting of the models or the training; repeatable."
+        ),
+    ] = None,
+    search_settings: Annotated[int, typer.Option(min=1, help="search: settings for each method.")] = 8,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings side by side.")] = 1,
+    budget_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Stop training after so many; the pages say what is missing.", show_default="no limit"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
+    as_json: Json = False,
+    device: Device = "auto",
+    threads: Threads = 0,
+    debug: Debug = False,
+) -> None:
+    """Make the paper's tables and figures on a dataset of yours: train what they need, write a page for each.
+
+    Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
+    and has only to write the pages when all is trained.
+    """
+    set_threads(threads)
+    from rearec.experiments.plan import parse_settings
+    from rearec.experiments.reproduce import reproduce as make
+
+    chosen = {field: context.params[name] for name, field in SETTINGS.items() if context.params[name] is not None}
+    chosen = {field: getattr(value, "value", value) for field, value in chosen.items()}
+    try:
+        result = make(
+            [artefact.value for artefact in artefacts],
+            data,
+            out,
+            backbones=_names(backbones),
+            methods=_names(methods),
+            seeds=seeds,
+            settings=chosen | parse_settings(settings or []),
+            search_settings=search_settings,
+            jobs=jobs,
+            threads=threads,
+            device=compute_device(device),
+            budget_minutes=budget_minutes,
+            force=force,
+            on_progress=lambda progress: note(_line(progress)),
+        )
+    except KeyboardInterrupt:
+        note("what is trained is kept: the same command goes on from there")
+        raise
+    for name, reason in result["left_out"].items():
+        note(f"{name} is left out: {reason}")
+    emit(result, as_json, lambda console: _render(console, result))
+    if result["failed"]:
+        raise typer.Exit(EXIT_FAILED_RUN)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _line(progress: Progress) -> str:
+    """One line for a run that has ended."""
+    if progress.result is None:
+        outcome = f"FAILED: {progress.error}"
+    else:
+        outcome = f"valid NDCG@20 {progress.result['valid']['ndcg@20']:.4f}"
+    line = f"{progress.run.name}  {outcome}  {progress.minutes:.1f} min"
+    return f"{line}  {progress.left} left" + (f", about {progress.expected_minutes:.0f} min" if progress.left else "")
+
+
+def _render(console: Console, result: dict[str, Any]) -> None:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    for name, path in result["pages"].items():
+        say(f"{name}: {path}")
+    say(f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all")
+    if result["missing"]:
+        say("missing (the same command goes on from here):")
+        for name, reason in result["missing"].items():
+            say(f"  {name}: {reason}")

@@ -1,0 +1,57 @@
+"""Figure 5: how many reasoning steps each method wants."""
+
+from __future__ import annotations
+
+from rearec.experiments.artefact import per_backbone
+from rearec.experiments.metric_tables import METRIC, Setting, add_metrics, error_words
+from rearec.experiments.plan import Plan
+from rearec.experiments.results import Results
+from rearec.experiments.runs import Run
+from rearec.pages import Page
+from rearec.plots import lines
+
+__all__ = ["FIG5"]
+
+STEPS = (1, 2, 3, 4, 5)
+METHODS = ("naive", "rpe", "erl", "prl")
+
+
+def _settings(plan: Plan, backbone: str) -> dict[tuple[str, int], list[Run]]:
+    """The runs over seeds by method and steps; base has none."""
+    settings = {("base", 0): plan.over_seeds("base", backbone=backbone)}
+    for steps in STEPS:
+        for method in plan.methods or METHODS:
+            if method != "base":
+                settings[method, steps] = plan.over_seeds(method, backbone=backbone, steps=steps)
+    return settings
+
+
+def _runs(plan: Plan, backbone: str) -> list[Run]:
+    return [run for runs in _settings(plan, backbone).values() for run in runs]
+
+
+def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
+    settings = _settings(plan, backbone)
+    table = [Setting({"method": method, "steps": steps}, runs) for (method, steps), runs in sorted(settings.items())]
+    add_metrics(page, results, table, name)
+    series: dict[str, list[tuple[float, float, float | None]]] = {}
+    levels = {}
+    for (method, steps), runs in settings.items():
+        summary = results.summary(runs, METRIC)
+        if summary is None:
+            continue
+        if method == "base":
+            levels["base"] = summary.mean
+        else:
+            series.setdefault(method, []).append((steps, summary.mean, summary.error))
+    figure = lines(
+        series,
+        xlabel="reasoning steps K, in training and at inference",
+        ylabel="NDCG@20 (test)",
+        title=f"Reasoning steps, {backbone}",
+        levels=levels,
+    )
+    page.figure(figure, name, f"NDCG@20 by number of steps; bars are {error_words(plan.seeds)}.")
+
+
+FIG5 = per_backbone("fig5", "Figure 5: reasoning steps", _runs, _fill)

@@ -1,0 +1,183 @@
+"""A Markdown page with its tables (csv) and figures (PNG) beside it."""
+
+from __future__ import annotations
+
+import csv
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rearec.errors import UserError
+from rearec.files import check_way, open_aside, write_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Page", "escape", "write_png"]
+
+DOTS_PER_INCH = 150
+STANDARD_ERROR = "_se"
+Row = Mapping[str, Any]
+
+
+class Page:
+    """One Markdown page, put together part by part and written at the end.
+
+    Nothing is written before `write`; every file is written aside and renamed, the page last, so that a page that is
+    there has all it refers to. What an earlier page of that name has left is replaced.
+
+    Args:
+        folder: where the page goes; made by `write` where it is missing.
+        name: of the Markdown file, without its extension.
+        title: the first heading.
+    """
+
+    def __init__(self, folder: Path, name: str, title: str) -> None:
+        self.folder = Path(folder)
+        self.name = name
+        self._parts = [f"# {title}"]
+        self._writers: dict[str, Callable[[Path], None]] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """What `write` writes: the csv and PNG files so far, then the page."""
+        return [*(self.folder / file for file in self._writers), self._page]
+
+    @property
+    def markdown(self) -> str:
+        """The page so far."""
+        return "\n\n".join(self._parts) + "\n"
+
+    @property
+    def _page(self) -> Path:
+        return self.folder / f"{self.name}.md"
+
+    def text(self, markdown: str) -> None:
+        """Add paragraphs, a list or a heading."""
+        self._parts.append(markdown.strip())
+
+    def table(self, rows: Sequence[Row], name: str | None = None, *, caption: str = "") -> None:
+        """Add a table: numbers rounded for reading, and with ``name`` also unrounded as NAME.csv.
+
+        Args:
+            rows: the cells of each row by column; the columns are those of all rows, in the order they come up. A
+                missing cell and None are shown as "–" and left empty in the csv. In the Markdown table a column
+                ``X_se`` (a standard error) has no place of its own but is shown as ± in the cells of ``X``.
+            caption: stands above the table.
+
+        Raises:
+            ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
+        """
+        columns = _columns(rows)
+        if caption:
+            self.text(caption)
+        self._parts.append(_markdown_table(rows, columns))
+        if name is not None:
+            self.data(rows, name)
+
+    def data(self, rows: Sequence[Row], name: str) -> None:
+        """Add a link to NAME.csv alone, which holds these rows unrounded.
+
+        Raises:
+            ValueError: as `table`.
+        """
+        columns = _columns(rows)
+        cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
+        file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))
+        self.text(f"[{file}]({file})")
+
+    def figure(self, figure: Figure, name: str, caption: str) -> None:
+        """Add a figure, NAME.png at 150 dots per inch, with its caption below.
+
+        Raises:
+            ValueError: as `table`.
+        """
+        file = self._add(f"{name}.png", lambda path: write_png(path, figure))
+        self.text(f"![{name}]({file})")
+        self.text(caption)
+
+    def write(self) -> Path:
+        """Write everything; returns the path of the page.
+
+        Raises:
+            UserError: the folder or a file cannot be written.
+        """
+        check_way(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        for file, write in self._writers.items():
+            write(self.folder / file)
+        write_aside(self._page, self.markdown)
+        return self._page
+
+    def _add(self, file: str, write: Callable[[Path], None]) -> str:
+        if not re.fullmatch(r"[\w.-]+", file):
+            raise ValueError(f"name: got {file!r}, expected letters, digits, '_', '.' and '-'")
+        if file in self._writers:
+            raise ValueError(f"name: the page already has a file {file!r}")
+        self._writers[file] = write
+        return file
+
+
+def escape(text: str) -> str:
+    """Text of any origin as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", text)
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure at 150 dots per inch, aside, then rename it."""
+    with open_aside(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not columns:
+        raise ValueError("rows: got no cells, expected at least one row")
+    return columns
+
+
+def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    errors = {f"{column}{STANDARD_ERROR}" for column in columns}
+    shown = [column for column in columns if column not in errors]
+    numeric = [all(_is_number(row.get(column)) or row.get(column) is None for row in rows) for column in shown]
+    lines = [shown, ["--:" if right else ":--" for right in numeric]]
+    lines += [[_cell(row, column) for column in shown] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(row: Row, column: str) -> str:
+    cell = _readable(row.get(column))
+    error = row.get(f"{column}{STANDARD_ERROR}")
+    return cell if error is None else f"{cell} ± {_readable(error)}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _readable(value: object) -> str:
+    """A cell of a Markdown table."""
+    if value is None:
+        return "–"
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+        size = abs(number)
+        return f"{number:.4f}" if size < 1 else f"{number:.2f}" if size < 100 else f"{number:,.1f}"
+    text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _csv_cell(value: object) -> object:
+    return "" if value is None else value
+
+
+def _write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    with open_aside(path) as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)

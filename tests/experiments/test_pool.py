@@ -1,0 +1,177 @@
+"""Training many runs: several at a time, killed, out of budget, one of them failing."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rearec.data.synthetic import Planted, generate
+from rearec.errors import UserError
+from rearec.experiments.pool import Progress, train_all
+from rearec.experiments.runs import Run, training_minutes
+from rearec.lightning_module import TrainingOptions
+from rearec.models.config import ReaRecConfig
+
+# A pool in a process of its own, which a test can kill.
+POOL = """
+import sys
+from pathlib import Path
+from rearec.experiments.pool import train_all
+from rearec.experiments.runs import Run
+from rearec.lightning_module import TrainingOptions
+from rearec.models.config import ReaRecConfig
+
+if __name__ == "__main__":
+    data, folder, items = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
+    train_all(data, [Run(config, TrainingOptions(epochs=40, patience=40, batch_rows=64))], folder, threads=1)
+"""
+
+
+def make_run(items: int, method: str = "base", seed: int = 0, epochs: int = 2, **changes: Any) -> Run:
+    config = ReaRecConfig(items, method=method, steps=1, dim=8, ffn=8, layers=1, heads=1, max_len=8)
+    return Run(config, TrainingOptions(**{"epochs": epochs, "batch_rows": 64, "seed": seed, **changes}))
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    out = tmp_path_factory.mktemp("pool") / "data"
+    dataset = generate(0, planted=Planted(users=60, themes=3, items_per_theme=6), out=out)
+    return out, dataset.num_items
+
+
+def test_names_are_stable_readable_and_tell_settings_apart() -> None:
+    def name(method: str = "prl", seed: int = 0, **model: Any) -> str:
+        return Run(ReaRecConfig(9, method=method, **model), TrainingOptions(seed=seed)).name
+
+    assert name() == name(steps=2)
+    assert name().startswith("sasrec-prl-k2-tau0.07-alpha5-cl1-seed0-")
+    assert name("base").startswith("sasrec-base-tau0.07-seed0-")
+    assert name("erl", 3).startswith("sasrec-erl-k2-tau0.07-kl0.05-seed3-")
+    assert len({name(), name(seed=1), name(dropout=0.25), name(max_len=20), name("rpe"), name(alpha=1)}) == 6
+
+
+def test_two_jobs_leave_the_same_runs_as_one_and_a_failing_run_loses_no_other(
+    data: tuple[Path, int], tmp_path: Path
+) -> None:
+    path, items = data
+    good = [make_run(items), make_run(items, "erl"), make_run(items, "prl", seed=1)]
+    bad = make_run(items, lr=1e30)
+    seen: list[Progress] = []
+    outcome = train_all(
+        path, [bad, *good, good[0]], tmp_path / "two", jobs=2, threads=1, on_progress=lambda state: seen.append(state)
+    )
+    assert list(outcome.failed) == [bad] and "training loss is" in outcome.failed[bad]
+    assert outcome.unfinished == []
+    assert {state.run for state in seen} == {bad, *good} and len(seen) == 4
+    assert [state.left for state in seen] == [3, 2, 1, 0]
+    assert [state.error is None for state in seen] == [state.run != bad for state in seen]
+    assert seen[-1].expected_minutes == 0 and seen[0].expected_minutes == pytest.approx(1.5 * seen[0].minutes)
+
+    assert train_all(path, good, tmp_path / "one", threads=1).failed == {}
+    for run in good:
+        one, two = (run.folder(tmp_path / jobs) for jobs in ("one", "two"))
+        assert one.result() == two.result()
+        assert (one.path / "model.safetensors").read_bytes() == (two.path / "model.safetensors").read_bytes()
+        assert training_minutes(one) > 0
+
+    # finished runs are not touched, and need no process
+    before = good[0].folder(tmp_path / "one").result_file.stat().st_mtime_ns
+    began = time.monotonic()
+    again = train_all(path, good, tmp_path / "one", budget_minutes=1)
+    assert again.failed == {} and again.unfinished == [] and time.monotonic() - began < 1
+    assert good[0].folder(tmp_path / "one").result_file.stat().st_mtime_ns == before
+
+    other = generate(1, planted=Planted(users=60, themes=3, items_per_theme=6), out=tmp_path / "other")
+    assert other.num_items == items
+    with pytest.raises(UserError, match="not the dataset of"):
+        train_all(tmp_path / "other", good, tmp_path / "one")
+
+
+def test_a_process_that_dies_takes_only_its_own_run_with_it(data: tuple[Path, int], tmp_path: Path) -> None:
+    path, items = data
+    endless, short = make_run(items, epochs=10_000, patience=10_000), make_run(items, "rpe")
+
+    def kill_the_other(state: Progress) -> None:
+        if state.run == short:
+            wait_for(endless.folder(tmp_path).last_checkpoint.is_file)
+            for child in children_of(os.getpid()):
+                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                    os.kill(child, signal.SIGKILL)
+
+    outcome = train_all(path, [endless, short], tmp_path, jobs=2, threads=1, on_progress=kill_the_other)
+    assert list(outcome.failed) == [endless] and "died (exit code -9)" in outcome.failed[endless]
+    assert short.folder(tmp_path).finished and not endless.folder(tmp_path).finished
+
+
+def test_a_budget_stops_what_is_being_trained_and_leaves_it_to_be_resumed(
+    data: tuple[Path, int], tmp_path: Path
+) -> None:
+    path, items = data
+    endless, never = make_run(items, epochs=10_000, patience=10_000), make_run(items, seed=5)
+    began = time.monotonic()
+    budget = 0.0
+    while not endless.folder(tmp_path).last_checkpoint.is_file():
+        budget += 0.2
+        outcome = train_all(path, [endless, never], tmp_path, threads=1, budget_minutes=budget)
+        assert outcome.failed == {} and outcome.unfinished == [endless, never]
+    assert time.monotonic() - began < 120
+    assert not endless.folder(tmp_path).finished and not never.folder(tmp_path).options_file.is_file()
+
+
+def test_a_killed_pool_leaves_no_process_behind_and_resumes(data: tuple[Path, int], tmp_path: Path) -> None:
+    path, items = data
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    runs = tmp_path / "runs"
+    process = subprocess.Popen([sys.executable, str(script), str(path), str(runs), str(items)])
+    try:
+        wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")))
+        with pytest.raises(UserError, match="another process trains here"):
+            train_all(path, [make_run(items)], runs)
+        children = children_of(process.pid)
+        assert children
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(map(is_running, children)), 10)
+    (folder,) = runs.glob("sasrec-rpe-*")
+    with (folder / "metrics.csv").open() as file:
+        before = list(csv.DictReader(file))
+    assert 0 < len(before) < 40
+    config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
+    run = Run(config, TrainingOptions(epochs=40, patience=40, batch_rows=64))
+    assert folder.name == run.name and not run.folder(runs).finished
+
+    assert train_all(path, [run], runs, threads=1).failed == {}
+    assert run.folder(runs).result()["epochs"] == 40
+    with (folder / "metrics.csv").open() as file:
+        after = list(csv.DictReader(file))
+    assert len(after) == 40 and after[: len(before)] == before
