@@ -1,4 +1,7 @@
-"""BERT4Rec: equal to recomputing everything under the prefix mask; items see nothing but their row's items."""
+"""BERT4Rec: equal to recomputing everything under the prefix mask; items see nothing but their row's items.
+
+Both for the next item (h_0 is the last item's state) and for Cloze (h_0 is a mask's).
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,25 @@ from torch import Tensor
 
 import rearec.fused_rollout
 from rearec import Recommender
-from rearec.data.batches import Batch, collate_histories
+from rearec.data import SequenceDataset, load_dataset
+from rearec.data.batches import MASK_ID, Batch, collate_histories
+from rearec.data.cloze import ClozeBatches
 from rearec.evaluation import evaluate, rank_rows
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import METHODS
 from rearec.models.encoder import EncodedPrefix, TransformerLayer
+from rearec.objectives import loss
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
+from rearec.training import TrainingOptions, train
 from rearec_kernels import PrefixRows, available_backends, use_backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
 
 LENGTHS = [3, 20, 1, 7, 1, 12]
+TASKS = ("next-item", "cloze")
 
 
 def model_of(method: str = "prl", steps: int = 2, dtype: torch.dtype = torch.float64, **settings: Any) -> ReaRec:
@@ -46,6 +54,19 @@ def history_of(batch: Batch, row: int) -> Tensor:
     return batch.items[batch.row_prefix[row], : batch.end[row]]
 
 
+def training_dataset() -> SequenceDataset:
+    """All items but each user's first one are targets of training rows."""
+    dataset = dataset_of(5)
+    rows = [(s, p) for s, n in enumerate(np.diff(dataset.offsets)) for p in range(1, n)]
+    return dataclasses.replace(dataset, split_rows={**dataset.split_rows, "train": np.asarray(rows, dtype=np.int32)})
+
+
+def cloze_batch(share: float = 0.3) -> Batch:
+    (batch,) = ClozeBatches(training_dataset(), batch_rows=10_000, max_len=MAX_LEN, mask_share=share)
+    assert batch.num_rows > batch.num_windows  # some share their window
+    return batch
+
+
 def attended(layer: TransformerLayer, hidden: Tensor, sees: Tensor) -> Tensor:
     """One layer over a whole sequence [n, d] under an explicit mask [n, n]."""
     n = len(hidden)
@@ -54,15 +75,25 @@ def attended(layer: TransformerLayer, hidden: Tensor, sees: Tensor) -> Tensor:
     return layer.finish(hidden, (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1))
 
 
-def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None) -> Tensor:
+def recomputed_states(
+    model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None, slot: int | None = None
+) -> Tensor:
     """h_0..h_K of one history: at every step all items and tokens run through all layers under the prefix mask.
 
-    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise.
+    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise. h_0 is the state
+    at `slot`, None for the last item or, with the task cloze, for a mask behind it.
     """
-    backbone, n = model.backbone, len(history)
+    backbone = model.backbone
     assert isinstance(backbone, BERT4Rec)
-    sequence = backbone.input_norm(backbone.item_embedding.weight[history] + backbone.position_embedding.weight[:n])
-    clean = recomputed_states(model, history, steps) if noise is not None else None
+    table = backbone.item_embedding.weight
+    clean = recomputed_states(model, history, steps, slot=slot) if noise is not None else None
+    if backbone.mask_embedding is not None:
+        table = torch.cat([table, backbone.mask_embedding.weight])  # its last row is row -1
+        if slot is None:
+            history = torch.cat([history, torch.tensor([MASK_ID])])
+    n = len(history)
+    slot = n - 1 if slot is None else slot
+    sequence = backbone.input_norm(table[history] + backbone.position_embedding.weight[:n])
     states: list[Tensor] = []
     for step in range(steps + 1):
         place = torch.arange(len(sequence))
@@ -70,7 +101,7 @@ def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Te
         hidden = sequence
         for layer in backbone.encoder.layers:
             hidden = attended(layer, hidden, sees)
-        states.append(hidden[-1])
+        states.append(hidden[-1] if step else hidden[slot])
         if step < steps:
             token = states[-1] if clean is None or noise is None else clean[step] + noise[step]
             if model.reasoning_position_embedding is not None:
@@ -80,32 +111,55 @@ def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Te
 
 
 def all_recomputed(model: ReaRec, batch: Batch) -> Tensor:
-    rows = [recomputed_states(model, history_of(batch, row), model.config.steps) for row in range(batch.num_rows)]
+    slots = [None] * batch.num_rows if batch.slot is None else batch.slot.tolist()
+    rows = [
+        recomputed_states(model, history_of(batch, row), model.config.steps, slot=slot)
+        for row, slot in enumerate(slots)
+    ]
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", range(6))
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_rollout_equals_recomputing_everything_under_the_prefix_mask(method: str, steps: int, layers: int) -> None:
-    model = model_of(method, steps, layers=layers)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_rollout_equals_recomputing_everything_under_the_prefix_mask(
+    task: str, method: str, steps: int, layers: int
+) -> None:
+    model = model_of(method, steps, layers=layers, training_task=task)
     # rows that share windows, windows without rows, and a window each
     for batch in (batch_of(LENGTHS, rows_per_window=None), batch_of(LENGTHS)):
         torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_masked_items_among_others_equal_recomputing_everything(method: str, layers: int, dtype: torch.dtype) -> None:
+    model, batch = model_of(method, 3, dtype, layers=layers, training_task="cloze"), cloze_batch()
+    precision = 1e-10 if dtype == torch.float64 else 2e-5
+    states = model(batch).states
+    torch.testing.assert_close(states, all_recomputed(model, batch), rtol=precision, atol=precision)
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch).states, states, rtol=precision, atol=precision)
+
+
 @pytest.mark.parametrize("noised_prefix", ["shared", "own"])
-def test_the_noised_branch_has_a_chain_of_its_own(noised_prefix: str) -> None:
+@pytest.mark.parametrize("kind", ["next-item", "cloze", "masked"])
+def test_the_noised_branch_has_a_chain_of_its_own(noised_prefix: str, kind: str) -> None:
     steps, noise = 3, 0.3
-    model, batch = model_of(steps=steps, noised_prefix=noised_prefix), batch_of(LENGTHS, rows_per_window=None)
+    task = "next-item" if kind == "next-item" else "cloze"
+    model = model_of(steps=steps, noised_prefix=noised_prefix, training_task=task)
+    batch = cloze_batch(0.1) if kind == "masked" else batch_of(LENGTHS, rows_per_window=None)
     torch.manual_seed(5)
     drawn = [torch.randn(batch.num_rows, 8, dtype=torch.float64) for _ in range(steps)]
     torch.manual_seed(5)
     rollout = model(batch, noise=noise, return_noised=True)
     torch.testing.assert_close(rollout.states, model(batch).states, rtol=1e-12, atol=1e-12)
+    slots = [None] * batch.num_rows if batch.slot is None else batch.slot.tolist()
     expected = [
-        recomputed_states(model, history_of(batch, row), steps, [noise * step[row] for step in drawn])[1:]
-        for row in range(batch.num_rows)
+        recomputed_states(model, history_of(batch, row), steps, [noise * step[row] for step in drawn], slot)[1:]
+        for row, slot in enumerate(slots)
     ]
     assert rollout.noised is not None
     torch.testing.assert_close(rollout.noised, torch.stack(expected), rtol=1e-10, atol=1e-10)
@@ -178,9 +232,71 @@ def test_rows_that_share_a_window_but_not_its_end_are_refused_by_the_encoder() -
         model_of().backbone.encode(items, torch.zeros(2, dtype=torch.int32), end)
 
 
+@pytest.mark.parametrize(
+    "slots", [[2, 1, 2, 2], [0, 5, 2, 3], [0, 4, 2], [0, -1, 2, 3]], ids=["no mask", "behind", "too few", "negative"]
+)
+def test_rows_that_stand_at_no_mask_that_they_see_are_refused(slots: list[int]) -> None:
+    rows = torch.tensor([0, 0, 1, 1], dtype=torch.int32)
+    items = torch.tensor([[MASK_ID, MASK_ID, 7, 3, 2, MASK_ID], [4, 6, MASK_ID, MASK_ID, MASK_ID, 0]])
+    end = torch.tensor([4, 4, 4, 4], dtype=torch.int32)
+    batch = Batch(items, end[:2], rows, end, rows.long(), rows.long(), slot=torch.tensor([0, 1, 2, 3]).int())
+    model = model_of(training_task="cloze")
+    torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match=r"^slot: expected for every row a slot that it sees and that holds the mask"):
+        model(dataclasses.replace(batch, slot=torch.tensor(slots).int()))
+
+
+def test_masked_items_are_refused_by_models_that_were_not_trained_on_them() -> None:
+    for model in (model_of(), ReaRec(ReaRecConfig(NUM_ITEMS, dim=8, max_len=MAX_LEN + 1))):
+        with pytest.raises(ValueError, match=r"^slot: got a batch with masked items, expected one without"):
+            model(cloze_batch())
+
+
+def test_a_history_of_max_len_items_and_its_mask_fit_and_no_longer_one() -> None:
+    model = model_of(training_task="cloze")
+    assert model(batch_of([MAX_LEN])).states.shape == (1, 3, 8)
+    with pytest.raises(ValueError, match=r"^items: got shape \(1, 22\), expected \[windows, 1..21 slots\]"):
+        model(collate_histories([range(MAX_LEN + 1)], MAX_LEN + 1))
+
+
+def test_inference_asks_at_a_mask_behind_the_last_item_as_training_does_at_a_last_item() -> None:
+    """The rows whose last item alone is masked: the same states as of the history before it."""
+    model, batch = model_of(training_task="cloze"), cloze_batch()
+    assert batch.slot is not None
+    alone = (batch.items == MASK_ID).sum(1)[batch.row_prefix] == 1
+    rows = (alone & (batch.slot == batch.end - 1)).nonzero().squeeze(1).tolist()
+    assert len(rows) >= batch.num_windows / 2
+    histories = [history_of(batch, row)[:-1].numpy() for row in rows]
+    expected = model(collate_histories(histories, MAX_LEN)).states
+    torch.testing.assert_close(model(batch).states[rows], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_items_of_a_window_see_its_masks_but_not_what_they_hide() -> None:
+    """Other items where items are masked: only the targets differ. Another mask token: every state differs."""
+    model, batch, dataset = model_of(training_task="cloze"), cloze_batch(), training_dataset()
+    last = np.unique(dataset.rows("train")[:, 0], return_index=True)[1][1:] - 1  # a last item is masked alone once
+    items = dataset.items.copy()
+    position = dataset.offsets[dataset.rows("train")[last, 0]] + dataset.rows("train")[last, 1]
+    items[position] = (items[position] + 1) % NUM_ITEMS
+    (other,) = ClozeBatches(
+        dataclasses.replace(dataset, items=items), batch_rows=10_000, max_len=MAX_LEN, mask_share=0.3
+    )
+    masked = np.isin(batch.row, last) & ((batch.items == MASK_ID).sum(1)[batch.row_prefix] == 1).numpy()
+    assert masked.sum() >= len(last)
+    states, others = model(batch).states, model(other).states
+    assert torch.equal(states[masked], others[masked])
+    assert torch.equal(other.target[masked], (batch.target[masked] + 1) % NUM_ITEMS)
+    with torch.no_grad():
+        assert isinstance(model.backbone, BERT4Rec) and model.backbone.mask_embedding is not None
+        model.backbone.mask_embedding.weight.add_(0.5 * torch.randn(1, 8))
+    assert (model(batch).states != states).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype) -> None:
-    model, batch = model_of("erl", steps=3, dtype=dtype), batch_of(LENGTHS, rows_per_window=None)
+def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype, task: str) -> None:
+    model = model_of("erl", steps=3, dtype=dtype, training_task=task)
+    batch = batch_of(LENGTHS, rows_per_window=None)
     precision = 1e-12 if dtype == torch.float64 else 1e-5
     states = model(batch).states
     for row in range(batch.num_rows):
@@ -189,8 +305,9 @@ def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_rollout_serves_it(method: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     native = rearec.fused_rollout.reasoning_rollout
 
@@ -199,7 +316,8 @@ def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPat
         return native(*arguments, **options)
 
     monkeypatch.setattr(rearec.fused_rollout, "reasoning_rollout", counted)
-    model, batch = model_of(method, dtype=torch.float32), batch_of(LENGTHS, rows_per_window=None)
+    model = model_of(method, dtype=torch.float32, training_task=task)
+    batch = batch_of(LENGTHS, rows_per_window=None)
     with torch.no_grad():
         states = model(batch).states
         torch.testing.assert_close(states, all_recomputed(model, batch), rtol=1e-5, atol=1e-5)
@@ -207,27 +325,32 @@ def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("method", ["base", "prl"])
-def test_gradients_reach_every_parameter(method: str) -> None:
-    model, batch = model_of(method), batch_of(LENGTHS)  # the longest window has all positions
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_reach_every_parameter(method: str, task: str) -> None:
+    model = model_of(method, training_task=task)
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)  # the longest window has all positions
     rollout = model(batch, noise=0.01, return_noised=True)
     (rollout.states * torch.randn_like(rollout.states)).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         if name.endswith("item_embedding.weight"):
             seen = torch.zeros(NUM_ITEMS, dtype=torch.bool)
-            seen[torch.cat([history_of(batch, row) for row in range(batch.num_rows)])] = True
+            items = torch.cat([history_of(batch, row) for row in range(batch.num_rows)])
+            seen[items[items != MASK_ID]] = True
             assert torch.equal(parameter.grad.any(1), seen)
         elif not name.endswith("key.bias"):  # which shifts all scores of a query alike: its gradient is 0
             assert parameter.grad.flatten(1).any(1).all() if parameter.ndim > 1 else parameter.grad.any(), name
 
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
-def test_gradients_of_the_training_path_are_those_of_double_precision() -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_of_the_training_path_are_those_of_double_precision(task: str) -> None:
     """With dropout of attention, slots go one by one through the native kernel; here it drops one in 2^32."""
-    batch, upstream = batch_of(LENGTHS), torch.randn(len(LENGTHS), 3, 8, dtype=torch.float64)
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)
+    upstream = torch.randn(batch.num_rows, 3, 8, dtype=torch.float64)
     results = []
     for dtype, dropout in ((torch.float64, 0.0), (torch.float32, 0.0), (torch.float32, 1e-12)):
-        model = model_of(dtype=dtype, layers=3, dropout=0.0, input_dropout=0.0).train()
+        model = model_of(dtype=dtype, layers=3, dropout=0.0, input_dropout=0.0, training_task=task).train()
         for layer in model.backbone.encoder.layers:
             layer.attention_dropout = dropout
         states = model(batch).states
@@ -257,8 +380,9 @@ def test_backends_agree() -> None:
     torch.testing.assert_close(model(batch).states, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
-    model, batch = model_of("erl", dtype=torch.float32), batch_of(LENGTHS)
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_saved_and_loaded(task: str, tmp_path: Path) -> None:
+    model, batch = model_of("erl", dtype=torch.float32, training_task=task), batch_of(LENGTHS)
     model.save_pretrained(tmp_path / "model")
     loaded = ReaRec.from_pretrained(tmp_path / "model")
     assert loaded.config == model.config
@@ -267,18 +391,23 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_gradients")
-def test_padded_replays_equal_calling_the_model() -> None:
-    model = model_of("prl")
+@pytest.mark.parametrize("task", TASKS)
+def test_padded_replays_equal_calling_the_model(task: str) -> None:
+    model = model_of("prl", training_task=task)
     rollout = GraphedRollout(model, capture=lambda run: run)
     for _ in range(3):
         for lengths in (LENGTHS, [4], [9, 9, 2]):
             batch = batch_of(lengths, rows_per_window=None)
             torch.testing.assert_close(rollout(batch).states, model(batch).states, rtol=1e-12, atol=1e-12)
+    assert rollout.num_graphs == 3
+    if task == "cloze":  # masks that a batch brings along are for the model
+        torch.testing.assert_close(rollout(cloze_batch()).states, model(cloze_batch()).states, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
-def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str) -> None:
-    model, dataset = model_of(method), dataset_of(12)
+def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str, task: str) -> None:
+    model, dataset = model_of(method, training_task=task), dataset_of(12)
     sequences = np.split(dataset.items.astype(int), dataset.offsets[1:-1])
     ranks, histories = [], []
     with torch.no_grad():
@@ -296,3 +425,47 @@ def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str
     for answer, (_, best) in zip(answers, histories, strict=True):
         assert [int(item) for item in answer.items] == best
     assert len(recommender.recommend(HISTORIES)) == len(HISTORIES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_of_every_method_lowers_its_loss(method: str, task: str) -> None:
+    model = model_of(method, dtype=torch.float32, training_task=task, temperature=1.0, dropout=0.0, input_dropout=0.0)
+    model.train()
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)
+    batch = dataclasses.replace(batch, target=batch.items[:, 0][batch.row_prefix].clamp(min=0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(2):
+        contrastive = method == "prl"
+        rollout = model(batch, return_noised=contrastive)
+        terms = loss(model.config, rollout, batch.target, batch.group, contrastive=contrastive)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_lowers_the_loss_and_resumes_to_the_same_numbers(task: str, prepared: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(prepared)
+    config = ReaRecConfig(
+        dataset.num_items, "bert4rec", training_task=task, dim=8, ffn=8, layers=1, max_len=8, warmup=1
+    )
+    options = TrainingOptions(epochs=2, batch_rows=128, lr=1e-2)
+    losses: list[float] = []
+    whole = train(
+        dataset, tmp_path / "whole", config, options, on_epoch=lambda row: losses.append(row["train_cross_entropy"])
+    )
+    assert losses[1] < losses[0]
+
+    def interrupt(epoch: int, done: int, total: int) -> None:
+        if (epoch, done) == (2, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config, options, on_batch=interrupt)
+    assert train(dataset, tmp_path / "run", config, options, resume=True) == whole
+    trained, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "run"))
+    assert trained == resumed
