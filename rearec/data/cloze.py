@@ -16,11 +16,11 @@ __all__ = ["ClozeBatches"]
 class ClozeBatches(WindowBatches):
     """The training rows as masked items (arXiv 1904.06690, sections 3.5 and 3.6).
 
-    A window has up to ``max_len`` + 1 items, as many as a history and the mask behind it. The windows of a sequence
-    end, from its last training row backwards, at the last training row that no later window reaches. Every epoch shows
-    each window twice: once with a share of its items masked, and once with its last item alone, which is what inference
-    asks. Only items that are targets of training rows are masked; the others (a first item, one that was filtered out)
-    are seen. At least one item is masked and one is not.
+    The training rows of a sequence are cut, from the last one backwards, at every ``max_len`` + 1 positions, which is a
+    history and the mask behind it. A window holds the target of the last row of such a part and the items before it, as
+    many. Every epoch shows each window twice: once with a share of its items masked, and once with its last one alone,
+    which is what inference asks. Only targets of the part's rows are masked; the others (a first item, one that was
+    filtered out) are seen. At least one item is masked and one is not.
 
     Every masked item is a row of the batch: it stands at its ``slot`` and sees the whole window. Masks and order depend
     on ``(seed, epoch)`` only. The rows of a window stay together, even where they are more than ``batch_rows``.
