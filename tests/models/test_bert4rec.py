@@ -6,27 +6,26 @@ Both for the next item (h_0 is the last item's state) and for Cloze (h_0 is a ma
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bert4rec_models import LENGTHS, TASKS, all_recomputed, cloze_batch, history_of, model_of, recomputed_states
 from rollouts import HISTORIES, MAX_LEN, NUM_ITEMS, batch_of, dataset_of
 from torch import Tensor
 
 import rearec.fused_rollout
 from rearec import Recommender
-from rearec.data import SequenceDataset, load_dataset
+from rearec.data import load_dataset
 from rearec.data.batches import MASK_ID, Batch, collate_histories
-from rearec.data.cloze import ClozeBatches
 from rearec.evaluation import evaluate, rank_rows
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import METHODS
-from rearec.models.encoder import EncodedPrefix, TransformerLayer
+from rearec.models.encoder import EncodedPrefix
 from rearec.objectives import loss
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
@@ -34,89 +33,6 @@ from rearec.training import TrainingOptions, train
 from rearec_kernels import PrefixRows, available_backends, use_backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
-
-LENGTHS = [3, 20, 1, 7, 1, 12]
-TASKS = ("next-item", "cloze")
-
-
-def model_of(method: str = "prl", steps: int = 2, dtype: torch.dtype = torch.float64, **settings: Any) -> ReaRec:
-    """A small model in evaluation mode, with weights large enough for attention to matter."""
-    torch.manual_seed(0)
-    config = ReaRecConfig(NUM_ITEMS, "bert4rec", method, steps, **{"dim": 8, "ffn": 12, "max_len": MAX_LEN, **settings})
-    model = ReaRec(config).to(dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.4)
-    return model
-
-
-def history_of(batch: Batch, row: int) -> Tensor:
-    return batch.items[batch.row_prefix[row], : batch.end[row]]
-
-
-def training_dataset() -> SequenceDataset:
-    """All items but each user's first one are targets of training rows."""
-    dataset = dataset_of(5)
-    rows = [(s, p) for s, n in enumerate(np.diff(dataset.offsets)) for p in range(1, n)]
-    return dataclasses.replace(dataset, split_rows={**dataset.split_rows, "train": np.asarray(rows, dtype=np.int32)})
-
-
-def cloze_batch(share: float = 0.3) -> Batch:
-    (batch,) = ClozeBatches(training_dataset(), batch_rows=10_000, max_len=MAX_LEN, mask_share=share)
-    assert batch.num_rows > batch.num_windows  # some share their window
-    return batch
-
-
-def attended(layer: TransformerLayer, hidden: Tensor, sees: Tensor) -> Tensor:
-    """One layer over a whole sequence [n, d] under an explicit mask [n, n]."""
-    n = len(hidden)
-    q, k, v = (x(hidden).view(n, layer.heads, -1).transpose(0, 1) for x in (layer.query, layer.key, layer.value))
-    scores = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).masked_fill(~sees, -math.inf)
-    return layer.finish(hidden, (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1))
-
-
-def recomputed_states(
-    model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None, slot: int | None = None
-) -> Tensor:
-    """h_0..h_K of one history: at every step all items and tokens run through all layers under the prefix mask.
-
-    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise. h_0 is the state
-    at `slot`, None for the last item or, with the task cloze, for a mask behind it.
-    """
-    backbone = model.backbone
-    assert isinstance(backbone, BERT4Rec)
-    table = backbone.item_embedding.weight
-    clean = recomputed_states(model, history, steps, slot=slot) if noise is not None else None
-    if backbone.mask_embedding is not None:
-        table = torch.cat([table, backbone.mask_embedding.weight])  # its last row is row -1
-        if slot is None:
-            history = torch.cat([history, torch.tensor([MASK_ID])])
-    n = len(history)
-    slot = n - 1 if slot is None else slot
-    sequence = backbone.input_norm(table[history] + backbone.position_embedding.weight[:n])
-    states: list[Tensor] = []
-    for step in range(steps + 1):
-        place = torch.arange(len(sequence))
-        sees = (place < n) | ((place[:, None] >= n) & (place <= place[:, None]))
-        hidden = sequence
-        for layer in backbone.encoder.layers:
-            hidden = attended(layer, hidden, sees)
-        states.append(hidden[-1] if step else hidden[slot])
-        if step < steps:
-            token = states[-1] if clean is None or noise is None else clean[step] + noise[step]
-            if model.reasoning_position_embedding is not None:
-                token = token + model.reasoning_position_embedding.weight[step]
-            sequence = torch.cat([sequence, backbone.input_norm(token)[None]])
-    return torch.stack(states)
-
-
-def all_recomputed(model: ReaRec, batch: Batch) -> Tensor:
-    slots = [None] * batch.num_rows if batch.slot is None else batch.slot.tolist()
-    rows = [
-        recomputed_states(model, history_of(batch, row), model.config.steps, slot=slot)
-        for row, slot in enumerate(slots)
-    ]
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -130,18 +46,6 @@ def test_the_rollout_equals_recomputing_everything_under_the_prefix_mask(
     # rows that share windows, windows without rows, and a window each
     for batch in (batch_of(LENGTHS, rows_per_window=None), batch_of(LENGTHS)):
         torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_masked_items_among_others_equal_recomputing_everything(method: str, layers: int, dtype: torch.dtype) -> None:
-    model, batch = model_of(method, 3, dtype, layers=layers, training_task="cloze"), cloze_batch()
-    precision = 1e-10 if dtype == torch.float64 else 2e-5
-    states = model(batch).states
-    torch.testing.assert_close(states, all_recomputed(model, batch), rtol=precision, atol=precision)
-    with torch.no_grad():
-        torch.testing.assert_close(model(batch).states, states, rtol=precision, atol=precision)
 
 
 @pytest.mark.parametrize("noised_prefix", ["shared", "own"])
@@ -230,66 +134,6 @@ def test_rows_that_share_a_window_but_not_its_end_are_refused_by_the_encoder() -
     items, end = torch.zeros(1, 3, dtype=torch.int64), torch.tensor([2, 3], dtype=torch.int32)
     with pytest.raises(ValueError, match=r"^end: differs between rows of one window"):
         model_of().backbone.encode(items, torch.zeros(2, dtype=torch.int32), end)
-
-
-@pytest.mark.parametrize(
-    "slots", [[2, 1, 2, 2], [0, 5, 2, 3], [0, 4, 2], [0, -1, 2, 3]], ids=["no mask", "behind", "too few", "negative"]
-)
-def test_rows_that_stand_at_no_mask_that_they_see_are_refused(slots: list[int]) -> None:
-    rows = torch.tensor([0, 0, 1, 1], dtype=torch.int32)
-    items = torch.tensor([[MASK_ID, MASK_ID, 7, 3, 2, MASK_ID], [4, 6, MASK_ID, MASK_ID, MASK_ID, 0]])
-    end = torch.tensor([4, 4, 4, 4], dtype=torch.int32)
-    batch = Batch(items, end[:2], rows, end, rows.long(), rows.long(), slot=torch.tensor([0, 1, 2, 3]).int())
-    model = model_of(training_task="cloze")
-    torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
-    with pytest.raises(ValueError, match=r"^slot: expected for every row a slot that it sees and that holds the mask"):
-        model(dataclasses.replace(batch, slot=torch.tensor(slots).int()))
-
-
-def test_masked_items_are_refused_by_models_that_were_not_trained_on_them() -> None:
-    for model in (model_of(), ReaRec(ReaRecConfig(NUM_ITEMS, dim=8, max_len=MAX_LEN + 1))):
-        with pytest.raises(ValueError, match=r"^slot: got a batch with masked items, expected one without"):
-            model(cloze_batch())
-
-
-def test_a_history_of_max_len_items_and_its_mask_fit_and_no_longer_one() -> None:
-    model = model_of(training_task="cloze")
-    assert model(batch_of([MAX_LEN])).states.shape == (1, 3, 8)
-    with pytest.raises(ValueError, match=r"^items: got shape \(1, 22\), expected \[windows, 1..21 slots\]"):
-        model(collate_histories([range(MAX_LEN + 1)], MAX_LEN + 1))
-
-
-def test_inference_asks_at_a_mask_behind_the_last_item_as_training_does_at_a_last_item() -> None:
-    """The rows whose last item alone is masked: the same states as of the history before it."""
-    model, batch = model_of(training_task="cloze"), cloze_batch()
-    assert batch.slot is not None
-    alone = (batch.items == MASK_ID).sum(1)[batch.row_prefix] == 1
-    rows = (alone & (batch.slot == batch.end - 1)).nonzero().squeeze(1).tolist()
-    assert len(rows) >= batch.num_windows / 2
-    histories = [history_of(batch, row)[:-1].numpy() for row in rows]
-    expected = model(collate_histories(histories, MAX_LEN)).states
-    torch.testing.assert_close(model(batch).states[rows], expected, rtol=1e-12, atol=1e-12)
-
-
-def test_the_items_of_a_window_see_its_masks_but_not_what_they_hide() -> None:
-    """Other items where items are masked: only the targets differ. Another mask token: every state differs."""
-    model, batch, dataset = model_of(training_task="cloze"), cloze_batch(), training_dataset()
-    last = np.unique(dataset.rows("train")[:, 0], return_index=True)[1][1:] - 1  # a last item is masked alone once
-    items = dataset.items.copy()
-    position = dataset.offsets[dataset.rows("train")[last, 0]] + dataset.rows("train")[last, 1]
-    items[position] = (items[position] + 1) % NUM_ITEMS
-    (other,) = ClozeBatches(
-        dataclasses.replace(dataset, items=items), batch_rows=10_000, max_len=MAX_LEN, mask_share=0.3
-    )
-    masked = np.isin(batch.row, last) & ((batch.items == MASK_ID).sum(1)[batch.row_prefix] == 1).numpy()
-    assert masked.sum() >= len(last)
-    states, others = model(batch).states, model(other).states
-    assert torch.equal(states[masked], others[masked])
-    assert torch.equal(other.target[masked], (batch.target[masked] + 1) % NUM_ITEMS)
-    with torch.no_grad():
-        assert isinstance(model.backbone, BERT4Rec) and model.backbone.mask_embedding is not None
-        model.backbone.mask_embedding.weight.add_(0.5 * torch.randn(1, 8))
-    assert (model(batch).states != states).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
