@@ -95,7 +95,7 @@ class GraphedRollout:
         # A batch that is none is for the model to refuse, before padding hides what is wrong with it.
         if batch.items.ndim != 2 or batch.items.shape[1] > self.model.config.max_len:
             return False
-        if batch.row_prefix.shape != batch.end.shape:
+        if batch.row_prefix.shape != batch.end.shape or batch.slot is not None:
             return False
         if self._given_capture is not None:
             return True

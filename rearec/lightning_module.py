@@ -15,7 +15,9 @@ from torch.autograd.graph import increment_version
 
 from rearec.baselines import popularity_ranks
 from rearec.data.batches import Batch, PairBatches, Pairing
+from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
+from rearec.data.window_batches import WindowBatches
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches
 from rearec.metrics import METRICS, rank_metrics
@@ -94,22 +96,14 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.model = model
         self.options = options
-        self._train_batches = PairBatches(
-            dataset,
-            "train",
-            batch_rows=options.batch_rows,
-            max_len=model.config.max_len,
-            pairing=options.pairing if model.backbone.shares_windows else "separate",
-            shuffle=True,
-            seed=options.seed,
-        )
+        self._train_batches = _training_batches(model, dataset, options)
         self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
         empty = self._valid_batches.empty_history_rows
         self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
         self._valid_ranks: list[np.ndarray] = []
         self._ranker: BatchRanker | None = None
 
-    def train_dataloader(self) -> PairBatches:
+    def train_dataloader(self) -> WindowBatches:
         """The batches of the current epoch; Lightning asks again for each epoch."""
         self._train_batches.set_epoch(self.current_epoch)
         return self._train_batches
@@ -200,6 +194,19 @@ class TrainingModule(LightningModule):
         """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+
+
+def _training_batches(model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> WindowBatches:
+    """The batches of the training task."""
+    config, batch_rows, seed = model.config, options.batch_rows, options.seed
+    if config.training_task == "cloze":
+        return ClozeBatches(
+            dataset, batch_rows=batch_rows, max_len=config.max_len, mask_share=config.mask_share, seed=seed
+        )
+    pairing = options.pairing if model.backbone.shares_windows else "separate"
+    return PairBatches(
+        dataset, "train", batch_rows=batch_rows, max_len=config.max_len, pairing=pairing, shuffle=True, seed=seed
+    )
 
 
 def learning_rate_factor(options: TrainingOptions, step: int, total: int) -> float:

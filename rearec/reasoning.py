@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,21 +134,18 @@ class ReaRec(
         steps = self.config.steps if steps is None else steps
         if not 0 <= steps <= self.config.steps:
             raise ValueError(f"steps: got {steps}, expected 0..{self.config.steps} (trained steps)")
-        if not self.backbone.shares_windows:
-            batch = batch.one_window_per_row()
+        batch = self.backbone.arrange(batch)
         own_prefix = return_noised and self.config.noised_prefix == "own"
-        windows, row_prefix, end = batch.items, batch.row_prefix, batch.end
-        if own_prefix:
-            windows, row_prefix, end = _twice(batch, windows=batch.num_windows)
+        encoded = _twice(batch) if own_prefix else batch
         table, weight = self.backbone.item_tables()
         if weight.shape != (self.config.num_items, self.config.dim):
             raise ValueError(
                 f"backbone: its item table has shape {list(weight.shape)}, expected num_items and dim of the config, "
                 f"{[self.config.num_items, self.config.dim]}"
             )
-        prefix = self.backbone.encode(windows, row_prefix, end, table)
-        if return_noised and not own_prefix:
-            _, row_prefix, end = _twice(batch, windows=0)
+        prefix = self.backbone.encode_batch(encoded, table)
+        branches = 2 if return_noised and not own_prefix else 1
+        row_prefix, end = encoded.row_prefix.repeat(branches), encoded.end.repeat(branches)
         states = [prefix.states[: batch.num_rows]]
         noised: list[Tensor] = []
         if not return_noised and steps > 0:
@@ -289,10 +286,19 @@ class ReaRec(
         return None
 
 
-def _twice(batch: Batch, windows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Windows, row_prefix and end, once for each branch; the noised rows read the windows ``windows`` further on."""
-    row_prefix = torch.cat([batch.row_prefix, batch.row_prefix + windows])
-    return batch.items.repeat(2, 1), row_prefix, batch.end.repeat(2)
+def _twice(batch: Batch) -> Batch:
+    """The windows and rows once for each branch."""
+    return replace(
+        batch,
+        items=batch.items.repeat(2, 1),
+        lengths=batch.lengths.repeat(2),
+        row_prefix=torch.cat([batch.row_prefix, batch.row_prefix + batch.num_windows]),
+        end=batch.end.repeat(2),
+        target=batch.target.repeat(2),
+        group=batch.group.repeat(2),
+        row=None,
+        slot=None if batch.slot is None else batch.slot.repeat(2),
+    )
 
 
 def _stack(steps: list[Tensor], like: Tensor) -> Tensor:

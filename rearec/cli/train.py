@@ -43,6 +43,11 @@ class Backbone(str, Enum):
     morec = "morec"
 
 
+class TrainingTask(str, Enum):
+    next_item = "next-item"
+    cloze = "cloze"
+
+
 class Method(str, Enum):
     base = "base"
     naive = "naive"
@@ -85,7 +90,7 @@ MODEL_FIELDS = {
     for name in (
         *("backbone", "method", "steps", "dim", "ffn", "layers", "heads", "max_len", "dropout", "input_dropout"),
         *("alpha", "kl_weight", "kl_form", "step_weights", "pl_weight", "cl_weight"),
-        *("noise", "warmup", "noised_prefix"),
+        *("noise", "warmup", "noised_prefix", "training_task", "mask_share"),
         *("adaptor_dropout", "experts", "transductive", "adaptor_layers", "text_encoder", "text_tokens"),
     )
 } | {"tau": "temperature"}
@@ -179,6 +184,16 @@ def train(
         NoisedPrefix,
         typer.Option(help="prl: whether noised steps attend to an encoding of their own.", rich_help_panel=OBJECTIVE),
     ] = NoisedPrefix.shared,
+    training_task: Annotated[
+        TrainingTask,
+        typer.Option(
+            help="bert4rec: trained on the item after each part of a history, or on masked items (cloze).",
+            rich_help_panel=OBJECTIVE,
+        ),
+    ] = TrainingTask.next_item,
+    mask_share: Annotated[
+        float, typer.Option(help="cloze: share of the items that are masked.", rich_help_panel=OBJECTIVE)
+    ] = 0.2,
     epochs: Annotated[int, typer.Option(min=1, help="At most so many.", rich_help_panel=OPTIMISER)] = 200,
     patience: Annotated[
         int,

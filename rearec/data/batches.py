@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,16 +13,16 @@ from torch import Tensor
 
 from rearec.data.arrays import ranges
 from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
 
-__all__ = ["IGNORE_INDEX", "Batch", "PairBatches", "collate_histories"]
+__all__ = ["IGNORE_INDEX", "MASK_ID", "Batch", "PairBatches", "collate_histories"]
 
 Pairing = Literal["shared", "overlapping", "separate"]
-IntArray = NDArray[np.int64]
 
 # The target of a row that has none.
 IGNORE_INDEX = -100
-# Windows are sorted by length within pools of this many batches: little padding, yet batches mix windows of many users.
-POOL_BATCHES = 32
+# What a window holds in place of an item that is masked (the Cloze objective).
+MASK_ID = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +30,16 @@ class Batch:
     """One batch of R rows over S windows of at most C items; every tensor is on one device.
 
     Attributes:
-        items: int64 [S, C], the windows, right padded with item 0 (padding is told by ``lengths``, not by the id).
+        items: int64 [S, C], the windows, right padded with item 0 (padding is told by ``lengths``, not by the id);
+            ``MASK_ID`` where an item is masked.
         lengths: int32 [S], real items of each window, at least 1.
         row_prefix: int32 [R], the window of each row, non-decreasing.
         end: int32 [R], row r sees the slots [0, end[r]) of its window; its last item is slot ``end[r] - 1``.
         target: int64 [R], the next item of each row, -100 where there is none.
         group: int64 [R], the user of each row: rows of one user are not each other's negatives.
         row: int64 [R], index of each row in ``dataset.rows(split)``; None for a batch that comes from no dataset.
+        slot: int32 [R], the masked slot below ``end[r]`` at which row r asks for an item, for a backbone trained on the
+            Cloze objective; the rows of a window then see all of it. None: every row asks what follows its last item.
     """
 
     items: Tensor
@@ -47,6 +49,7 @@ class Batch:
     target: Tensor
     group: Tensor
     row: Tensor | None = None
+    slot: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -66,22 +69,18 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        return Batch(
-            items=move(self.items),
-            lengths=move(self.lengths),
-            row_prefix=move(self.row_prefix),
-            end=move(self.end),
-            target=move(self.target),
-            group=move(self.group),
-            row=None if self.row is None else move(self.row),
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{
+                name: tensor.to(device, non_blocking=non_blocking)
+                for name, tensor in tensors.items()
+                if tensor is not None
+            },
         )
 
 
-class PairBatches:
+class PairBatches(WindowBatches):
     """The rows of one split as batches; an iterable with an exact ``len`` and random access.
 
     With ``pairing="shared"`` the rows of a sequence whose position is at most ``max_len`` share one window, which holds
@@ -122,23 +121,15 @@ class PairBatches:
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
-        if batch_rows < 1:
-            raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
+        super().__init__(batch_rows=batch_rows, shuffle=shuffle, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if pairing not in get_args(Pairing):
             raise ValueError(f"pairing must be one of {', '.join(get_args(Pairing))}, got {pairing!r}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
         self.dataset = dataset
         self.split = split
-        self.batch_rows = batch_rows
         self.max_len = max_len
         self.pairing = pairing
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        self._plan: tuple[IntArray, IntArray] | None = None
 
         rows = np.asarray(dataset.rows(split))
         has_history = rows[:, 1] > 0
@@ -167,59 +158,8 @@ class PairBatches:
         self._window_start = np.asarray(self.dataset.offsets)[self._sequence[self._first_row]] + self._window_skip
         self._window_length = last - self._window_skip
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, a non-negative number; the order of the batches depends on ``(seed, epoch)`` only."""
-        if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
-        if epoch != self.epoch and self.shuffle:
-            self._plan = None
-        self.epoch = epoch
-
-    def _planned(self) -> tuple[IntArray, IntArray]:
-        """The windows of this epoch in order, and where each batch begins (and the last one ends) in that order."""
-        if self._plan is None:
-            generator = np.random.default_rng((self.seed, self.epoch))
-            windows = len(self._first_row)
-            if self.shuffle:
-                order = generator.permutation(windows)
-                order = order[self._bucket(order)]
-            else:
-                order = np.argsort(self._window_length, kind="stable")
-            bounds = self._cut(order)
-            if self.shuffle:
-                order, bounds = _shuffle_batches(order, bounds, generator)
-            self._plan = order, bounds
-        return self._plan
-
-    def _bucket(self, order: IntArray) -> IntArray:
-        """Sort ``order`` by length within pools, up and down in turn so that no batch straddles a jump in length."""
-        length, rows = self._window_length[order], np.cumsum(self._row_count[order])
-        pool = rows // (POOL_BATCHES * self.batch_rows)
-        return np.lexsort((np.where(pool % 2 == 0, length, -length), pool))
-
-    def _cut(self, order: IntArray) -> IntArray:
-        """Greedy batches: as many windows as the row budget holds."""
-        rows = np.concatenate(([0], np.cumsum(self._row_count[order])))
-        bounds = [0]
-        while bounds[-1] < len(order):
-            bounds.append(int(np.searchsorted(rows, rows[bounds[-1]] + self.batch_rows, side="right")) - 1)
-        return np.asarray(bounds, dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Number of batches of this epoch."""
-        return len(self._planned()[1]) - 1
-
-    def __getitem__(self, index: int) -> Batch:
-        """Batch ``index`` of this epoch."""
-        order, bounds = self._planned()
-        if not 0 <= index < len(bounds) - 1:
-            raise IndexError(f"batch index must be in [0, {len(bounds) - 1}), got {index}")
-        return self._collate(order[bounds[index] : bounds[index + 1]])
-
-    def __iter__(self) -> Iterator[Batch]:
-        order, bounds = self._planned()
-        for begin, end in itertools.pairwise(bounds):
-            yield self._collate(order[begin:end])
+    def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
+        return self._window_length, self._row_count
 
     def _collate(self, windows: IntArray) -> Batch:
         counts = self._row_count[windows]
@@ -230,7 +170,7 @@ class PairBatches:
         target = self.dataset.items[np.asarray(self.dataset.offsets)[sequence] + position]
         lengths = self._window_length[windows]
         return Batch(
-            items=torch.from_numpy(_gather_windows(self.dataset.items, self._window_start[windows], lengths)),
+            items=torch.from_numpy(gather_windows(self.dataset.items, self._window_start[windows], lengths)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             row_prefix=torch.from_numpy(prefix.astype(np.int32)),
             end=torch.from_numpy((position - self._window_skip[windows][prefix]).astype(np.int32)),
@@ -265,26 +205,10 @@ def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], 
         raise ValueError(f"histories[{index}] holds the item id {flat.min()}; ids must not be negative")
     count = len(kept)
     return Batch(
-        items=torch.from_numpy(_gather_windows(flat, starts, lengths)),
+        items=torch.from_numpy(gather_windows(flat, starts, lengths)),
         lengths=torch.from_numpy(lengths.astype(np.int32)),
         row_prefix=torch.arange(count, dtype=torch.int32),
         end=torch.from_numpy(lengths.astype(np.int32)),
         target=torch.full((count,), IGNORE_INDEX, dtype=torch.int64),
         group=torch.arange(count),
     )
-
-
-def _gather_windows(items: NDArray[np.integer], starts: IntArray, lengths: IntArray) -> IntArray:
-    """[S, C] int64, row s = items[starts[s] : starts[s] + lengths[s]], padded with 0."""
-    slots = np.arange(lengths.max())
-    real = slots < lengths[:, None]
-    windows = np.zeros(real.shape, dtype=np.int64)
-    windows[real] = items[(starts[:, None] + slots)[real]]
-    return windows
-
-
-def _shuffle_batches(order: IntArray, bounds: IntArray, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """The same batches in random order."""
-    shuffled = generator.permutation(len(bounds) - 1)
-    sizes = np.diff(bounds)[shuffled]
-    return order[ranges(bounds[:-1][shuffled], sizes)], np.concatenate(([0], np.cumsum(sizes)))

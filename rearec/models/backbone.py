@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rearec.data.batches import Batch
 
 __all__ = ["Backbone"]
 
@@ -61,6 +64,19 @@ class Backbone(nn.Module, ABC):
             token's state [R, d]. A token sees its row's items, the row's earlier tokens and itself; items never see
             tokens.
         """
+
+    def arrange(self, batch: Batch) -> Batch:
+        """The same rows as `encode_batch` gets them: each with a window of its own unless they share windows."""
+        return batch if self.shares_windows else batch.one_window_per_row()
+
+    def encode_batch(self, batch: Batch, table: Tensor) -> Any:
+        """`encode` of what `arrange` returned.
+
+        Raises ValueError for a batch with masked items, which the Cloze objective alone teaches a backbone to read.
+        """
+        if batch.slot is not None:
+            raise ValueError("slot: got a batch with masked items, expected one without: this model was not trained so")
+        return self.encode(batch.items, batch.row_prefix, batch.end, table)
 
     def scored(self, vectors: Tensor) -> Tensor:
         """[..., d] -> [..., d]: what states, and the items of the table, are scored as; by default they themselves.

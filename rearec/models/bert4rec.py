@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rearec.data.batches import MASK_ID, Batch
 from rearec.models.config import ReaRecConfig
-from rearec.models.encoder import init_weights
+from rearec.models.encoder import EncodedPrefix, init_weights
 from rearec.models.transformer import TransformerBackbone
 
 __all__ = ["BERT4Rec"]
@@ -14,17 +19,59 @@ __all__ = ["BERT4Rec"]
 class BERT4Rec(TransformerBackbone):
     """The items that a row sees attend to each other, reasoning tokens to them and to earlier tokens.
 
-    Items never see tokens, so that their K/V stay valid (prefix mask). Trained on the next item, as every backbone of
-    the paper. What an item's state is depends on where its row ends: every row has a window of its own.
+    Items never see tokens, so that their K/V stay valid (prefix mask). What an item's state is depends on where its row
+    ends: every row has a window of its own.
+
+    With the training task ``next-item`` (the paper's) h_0 is the state of the last item. With ``cloze`` it is that of a
+    mask token, which stands for an item to be told: in training somewhere among the items (batches with a `slot`, whose
+    rows share their window and its masks), else behind the row's last item, where this class puts it. The mask takes no
+    room of the history, there is one more position than ``max_len``.
     """
 
     shares_windows = False
 
     def __init__(self, config: ReaRecConfig) -> None:
-        super().__init__(config, bidirectional=True)
+        masks = config.training_task == "cloze"
+        super().__init__(config, slots=config.max_len + masks, bidirectional=True)
         self.item_embedding = nn.Embedding(config.num_items, config.dim)
+        self.mask_embedding = nn.Embedding(1, config.dim) if masks else None
         self.apply(init_weights)
 
     def item_table(self) -> Tensor:
         """The item embeddings, [N, d]."""
         return self.item_embedding.weight
+
+    def arrange(self, batch: Batch) -> Batch:
+        """As `Backbone.arrange`; with the task ``cloze``, rows that stand at no mask get one behind their last item."""
+        if self.mask_embedding is None:
+            return super().arrange(batch)
+        return batch if batch.slot is not None else _masked_behind(super().arrange(batch))
+
+    def encode_batch(self, batch: Batch, table: Tensor) -> EncodedPrefix:
+        """As `Backbone.encode_batch`, and of masked items where the task is ``cloze``.
+
+        Raises ValueError as `encode` does and, on CPU tensors, for a row that stands at no mask among what it sees.
+        """
+        if self.mask_embedding is None or batch.slot is None:
+            prefix: EncodedPrefix = super().encode_batch(batch, table)
+            return prefix
+        self._check(batch.items, batch.row_prefix, batch.end)
+        masked = batch.items == MASK_ID
+        if batch.slot.device.type == "cpu":
+            _check_slots(masked, batch.row_prefix, batch.slot, batch.end)
+        embedded = F.embedding(batch.items.masked_fill(masked, 0), table)
+        embedded = torch.where(masked[..., None], self.mask_embedding.weight, embedded)
+        return self.encoder.encode(self._inputs(embedded), batch.row_prefix, batch.end, batch.slot)
+
+
+def _check_slots(masked: Tensor, row_prefix: Tensor, slot: Tensor, end: Tensor) -> None:
+    seen = slot.shape == end.shape and bool(((slot >= 0) & (slot < end)).all())
+    if not seen or not masked[row_prefix.long(), slot.long()].all():
+        raise ValueError("slot: expected for every row a slot that it sees and that holds the mask")
+
+
+def _masked_behind(batch: Batch) -> Batch:
+    """The same rows, row r having window r for itself, each at a mask behind its last item."""
+    items = F.pad(batch.items, (0, 1)).scatter(1, batch.end.long()[:, None], MASK_ID)
+    seen = batch.end + 1
+    return replace(batch, items=items, lengths=seen, end=seen, slot=batch.end)

@@ -17,6 +17,7 @@ __all__ = [
     "OWN_BACKBONE",
     "STEP_WEIGHTS",
     "TEXT_BACKBONES",
+    "TRAINING_TASKS",
     "ReaRecConfig",
 ]
 
@@ -27,6 +28,9 @@ ENCODER_BACKBONES = ("morec",)
 BACKBONES = (*ID_BACKBONES, *TEXT_BACKBONES)
 # A backbone of the user's own, see `rearec.models.backbone`.
 OWN_BACKBONE = "own"
+# The backbone that can be trained on masked items.
+CLOZE_BACKBONE = "bert4rec"
+TRAINING_TASKS = ("next-item", "cloze")
 METHODS = ("base", "naive", "rpe", "erl", "prl")
 KL_FORMS = ("official", "paper")
 STEP_WEIGHTS = ("official", "paper")
@@ -68,6 +72,9 @@ class ReaRecConfig:
     adaptor_layers: MoRec's layers after the first one.
     text_encoder, text_tokens: for MoRec end to end, the transformers model that is trained with it (a name or a folder,
         read when training starts), and how many tokens of a title it sees; feature_dim is then its width.
+    training_task: what rows are in training: the item after each part of a history (``next-item``) or, for bert4rec
+        alone, masked items among the others (``cloze``); either is evaluated on the next item.
+    mask_share: of the items of a window, the share that cloze masks.
     """
 
     num_items: int
@@ -98,6 +105,8 @@ class ReaRecConfig:
     adaptor_layers: int = 1
     text_encoder: str | None = None
     text_tokens: int = 32
+    training_task: str = "next-item"
+    mask_share: float = 0.2
 
     def __post_init__(self) -> None:
         self._choose("backbone", (*BACKBONES, OWN_BACKBONE))
@@ -105,6 +114,7 @@ class ReaRecConfig:
         self._choose("kl_form", KL_FORMS)
         self._choose("step_weights", STEP_WEIGHTS)
         self._choose("noised_prefix", NOISED_PREFIXES)
+        self._choose("training_task", TRAINING_TASKS)
         for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len", "experts", "text_tokens"):
             self._integer(name, least=1)
         for name in ("steps", "warmup", "feature_dim", "adaptor_layers"):
@@ -115,6 +125,12 @@ class ReaRecConfig:
             self._number(name, "a finite number above 0", lambda value: 0 < value < math.inf)
         for name in ("kl_weight", "pl_weight", "cl_weight", "noise"):
             self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
+        self._number("mask_share", "a number between 0 and 1", lambda value: 0 < value < 1)
+        if self.training_task == "cloze" and self.backbone != CLOZE_BACKBONE:
+            raise ValueError(
+                f"training_task: got 'cloze' for {self.backbone}, expected 'next-item': "
+                f"masked items are for {CLOZE_BACKBONE} alone"
+            )
         if not isinstance(self.transductive, bool):
             raise ValueError(f"transductive: got {self.transductive!r}, expected true or false")
         if self.text_encoder is not None and not (isinstance(self.text_encoder, str) and self.text_encoder):

@@ -22,12 +22,15 @@ class TransformerBackbone(Backbone):
     The first slot of a window has position 0. Reasoning tokens pass through the same input LayerNorm and dropout as
     items.
 
-    bidirectional: as in `TransformerEncoder`.
+    Args:
+        config: settings.
+        slots: longest window, None for config.max_len.
+        bidirectional: as in `TransformerEncoder`.
     """
 
-    def __init__(self, config: ReaRecConfig, *, bidirectional: bool = False) -> None:
+    def __init__(self, config: ReaRecConfig, *, slots: int | None = None, bidirectional: bool = False) -> None:
         super().__init__()
-        self.position_embedding = nn.Embedding(config.max_len, config.dim)
+        self.position_embedding = nn.Embedding(config.max_len if slots is None else slots, config.dim)
         self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.encoder = TransformerEncoder(
@@ -47,8 +50,7 @@ class TransformerBackbone(Backbone):
         """
         self._check(items, row_prefix, end)
         table = self.item_tables()[0] if table is None else table
-        positions = self.position_embedding.weight[: items.shape[1]]
-        return self.encoder.encode(self._normalise(F.embedding(items, table) + positions), row_prefix, end)
+        return self.encoder.encode(self._inputs(F.embedding(items, table)), row_prefix, end)
 
     def reason(self, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """As `Backbone.reason`."""
@@ -80,6 +82,10 @@ class TransformerBackbone(Backbone):
                 length = window_lengths(len(items), row_prefix, end)
                 if not torch.equal(length.index_select(0, row_prefix), end):
                     raise ValueError("end: differs between rows of one window, expected a window for each such row")
+
+    def _inputs(self, embedded: Tensor) -> Tensor:
+        """What the first layer gets of the embedded windows, [S, C, d] -> [S, C, d]."""
+        return self._normalise(embedded + self.position_embedding.weight[: embedded.shape[1]])
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0

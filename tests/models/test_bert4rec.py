@@ -1,4 +1,7 @@
-"""BERT4Rec: equal to recomputing everything under the prefix mask; items see nothing but their row's items."""
+"""BERT4Rec: equal to recomputing everything under the prefix mask; items see nothing but their row's items.
+
+Both for the next item (h_0 is the last item's state) and for Cloze (h_0 is a mask's).
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,59 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bert4rec_models import LENGTHS, TASKS, cloze_batch, model_of
 from recomputed import all_recomputed, history_of, recomputed_states
 from rollouts import HISTORIES, MAX_LEN, NUM_ITEMS, batch_of, dataset_of
 from torch import Tensor
 
 import rearec.fused_rollout
 from rearec import Recommender
-from rearec.data.batches import Batch, collate_histories
+from rearec.data import load_dataset
+from rearec.data.batches import MASK_ID, Batch, collate_histories
 from rearec.evaluation import evaluate, rank_rows
 from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import METHODS
 from rearec.models.encoder import EncodedPrefix
+from rearec.objectives import loss
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
+from rearec.training import TrainingOptions, train
 from rearec_kernels import available_backends, use_backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
 
-LENGTHS = [3, 20, 1, 7, 1, 12]
 
-
-def model_of(method: str = "prl", steps: int = 2, dtype: torch.dtype = torch.float64, **settings: Any) -> ReaRec:
-    """A small model in evaluation mode, with weights large enough for attention to matter."""
-    torch.manual_seed(0)
-    config = ReaRecConfig(NUM_ITEMS, "bert4rec", method, steps, **{"dim": 8, "ffn": 12, "max_len": MAX_LEN, **settings})
-    model = ReaRec(config).to(dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.4)
-    return model
-
-
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", range(6))
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_rollout_equals_recomputing_everything_under_the_prefix_mask(method: str, steps: int, layers: int) -> None:
-    model = model_of(method, steps, layers=layers)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_rollout_equals_recomputing_everything_under_the_prefix_mask(
+    task: str, method: str, steps: int, layers: int
+) -> None:
+    model = model_of(method, steps, layers=layers, training_task=task)
     # rows that share windows, windows without rows, and a window each
     for batch in (batch_of(LENGTHS, rows_per_window=None), batch_of(LENGTHS)):
         torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("noised_prefix", ["shared", "own"])
-def test_the_noised_branch_has_a_chain_of_its_own(noised_prefix: str) -> None:
+@pytest.mark.parametrize("kind", ["next-item", "cloze", "masked"])
+def test_the_noised_branch_has_a_chain_of_its_own(noised_prefix: str, kind: str) -> None:
     steps, noise = 3, 0.3
-    model, batch = model_of(steps=steps, noised_prefix=noised_prefix), batch_of(LENGTHS, rows_per_window=None)
+    task = "next-item" if kind == "next-item" else "cloze"
+    model = model_of(steps=steps, noised_prefix=noised_prefix, training_task=task)
+    batch = cloze_batch(0.1) if kind == "masked" else batch_of(LENGTHS, rows_per_window=None)
     torch.manual_seed(5)
     drawn = [torch.randn(batch.num_rows, 8, dtype=torch.float64) for _ in range(steps)]
     torch.manual_seed(5)
     rollout = model(batch, noise=noise, return_noised=True)
     torch.testing.assert_close(rollout.states, model(batch).states, rtol=1e-12, atol=1e-12)
+    slots = [None] * batch.num_rows if batch.slot is None else batch.slot.tolist()
     expected = [
-        recomputed_states(model, history_of(batch, row), steps, [noise * step[row] for step in drawn])[1:]
-        for row in range(batch.num_rows)
+        recomputed_states(model, history_of(batch, row), steps, [noise * step[row] for step in drawn], slot)[1:]
+        for row, slot in enumerate(slots)
     ]
     assert rollout.noised is not None
     torch.testing.assert_close(rollout.noised, torch.stack(expected), rtol=1e-10, atol=1e-10)
@@ -136,9 +137,11 @@ def test_rows_that_share_a_window_but_not_its_end_are_refused_by_the_encoder() -
         model_of().backbone.encode(items, torch.zeros(2, dtype=torch.int32), end)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype) -> None:
-    model, batch = model_of("erl", steps=3, dtype=dtype), batch_of(LENGTHS, rows_per_window=None)
+def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype, task: str) -> None:
+    model = model_of("erl", steps=3, dtype=dtype, training_task=task)
+    batch = batch_of(LENGTHS, rows_per_window=None)
     precision = 1e-12 if dtype == torch.float64 else 1e-5
     states = model(batch).states
     for row in range(batch.num_rows):
@@ -147,8 +150,9 @@ def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_native_rollout_serves_it(method: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     native = rearec.fused_rollout.reasoning_rollout
 
@@ -157,7 +161,8 @@ def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPat
         return native(*arguments, **options)
 
     monkeypatch.setattr(rearec.fused_rollout, "reasoning_rollout", counted)
-    model, batch = model_of(method, dtype=torch.float32), batch_of(LENGTHS, rows_per_window=None)
+    model = model_of(method, dtype=torch.float32, training_task=task)
+    batch = batch_of(LENGTHS, rows_per_window=None)
     with torch.no_grad():
         states = model(batch).states
         torch.testing.assert_close(states, all_recomputed(model, batch), rtol=1e-5, atol=1e-5)
@@ -165,32 +170,38 @@ def test_the_native_rollout_serves_it(method: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("method", ["base", "prl"])
-def test_gradients_reach_every_parameter(method: str) -> None:
-    model, batch = model_of(method), batch_of(LENGTHS)  # the longest window has all positions
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_reach_every_parameter(method: str, task: str) -> None:
+    model = model_of(method, training_task=task)
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)  # the longest window has all positions
     rollout = model(batch, noise=0.01, return_noised=True)
     (rollout.states * torch.randn_like(rollout.states)).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         if name.endswith("item_embedding.weight"):
             seen = torch.zeros(NUM_ITEMS, dtype=torch.bool)
-            seen[torch.cat([history_of(batch, row) for row in range(batch.num_rows)])] = True
+            items = torch.cat([history_of(batch, row) for row in range(batch.num_rows)])
+            seen[items[items != MASK_ID]] = True
             assert torch.equal(parameter.grad.any(1), seen)
         elif not name.endswith("key.bias"):  # which shifts all scores of a query alike: its gradient is 0
             assert parameter.grad.flatten(1).any(1).all() if parameter.ndim > 1 else parameter.grad.any(), name
 
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
-def test_gradients_of_the_training_path_are_those_of_double_precision() -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_of_the_training_path_are_those_of_double_precision(task: str) -> None:
     """With dropout of attention, slots go one by one through the native kernel; here it drops one in 2^32."""
-    batch = batch_of(LENGTHS)
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)
     upstream = torch.randn(batch.num_rows, 3, 8, dtype=torch.float64)
     results = []
     for dtype, dropout in ((torch.float64, 0.0), (torch.float32, 0.0), (torch.float32, 1e-12)):
-        model = model_of(dtype=dtype, layers=3, dropout=0.0, input_dropout=0.0).train()
+        model = model_of(dtype=dtype, layers=3, dropout=0.0, input_dropout=0.0, training_task=task).train()
         for layer in model.backbone.encoder.layers:
             layer.attention_dropout = dropout
         states = model(batch).states
-        gradients = torch.autograd.grad((states * upstream.to(dtype)).sum(), list(model.parameters()))
+        # a key's bias shifts all scores of a query alike: its gradient is 0, and what is computed is rounding
+        parameters = [parameter for name, parameter in model.named_parameters() if not name.endswith("key.bias")]
+        gradients = torch.autograd.grad((states * upstream.to(dtype)).sum(), parameters)
         results.append([states.detach(), *gradients])
     for exact, without, with_dropout in zip(*results, strict=True):
         scale = exact.abs().max()
@@ -214,8 +225,9 @@ def test_backends_agree() -> None:
     torch.testing.assert_close(model(batch).states, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
-    model, batch = model_of("erl", dtype=torch.float32), batch_of(LENGTHS)
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_saved_and_loaded(task: str, tmp_path: Path) -> None:
+    model, batch = model_of("erl", dtype=torch.float32, training_task=task), batch_of(LENGTHS)
     model.save_pretrained(tmp_path / "model")
     loaded = ReaRec.from_pretrained(tmp_path / "model")
     assert loaded.config == model.config
@@ -224,18 +236,23 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_gradients")
-def test_padded_replays_equal_calling_the_model() -> None:
-    model = model_of("prl")
+@pytest.mark.parametrize("task", TASKS)
+def test_padded_replays_equal_calling_the_model(task: str) -> None:
+    model = model_of("prl", training_task=task)
     rollout = GraphedRollout(model, capture=lambda run: run)
     for _ in range(3):
         for lengths in (LENGTHS, [4], [9, 9, 2]):
             batch = batch_of(lengths, rows_per_window=None)
             torch.testing.assert_close(rollout(batch).states, model(batch).states, rtol=1e-12, atol=1e-12)
+    assert rollout.num_graphs == 3
+    if task == "cloze":  # masks that a batch brings along are for the model
+        torch.testing.assert_close(rollout(cloze_batch()).states, model(cloze_batch()).states, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("method", METHODS)
-def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str) -> None:
-    model, dataset = model_of(method), dataset_of(12)
+def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str, task: str) -> None:
+    model, dataset = model_of(method, training_task=task), dataset_of(12)
     sequences = np.split(dataset.items.astype(int), dataset.offsets[1:-1])
     ranks, histories = [], []
     with torch.no_grad():
@@ -253,3 +270,47 @@ def test_recommender_and_evaluation_rank_as_the_recomputed_states_do(method: str
     for answer, (_, best) in zip(answers, histories, strict=True):
         assert [int(item) for item in answer.items] == best
     assert len(recommender.recommend(HISTORIES)) == len(HISTORIES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_of_every_method_lowers_its_loss(method: str, task: str) -> None:
+    model = model_of(method, dtype=torch.float32, training_task=task, temperature=1.0, dropout=0.0, input_dropout=0.0)
+    model.train()
+    batch = cloze_batch() if task == "cloze" else batch_of(LENGTHS)
+    batch = dataclasses.replace(batch, target=batch.items[:, 0][batch.row_prefix].clamp(min=0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(2):
+        contrastive = method == "prl"
+        rollout = model(batch, return_noised=contrastive)
+        terms = loss(model.config, rollout, batch.target, batch.group, contrastive=contrastive)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_lowers_the_loss_and_resumes_to_the_same_numbers(task: str, prepared: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(prepared)
+    config = ReaRecConfig(
+        dataset.num_items, "bert4rec", training_task=task, dim=8, ffn=8, layers=1, max_len=8, warmup=1
+    )
+    options = TrainingOptions(epochs=2, batch_rows=128, lr=1e-2)
+    losses: list[float] = []
+    whole = train(
+        dataset, tmp_path / "whole", config, options, on_epoch=lambda row: losses.append(row["train_cross_entropy"])
+    )
+    assert losses[1] < losses[0]
+
+    def interrupt(epoch: int, done: int, total: int) -> None:
+        if (epoch, done) == (2, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config, options, on_batch=interrupt)
+    assert train(dataset, tmp_path / "run", config, options, resume=True) == whole
+    trained, resumed = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "run"))
+    assert trained == resumed

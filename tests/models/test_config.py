@@ -54,6 +54,9 @@ def test_the_defaults_are_the_papers_size_and_the_official_codes_settings() -> N
         ("noise", -1.0),
         ("warmup", 1.5),
         ("noised_prefix", "none"),
+        ("training_task", "mlm"),
+        ("mask_share", 0.0),
+        ("mask_share", 1),
     ],
 )
 def test_a_wrong_value_is_refused_by_field_value_and_what_is_expected(field: str, value: object) -> None:
@@ -70,6 +73,13 @@ def test_integers_and_numpy_numbers_are_taken_as_the_plain_numbers_that_json_can
     assert type(config.num_items) is int
     assert type(config.alpha) is float
     assert (type(config.noise), config.noise) == (float, 0.5)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "own"])
+def test_masked_items_are_for_bert4rec_alone(backbone: str) -> None:
+    assert ReaRecConfig(7, "bert4rec", training_task="cloze").mask_share == 0.2
+    with pytest.raises(ValueError, match=f"^training_task: got 'cloze' for {backbone}, expected 'next-item'"):
+        ReaRecConfig(7, backbone, training_task="cloze")
 
 
 def test_base_has_no_steps() -> None:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from rearec.data.batches import Batch
+from rearec.data.batches import MASK_ID, Batch
+from rearec.models.bert4rec import BERT4Rec
 from rearec.models.encoder import TransformerLayer
 from rearec.models.transformer import TransformerBackbone
 from rearec.reasoning import ReaRec
@@ -21,24 +22,37 @@ def history_of(batch: Batch, row: int) -> Tensor:
 
 def all_recomputed(model: ReaRec, batch: Batch) -> Tensor:
     """The states of all rows, as they are scored, [R, K + 1, d]."""
-    rows = [recomputed_states(model, history_of(batch, row), model.config.steps) for row in range(batch.num_rows)]
+    slots = [None] * batch.num_rows if batch.slot is None else batch.slot.tolist()
+    rows = [
+        recomputed_states(model, history_of(batch, row), model.config.steps, slot=slot)
+        for row, slot in enumerate(slots)
+    ]
     return torch.stack(rows)
 
 
-def recomputed_states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None) -> Tensor:
+def recomputed_states(
+    model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None, slot: int | None = None
+) -> Tensor:
     """h_0..h_K of one history, as they are scored, [steps + 1, d].
 
-    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise.
+    With `noise` (per step [d]) the tokens are those of the noised branch: clean state + RPE + noise. h_0 is the state
+    at `slot`, None for the last item or, with the task cloze, for a mask behind it.
     """
-    return model.backbone.scored(_states(model, history, steps, noise))
+    return model.backbone.scored(_states(model, history, steps, noise, slot))
 
 
-def _states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None = None) -> Tensor:
-    backbone, n = model.backbone, len(history)
+def _states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | None, slot: int | None) -> Tensor:
+    backbone = model.backbone
     assert isinstance(backbone, TransformerBackbone)
+    clean = _states(model, history, steps, None, slot) if noise is not None else None
     table = backbone.item_tables()[0]
+    if isinstance(backbone, BERT4Rec) and backbone.mask_embedding is not None:
+        table = torch.cat([table, backbone.mask_embedding.weight])  # its last row is row -1
+        if slot is None:
+            history = torch.cat([history, torch.tensor([MASK_ID])])
+    n = len(history)
+    slot = n - 1 if slot is None else slot
     sequence = backbone.input_norm(table[history] + backbone.position_embedding.weight[:n])
-    clean = _states(model, history, steps) if noise is not None else None
     states: list[Tensor] = []
     for step in range(steps + 1):
         place = torch.arange(len(sequence))
@@ -49,7 +63,7 @@ def _states(model: ReaRec, history: Tensor, steps: int, noise: list[Tensor] | No
         for layer in backbone.encoder.layers:
             assert isinstance(layer, TransformerLayer)
             hidden = _attended(layer, hidden, sees)
-        states.append(hidden[-1])
+        states.append(hidden[-1] if step else hidden[slot])
         if step < steps:
             token = states[-1] if clean is None or noise is None else clean[step] + noise[step]
             if model.reasoning_position_embedding is not None:
