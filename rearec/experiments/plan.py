@@ -58,11 +58,12 @@ class Plan:
     def run(self, method: str, *, backbone: str = BACKBONES[0], seed: int = 0, **changes: Any) -> Run:
         """A training with the best known settings, those that were asked for, and ``changes``.
 
-        Settings that the method does not read keep the library's default, so that runs which differ in nothing else
-        are the same run. UserError where a setting is wrong or the dataset lacks the features of a text backbone.
+        Settings that the backbone or the method does not read keep the library's default, so that runs which differ in
+        nothing else are the same run. UserError where a setting is wrong or the dataset lacks the features of a text
+        backbone.
         """
         wanted = {**best_settings(backbone, method), **self.settings, **changes}
-        wanted = {name: value for name, value in wanted.items() if relevant(name, method)}
+        wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
         try:
             config = fitting_config(self.dataset, backbone=backbone, method=method, **_part(wanted, MODEL_SETTINGS))
             return Run(config, TrainingOptions(seed=seed, **_part(wanted, TRAINING_SETTINGS)))
@@ -89,10 +90,10 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """The settings of a run that its method reads, by field."""
+    """The settings of a run that its backbone and method read, by field."""
     values = {**asdict(run.config), **asdict(run.options)}
     del values["num_items"], values["feature_dim"]
-    return {name: value for name, value in values.items() if relevant(name, run.config.method)}
+    return {name: value for name, value in values.items() if relevant(name, run.config.backbone, run.config.method)}
 
 
 def _free_settings() -> list[str]:
