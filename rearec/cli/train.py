@@ -38,6 +38,7 @@ __all__ = ["register"]
 # As enumerations the command line knows the choices without importing the library, which checks the values again.
 class Backbone(str, Enum):
     sasrec = "sasrec"
+    bert4rec = "bert4rec"
     unisrec = "unisrec"
     morec = "morec"
 

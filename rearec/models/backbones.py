@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rearec.models.backbone import Backbone
+from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.models.morec import MoRec
 from rearec.models.sasrec import SASRec
@@ -14,7 +15,7 @@ from rearec.models.unisrec import UniSRec
 
 __all__ = ["build_backbone"]
 
-_BY_ITEM_IDS: dict[str, type[TransformerBackbone]] = {"sasrec": SASRec}
+_BY_ITEM_IDS: dict[str, type[TransformerBackbone]] = {"sasrec": SASRec, "bert4rec": BERT4Rec}
 _BY_FEATURES: dict[str, type[TextBackbone]] = {"unisrec": UniSRec, "morec": MoRec}
 
 

@@ -20,7 +20,7 @@ __all__ = [
     "ReaRecConfig",
 ]
 
-ID_BACKBONES = ("sasrec",)
+ID_BACKBONES = ("sasrec", "bert4rec")
 TEXT_BACKBONES = ("unisrec", "morec")
 BACKBONES = (*ID_BACKBONES, *TEXT_BACKBONES)
 # A backbone of the user's own, see `rearec.models.backbone`.

@@ -1,4 +1,4 @@
-"""The post-LN Transformer encoder: a causal pass over the prefix, then one token at a time over its cached K/V."""
+"""The post-LN Transformer encoder: one pass over the prefix, then one token at a time over its cached K/V."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from rearec_kernels import (
     resolve_backend,
 )
 
-__all__ = ["LAYER_NORM_EPS", "EncodedPrefix", "TransformerEncoder", "TransformerLayer", "gather_rows", "init_weights"]
+__all__ = [
+    "LAYER_NORM_EPS",
+    "EncodedPrefix",
+    "TransformerEncoder",
+    "TransformerLayer",
+    "gather_rows",
+    "init_weights",
+    "window_lengths",
+]
 
 LAYER_NORM_EPS = 1e-12
 
@@ -27,7 +35,7 @@ LAYER_NORM_EPS = 1e-12
 class EncodedPrefix:
     """What encoding S windows of C slots leaves for R rows.
 
-    states: [R, d], the last layer's state at every row's last item: h_0.
+    states: [R, d], the last layer's state where every row stands, its last item as a rule: h_0.
     keys, values: per layer [S, C, H, D]; a row's reasoning tokens attend to the slots of its window that it sees.
     """
 
@@ -46,10 +54,9 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def gather_rows(slots: Tensor, row_prefix: Tensor, end: Tensor) -> Tensor:
-    """The last slot that each row sees: slots [S, C, d], row_prefix and end int [R] -> [R, d]."""
-    flat = row_prefix.long() * slots.shape[1] + end.long() - 1
-    return slots.flatten(0, 1).index_select(0, flat)
+def gather_rows(slots: Tensor, row_prefix: Tensor, slot: Tensor) -> Tensor:
+    """One slot for each row: slots [S, C, d], row_prefix and slot int [R] -> [R, d]."""
+    return slots.flatten(0, 1).index_select(0, _index(row_prefix, slot, slots.shape[1]))
 
 
 class TransformerLayer(nn.Module):
@@ -69,34 +76,45 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def attend_prefix(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Causal self-attention over [S, C, d]: the attended values [S, C, d], and K and V [S, C, H, D].
+    def attend_prefix(self, inputs: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Self-attention over [S, C, d]: the attended values [S, C, d], and K and V [S, C, H, D].
 
-        Windows are right padded, so a real slot never sees padding; what padding slots compute is never read.
+        length: int [S], 1 or more: all slots of window s attend to its first length[s] slots. None: every slot attends
+        to those up to itself. Windows are right padded, so a real slot never sees padding; what padding slots compute
+        is never read.
         """
         query, key, value = self._project(inputs)
         if _one_by_one(inputs) and self._attention_dropout_p > 0:
-            attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs))
+            attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs, length))
             return attended.unflatten(0, inputs.shape[:2]), key, value
+        within = None
+        if length is not None:
+            within = torch.arange(inputs.shape[1], device=inputs.device) < length[:, None, None, None]
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
+            attn_mask=within,
             dropout_p=self._attention_dropout_p,
-            is_causal=True,
+            is_causal=within is None,
         )
         return attended.transpose(1, 2).flatten(-2), key, value
 
-    def attend_rows(self, inputs: Tensor, row_prefix: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same for the last slots of R rows alone: their inputs and attended values [R, d], and K and V."""
+    def attend_rows(
+        self, inputs: Tensor, row_prefix: Tensor, end: Tensor, slot: Tensor, length: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same for one slot of each of R rows alone: their inputs and attended values [R, d], and K and V.
+
+        Row r stands at slot[r] and sees the slots [0, end[r]): up to its own, or with `length` all of its window.
+        """
         if not _one_by_one(inputs):
-            attended, key, value = self.attend_prefix(inputs)
-            return gather_rows(inputs, row_prefix, end), gather_rows(attended, row_prefix, end), key, value
+            attended, key, value = self.attend_prefix(inputs, length)
+            return gather_rows(inputs, row_prefix, slot), gather_rows(attended, row_prefix, slot), key, value
         key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
-        rows = gather_rows(inputs, row_prefix, end)
+        rows = gather_rows(inputs, row_prefix, slot)
         query = self._split_heads(self.query(rows))
-        own = row_prefix.long() * inputs.shape[1] + end.long() - 1
-        return rows, self._attend(query, key, value, row_prefix, end - 1, own), key, value
+        last = _index(row_prefix, end - 1, inputs.shape[1])
+        return rows, self._attend(query, key, value, row_prefix, end - 1, last), key, value
 
     def finish(self, inputs: Tensor, attended: Tensor) -> Tensor:
         """All that follows the attention, position by position: [..., d] inputs and attended values -> [..., d]."""
@@ -119,18 +137,18 @@ class TransformerLayer(nn.Module):
         return dropout_add_layer_norm(update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, row_prefix: Tensor, before: Tensor, own: Tensor | None
+        self, query: Tensor, key: Tensor, value: Tensor, row_prefix: Tensor, before: Tensor, last: Tensor | None
     ) -> Tensor:
-        """Row r, at slot before[r] of window row_prefix[r], attends to the slots up to its own.
+        """Row r attends to the slots [0, before[r]] of window row_prefix[r].
 
-        Its own slot (index own[r] of all slots, None: row r is slot r) is to the kernel a new token, those before it
-        the prefix.
+        The last of them (index last[r] of all slots, None: row r is slot r) is to the kernel a new token, those before
+        it the prefix.
         """
         rows = PrefixRows(end=before, row_prefix=row_prefix)
         cache = ReasoningCache.from_prefix(key, value, max_tokens=1, rows=rows)
         key, value = key.flatten(0, 1), value.flatten(0, 1)
-        if own is not None:
-            key, value = key.index_select(0, own), value.index_select(0, own)
+        if last is not None:
+            key, value = key.index_select(0, last), value.index_select(0, last)
         return cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p).flatten(1)
 
     def _split_heads(self, projected: Tensor) -> Tensor:
@@ -153,34 +171,56 @@ def _one_by_one(inputs: Tensor) -> bool:
     )
 
 
-def _every_slot(inputs: Tensor) -> tuple[Tensor, Tensor, None]:
-    """Every slot of [S, C, d] as a row: its window, and how many slots are before it."""
+def _index(row_prefix: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """Where a slot of a window stands among all slots of all windows, int64."""
+    return row_prefix.long() * slots + slot.long()
+
+
+def _every_slot(inputs: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Every slot of [S, C, d] as a row, as `_attend` wants it; arguments as those of `attend_prefix`."""
     windows, slots, _ = inputs.shape
     row_prefix = torch.arange(windows, dtype=torch.int32).repeat_interleave(slots)
-    return row_prefix, torch.arange(slots, dtype=torch.int32).repeat(windows), None
+    if length is None:
+        return row_prefix, torch.arange(slots, dtype=torch.int32).repeat(windows), None
+    before = (length - 1).repeat_interleave(slots)
+    return row_prefix, before, _index(row_prefix, before, slots)
+
+
+def window_lengths(windows: int, row_prefix: Tensor, end: Tensor) -> Tensor:
+    """How many slots of each window its rows see, int [S]; 1 for a window without rows."""
+    return end.new_ones(windows).scatter(0, row_prefix.long(), end)
 
 
 class TransformerEncoder(nn.Module):
-    """A stack of causal `TransformerLayer`s that encodes windows once and then continues each row by single tokens."""
+    """A stack of `TransformerLayer`s that encodes windows once and then continues each row by single tokens.
 
-    def __init__(self, *, layers: int, dim: int, heads: int, ffn: int, dropout: float) -> None:
+    bidirectional: all slots of a window that its rows see attend to each other, instead of to those before them.
+    """
+
+    def __init__(
+        self, *, layers: int, dim: int, heads: int, ffn: int, dropout: float, bidirectional: bool = False
+    ) -> None:
         super().__init__()
+        self.bidirectional = bidirectional
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, ffn, dropout) for _ in range(layers))
 
-    def encode(self, inputs: Tensor, row_prefix: Tensor, end: Tensor) -> EncodedPrefix:
-        """Encode right padded windows [S, C, d]; row r stands at slot end[r] - 1 of window row_prefix[r].
+    def encode(self, inputs: Tensor, row_prefix: Tensor, end: Tensor, slot: Tensor | None = None) -> EncodedPrefix:
+        """Encode right padded windows [S, C, d]; row r sees the slots [0, end[r]) of window row_prefix[r].
 
-        row_prefix, end: int [R]. Only the rows' states are needed from the last layer, so all of it but K and V is
-        computed for R rows instead of S·C slots.
+        row_prefix, end: int [R]; in a bidirectional encoder the rows of one window see the same slots. slot: int [R],
+        where the rows stand, for a bidirectional encoder; None: at the last slot that they see. Only the rows' states
+        are needed from the last layer, so all of it but K and V is computed for R rows instead of S·C slots.
         """
+        length = window_lengths(len(inputs), row_prefix, end) if self.bidirectional else None
+        slot = end - 1 if slot is None else slot
         keys: list[Tensor] = []
         values: list[Tensor] = []
         hidden = inputs
         for depth, layer in enumerate(self._each_layer(), start=1):
             if depth == len(self.layers):
-                hidden, attended, key, value = layer.attend_rows(hidden, row_prefix, end)
+                hidden, attended, key, value = layer.attend_rows(hidden, row_prefix, end, slot, length)
             else:
-                attended, key, value = layer.attend_prefix(hidden)
+                attended, key, value = layer.attend_prefix(hidden, length)
             keys.append(key)
             values.append(value)
             hidden = layer.finish(hidden, attended)

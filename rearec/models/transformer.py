@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
-from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder
+from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, window_lengths
 from rearec_kernels import PrefixRows, ReasoningCache, dropout_add_layer_norm
 
 __all__ = ["TransformerBackbone"]
@@ -20,21 +21,29 @@ class TransformerBackbone(Backbone):
 
     The first slot of a window has position 0. Reasoning tokens pass through the same input LayerNorm and dropout as
     items.
+
+    bidirectional: as in `TransformerEncoder`.
     """
 
-    def __init__(self, config: ReaRecConfig) -> None:
+    def __init__(self, config: ReaRecConfig, *, bidirectional: bool = False) -> None:
         super().__init__()
         self.position_embedding = nn.Embedding(config.max_len, config.dim)
         self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.encoder = TransformerEncoder(
-            layers=config.layers, dim=config.dim, heads=config.heads, ffn=config.ffn, dropout=config.dropout
+            layers=config.layers,
+            dim=config.dim,
+            heads=config.heads,
+            ffn=config.ffn,
+            dropout=config.dropout,
+            bidirectional=bidirectional,
         )
 
     def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> EncodedPrefix:
         """As `Backbone.encode`.
 
-        Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item.
+        Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item and for
+        rows of a bidirectional encoder that see different parts of one window.
         """
         self._check(items, row_prefix, end)
         table = self.item_tables()[0] if table is None else table
@@ -66,6 +75,10 @@ class TransformerBackbone(Backbone):
             low, high = int(end.min()), int(end.max())
             if low < 1 or high > items.shape[1]:
                 raise ValueError(f"end: got values {low}..{high}, expected 1..{items.shape[1]} (items that a row sees)")
+            if self.encoder.bidirectional:
+                length = window_lengths(len(items), row_prefix, end)
+                if not torch.equal(length.index_select(0, row_prefix), end):
+                    raise ValueError("end: differs between rows of one window, expected a window for each such row")
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0

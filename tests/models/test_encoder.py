@@ -90,9 +90,9 @@ def test_rows_may_stand_anywhere_in_any_order() -> None:
     torch.testing.assert_close(states, every[chosen], rtol=1e-12, atol=1e-12)
 
 
-def test_gather_rows_reads_the_last_slot_that_a_row_sees() -> None:
+def test_gather_rows_reads_one_slot_for_each_row() -> None:
     slots = torch.arange(12.0).view(2, 3, 2)
-    rows = gather_rows(slots, torch.tensor([1, 0, 0], dtype=torch.int32), torch.tensor([2, 1, 3], dtype=torch.int32))
+    rows = gather_rows(slots, torch.tensor([1, 0, 0], dtype=torch.int32), torch.tensor([1, 0, 2], dtype=torch.int32))
     assert rows.tolist() == [[8, 9], [0, 1], [4, 5]]
 
 
