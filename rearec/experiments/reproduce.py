@@ -52,6 +52,7 @@ def reproduce(
     backbones: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     seeds: int = 1,
+    first_seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     search_settings: int = 8,
     jobs: int = 1,
@@ -70,7 +71,7 @@ def reproduce(
         data: a prepared dataset.
         out: folder for the pages, NAME.md with its csv and PNG files, and ``runs/``.
         backbones, methods: instead of each table's and figure's own.
-        seeds: how many; they are 0, 1, ...
+        seeds: how many; they are ``first_seed`` and those after it.
         settings: fields of `ReaRecConfig` and `TrainingOptions` that differ from `rearec.experiments.presets`.
         search_settings: settings that the search tries for each method.
         jobs, threads, budget_minutes, on_progress: as `train_all`.
@@ -95,6 +96,7 @@ def reproduce(
         tuple(backbones) if backbones else None,
         tuple(methods) if methods else None,
         seeds,
+        first_seed,
         settings or {},
         search_settings,
     )
@@ -209,6 +211,8 @@ def _command(plan: Plan, name: str, data: Path, out: Path, device: torch.device)
         words += ["--methods", ",".join(plan.methods)]
     if plan.seeds != 1:
         words += ["--seeds", str(plan.seeds)]
+    if plan.first_seed:
+        words += ["--seed", str(plan.first_seed)]
     if name == SEARCH.name:
         words += ["--search-settings", str(plan.search_settings)]
     for setting, value in plan.settings.items():

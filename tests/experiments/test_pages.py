@@ -44,7 +44,7 @@ def finish(dataset: SequenceDataset, data: Path, run: Run, folder: Path) -> None
     place.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
     with torch.random.fork_rng():
         torch.manual_seed(zlib.crc32(run.name.encode()))
-        features = torch.from_numpy(np.asarray(dataset.features)) if run.config.reads_features else None
+        features = torch.from_numpy(np.array(dataset.features)) if run.config.reads_features else None
         model = ReaRec(run.config, features).eval()
     model.save_pretrained(place.path)
     place.metrics_file.write_text("epoch,train_seconds,valid_seconds\n1,50,10\n2,20,10\n")

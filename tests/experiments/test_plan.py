@@ -8,7 +8,8 @@ import pytest
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.plan import Plan, parse_settings, settings_of
+from rearec.experiments.choices import parse_settings
+from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.presets import BACKBONES_OF, METHODS_OF, best_settings
 from rearec.models.config import BACKBONES, METHODS
 
@@ -17,7 +18,7 @@ DATASET = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_has_the_best_known_settings_that_its_method_reads(method: str) -> None:
-    run = Plan(DATASET).run(method, seed=3)
+    run = Plan(DATASET).run(method, number=3)
     settings = settings_of(run)
     assert run.options.seed == 3 and run.config.num_items == DATASET.num_items
     for name, value in best_settings("sasrec", method).items():
@@ -44,6 +45,7 @@ def test_what_a_method_does_not_read_makes_no_other_run() -> None:
     # a change that an experiment makes goes before what was asked for
     assert asked.run("prl", alpha=2.0).config.alpha == 2.0
     assert [run.options.seed for run in Plan(DATASET, seeds=3).over_seeds("erl")] == [0, 1, 2]
+    assert [run.options.seed for run in Plan(DATASET, seeds=2, first_seed=7).over_seeds("erl")] == [7, 8]
 
 
 def test_the_table_of_readers_names_settings_backbones_and_methods_that_exist() -> None:
