@@ -112,6 +112,7 @@ def reproduce(
             device=compute_device(device),
             budget_minutes=budget_minutes,
             force=force,
+            on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),
         )
     except KeyboardInterrupt:

@@ -60,6 +60,7 @@ def reproduce(
     device: torch.device | str = "cpu",
     budget_minutes: float | None = None,
     force: bool = False,
+    on_start: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Train what the tables and figures need and is not there yet, and write their pages.
@@ -77,6 +78,7 @@ def reproduce(
         jobs, threads, budget_minutes, on_progress: as `train_all`.
         device: where to train and to evaluate.
         force: train anew what is there.
+        on_start: called with the numbers of trainings that are needed and that are finished.
 
     Returns:
         ``out``, ``pages`` (path by name), ``runs`` (how many they need), ``finished`` (how many are), ``missing``
@@ -104,6 +106,8 @@ def reproduce(
     needed = {artefact.name: artefact.runs(plan) for artefact in chosen}
     every = list(dict.fromkeys(run for runs in needed.values() for run in runs))
     _claim(out, dataset, data)
+    if on_start is not None:
+        on_start(len(every), sum(run.folder(out / RUNS).finished for run in every))
     outcome = train_all(
         data,
         every,
