@@ -20,8 +20,10 @@ MARKERS = "osD^vPX*"
 
 # Characters of the usual font size that fit into an inch.
 CHARACTERS = 11.0
+# Inches that the numbers above bars take.
+LABEL_CHARACTER = 0.07
+LABEL_HEIGHT = 0.14
 # More numbers than these are not written into a plot.
-MOST_BAR_LABELS = 24
 MOST_CELL_LABELS = 150
 MOST_TICKS = 10
 
@@ -82,7 +84,7 @@ def draw_lines(
         # Less than a decade has no tick of its own: then those in between are named too.
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     elif from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(ys, default=1.0))
     _finish(axes, xlabel, ylabel, title)
 
 
@@ -117,7 +119,9 @@ def draw_bars(
     """Draw what `rearec.plots.bars` draws."""
     places = np.arange(len(groups))
     width = 0.8 / max(1, len(series))
-    labelled = len(groups) * len(series) <= MOST_BAR_LABELS
+    across = axes.bbox.width / axes.figure.get_figure(root=True).dpi
+    labels = {name: [_short(value) for value in series[name]] for name in series}
+    rotation = _bar_label_rotation(labels, width * across / max(1, len(groups)))
     for index, (name, color) in enumerate(zip(series, _colors(series), strict=True)):
         alone = len(series) == 1
         drawn = axes.bar(
@@ -130,11 +134,10 @@ def draw_bars(
             capsize=3,
             label="_" if alone else plain(name),
         )
-        if labelled:
-            axes.bar_label(drawn, labels=[_short(value) for value in series[name]], padding=2, fontsize=8)
+        if rotation is not None:
+            axes.bar_label(drawn, labels=labels[name], padding=2, fontsize=8, rotation=rotation)
     axes.set_xticks(places, [plain(group) for group in groups])
-    room = CHARACTERS * axes.figure.get_figure(root=True).get_figwidth() * axes.get_position().width
-    if (max(map(len, groups), default=0) + 1) * len(groups) > room:
+    if (max(map(len, groups), default=0) + 1) * len(groups) > CHARACTERS * across:
         axes.tick_params(axis="x", labelrotation=30)
         for tick in axes.get_xticklabels():
             tick.set_horizontalalignment("right")
@@ -142,8 +145,16 @@ def draw_bars(
     if any(value < 0 for values in series.values() for value in values):
         axes.axhline(0, color="black", linewidth=0.8)
     # Room for the numbers above the bars.
-    axes.margins(y=0.12)
+    axes.margins(y=0.2 if rotation else 0.12)
     _finish(axes, xlabel, ylabel, title)
+
+
+def _bar_label_rotation(labels: Mapping[str, Sequence[str]], width: float) -> int | None:
+    """How to turn the numbers above bars of this width (inches) so that they stand apart; None: there is no room."""
+    longest = max((len(label) for of_one in labels.values() for label in of_one), default=0)
+    if width >= LABEL_CHARACTER * longest:
+        return 0
+    return 90 if width >= LABEL_HEIGHT else None
 
 
 def draw_heatmap(

@@ -41,7 +41,7 @@ __all__ = [
 # Inches.
 SINGLE = (6.4, 4.4)
 PANEL = (4.4, 3.8)
-BAR_WIDTH = 0.45
+BAR_WIDTH = 0.5
 LEGEND_ROW = 0.22
 
 Drawing = Callable[[Axes], None]

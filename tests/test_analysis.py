@@ -43,7 +43,9 @@ def test_row_metrics_average_to_the_metrics_and_keep_the_shape() -> None:
 
 def test_metrics_by_step_are_those_of_fewer_steps(dataset: SequenceDataset) -> None:
     model = random_model(dataset)
-    entries = steps.metrics_by_step(model, dataset)
+    result = steps.metrics_by_step(model, dataset)
+    entries = result["by_step"]
+    assert result["ndcg@20"] == entries[2]["ndcg@20"]
     assert [entry["step"] for entry in entries] == [0, 1, 2]
     for entry in entries:
         assert entry["ndcg@20"] == pytest.approx(evaluate(model, dataset, steps=entry["step"])["ndcg@20"], rel=1e-12)
@@ -232,7 +234,9 @@ def test_the_distribution_of_ranks_is_worked_out_by_hand() -> None:
 
 def test_ranks_by_step_are_those_of_the_evaluation(dataset: SequenceDataset) -> None:
     model = random_model(dataset, "erl")
-    for found, expected in zip(ranks.rank_by_step(model, dataset), steps.metrics_by_step(model, dataset), strict=True):
+    for found, expected in zip(
+        ranks.rank_by_step(model, dataset), steps.metrics_by_step(model, dataset)["by_step"], strict=True
+    ):
         assert (found["step"], found["mrr"], found["mrr_se"]) == tuple(expected[k] for k in ("step", "mrr", "mrr_se"))
         assert found["top_10"] == expected["recall@10"] and found["top_20"] == expected["recall@20"]
 
@@ -253,6 +257,10 @@ def test_every_page_has_a_table_and_a_figure(dataset: SequenceDataset, trained: 
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert len((tmp_path / f"{name}.csv").read_text().splitlines()) > 1
         assert f"![{name}]({name}.png)" in page.markdown
+    with (tmp_path / "steps.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [row["state"] for row in read] == ["step 0", "step 1", "step 2", "answer"] * 2
+    assert float(read[7]["mrr"]) == evaluate(models["erl"], dataset)["mrr"] != float(read[6]["mrr"])
     with (tmp_path / "similarity.csv").open() as file:
         read = list(csv.DictReader(file))
     assert float(read[0]["to step 1"]) == similarity.similarity(trained, dataset)[0, 1]

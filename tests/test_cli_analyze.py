@@ -48,6 +48,8 @@ def test_an_analysis_prints_its_result_and_leaves_a_page(analysis: str, run_fold
     assert (out / f"{analysis}.md").read_text().startswith("# ")
     if analysis == "case":
         assert len(report["result"]) == 2 and all(len(top) == 3 for top in report["result"][0]["top"])
+    elif analysis == "steps":
+        assert len(report["result"]["by_step"]) == 3
     else:
         assert len(report["result"]) == 3
 
@@ -55,10 +57,12 @@ def test_an_analysis_prints_its_result_and_leaves_a_page(analysis: str, run_fold
 def test_steps_are_those_of_the_evaluation_and_are_shown_without_json(
     run_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any
 ) -> None:
-    expected = evaluate(ReaRec.from_pretrained(run_folder), load_dataset(prepared), "valid", per_step=True)["by_step"]
+    expected = evaluate(
+        ReaRec.from_pretrained(run_folder), load_dataset(prepared), "valid", per_step=True, floors=False
+    )
     result = run_rearec("analyze", run_folder, "steps", "--out", tmp_path, "--split", "valid")
     assert result.returncode == 0, result.stderr
-    assert "prl: run" in result.stdout and f"{expected[2]['mrr']:.4f}" in result.stdout
+    assert "prl: run" in result.stdout and f"{expected['by_step'][2]['mrr']:.4f}" in result.stdout
     assert f"written: {tmp_path / 'steps.md'}" in result.stdout
     refused = analyze(run_folder, "steps", "--out", tmp_path)
     assert refused.exit_code == 2 and "steps.md: exists already; --force replaces it" in refused.stderr

@@ -34,6 +34,15 @@ def assert_nothing_overlaps(figure: Figure) -> None:
         assert min(across, down) <= 1
 
 
+def assert_numbers_stand_apart(figure: Figure) -> None:
+    """The numbers above bars lie over no other number and inside the axes."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in figure.axes:
+        numbers = [text.get_window_extent(renderer) for text in axes.texts if text.get_text()]
+        assert not any(first.overlaps(second) for first, second in combinations(numbers, 2))
+        assert all(box.y1 < axes.title.get_window_extent(renderer).y0 for box in numbers if axes.get_title())
+
+
 def tick_texts_overlap(figure: Figure) -> bool:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -110,6 +119,7 @@ def test_panels_share_one_legend_and_hide_what_is_left_over() -> None:
 
 
 LONG = {f"a rather long name of a series, number {number}": [(0, number, 1.0), (1, 2, None)] for number in range(9)}
+BARS = {name: [0.0123, 0.0124, 0.0122, 0.0121] for name in ("base", "erl", "prl")}
 GROUPS = ["a group with a long name", "another group, long too", "and a third", "(5, 17]"]
 
 
@@ -120,11 +130,17 @@ GROUPS = ["a group with a long name", "another group, long too", "and a third", 
         lines({"prl": [(x, 1, None) for x in (1, 1.2, 1.5, 2, 5, 10)]}, xlabel="α", ylabel="y", log_x=True),
         bars(GROUPS, {name: [0.1, 0.2, 0.3, 0.4] for name in METHOD_COLORS}, ylabel="NDCG@20", xlabel="items"),
         heatmap(np.eye(6), rows=GROUPS + GROUPS[:2], columns=list("012345"), label="cosine", ylabel="step"),
+        bars(["1", "2", "3", "4"], {name: [0.0101, 0.0202, 0.103, 0.0104] for name in METHOD_COLORS}, ylabel="y"),
+        panels([partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, errors=BARS, ylabel="y", title="T")] * 2),
+        panels(
+            [partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, ylabel="y", title="T")] * 3, one_legend=False
+        ),
         panels([partial(draw_bars, groups=GROUPS, series={"a": [1, 2, 3, 4]}, ylabel="y")] * 3, title="Panels"),
     ],
-    ids=["lines", "log", "bars", "heatmap", "panels"],
+    ids=["lines", "log", "bars", "heatmap", "long numbers", "bar panels", "own legends", "panels"],
 )
 def test_nothing_overlaps_or_leaves_the_figure(figure: Figure) -> None:
     assert_nothing_overlaps(figure)
+    assert_numbers_stand_apart(figure)
     rotated = any(tick.get_rotation() for axes in figure.axes for tick in axes.get_xticklabels())
     assert rotated or not tick_texts_overlap(figure)

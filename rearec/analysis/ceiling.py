@@ -96,7 +96,7 @@ def verdict(model: str, result: Ceiling) -> str:
     if over.difference <= 0:
         return (
             f"{value}. The ceiling is not above its control, so it is noise: {result.states} base models that differ "
-            "in nothing but their seed leave as much to choose from."
+            "in nothing but their seed leave no less to choose from."
         )
     if not over.excludes_zero:
         return f"{value}. The ceiling is above its control by less than can be told from chance."
@@ -123,7 +123,8 @@ def page(into: Page, results: Mapping[str, Ceiling], *, name: str = "ceiling") -
         list(results),
         {part: [of_one[METRIC] if of_one else np.nan for of_one in metrics] for part, metrics in shown.items()},
         errors={
-            part: [(of_one or {}).get(f"{METRIC}_se") or 0.0 for of_one in metrics] for part, metrics in shown.items()
+            part: [(of_one or {}).get(f"{METRIC}_se") or np.nan for of_one in metrics]
+            for part, metrics in shown.items()
         },
         ylabel="NDCG@20",
         title="Ceiling and control",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.evaluation import evaluate
+from rearec.metrics import METRICS
 from rearec.pages import Page
 from rearec.plots import lines
 from rearec.reasoning import ReaRec
 
-__all__ = ["StepMetrics", "metrics_by_step", "page"]
-
-StepMetrics = Mapping[str, Any]
+__all__ = ["metrics_by_step", "page"]
 
 
 def metrics_by_step(
@@ -22,36 +21,43 @@ def metrics_by_step(
     split: SplitName = "test",
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Metrics of each state h_0..h_K alone: ``step``, the metrics of `rank_metrics` and their standard errors.
+) -> dict[str, Any]:
+    """Metrics of the model's answer, and as ``by_step`` those of each state h_0..h_K alone, with standard errors.
 
     Raises:
         UserError: as `rearec.evaluation.evaluate`.
     """
-    result: list[dict[str, Any]] = evaluate(model, dataset, split, per_step=True, floors=False, progress=progress)[
-        "by_step"
-    ]
-    return result
+    return evaluate(model, dataset, split, per_step=True, floors=False, progress=progress)
 
 
-def page(into: Page, results: Mapping[str, Sequence[StepMetrics]], *, name: str = "steps") -> None:
+def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "steps") -> None:
     """Add a table and a figure of NDCG@20 by step, a line per model.
 
     Args:
         results: by model what `metrics_by_step` returns.
     """
-    rows = [{"model": model, **entry} for model, entries in results.items() for entry in entries]
     into.text(
         "Metrics of each reasoning state taken alone; step 0 is the state of the last item, before any reasoning. "
-        "± is the standard error over rows. A model of method erl answers with the mean of its states, the others "
-        "with the last one."
+        "The answer is ranked by the last state, by method erl by the mean of all. ± is the standard error over rows."
     )
-    into.table(rows, name)
+    columns = [column for metric in METRICS for column in (metric, f"{metric}_se")]
+    into.table(
+        [
+            {"model": model, "state": state, **{column: metrics[column] for column in columns}}
+            for model, result in results.items()
+            for state, metrics in (
+                *((f"step {entry['step']}", entry) for entry in result["by_step"]),
+                ("answer", result),
+            )
+        ],
+        name,
+    )
     figure = lines(
         {
-            model: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in entries]
-            for model, entries in results.items()
+            model: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
+            for model, result in results.items()
         },
+        levels={f"{model}, answer": result["ndcg@20"] for model, result in results.items()},
         xlabel="reasoning step",
         ylabel="NDCG@20",
         title="Each reasoning state taken alone",
