@@ -27,6 +27,10 @@ LABEL_HEIGHT = 0.14
 MOST_CELL_LABELS = 150
 MOST_TICKS = 10
 
+# Parts of the x axis: between the error bars of two series, and that the label of a tick needs.
+ERROR_BAR_ROOM = 0.012
+LABEL_ROOM = 0.11
+
 Point = tuple[float, float, "float | None"]
 
 
@@ -49,11 +53,13 @@ def draw_lines(
         if logarithmic and min(values, default=1.0) <= 0:
             raise ValueError(f"series: got {min(values)}, expected positive values on a logarithmic axis")
     names = [*series, *(levels or {})]
+    with_errors = [name for name, points in series.items() if any(error for _, _, error in points)]
     for index, (name, color) in enumerate(zip(names, _colors(names), strict=True)):
         if name in series:
             points = sorted(series[name], key=lambda point: point[0])
+            place = with_errors.index(name) - (len(with_errors) - 1) / 2 if name in with_errors else 0.0
             axes.errorbar(
-                [x for x, _, _ in points],
+                _shifted([x for x, _, _ in points], xs, place * ERROR_BAR_ROOM, log_x),
                 [y for _, y, _ in points],
                 [error or 0.0 for _, _, error in points],
                 color=color,
@@ -68,7 +74,7 @@ def draw_lines(
     if log_x:
         axes.set_xscale("log")
     if log_x and len(xs) <= MOST_TICKS:
-        axes.set_xticks(xs, [f"{x:g}" for x in xs])
+        axes.set_xticks(xs, _labels_with_room(xs))
         axes.minorticks_off()
     elif all(float(x).is_integer() for x in xs):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -80,6 +86,24 @@ def draw_lines(
     elif from_zero:
         axes.set_ylim(0, 1.08 * max(ys, default=1.0))
     _finish(axes, xlabel, ylabel, title)
+
+
+def _shifted(values: Sequence[float], xs: Sequence[float], part: float, logarithmic: bool) -> list[float]:
+    """The x values moved by a part of the axis from the first to the last of ``xs``, so that error bars stand apart."""
+    if logarithmic:
+        return [value * (xs[-1] / xs[0]) ** part for value in values]
+    return [value + (xs[-1] - xs[0]) * part for value in values]
+
+
+def _labels_with_room(xs: Sequence[float]) -> list[str]:
+    """A label for each x of a logarithmic axis, empty where it would run into the one before."""
+    labels, last = [], -math.inf
+    for x in xs:
+        place = math.log(x / xs[0]) / math.log(xs[-1] / xs[0]) if xs[-1] > xs[0] else 0.0
+        fits = place - last >= LABEL_ROOM
+        labels.append(f"{x:g}" if fits else "")
+        last = place if fits else last
+    return labels
 
 
 def draw_bars(

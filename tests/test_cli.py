@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "analyze", "recommend", "info")
+COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "analyze", "reproduce", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
 
 
@@ -33,6 +33,7 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: An
     for arguments in (
         *(["--help"], ["train"], ["train", "--help"], ["train", "x"], ["prepare", "json"]),
         *(["analyze", "nowhere", "steps", "--out", "x"], ["analyze", "--help"]),
+        *(["reproduce", "--help"], ["reproduce", "table2", "x", "--out", "y", "--methods", "cot"]),
         *(["evaluate", "nowhere"], ["recommend", "nowhere", "x"], ["embed", "x", "--pca", "-1"]),
     ):
         command = [sys.executable, "-c", script, *arguments]
@@ -46,7 +47,9 @@ def test_every_command_has_the_common_options(name: str, run_rearec: Any) -> Non
     assert result.returncode == 0
     for option in ("--json", "--seed", "--device", "--threads", "--debug"):
         assert option in result.stdout, option
-    assert ("--force" in result.stdout) == (name in ("demo", "prepare", "embed", "train", "analyze", "recommend"))
+    assert ("--force" in result.stdout) == (
+        name in ("demo", "prepare", "embed", "train", "analyze", "reproduce", "recommend")
+    )
 
 
 def test_version_is_the_distributions(run_rearec: Any) -> None:

@@ -12,6 +12,7 @@ from rearec.cli.common import (
     Debug,
     Device,
     Json,
+    Seed,
     Threads,
     command,
     compute_device,
@@ -21,6 +22,7 @@ from rearec.cli.common import (
 )
 from rearec.cli.train import Precision
 from rearec.experiments import ARTEFACTS
+from rearec.experiments.choices import check_names, parse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +56,7 @@ def reproduce(
     methods: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Methods, with commas between.", show_default="as the paper")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting: seeds 0, 1, ...")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting, from --seed on.")] = 1,
     steps: Annotated[int | None, typer.Option(min=0, help="Reasoning steps.", show_default="best known")] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Model width.", show_default="64")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="30")] = None,
@@ -76,6 +78,7 @@ def reproduce(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
     as_json: Json = False,
+    seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 0,
     debug: Debug = False,
@@ -85,8 +88,10 @@ def reproduce(
     Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
     and has only to write the pages when all is trained.
     """
+    asked_backbones, asked_methods = _names(backbones), _names(methods)
+    check_names(asked_backbones, asked_methods)
+    asked_settings = parse_settings(settings or [])
     set_threads(threads)
-    from rearec.experiments.plan import parse_settings
     from rearec.experiments.reproduce import reproduce as make
 
     chosen = {field: context.params[name] for name, field in SETTINGS.items() if context.params[name] is not None}
@@ -96,16 +101,18 @@ def reproduce(
             [artefact.value for artefact in artefacts],
             data,
             out,
-            backbones=_names(backbones),
-            methods=_names(methods),
+            backbones=asked_backbones,
+            methods=asked_methods,
             seeds=seeds,
-            settings=chosen | parse_settings(settings or []),
+            first_seed=seed,
+            settings=chosen | asked_settings,
             search_settings=search_settings,
             jobs=jobs,
             threads=threads,
             device=compute_device(device),
             budget_minutes=budget_minutes,
             force=force,
+            on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),
         )
     except KeyboardInterrupt:

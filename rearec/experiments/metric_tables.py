@@ -65,6 +65,8 @@ def add_gains(page: Page, results: Results, settings: Sequence[Setting], name: s
     shown, data = [], []
     for setting in settings:
         gains = {metric: results.gain(setting.runs, setting.over, metric) for metric in HEADINGS}
+        if not any(gains.values()):
+            continue
         shown.append({**setting.labels, **{HEADINGS[metric]: gain and str(gain) for metric, gain in gains.items()}})
         data += [
             {**setting.labels, "metric": metric, "gain_%": gain.percent, "low_%": gain.low, "high_%": gain.high}

@@ -27,7 +27,7 @@ def _ceiling_runs(plan: Plan, backbone: str) -> tuple[dict[str, Run], list[Run]]
     """The models, and the base models of the control: one for each of the states to choose from."""
     models = reasoning_runs(plan, backbone, REASONING)
     states = max(run.config.steps for run in models.values()) + 1
-    return models, [plan.run("base", backbone=backbone, seed=seed) for seed in range(states)]
+    return models, [plan.run("base", backbone=backbone, number=number) for number in range(states)]
 
 
 def _fill_ceiling(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
@@ -88,7 +88,7 @@ def _fill_cases(page: Page, plan: Plan, results: Results, backbone: str, name: s
 
 def _fill_latency(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
     config = plan.run("prl", backbone=backbone, steps=LATENCY_STEPS).config
-    features = torch.from_numpy(np.asarray(results.dataset.features)) if config.reads_features else None
+    features = torch.from_numpy(np.array(results.dataset.features)) if config.reads_features else None
     model = ReaRec(config, features).to(results.device).eval()
     page.text("The model has random weights: time does not depend on them.")
     found = latency.latency(model, results.dataset)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.experiments.choices import check_names
 from rearec.experiments.presets import best_settings, relevant
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions, fitting_config
 
-__all__ = ["Plan", "parse_settings", "settings_of"]
+__all__ = ["Plan", "settings_of"]
 
 MODEL_SETTINGS = tuple(entry.name for entry in fields(ReaRecConfig))
 TRAINING_SETTINGS = tuple(entry.name for entry in fields(TrainingOptions))
@@ -27,8 +27,8 @@ class Plan:
     """The choices that hold for all tables and figures of one call.
 
     dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
-    seeds: how many; they are 0, 1, ... settings: what differs from `rearec.experiments.presets`, by field.
-    search_settings: how many settings the search tries for each method.
+    seeds: how many; they are first_seed and those after it. settings: what differs from `rearec.experiments.presets`,
+    by field. search_settings: how many settings the search tries for each method.
 
     Raises:
         UserError: an unknown backbone, method or setting, or a value that is out of its range.
@@ -38,14 +38,12 @@ class Plan:
     backbones: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     seeds: int = 1
+    first_seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     search_settings: int = 8
 
     def __post_init__(self) -> None:
-        for what, chosen, known in (("backbone", self.backbones, BACKBONES), ("method", self.methods, METHODS)):
-            for name in chosen or ():
-                if name not in known:
-                    raise UserError(f"unknown {what} {name!r}; known are {', '.join(known)}")
+        check_names(self.backbones, self.methods)
         for name in self.settings:
             if name not in _free_settings():
                 raise UserError(f"unknown setting {name!r}; known are {', '.join(_free_settings())}")
@@ -55,44 +53,31 @@ class Plan:
         for method in METHODS:
             self.run(method)
 
-    def run(self, method: str, *, backbone: str = BACKBONES[0], seed: int = 0, **changes: Any) -> Run:
-        """A training with the best known settings, those that were asked for, and ``changes``.
+    def run(self, method: str, *, backbone: str = BACKBONES[0], number: int = 0, **changes: Any) -> Run:
+        """The training of a seed's number with the best known settings, those that were asked for, and ``changes``.
 
-        Settings that the method does not read keep the library's default, so that runs which differ in nothing else
-        are the same run. UserError where a setting is wrong or the dataset lacks the features of a text backbone.
+        Settings that the backbone or the method does not read keep the library's default, so that runs which differ in
+        nothing else are the same run. UserError where a setting is wrong or the dataset lacks the features of a text
+        backbone.
         """
         wanted = {**best_settings(backbone, method), **self.settings, **changes}
-        wanted = {name: value for name, value in wanted.items() if relevant(name, method)}
+        wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
         try:
             config = fitting_config(self.dataset, backbone=backbone, method=method, **_part(wanted, MODEL_SETTINGS))
-            return Run(config, TrainingOptions(seed=seed, **_part(wanted, TRAINING_SETTINGS)))
+            return Run(config, TrainingOptions(seed=self.first_seed + number, **_part(wanted, TRAINING_SETTINGS)))
         except ValueError as error:
             raise UserError(f"setting {error}") from error
 
     def over_seeds(self, method: str, **changes: Any) -> list[Run]:
         """`run` for every seed."""
-        return [self.run(method, seed=seed, **changes) for seed in range(self.seeds)]
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings written as name=value; UserError for any other text. Whether they exist `Plan` finds out."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UserError(f"setting {text!r}: expected name=value, such as dropout=0.3")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
+        return [self.run(method, number=number, **changes) for number in range(self.seeds)]
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """The settings of a run that its method reads, by field."""
+    """The settings of a run that its backbone and method read, by field."""
     values = {**asdict(run.config), **asdict(run.options)}
     del values["num_items"], values["feature_dim"]
-    return {name: value for name, value in values.items() if relevant(name, run.config.method)}
+    return {name: value for name, value in values.items() if relevant(name, run.config.backbone, run.config.method)}
 
 
 def _free_settings() -> list[str]:

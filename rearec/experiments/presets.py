@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from rearec.models.config import TEXT_BACKBONES
 
 __all__ = ["best_settings", "relevant"]
 
@@ -25,10 +27,16 @@ BY_METHOD: Mapping[str, Mapping[str, Any]] = {
 # Where a backbone wants something else, by (backbone, method).
 BY_BACKBONE: Mapping[tuple[str, str], Mapping[str, Any]] = {}
 
-# Settings that only one method reads.
-METHOD_SETTINGS: Mapping[str, frozenset[str]] = {
-    "erl": frozenset(("kl_weight", "kl_form")),
-    "prl": frozenset(("alpha", "step_weights", "pl_weight", "cl_weight", "noise", "warmup", "noised_prefix")),
+# Settings that only some methods or backbones read.
+METHODS_OF: Mapping[str, Collection[str]] = {
+    "steps": ("naive", "rpe", "erl", "prl"),
+    **dict.fromkeys(("kl_weight", "kl_form"), ("erl",)),
+    **dict.fromkeys(("alpha", "step_weights", "pl_weight", "cl_weight", "noise", "warmup", "noised_prefix"), ("prl",)),
+}
+BACKBONES_OF: Mapping[str, Collection[str]] = {
+    "adaptor_dropout": TEXT_BACKBONES,
+    **dict.fromkeys(("experts", "transductive"), ("unisrec",)),
+    "adaptor_layers": ("morec",),
 }
 
 
@@ -37,9 +45,6 @@ def best_settings(backbone: str, method: str) -> dict[str, Any]:
     return {**SHARED, **BY_METHOD.get(method, {}), **BY_BACKBONE.get((backbone, method), {})}
 
 
-def relevant(setting: str, method: str) -> bool:
-    """Whether a method reads a setting: the objective's are each read by one method, steps by all that reason."""
-    if setting == "steps":
-        return method != "base"
-    owner = next((name for name, settings in METHOD_SETTINGS.items() if setting in settings), method)
-    return owner == method
+def relevant(setting: str, backbone: str, method: str) -> bool:
+    """Whether a training with this backbone and method reads a setting."""
+    return backbone in BACKBONES_OF.get(setting, (backbone,)) and method in METHODS_OF.get(setting, (method,))

@@ -52,6 +52,7 @@ def reproduce(
     backbones: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     seeds: int = 1,
+    first_seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     search_settings: int = 8,
     jobs: int = 1,
@@ -59,6 +60,7 @@ def reproduce(
     device: torch.device | str = "cpu",
     budget_minutes: float | None = None,
     force: bool = False,
+    on_start: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Train what the tables and figures need and is not there yet, and write their pages.
@@ -70,12 +72,13 @@ def reproduce(
         data: a prepared dataset.
         out: folder for the pages, NAME.md with its csv and PNG files, and ``runs/``.
         backbones, methods: instead of each table's and figure's own.
-        seeds: how many; they are 0, 1, ...
+        seeds: how many; they are ``first_seed`` and those after it.
         settings: fields of `ReaRecConfig` and `TrainingOptions` that differ from `rearec.experiments.presets`.
         search_settings: settings that the search tries for each method.
         jobs, threads, budget_minutes, on_progress: as `train_all`.
         device: where to train and to evaluate.
         force: train anew what is there.
+        on_start: called with the numbers of trainings that are needed and that are finished.
 
     Returns:
         ``out``, ``pages`` (path by name), ``runs`` (how many they need), ``finished`` (how many are), ``missing``
@@ -95,6 +98,7 @@ def reproduce(
         tuple(backbones) if backbones else None,
         tuple(methods) if methods else None,
         seeds,
+        first_seed,
         settings or {},
         search_settings,
     )
@@ -102,6 +106,8 @@ def reproduce(
     needed = {artefact.name: artefact.runs(plan) for artefact in chosen}
     every = list(dict.fromkeys(run for runs in needed.values() for run in runs))
     _claim(out, dataset, data)
+    if on_start is not None:
+        on_start(len(every), sum(run.folder(out / RUNS).finished for run in every))
     outcome = train_all(
         data,
         every,
@@ -209,6 +215,8 @@ def _command(plan: Plan, name: str, data: Path, out: Path, device: torch.device)
         words += ["--methods", ",".join(plan.methods)]
     if plan.seeds != 1:
         words += ["--seeds", str(plan.seeds)]
+    if plan.first_seed:
+        words += ["--seed", str(plan.first_seed)]
     if name == SEARCH.name:
         words += ["--search-settings", str(plan.search_settings)]
     for setting, value in plan.settings.items():

@@ -69,7 +69,7 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
     page.text(
         "Every method gets the same number of settings: the best known one, then draws from a grid (all of what it has "
         "in common, and its own terms). The setting with the highest NDCG@20 on the **validation** split is chosen; "
-        "the test split is looked at for the chosen settings alone. All runs have seed 0."
+        "the test split is looked at for the chosen settings alone. All runs have one seed."
     )
     data: list[dict[str, Any]] = []
     chosen: dict[str, Run] = {}

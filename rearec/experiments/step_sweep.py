@@ -32,6 +32,7 @@ def _runs(plan: Plan, backbone: str) -> list[Run]:
 
 def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
     settings = _settings(plan, backbone)
+    page.text("Every point is a training of its own with so many steps; base does not reason.")
     table = [Setting({"method": method, "steps": steps}, runs) for (method, steps), runs in sorted(settings.items())]
     add_metrics(page, results, table, name)
     series: dict[str, list[tuple[float, float, float | None]]] = {}
