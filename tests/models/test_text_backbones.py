@@ -216,6 +216,21 @@ def test_tables_are_derived_once_and_anew_after_any_change(backbone: str, change
 
 
 @BACKBONES
+def test_a_change_of_any_weight_that_shows_in_the_tables_is_noticed(backbone: str) -> None:
+    model = model_of(backbone, transductive=backbone == "unisrec")
+    noticed = []
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            before = model.weight
+            weight.add_(1)
+            if not torch.equal(model.weight, copy.deepcopy(model).weight):
+                raise AssertionError(f"{name}: the tables are stale")
+            if model.weight is not before:
+                noticed.append(name.split(".")[1])
+    assert set(noticed) == {"item_features", "adaptor", *(["item_embedding"] if backbone == "unisrec" else [])}
+
+
+@BACKBONES
 @pytest.mark.parametrize("fused", [False, True])
 def test_tables_are_derived_anew_after_a_step_of_an_optimiser(backbone: str, fused: bool) -> None:
     model = model_of(backbone, dtype=torch.float32, experts=2)

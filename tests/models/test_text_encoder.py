@@ -120,6 +120,18 @@ def test_the_cached_rollout_equals_recomputing_everything(method: str, encoder_f
     torch.testing.assert_close(model(batch).states, all_recomputed(model, batch), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.usefixtures("no_gradients")
+def test_tables_are_made_once_and_anew_when_the_encoder_or_its_tokens_change(encoder_folder: Path) -> None:
+    model = model_of(encoder_folder)
+    encoder = encoder_of(model)
+    before = model.weight
+    assert model(batch_of([3, 5])).weight is before
+    for changed in (next(encoder.parameters()), encoder.tokens, encoder.lengths):
+        changed.copy_(changed.flip(0))
+        assert not torch.equal(model.weight, before)
+        before = model.weight
+
+
 def gradients(model: ReaRec) -> dict[str, Tensor]:
     torch.manual_seed(4)  # of the dropout masks
     table = model.weight
