@@ -177,10 +177,19 @@ def test_prepare_compares_with_the_published_counts(tmp_path: Path, run_rearec: 
 
 def test_choices_and_defaults_are_those_of_the_library() -> None:
     from rearec.cli import demo, prepare, train
+    from rearec.cli import training_choices as choices
     from rearec.data.choices import FORMATS, PRESETS, SPLITS, Duplicates, MissingTitles
     from rearec.demo import EPOCHS, USERS
     from rearec.lightning_module import PAIRINGS, PRECISIONS, SCHEDULES, TrainingOptions
-    from rearec.models.config import BACKBONES, KL_FORMS, METHODS, STEP_WEIGHTS, ReaRecConfig
+    from rearec.models.config import (
+        BACKBONES,
+        KL_FORMS,
+        METHODS,
+        NOISED_PREFIXES,
+        STEP_WEIGHTS,
+        TRAINING_TASKS,
+        ReaRecConfig,
+    )
 
     def values(choices: Any) -> list[str]:
         return [choice.value for choice in choices]
@@ -190,12 +199,14 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
     assert values(prepare.Preset) == list(PRESETS)
     assert values(prepare.Duplicates) == list(get_args(Duplicates))
     assert values(prepare.MissingTitles) == list(get_args(MissingTitles))
-    assert values(train.Backbone) == list(BACKBONES)
-    assert values(train.Method) == list(METHODS)
-    assert values(train.Form) == list(KL_FORMS) == list(STEP_WEIGHTS)
-    assert values(train.Pairing) == list(PAIRINGS)
-    assert values(train.Precision) == list(PRECISIONS)
-    assert values(train.Schedule) == list(SCHEDULES)
+    assert values(choices.Backbone) == list(BACKBONES)
+    assert values(choices.Method) == list(METHODS)
+    assert values(choices.Form) == list(KL_FORMS) == list(STEP_WEIGHTS)
+    assert values(choices.Pairing) == list(PAIRINGS)
+    assert values(choices.Precision) == list(PRECISIONS)
+    assert values(choices.NoisedPrefix) == list(NOISED_PREFIXES)
+    assert values(choices.TrainingTask) == list(TRAINING_TASKS)
+    assert values(choices.Schedule) == list(SCHEDULES)
 
     def defaults(function: Any) -> dict[str, Any]:
         names = function.__wrapped__.__code__.co_varnames[: function.__wrapped__.__code__.co_argcount]
@@ -210,8 +221,8 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
     assert {name: command[name] for name in train.TRAINING_FIELDS} == {
         name: getattr(options, field) for name, field in train.TRAINING_FIELDS.items()
     }
-    # every setting of the library can be given on the command line
-    assert {*train.MODEL_FIELDS.values(), "num_items"} == set(ReaRecConfig.__dataclass_fields__)
+    # every setting of the library can be given on the command line, but for what the dataset decides
+    assert {*train.MODEL_FIELDS.values(), "num_items", "feature_dim"} == set(ReaRecConfig.__dataclass_fields__)
     assert set(train.TRAINING_FIELDS.values()) == set(TrainingOptions.__dataclass_fields__)
     assert (defaults(demo.demo)["users"], defaults(demo.demo)["epochs"]) == (USERS, EPOCHS)
 

@@ -20,7 +20,7 @@ from rearec.cli.common import (
     note,
     set_threads,
 )
-from rearec.cli.train import Precision
+from rearec.cli.training_choices import Precision
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.choices import check_names, parse_settings
 

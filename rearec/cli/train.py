@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +17,21 @@ from rearec.cli.common import (
     command,
     compute_device,
     emit,
-    error_console,
     metric_table,
     note,
     set_threads,
 )
+from rearec.cli.training_choices import (
+    Backbone,
+    Form,
+    Method,
+    NoisedPrefix,
+    Pairing,
+    Precision,
+    Schedule,
+    TrainingTask,
+)
+from rearec.cli.training_progress import TrainingProgress
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,55 +40,6 @@ if TYPE_CHECKING:
     from rearec.run_folder import RunFolder
 
 __all__ = ["register"]
-
-
-# As enumerations the command line knows the choices without importing the library, which checks the values again.
-class Backbone(str, Enum):
-    sasrec = "sasrec"
-    bert4rec = "bert4rec"
-    unisrec = "unisrec"
-    morec = "morec"
-
-
-class TrainingTask(str, Enum):
-    next_item = "next-item"
-    cloze = "cloze"
-
-
-class Method(str, Enum):
-    base = "base"
-    naive = "naive"
-    rpe = "rpe"
-    erl = "erl"
-    prl = "prl"
-
-
-class Form(str, Enum):
-    official = "official"
-    paper = "paper"
-
-
-class Pairing(str, Enum):
-    shared = "shared"
-    overlapping = "overlapping"
-    separate = "separate"
-
-
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    bf16x3 = "bf16x3"
-
-
-class NoisedPrefix(str, Enum):
-    shared = "shared"
-    own = "own"
-
-
-class Schedule(str, Enum):
-    constant = "constant"
-    cosine = "cosine"
-    linear = "linear"
 
 
 # Options of the command, by the field of the library they set.
@@ -321,42 +279,6 @@ def _as_option(message: str) -> str:
         if field == known:
             return f"--{name.replace('_', '-')}{colon}{rest}"
     return message
-
-
-class TrainingProgress:
-    """Shows a training on stderr: a line per epoch and, on a terminal, a bar within it."""
-
-    def __init__(self, description: str) -> None:
-        self._description = description
-        self._stack = ExitStack()
-        self._bar: Any = None
-
-    def __enter__(self) -> TrainingProgress:
-        if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = self._stack.enter_context(Progress(*columns, console=error_console(), transient=True))
-            self._task = self._bar.add_task(self._description, total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def on_batch(self, epoch: int, done: int, total: int) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=f"{self._description}, epoch {epoch}", completed=done, total=total)
-
-    def on_epoch(self, row: dict[str, Any]) -> None:
-        """Print the epoch's line."""
-        seconds = row["train_seconds"] + row["valid_seconds"]
-        line = f"epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  valid NDCG@20 {row['valid_ndcg@20']:.4f}"
-        line += f"  best so far: epoch {row['best_epoch']}  {seconds:.1f} s"
-        if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
-        else:
-            note(line)
 
 
 def _emit(out: Path, model: dict[str, Any], result: dict[str, Any], as_json: bool) -> None:
