@@ -137,7 +137,7 @@ def page(into: Page, results: Sequence[Case], *, name: str = "case") -> None:
     for number, case in enumerate(results, 1):
         seen = case.history[-SHOWN_HISTORY:]
         skipped = len(case.history) - len(seen)
-        into.text(f"## Case {number}: user {escape(case.user)}")
+        into.text(f"#### Case {number}: user {escape(case.user)}")
         into.text(f"History, oldest first{f', after {skipped} earlier items' if skipped else ''}:")
         into.text("\n".join(f"{place}. {_shown(case, item)}" for place, item in enumerate(seen, skipped + 1)))
         into.text(f"Next came {_shown(case, case.target)}. Its rank, and the first items of the ranking, by step:")
