@@ -67,7 +67,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path: Path, run_rearec: Any) -> None:
-    asked = ("reproduce", "fig4", data, "--out", tmp_path / "out", "--methods", "base,prl", *TINY)
+    asked = ("reproduce", "fig4", data, "--out", tmp_path / "out", "--methods", "base,prl", "--steps", "2", *TINY)
     # So strong an annealing leaves prl's first temperatures without a number; base does not read it.
     failed = run_rearec(*asked, "--set", "alpha=1e30", timeout=600)
     assert failed.returncode == 1
@@ -86,7 +86,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path:
         (("table2", "--methods", "base,cot"), "unknown method 'cot'; known are base, naive, rpe, erl, prl"),
         (("table2", "--set", "dropout"), "expected name=value"),
         (("table2", "--set", "tau=1"), "unknown setting 'tau'"),
-        (("table3",), "make them with 'rearec embed'"),
+        (("table3",), "make them with 'rearec embed DIR'"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_anything_is_written(

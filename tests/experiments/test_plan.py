@@ -73,7 +73,7 @@ def test_what_does_not_exist_is_refused(choices: dict[str, Any], message: str) -
 
 
 def test_a_text_backbone_without_features_says_how_to_make_them() -> None:
-    with pytest.raises(UserError, match="make them with 'rearec embed'"):
+    with pytest.raises(UserError, match="make them with 'rearec embed DIR'"):
         Plan(DATASET).run("base", backbone="unisrec")
 
 
