@@ -58,7 +58,7 @@ def demo(
 ) -> None:
     """Generate data on which depth pays, train base, erl and prl on it side by side, and plot what comes out.
 
-    Takes under three minutes on two cores; the models are small, one thread is enough for them.
+    Takes about three minutes on two cores; the models are small, one thread is enough for them.
     """
     set_threads(threads)
     from rearec.demo import EXAMPLE, STRUCTURE, run_demo
