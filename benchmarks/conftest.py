@@ -15,6 +15,7 @@ import pytest
 import torch
 from compare import Comparison, processor_name
 
+import rearec_kernels
 from rearec_kernels import build_info
 
 
@@ -23,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--paper-scale", action="store_true", help="the sizes of the paper as well (takes much longer)")
     group.addoption("--bench-threads", type=int, default=None, help="torch threads (default: torch's own choice)")
     group.addoption("--bench-json", type=Path, default=None, help="write the comparisons to this file")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Refuses to measure plain PyTorch in the place of the kernels."""
+    if not build_info()["native"]:
+        where = Path(rearec_kernels.__file__).parent
+        raise pytest.UsageError(
+            f"{where} has no native module, expected an installed rearec: run 'pytest benchmarks/', not 'python -m "
+            "pytest', which imports the source tree that it stands in"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
