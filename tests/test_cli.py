@@ -178,7 +178,7 @@ def test_prepare_compares_with_the_published_counts(tmp_path: Path, run_rearec: 
 def test_choices_and_defaults_are_those_of_the_library() -> None:
     from rearec.cli import demo, prepare, train
     from rearec.cli import training_choices as choices
-    from rearec.data.choices import FORMATS, PRESETS, SPLITS, Duplicates, MissingTitles
+    from rearec.data.preparation.choices import FORMATS, PRESETS, SPLITS, Duplicates, MissingTitles
     from rearec.demo import EPOCHS, USERS
     from rearec.lightning_module import PAIRINGS, PRECISIONS, SCHEDULES, TrainingOptions
     from rearec.models.config import (

@@ -172,7 +172,7 @@ def prepare(
     set_threads(threads)
     from rearec.baselines import baseline_ranks
     from rearec.data import prepare as prepare_dataset
-    from rearec.data.presets import UnexpectedCounts
+    from rearec.data.preparation.presets import UnexpectedCounts
     from rearec.metrics import rank_metrics
 
     options: dict[str, Any] = dict(

@@ -24,8 +24,8 @@ from rearec.cli.common import (
     progress_bar,
     set_threads,
 )
-from rearec.data.files import read_lines
-from rearec.data.json_text import parse_json
+from rearec.data.tables.files import read_lines
+from rearec.data.tables.json_text import parse_json
 from rearec.errors import UserError
 from rearec.files import open_aside
 

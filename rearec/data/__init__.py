@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rearec.data.batches import Batch, PairBatches, collate_histories
-    from rearec.data.choices import FORMATS, SPLITS
     from rearec.data.dataset import SequenceDataset
-    from rearec.data.preparation import prepare
+    from rearec.data.preparation.choices import FORMATS, SPLITS
+    from rearec.data.preparation.prepare import prepare
     from rearec.data.storage import load_dataset, save_dataset
 
 __all__ = [
@@ -34,9 +34,9 @@ _MODULES = {
     "SequenceDataset": "rearec.data.dataset",
     "load_dataset": "rearec.data.storage",
     "save_dataset": "rearec.data.storage",
-    "FORMATS": "rearec.data.choices",
-    "SPLITS": "rearec.data.choices",
-    "prepare": "rearec.data.preparation",
+    "FORMATS": "rearec.data.preparation.choices",
+    "SPLITS": "rearec.data.preparation.choices",
+    "prepare": "rearec.data.preparation.prepare",
 }
 
 

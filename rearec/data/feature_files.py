@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.files import extension, read_bytes, read_lines
+from rearec.data.tables.files import extension, read_bytes, read_lines
 from rearec.errors import UserError
 
 __all__ = ["read_features", "rows_of_items"]

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.arrays import ranges
-from rearec.data.times import Times
+from rearec.data.tables.times import Times
 
 __all__ = ["HistoryRows", "Interactions", "Place", "Vocabulary"]
 

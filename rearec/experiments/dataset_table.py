@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rearec.data.presets import published_counts, with_all_rows
+from rearec.data.preparation.presets import published_counts, with_all_rows
 from rearec.experiments.artefact import Artefact
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rearec.data import SequenceDataset, prepare
-from rearec.data.filters import core, filter_duplicates, minimum_rating
 from rearec.data.interactions import Interactions, Place
-from rearec.data.times import Times
+from rearec.data.preparation.filters import core, filter_duplicates, minimum_rating
+from rearec.data.tables.times import Times
 
 Write = Callable[[str, str], Path]
 RowsOf = Callable[[SequenceDataset, str], list[tuple[str, tuple[str, ...], str]]]
@@ -167,8 +167,8 @@ def test_what_no_row_refers_to_is_cut_off(write: Write, tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=3, max_size=8), min_size=3, max_size=8), st.data())
 def test_row_filters_agree_with_plain_python(sequences: list[list[str]], data: st.DataObject) -> None:
-    from rearec.data.row_filters import RowFilters, filter_rows
-    from rearec.data.splits import leave_one_out
+    from rearec.data.preparation.row_filters import RowFilters, filter_rows
+    from rearec.data.preparation.splits import leave_one_out
 
     flat = [(s, "abcdef".index(item)) for s, items in enumerate(sequences) for item in items]
     rating = np.asarray(data.draw(st.lists(st.integers(1, 5), min_size=len(flat), max_size=len(flat))), dtype=float)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from rearec.data import SequenceDataset, delimited, json_lines, prepare, presets
-from rearec.data.files import line_blocks
-from rearec.data.presets import UnexpectedCounts, choose_options
+from rearec.data import SequenceDataset, prepare
+from rearec.data.preparation import presets
+from rearec.data.preparation.presets import UnexpectedCounts, choose_options
+from rearec.data.tables import delimited, json_lines
+from rearec.data.tables.files import line_blocks
 from rearec.errors import UserError
 
 Write = Callable[[str, str], Path]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from rearec.data import FORMATS, SequenceDataset, prepare
 from rearec.data.readers import READERS
-from rearec.data.tables import Table
+from rearec.data.tables.table import Table
 
 Interaction = tuple[str, str, int]
 Write = Callable[[str, str], Path]

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from rearec.data import SequenceDataset, load_dataset, prepare
-from rearec.data.titles import read_titles
+from rearec.data.preparation.titles import read_titles
 from rearec.errors import UserError
 
 Write = Callable[[str, str], Path]

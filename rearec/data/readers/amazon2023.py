@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from rearec.data.delimited import stream_delimited
-from rearec.data.files import extension
 from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.json_lines import JSON_LINES, stream_json_lines
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
+from rearec.data.tables.delimited import stream_delimited
+from rearec.data.tables.files import extension
+from rearec.data.tables.json_lines import JSON_LINES, stream_json_lines
 
 __all__ = ["read_amazon2023"]
 

@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.interactions import HistoryRows, Interactions, Place, Vocabulary
-from rearec.data.tables import Table
-from rearec.data.times import Times
+from rearec.data.tables.table import Table
+from rearec.data.tables.times import Times
 from rearec.errors import UserError
 
 __all__ = ["HistoryRowsBuilder", "InteractionsBuilder"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from rearec.data.interactions import Interactions
-from rearec.data.json_text import is_broken_text, read_json_file
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
+from rearec.data.tables.json_text import is_broken_text, read_json_file
 from rearec.errors import UserError
 
 __all__ = ["read_json"]

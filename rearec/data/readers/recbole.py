@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rearec.data.delimited import read_delimited
 from rearec.data.interactions import HistoryRows, Interactions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
 from rearec.data.readers.table import add_interactions
-from rearec.data.tables import Table
+from rearec.data.tables.delimited import read_delimited
+from rearec.data.tables.table import Table
 from rearec.errors import UserError
 
 __all__ = ["read_atomic", "read_recbole"]

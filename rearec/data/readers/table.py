@@ -7,8 +7,8 @@ from pathlib import Path
 from rearec.data.interactions import Interactions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
-from rearec.data.table_files import read_table
-from rearec.data.tables import Table
+from rearec.data.tables.table import Table
+from rearec.data.tables.table_files import read_table
 
 __all__ = ["add_interactions", "read_tables"]
 

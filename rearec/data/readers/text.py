@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rearec.data.files import read_lines
 from rearec.data.interactions import Interactions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
+from rearec.data.tables.files import read_lines
 from rearec.errors import UserError
 
 __all__ = ["read_lines_per_user", "read_sasrec"]

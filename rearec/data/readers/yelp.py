@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 
 from rearec.data.interactions import Interactions
-from rearec.data.json_lines import stream_json_lines
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
+from rearec.data.tables.json_lines import stream_json_lines
 
 __all__ = ["read_yelp"]
 

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rearec.data.files import check_utf8, read_bytes
+from rearec.data.tables.files import check_utf8, read_bytes
 from rearec.errors import UserError
 
 __all__ = ["is_broken_text", "parse_json", "read_json_file"]

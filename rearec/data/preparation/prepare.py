@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data import filters, splits
-from rearec.data.choices import FORMATS, Duplicates, MissingTitles
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
 from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.option_checks import check_at_least, check_finite, check_reading, choose_split, thresholds
-from rearec.data.presets import check_counts, choose_options
+from rearec.data.preparation import filters, splits
+from rearec.data.preparation.choices import FORMATS, Duplicates, MissingTitles
+from rearec.data.preparation.option_checks import check_at_least, check_finite, check_reading, choose_split, thresholds
+from rearec.data.preparation.presets import check_counts, choose_options
+from rearec.data.preparation.row_filters import RowFilters, filter_rows
+from rearec.data.preparation.splits import Sequences
+from rearec.data.preparation.statistics import describe
+from rearec.data.preparation.titles import read_titles, split_off_item_file
 from rearec.data.readers import READERS, ReadOptions
-from rearec.data.row_filters import RowFilters, filter_rows
-from rearec.data.splits import Sequences
-from rearec.data.statistics import describe
 from rearec.data.storage import check_out, load_dataset, save_dataset
-from rearec.data.titles import read_titles, split_off_item_file
 from rearec.errors import UserError
 
 __all__ = ["assemble", "prepare"]
@@ -62,7 +62,7 @@ def prepare(
 ) -> SequenceDataset:
     """Read interactions, filter them as asked, split them and write a prepared dataset. Nothing is filtered unasked.
 
-    An option that is None is that of the preset, without one its plain default (``rearec.data.presets``).
+    An option that is None is that of the preset, without one its plain default (``rearec.data.preparation.presets``).
 
     The order: ``min_rating``, ``duplicates``, core, split, then the filters on rows (``missing_titles="drop"``,
     ``min_target_rating``, the history lengths, ``known_items``). A filter on rows drops predictions, not interactions:
@@ -86,7 +86,7 @@ def prepare(
         min_target_rating: drop rows whose target has a lower rating.
         min_train_history, min_eval_history: drop rows with a shorter history, in train and in valid and test.
         known_items: drop valid and test rows with a target or history item that occurs in no train row.
-        titles: a file with item titles, see ``rearec.data.titles.read_titles``.
+        titles: a file with item titles, see ``rearec.data.preparation.titles.read_titles``.
         title_column: its column or field with the title; "title" unless given, or "name" for "yelp".
         missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it;
             "drop-null" keeps items whose title is there and blank.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.arrays import ranges
-from rearec.data.filters import time_order
 from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.times import Times, parse_threshold
+from rearec.data.preparation.filters import time_order
+from rearec.data.tables.times import Times, parse_threshold
 from rearec.errors import UserError
 
 __all__ = ["TRAIN", "Rows", "Sequences", "by_time_span", "by_timestamp", "from_history_rows", "given", "leave_one_out"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rearec.data.choices import PRESETS
+from rearec.data.preparation.choices import PRESETS
 from rearec.errors import UserError
 
 __all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options", "published_counts", "with_all_rows"]

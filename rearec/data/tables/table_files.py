@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rearec.data.delimited import read_delimited
-from rearec.data.files import extension, read_bytes
-from rearec.data.json_lines import JSON_LINES, read_json_lines
-from rearec.data.tables import Table, filled_table
+from rearec.data.tables.delimited import read_delimited
+from rearec.data.tables.files import extension, read_bytes
+from rearec.data.tables.json_lines import JSON_LINES, read_json_lines
+from rearec.data.tables.table import Table, filled_table
 from rearec.errors import UserError
 
 __all__ = ["read_table"]

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.files import check_utf8, line_blocks, read_lines
-from rearec.data.json_text import is_broken_text, parse_json
-from rearec.data.tables import Table, filled_table
+from rearec.data.tables.files import check_utf8, line_blocks, read_lines
+from rearec.data.tables.json_text import is_broken_text, parse_json
+from rearec.data.tables.table import Table, filled_table
 from rearec.errors import UserError
 
 __all__ = ["JSON_LINES", "read_json_lines", "stream_json_lines"]

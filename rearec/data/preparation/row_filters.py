@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.splits import TRAIN, Sequences
+from rearec.data.preparation.splits import TRAIN, Sequences
 
 __all__ = ["RowFilters", "filter_rows"]
 

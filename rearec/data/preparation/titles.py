@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from rearec.data.files import extension, line_blocks
-from rearec.data.json_lines import JSON_LINES, read_json_lines, stream_json_lines
-from rearec.data.json_text import is_broken_text, read_json_file
 from rearec.data.readers.recbole import read_atomic
-from rearec.data.table_files import read_table
-from rearec.data.tables import Table
+from rearec.data.tables.files import extension, line_blocks
+from rearec.data.tables.json_lines import JSON_LINES, read_json_lines, stream_json_lines
+from rearec.data.tables.json_text import is_broken_text, read_json_file
+from rearec.data.tables.table import Table
+from rearec.data.tables.table_files import read_table
 from rearec.errors import UserError
 
 __all__ = ["read_titles", "split_off_item_file"]

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.times import Times, parse_dates
+from rearec.data.tables.times import Times, parse_dates
 from rearec.errors import UserError
 
 __all__ = ["Table", "filled_table"]

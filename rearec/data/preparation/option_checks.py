@@ -6,8 +6,8 @@ import math
 import re
 from pathlib import Path
 
-from rearec.data.choices import SPLITS
 from rearec.data.dataset import SPLIT_NAMES
+from rearec.data.preparation.choices import SPLITS
 from rearec.data.readers import ReadOptions
 from rearec.errors import UserError
 

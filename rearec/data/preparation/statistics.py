@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rearec.data.dataset import SequenceDataset
-from rearec.data.filters import repeats
+from rearec.data.preparation.filters import repeats
 
 __all__ = ["describe"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.files import check_utf8, line_blocks, read_bytes
-from rearec.data.tables import Table, filled_table
+from rearec.data.tables.files import check_utf8, line_blocks, read_bytes
+from rearec.data.tables.table import Table, filled_table
 from rearec.errors import UserError
 
 __all__ = ["read_delimited", "stream_delimited"]

@@ -1,0 +1,1 @@
+"""Files in, tables out: decompression, encodings, text tables, json, parquet, timestamps."""
