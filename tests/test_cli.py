@@ -9,7 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -176,9 +176,8 @@ def test_prepare_compares_with_the_published_counts(tmp_path: Path, run_rearec: 
 
 
 def test_choices_and_defaults_are_those_of_the_library() -> None:
-    from rearec.cli import demo, prepare, train
+    from rearec.cli import demo, train
     from rearec.cli import training_choices as choices
-    from rearec.data.preparation.choices import FORMATS, PRESETS, SPLITS, Duplicates, MissingTitles
     from rearec.demo import EPOCHS, USERS
     from rearec.lightning_module import PAIRINGS, PRECISIONS, SCHEDULES, TrainingOptions
     from rearec.models.config import (
@@ -194,11 +193,6 @@ def test_choices_and_defaults_are_those_of_the_library() -> None:
     def values(choices: Any) -> list[str]:
         return [choice.value for choice in choices]
 
-    assert sorted(values(prepare.Format)) == sorted(FORMATS)
-    assert sorted(values(prepare.Split)) == sorted(SPLITS)
-    assert values(prepare.Preset) == list(PRESETS)
-    assert values(prepare.Duplicates) == list(get_args(Duplicates))
-    assert values(prepare.MissingTitles) == list(get_args(MissingTitles))
     assert values(choices.Backbone) == list(BACKBONES)
     assert values(choices.Method) == list(METHODS)
     assert values(choices.Form) == list(KL_FORMS) == list(STEP_WEIGHTS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rearec.data.batches import Batch, PairBatches, collate_histories
     from rearec.data.dataset import SequenceDataset
-    from rearec.data.preparation.choices import FORMATS, SPLITS
+    from rearec.data.options import FORMATS, SPLITS, PrepareOptions
     from rearec.data.preparation.prepare import prepare
     from rearec.data.storage import load_dataset, save_dataset
 
@@ -20,6 +20,7 @@ __all__ = [
     "SPLITS",
     "Batch",
     "PairBatches",
+    "PrepareOptions",
     "SequenceDataset",
     "collate_histories",
     "load_dataset",
@@ -34,8 +35,9 @@ _MODULES = {
     "SequenceDataset": "rearec.data.dataset",
     "load_dataset": "rearec.data.storage",
     "save_dataset": "rearec.data.storage",
-    "FORMATS": "rearec.data.preparation.choices",
-    "SPLITS": "rearec.data.preparation.choices",
+    "FORMATS": "rearec.data.options",
+    "SPLITS": "rearec.data.options",
+    "PrepareOptions": "rearec.data.options",
     "prepare": "rearec.data.preparation.prepare",
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rearec.data.arrays import ranges
 from rearec.data.tables.times import Times
 
-__all__ = ["HistoryRows", "Interactions", "Place", "Vocabulary"]
+__all__ = ["HistoryRows", "Interactions", "Place", "Reading", "Vocabulary"]
 
 
 class Vocabulary:
@@ -56,6 +56,23 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a reader made of the source beyond the interactions themselves.
+
+    Attributes:
+        times: the columns that order the events; empty: the rows of the files do.
+        columns: all columns that were used; empty where the format has no named ones.
+        unused: the columns that were not.
+        dropped: why rows were left out, and how many.
+    """
+
+    times: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Interactions:
     """n interactions in source order.
 
@@ -65,7 +82,8 @@ class Interactions:
         place: where each stands in the source.
         rating: float64 [n], nan where there is none; None without ratings.
         times: the timestamps; None where the source is in time order already.
-        part: int8 [n], the file of a given split: 0 train, 1 valid, 2 test; None otherwise.
+        part: int8 [n], the part of a given split that its file is: 0 train, 1 valid, 2 test; None otherwise.
+        reading: how they were read.
     """
 
     user: NDArray[np.int32]
@@ -76,6 +94,7 @@ class Interactions:
     rating: NDArray[np.float64] | None = None
     times: Times | None = None
     part: NDArray[np.int8] | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -88,7 +107,7 @@ class Interactions:
             item=self.item[kept],
             place=self.place.take(kept),
             rating=None if self.rating is None else self.rating[kept],
-            times=None if self.times is None else replace(self.times, values=self.times.values[kept]),
+            times=None if self.times is None else self.times.take(kept),
             part=None if self.part is None else self.part[kept],
         )
 
@@ -109,6 +128,7 @@ class HistoryRows:
         place: where each row stands in the source.
         part: int8 [n], 0 train, 1 valid, 2 test.
         rating: float64 [n], the target's, nan where there is none; None without ratings.
+        reading: how they were read.
     """
 
     user: NDArray[np.int32]
@@ -119,6 +139,7 @@ class HistoryRows:
     place: Place
     part: NDArray[np.int8]
     rating: NDArray[np.float64] | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __len__(self) -> int:
         return len(self.user)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rearec.data import SequenceDataset, prepare
+from rearec.data import PrepareOptions, SequenceDataset, prepare
 from rearec.data.preparation import presets
 from rearec.data.preparation.presets import UnexpectedCounts, choose_options
 from rearec.data.tables import delimited, json_lines
@@ -27,6 +27,7 @@ START = 1_600_000_000_000
 VALID, TEST = 1_628_643_414_042, 1_658_002_729_837
 
 Review = tuple[str, str, float, int]
+LEFT_OUT = "; --drop-incomplete leaves such rows out"
 
 
 def amazon_reviews() -> list[Review]:
@@ -164,8 +165,8 @@ def test_a_faulty_review_is_named_by_its_row_whatever_its_block(
     lines = list(map(raw_review, amazon_reviews()))
     faults = {
         '{"user_id": "u", "parent_asin": "A", "rating": "x", "timestamp": 5}': "column 'rating' is 'x', not a number",
-        '{"user_id": "u", "parent_asin": "A", "rating": 5.0}': "column 'timestamp' has no value",
-        '{"user_id": null, "parent_asin": "A", "rating": 5.0, "timestamp": 5}': "column 'user_id' has no value",
+        '{"user_id": "u", "parent_asin": "A", "rating": 5.0}': f"column 'timestamp' has no value{LEFT_OUT}",
+        '{"user_id": null, "parent_asin": "A", "timestamp": 5}': f"column 'user_id' has no value{LEFT_OUT}",
         '{"user_id": "u", "parent_asin"': "not json: Expecting ':' delimiter at character 31",
     }
     for size in (200, 1 << 20):
@@ -293,14 +294,14 @@ def test_counts_that_are_expected(write: Write, tmp_path: Path, monkeypatch: pyt
     [("video-games", 1, 5, 519_685), ("baby", 1, 5, 752_224), ("software", 10, 5, 151_731), ("cds", 10, 10, 503_241)],
 )
 def test_the_presets_are_those_of_the_paper(preset: str, train: int, evaluation: int, train_rows: int) -> None:
-    _, split, options = choose_options("amazon2023", preset, None, False, {})
-    assert (split, options["valid_from"], options["test_from"]) == ("timestamp", str(VALID), str(TEST))
-    assert (options["core"], options["duplicates"], options["known_items"]) == (5, "first", True)
-    assert (options["min_train_history"], options["min_eval_history"]) == (train, evaluation)
-    assert 3 < options["min_target_rating"] < 3.001
+    options, split = choose_options("amazon2023", PrepareOptions(preset=preset), False)
+    assert (split, options.valid_from, options.test_from) == ("timestamp", str(VALID), str(TEST))
+    assert (options.core, options.duplicates, options.known_items) == (5, "first", True)
+    assert (options.min_train_history, options.min_eval_history) == (train, evaluation)
+    assert options.min_target_rating is not None and 3 < options.min_target_rating < 3.001
     assert presets._PRESETS[preset].published["train_rows"] == train_rows
-    _, split, options = choose_options("amazon2023", preset, None, True, {})
-    assert split is None and options["core"] is None and options["valid_from"] is None
+    options, split = choose_options("amazon2023", PrepareOptions(preset=preset), True)
+    assert split == "given" and options.core is None and options.valid_from is None
 
 
 def test_shares_of_the_time_span_are_exact(write: Write, rows_of: RowsOf, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.preparation.choices import Duplicates
 from rearec.errors import UserError
 
 __all__ = ["checked_rating", "core", "filter_duplicates", "minimum_rating", "repeats", "same_rows", "time_order"]
@@ -40,10 +39,10 @@ def time_order(interactions: Interactions) -> NDArray[np.int64]:
     """int64 [n], the interactions by user, then time; what happened at one time keeps the order of the source."""
     if interactions.times is None:
         return np.argsort(interactions.user, kind="stable")
-    return np.lexsort((interactions.times.values, interactions.user))
+    return np.lexsort((*interactions.times.sort_keys(), interactions.user))
 
 
-def filter_duplicates(interactions: Interactions, mode: Duplicates) -> Interactions:
+def filter_duplicates(interactions: Interactions, mode: str) -> Interactions:
     """Repeated (user, item) pairs: all kept, only the earliest in time kept ("first"), or refused ("error").
 
     Raises:
@@ -70,7 +69,7 @@ def repeats(user: NDArray[np.int32], item: NDArray[np.int32]) -> NDArray[np.bool
     return repeated
 
 
-def same_rows(rows: HistoryRows, mode: Duplicates) -> HistoryRows:
+def same_rows(rows: HistoryRows, mode: str) -> HistoryRows:
     """Rows that are equal in user, history, target and part: all kept, one of them kept, or refused.
 
     Raises:

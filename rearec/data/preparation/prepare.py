@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,191 +12,196 @@ from numpy.typing import NDArray
 
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
 from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.options import FORMATS, PrepareOptions
 from rearec.data.preparation import filters, splits
-from rearec.data.preparation.choices import FORMATS, Duplicates, MissingTitles
-from rearec.data.preparation.option_checks import check_at_least, check_finite, check_reading, choose_split, thresholds
+from rearec.data.preparation.findings import describe_findings
 from rearec.data.preparation.presets import check_counts, choose_options
 from rearec.data.preparation.row_filters import RowFilters, filter_rows
+from rearec.data.preparation.split_choice import choose_split, is_split_already, thresholds
 from rearec.data.preparation.splits import Sequences
 from rearec.data.preparation.statistics import describe
 from rearec.data.preparation.titles import read_titles, split_off_item_file
-from rearec.data.readers import READERS, ReadOptions
+from rearec.data.readers import READERS, hold_histories
+from rearec.data.source_files import SourceFiles, find_files
 from rearec.data.storage import check_out, load_dataset, save_dataset
 from rearec.errors import UserError
+from rearec.fields import check_fields, flag_of
 
 __all__ = ["assemble", "prepare"]
 
 # The columns of the files of items that belong to a format: item and title.
 ITEM_COLUMNS = {"amazon2023": ("parent_asin", "title"), "yelp": ("business_id", "name")}
+# Options that only some formats understand.
+FORMATS_OF = {
+    ("user_column", "item_column", "rating_column", "timestamp_column", "timestamps"): ("table", "recbole"),
+    ("time_format",): ("table", "recbole", "amazon2023"),
+    ("columns", "lists", "item_pattern"): ("table",),
+    ("separator",): ("table", "recbole"),
+    ("quoting", "escape"): ("table", "amazon2023"),
+    ("where", "drop_incomplete"): ("table", "recbole", "amazon2023", "yelp"),
+    ("encoding",): ("table", "recbole", "amazon2023", "sasrec", "lines"),
+}
 
 
 def prepare(
     format: str,
     sources: Sequence[str | Path],
     out: str | Path,
+    options: PrepareOptions | None = None,
     *,
-    preset: str | None = None,
-    expect: bool = False,
-    split: str | None = None,
-    valid_from: str | float | None = None,
-    test_from: str | float | None = None,
-    min_rating: float | None = None,
-    duplicates: Duplicates | None = None,
-    core: int | None = None,
-    user_core: int | None = None,
-    item_core: int | None = None,
-    min_target_rating: float | None = None,
-    min_train_history: int | None = None,
-    min_eval_history: int | None = None,
-    known_items: bool | None = None,
-    titles: str | Path | None = None,
-    title_column: str | None = None,
-    missing_titles: MissingTitles | None = None,
-    user_column: str | None = None,
-    item_column: str | None = None,
-    rating_column: str | None = None,
-    timestamp_column: str | None = None,
-    separator: str | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
+    **changes: Any,
 ) -> SequenceDataset:
     """Read interactions, filter them as asked, split them and write a prepared dataset. Nothing is filtered unasked.
 
-    An option that is None is that of the preset, without one its plain default (``rearec.data.preparation.presets``).
-
-    The order: ``min_rating``, ``duplicates``, core, split, then the filters on rows (``missing_titles="drop"``,
-    ``min_target_rating``, the history lengths, ``known_items``). A filter on rows drops predictions, not interactions:
-    histories keep all their items. Ties in time keep the order of the source.
-
     Args:
         format: one of ``FORMATS``.
-        sources: the files, read one after the other; for a given split train, valid and test, in this order. Of
-            "amazon2023" and "yelp" one of them may hold the items (meta and business json): it is ``titles`` then.
+        sources: files, folders or patterns, read one after the other. Of "amazon2023" and "yelp" one of them may hold
+            the items (meta and business json): it is ``titles`` then.
         out: the directory to write; written aside first and renamed at the end.
-        preset: one of ``PRESETS``, a dataset of the paper: its filters and, where the source is not split yet, its
-            split. The only one of "yelp" holds without being named.
-        expect: compare the counts with those that were published of the preset's dataset.
-        split: one of ``SPLITS``; None: "given" for three sources, "leave-one-out" otherwise.
-        valid_from, test_from: thresholds of the split "timestamp": rows from then on are valid, test; or of the split
-            "time-span": rows after these shares of the time from the first to the last interaction are.
-        min_rating: drop interactions with a lower rating.
-        duplicates: repeated (user, item) pairs: "keep" all, only the "first" in time, or "error".
-        core: drop users and items with fewer interactions, iterated until none is left; ``user_core`` and
-            ``item_core`` say it for users and items alone.
-        min_target_rating: drop rows whose target has a lower rating.
-        min_train_history, min_eval_history: drop rows with a shorter history, in train and in valid and test.
-        known_items: drop valid and test rows with a target or history item that occurs in no train row.
-        titles: a file with item titles, see ``rearec.data.preparation.titles.read_titles``.
-        title_column: its column or field with the title; "title" unless given, or "name" for "yelp".
-        missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it;
-            "drop-null" keeps items whose title is there and blank.
-        user_column, item_column, rating_column, timestamp_column: names of the columns ("table", "recbole").
-        separator: between the fields of a text table ("table").
+        options: see `PrepareOptions`.
         force: replace an existing prepared dataset.
         progress: called with a line on what is being done.
+        changes: fields of `PrepareOptions` that differ from ``options``.
 
     Returns:
-        The dataset, opened from ``out``.
+        The dataset, opened from ``out``. Its ``source["findings"]`` says what was found on the way: the split and why,
+        what orders the events, the columns not used, what looks wrong.
 
     Raises:
         UnexpectedCounts: ``expect`` is given and the counts differ; nothing is written.
         UserError: a file, a value, an option or their combination is wrong; the message says which and where.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from rearec.data import prepare
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "clicks.csv").write_text("user,item,timestamp\\nann,a,1\\nann,b,2\\nann,c,3\\nann,d,4\\n")
+        >>> dataset = prepare("table", [folder / "clicks.csv"], folder / "data")
+        >>> dataset.num_items, dataset.source["findings"]["not used"]
+        (4, 'none of the columns (used: user, item, timestamp)')
     """
     out = Path(out)
-    paths = [Path(source) for source in sources]
     say = progress or (lambda message: None)
+    options = replace(options or PrepareOptions(), **_plain(changes))
     if format not in READERS:
         raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    if not paths:
+    check_fields(options)
+    _check_format(format, options)
+    if not sources:
         raise UserError("no source file given")
+    files = find_files(sources, format, options.separator is not None, keep_order=options.split == "given")
     if format in ITEM_COLUMNS:
-        paths, item_file = split_off_item_file(paths, ITEM_COLUMNS[format][0])
-        if item_file is not None and titles is not None:
-            raise UserError(f"{item_file}: a second file of items beside --titles {titles}")
-        titles = titles or item_file
-        if not paths:
+        files, item_file = split_off_item_file(files, ITEM_COLUMNS[format][0])
+        if item_file is not None and options.titles is not None:
+            raise UserError(f"{item_file}: a second file of items beside --titles {options.titles}")
+        if not files.paths:
             raise UserError(f"{item_file}: holds items, not interactions; give the reviews as well")
-    preset, split, chosen = choose_options(
-        format,
-        preset,
-        split,
-        len(paths) == 3 and format != "yelp",
-        {
-            "valid_from": valid_from,
-            "test_from": test_from,
-            "min_rating": min_rating,
-            "duplicates": duplicates,
-            "core": core,
-            "min_target_rating": min_target_rating,
-            "min_train_history": min_train_history,
-            "min_eval_history": min_eval_history,
-            "known_items": known_items,
-            "missing_titles": missing_titles,
-        },
-    )
-    if expect and preset is None:
+        options = options if item_file is None else replace(options, titles=str(item_file))
+    asked = options.split is not None
+    given = False
+    if options.split is None and format != "yelp":
+        given = is_split_already(files, _three_histories(format, files, options), options.carve_valid)
+    options, split = choose_options(format, options, given)
+    if options.expect and options.preset is None:
         raise UserError("--expect compares with the published counts of a preset's dataset: give --preset too")
-    if chosen["missing_titles"] == "drop-null" and titles is None:
+    if options.missing_titles == "drop-null" and options.titles is None:
         raise UserError(
-            f"the preset {preset!r} drops items without a title: give the meta file too, "
+            f"the preset {options.preset!r} drops items without a title: give the meta file too, "
             "or --missing-titles keep to do without"
         )
-    split = choose_split(split, paths)
-    limits = thresholds(split, chosen["valid_from"], chosen["test_from"])
-    check_at_least(1, core=chosen["core"], user_core=user_core, item_core=item_core)
-    check_at_least(0, **{name: chosen[name] for name in ("min_train_history", "min_eval_history")})
-    check_finite(**{name: chosen[name] for name in ("min_rating", "min_target_rating")})
-    options = ReadOptions(split == "given", user_column, item_column, rating_column, timestamp_column, separator)
-    check_reading(format, options)
+    split, files, why = choose_split(split, asked, files, options)
+    if format == "yelp" and split == "given":
+        raise UserError("the split 'given' is not for the format 'yelp', whose reviews are not split yet")
+    limits = thresholds(split, options.valid_from, options.test_from)
     check_out(out, force)
 
-    say(f"reading {', '.join(path.name for path in paths)}")
-    source = READERS[format](paths, options)
-    if len(source) == 0:
-        raise UserError(f"{paths[0]}: there are no interactions")
+    say(f"reading {', '.join(path.name for path in files.paths)}")
+    read = READERS[format](files, options)
+    path = files.paths[0]
+    if len(read) == 0:
+        dropped = ", ".join(f"{count:,} rows {why}" for why, count in read.reading.dropped.items() if count)
+        raise UserError(f"{path}: there are no interactions{f' left: dropped {dropped}' if dropped else ''}")
     say("filtering and splitting")
-    source = _filter_source(source, chosen, user_core, item_core)
-    if chosen["min_target_rating"] is not None:
+    source = _filter_source(read, options)
+    if options.min_target_rating is not None:
         filters.checked_rating(source)
-    sequences = _split(source, split, limits)
-    _check_rows(sequences, f"{paths[0]}: the split {split!r}{_time_span(source)} leaves")
+    sequences = _split(source, split, limits, options.carve_valid)
+    _check_rows(sequences, f"{path}: the split {split!r}{_time_span(source)} leaves")
 
     title_of = None
-    if titles is not None:
-        say(f"reading {Path(titles).name}")
-        item_column, default_column = ITEM_COLUMNS.get(format, (options.item, "title"))
-        title_of = read_titles(Path(titles), item_column, title_column or default_column)
-    barred = _barred(source, title_of, chosen["missing_titles"])
+    if options.titles is not None:
+        say(f"reading {Path(options.titles).name}")
+        item_column, title_column = ITEM_COLUMNS.get(format, (options.item_column, "title"))
+        title_of = read_titles(
+            Path(options.titles), item_column, options.title_column or title_column, options.title_layout
+        )
+    barred = _barred(source, title_of, options.missing_titles)
     row_filters = RowFilters(
-        chosen["min_target_rating"], chosen["min_train_history"], chosen["min_eval_history"], chosen["known_items"]
+        options.min_target_rating,
+        options.min_train_history or 0,
+        options.min_eval_history or 0,
+        bool(options.known_items),
     )
     if row_filters.any or barred is not None:
         sequences = filter_rows(sequences, row_filters, barred)
-        _check_rows(sequences, f"{paths[0]}: the filters on rows leave")
+        _check_rows(sequences, f"{path}: the filters on rows leave")
 
+    titles = None if options.titles is None else Path(options.titles).name
     dataset = assemble(
         sequences,
         source.user_ids,
         source.item_ids,
         title_of=title_of,
-        source={"format": format, "files": [path.name for path in paths]},
-        options={
-            **asdict(options),
-            **chosen,
-            "preset": preset,
-            "split": split,
-            "user_core": user_core or chosen["core"],
-            "item_core": item_core or chosen["core"],
-            "titles": None if titles is None else Path(titles).name,
+        source={
+            "format": format,
+            "files": [path.name for path in files.paths],
+            "findings": describe_findings(read, source, why),
+            "notes": list(files.notes),
         },
+        options=asdict(
+            replace(
+                options,
+                split=split,
+                user_core=options.user_core or options.core,
+                item_core=options.item_core or options.core,
+                titles=titles,
+            )
+        ),
     )
-    if title_of is not None and chosen["missing_titles"] == "error":
-        _check_titles(dataset, source, Path(titles or ""))
-    if expect:
-        check_counts(dataset.statistics, preset or "")
+    if title_of is not None and options.missing_titles == "error":
+        _check_titles(dataset, source, Path(options.titles or ""))
+    if options.expect:
+        check_counts(dataset.statistics, options.preset or "")
     say(f"writing {out}")
     save_dataset(dataset, out, force=force)
     return load_dataset(out)
+
+
+def _plain(changes: dict[str, Any]) -> dict[str, Any]:
+    """Values as the options hold them: paths as text, thresholds as text, several words as a tuple."""
+    result = dict(changes)
+    for name, value in changes.items():
+        if isinstance(value, Path) or (name in ("valid_from", "test_from") and value is not None):
+            result[name] = str(value)
+        elif name in ("where", "missing"):
+            result[name] = (value,) if isinstance(value, str) else tuple(value)
+    return result
+
+
+def _check_format(format: str, options: PrepareOptions) -> None:
+    """UserError where an option is not for the format."""
+    default = {entry.name: entry for entry in fields(PrepareOptions)}
+    for names, formats in FORMATS_OF.items():
+        for name in names:
+            if format not in formats and getattr(options, name) != default[name].default:
+                known = ", ".join(repr(known) for known in formats)
+                raise UserError(f"{flag_of(default[name])} is for the formats {known}; {format!r} has its own way")
+
+
+def _three_histories(format: str, files: SourceFiles, options: PrepareOptions) -> bool:
+    return len(files.paths) == 3 and hold_histories(format, files, options)
 
 
 def assemble(
@@ -236,22 +241,20 @@ def _compact(codes: NDArray[np.int32], count: int) -> tuple[list[int], NDArray[n
     return np.flatnonzero(occurs).tolist(), (np.cumsum(occurs) - 1)[codes].astype(np.int32)
 
 
-def _filter_source(
-    source: Interactions | HistoryRows, chosen: dict[str, Any], user_core: int | None, item_core: int | None
-) -> Interactions | HistoryRows:
+def _filter_source(source: Interactions | HistoryRows, options: PrepareOptions) -> Interactions | HistoryRows:
     """What is left of the source after the filters on interactions."""
     path = source.place.files[0]
-    user_core, item_core = user_core or chosen["core"] or 0, item_core or chosen["core"] or 0
+    user_core, item_core = options.user_core or options.core or 0, options.item_core or options.core or 0
     if isinstance(source, HistoryRows):
-        if chosen["min_rating"] is not None or user_core or item_core:
+        if options.min_rating is not None or user_core or item_core:
             raise UserError(
                 f"{path}: holds rows with a history, from which no interactions can be removed by --min-rating "
                 "or --core; use --min-target-rating, or another --split"
             )
-        return filters.same_rows(source, chosen["duplicates"])
-    if chosen["min_rating"] is not None:
-        source = filters.minimum_rating(source, chosen["min_rating"])
-    source = filters.filter_duplicates(source, chosen["duplicates"])
+        return filters.same_rows(source, options.duplicates or "keep")
+    if options.min_rating is not None:
+        source = filters.minimum_rating(source, options.min_rating)
+    source = filters.filter_duplicates(source, options.duplicates or "keep")
     source = filters.core(source, user_core, item_core)
     if len(source) == 0:
         raise UserError(f"{path}: the filters leave no interactions")
@@ -259,7 +262,7 @@ def _filter_source(
 
 
 def _barred(
-    source: Interactions | HistoryRows, title_of: dict[str, str] | None, missing_titles: MissingTitles
+    source: Interactions | HistoryRows, title_of: dict[str, str] | None, missing_titles: str | None
 ) -> NDArray[np.bool_] | None:
     """bool [items], those that no row may involve for want of a title; None where there are none by choice."""
     if title_of is None or missing_titles not in ("drop", "drop-null"):
@@ -269,11 +272,13 @@ def _barred(
     return np.asarray([token not in title_of for token in source.item_ids])
 
 
-def _split(source: Interactions | HistoryRows, split: str, thresholds: tuple[str, str] | None) -> Sequences:
+def _split(
+    source: Interactions | HistoryRows, split: str, thresholds: tuple[str, str] | None, carve_valid: bool
+) -> Sequences:
     if isinstance(source, HistoryRows):
-        return splits.from_history_rows(source)
+        return splits.from_history_rows(splits.carve_valid_rows(source) if carve_valid else source)
     if split == "given":
-        return splits.given(source)
+        return splits.given(splits.carve_valid(source) if carve_valid else source)
     if split == "timestamp":
         assert thresholds is not None
         return splits.by_timestamp(source, *thresholds)

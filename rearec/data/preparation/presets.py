@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rearec.data.preparation.choices import PRESETS
+from rearec.data.options import PrepareOptions
 from rearec.errors import UserError
 
 __all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options", "published_counts", "with_all_rows"]
 
-# What a preset may set, and what is done without one.
+# What is done without a preset, where an option is None.
 DEFAULTS: Mapping[str, Any] = {
-    "valid_from": None,
-    "test_from": None,
-    "min_rating": None,
     "duplicates": "keep",
-    "core": None,
-    "min_target_rating": None,
     "min_train_history": 0,
     "min_eval_history": 0,
     "known_items": False,
@@ -95,36 +90,32 @@ _PRESETS: dict[str, Preset] = {
 }
 
 
-def choose_options(
-    format: str, preset: str | None, split: str | None, given: bool, chosen: Mapping[str, Any]
-) -> tuple[str | None, str | None, dict[str, Any]]:
-    """The preset (that of the format where it has but one), the split and the other options to prepare with.
+def choose_options(format: str, options: PrepareOptions, given: bool) -> tuple[PrepareOptions, str | None]:
+    """The options with what the preset (that of the format where it has but one), or else the default, says; the split.
 
     Args:
-        given: the source is split already, unless ``split`` says otherwise.
-        chosen: the names of ``DEFAULTS`` and their values; None where the preset, or else the default, decides.
+        given: the source is split already, unless ``options.split`` says otherwise.
 
     Raises:
-        UserError: the preset is unknown or that of another format.
+        UserError: the preset is that of another format.
     """
+    preset, split = options.preset, options.split
     if preset is None and format == "yelp":
         preset = "yelp"
-    if preset is not None and preset not in _PRESETS:
-        raise UserError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    options = dict(DEFAULTS)
+    chosen = dict(DEFAULTS)
     if preset is not None:
         made = _PRESETS[preset]
         if made.format != format:
             raise UserError(f"the preset {preset!r} is for the format {made.format!r}, not {format!r}")
-        options |= made.options
+        chosen |= made.options
         if not (given and split is None) and split != "given":
-            options |= {name: value for name, value in made.unsplit.items() if name != "split"}
+            chosen |= {name: value for name, value in made.unsplit.items() if name != "split"}
             wanted = made.unsplit["split"]
             if split not in (None, wanted):
-                options["valid_from"] = options["test_from"] = None
+                del chosen["valid_from"], chosen["test_from"]
             split = split or wanted
-    options |= {name: value for name, value in chosen.items() if value is not None}
-    return preset, split, options
+    unsaid = {name: value for name, value in chosen.items() if getattr(options, name) is None}
+    return replace(options, preset=preset, **unsaid), split or ("given" if given else None)
 
 
 class UnexpectedCounts(UserError):

@@ -15,7 +15,18 @@ from rearec.data.preparation.filters import time_order
 from rearec.data.tables.times import Times, parse_threshold
 from rearec.errors import UserError
 
-__all__ = ["TRAIN", "Rows", "Sequences", "by_time_span", "by_timestamp", "from_history_rows", "given", "leave_one_out"]
+__all__ = [
+    "TRAIN",
+    "Rows",
+    "Sequences",
+    "by_time_span",
+    "by_timestamp",
+    "carve_valid",
+    "carve_valid_rows",
+    "from_history_rows",
+    "given",
+    "leave_one_out",
+]
 
 TRAIN, VALID, TEST = 0, 1, 2
 # Slots compared at a time when histories are matched: bounds the memory.
@@ -147,6 +158,30 @@ def given(interactions: Interactions) -> Sequences:
     order = time_order(interactions)
     user, offsets = _by_user(interactions.user[order])
     return _sequences(interactions, order, user, offsets, interactions.part[order])
+
+
+def carve_valid(interactions: Interactions) -> Interactions:
+    """Of a split into train and test, each user's last train interaction is for validation if he has another one."""
+    assert interactions.part is not None
+    order = time_order(interactions)
+    train = order[interactions.part[order] == TRAIN]
+    return replace(interactions, part=_with_last_as_valid(interactions.part, train, interactions.user[train]))
+
+
+def carve_valid_rows(source: HistoryRows) -> HistoryRows:
+    """The same of rows with a history: each user's train row with the longest."""
+    train = np.flatnonzero(source.part == TRAIN)
+    train = train[np.lexsort((np.diff(source.offsets)[train], source.user[train]))]
+    return replace(source, part=_with_last_as_valid(source.part, train, source.user[train]))
+
+
+def _with_last_as_valid(part: NDArray[np.int8], train: NDArray[np.int64], user: NDArray[np.int32]) -> NDArray[np.int8]:
+    """``part`` with the last of each user's ``train`` rows, which are sorted by user, as valid; not an only one."""
+    last = np.flatnonzero(np.diff(user, append=-1))
+    several = np.diff(last, prepend=-1) > 1
+    result = part.copy()
+    result[train[last[several]]] = VALID
+    return result
 
 
 def _by_user(user: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from rearec.data.readers.recbole import read_atomic
+from rearec.data.readers.selection import ITEM_NAMES
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.files import extension, line_blocks
 from rearec.data.tables.json_lines import JSON_LINES, read_json_lines, stream_json_lines
 from rearec.data.tables.json_text import is_broken_text, read_json_file
+from rearec.data.tables.layout import PLAIN, Layout
 from rearec.data.tables.table import Table
 from rearec.data.tables.table_files import read_table
 from rearec.errors import UserError
@@ -21,34 +25,46 @@ __all__ = ["read_titles", "split_off_item_file"]
 FIRST_BYTES = 1 << 16
 
 
-def read_titles(path: Path, item_column: str, title_column: str) -> dict[str, str]:
+def read_titles(path: Path, item_column: str | None, title_column: str, layout: Layout = PLAIN) -> dict[str, str]:
     """The title of each item that has one, empty if it is blank; the first, where an item has several rows.
 
     The file is a RecBole ``.item`` file, a ``.json`` file of one object ``{item: {title_column: title}}`` or
     ``{item: title}``, or a table (csv, tsv, parquet, jsonl) with an item and a title column.
 
+    Args:
+        item_column: None: "item_id" or "item".
+        layout: how a table is written.
+
     Raises:
         UserError: the file cannot be read or a column is missing.
     """
+    names = ITEM_NAMES if item_column is None else (item_column,)
     if extension(path) == ".item":
-        return _from_table(read_atomic(path)[0], item_column, title_column)
-    if extension(path) == ".json" and item_column not in _first_object(path):
-        return _from_json(path, title_column)
-    if extension(path) in JSON_LINES:
+        table = read_atomic(path, layout)[0]
+    elif extension(path) in JSON_LINES:
+        fields = _first_object(path)
+        item_column = next((name for name in names if name in fields), names[0])
+        if extension(path) == ".json" and item_column not in fields:
+            return _from_json(path, title_column)
         return _from_json_lines(path, item_column, title_column)
-    return _from_table(read_table(path, [item_column, title_column]), item_column, title_column)
+    else:
+        table = read_table(path, [*names, title_column], layout)
+    return _from_table(table, next((name for name in names if table.has(name)), names[0]), title_column)
 
 
-def split_off_item_file(paths: list[Path], item_column: str) -> tuple[list[Path], Path | None]:
+def split_off_item_file(files: SourceFiles, item_column: str) -> tuple[SourceFiles, Path | None]:
     """The sources, and apart from them the one that holds items: json lines with an item but no user.
 
     Raises:
         UserError: there are several.
     """
-    items = [path for path in paths if extension(path) in JSON_LINES and _is_item_file(path, item_column)]
+    holds = [extension(path) in JSON_LINES and _is_item_file(path, item_column) for path in files.paths]
+    items = [path for path, is_item in zip(files.paths, holds, strict=True) if is_item]
     if len(items) > 1:
         raise UserError(f"{items[1]}: holds items, not interactions, as {items[0]} does; give one file of items")
-    return [path for path in paths if path not in items], items[0] if items else None
+    kept = [index for index, is_item in enumerate(holds) if not is_item]
+    named = tuple(files.named[index] for index in kept)
+    return replace(files, paths=[files.paths[index] for index in kept], named=named), items[0] if items else None
 
 
 def _is_item_file(path: Path, item_column: str) -> bool:

@@ -7,42 +7,54 @@ from pathlib import Path
 import polars as pl
 
 from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
-from rearec.data.readers.options import ReadOptions
+from rearec.data.readers.selection import Roles
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.delimited import stream_delimited
 from rearec.data.tables.files import extension
 from rearec.data.tables.json_lines import JSON_LINES, stream_json_lines
 
-__all__ = ["read_amazon2023"]
+__all__ = ["has_histories", "read_amazon2023"]
 
 USER, ITEM, RATING, TIMESTAMP, HISTORY = COLUMNS = ("user_id", "parent_asin", "rating", "timestamp", "history")
 REVIEW = {USER: pl.String(), ITEM: pl.String(), RATING: pl.Float64(), TIMESTAMP: pl.Int64()}
 
 
-def read_amazon2023(paths: list[Path], options: ReadOptions) -> Interactions | HistoryRows:
-    """Interactions from any number of files, or the rows of the three files of a given split with their histories.
+def read_amazon2023(files: SourceFiles, options: PrepareOptions) -> Interactions | HistoryRows:
+    """Interactions from any number of files, or the rows of the files of a given split with their histories.
 
     Files that end in .jsonl (.gz) hold raw reviews, others are csv files ``user_id,parent_asin,rating,timestamp,
     history``, whose header is optional. The history (tokens with blanks between, empty in a user's first row) is used
     for a given split only: otherwise a user's history is made of the rows themselves, in time order.
     """
-    if options.given:
-        rows = HistoryRowsBuilder(paths)
-        if all(_add_history_rows(rows, path) for path in paths):
+    if files.parts is not None:
+        rows = HistoryRowsBuilder(files, options)
+        if all(_add_history_rows(rows, path, options) for path in files.paths):
             return rows.build()
-    builder = InteractionsBuilder(paths, options.given)
-    for path in paths:
-        reviews = extension(path) in JSON_LINES
-        for table in stream_json_lines(path, REVIEW) if reviews else stream_delimited(path, ",", COLUMNS):
-            builder.add_table(table, USER, ITEM, RATING, TIMESTAMP)
+    builder = InteractionsBuilder(files, options)
+    for path in files.paths:
+        if extension(path) in JSON_LINES:
+            tables = stream_json_lines(path, REVIEW)
+        else:
+            tables = stream_delimited(path, options.layout, COLUMNS, COLUMNS)
+        for table in tables:
+            builder.add_table(table, Roles(USER, ITEM, RATING, (TIMESTAMP,)))
     return builder.build()
 
 
-def _add_history_rows(rows: HistoryRowsBuilder, path: Path) -> bool:
+def has_histories(path: Path, options: PrepareOptions) -> bool:
+    """Whether the file is a csv file with a column of histories."""
+    if extension(path) in JSON_LINES:
+        return False
+    return next(stream_delimited(path, options.layout, COLUMNS, COLUMNS)).has(HISTORY)
+
+
+def _add_history_rows(rows: HistoryRowsBuilder, path: Path, options: PrepareOptions) -> bool:
     """Add the file if it has a column of histories; whether it has one."""
     if extension(path) in JSON_LINES:
         return False
-    for table in stream_delimited(path, ",", COLUMNS):
+    for table in stream_delimited(path, options.layout, COLUMNS, COLUMNS):
         if not table.has(HISTORY):
             return False
         rows.add_table(table, USER, HISTORY, ITEM, RATING)

@@ -1,18 +1,22 @@
-"""Put the files of one source together: shared ids, one order, one part per file of a given split."""
+"""Put the files of one source together: shared ids, one order, a part for each file of a given split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.interactions import HistoryRows, Interactions, Place, Vocabulary
-from rearec.data.tables.table import Table
-from rearec.data.tables.times import Times
+from rearec.data.interactions import HistoryRows, Interactions, Place, Reading, Vocabulary
+from rearec.data.options import PrepareOptions
+from rearec.data.readers.selection import Roles, select_rows
+from rearec.data.source_files import SourceFiles
+from rearec.data.tables.table import MissingValue, Table
+from rearec.data.tables.times import Times, add_time_of_day, doubtful_numbers
 from rearec.errors import UserError
 
 __all__ = ["HistoryRowsBuilder", "InteractionsBuilder"]
@@ -26,8 +30,10 @@ Column = TypeVar("Column")
 class _Builder:
     """The columns that both forms share; files are added in order, each in one table or several."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, files: SourceFiles, options: PrepareOptions) -> None:
+        self.files = files
+        self.paths = files.paths
+        self.options = options
         self.users = Vocabulary()
         self.items = Vocabulary()
         self._user: list[NDArray[np.int32]] = []
@@ -35,6 +41,17 @@ class _Builder:
         self._rows: list[NDArray[np.int64]] = []
         self._path: list[int] = []
         self._rating: list[NDArray[np.float64] | None] = []
+        self._used: dict[str, None] = {}
+        self._names: dict[str, None] = {}
+        self._order: dict[str, None] = {}
+        self._dropped: Counter[str] = Counter()
+
+    def _select(self, table: Table, roles: Roles, further: Sequence[str] = ()) -> Table:
+        """The rows of a table that count; the columns are noted as used."""
+        self._used.update(dict.fromkeys((*roles.all, *further)))
+        self._order.update(dict.fromkeys(roles.times))
+        self._names.update(dict.fromkeys(table.names or table.frame.columns))
+        return select_rows(table, roles, self.options, self._dropped)
 
     def _add_rows(self, path: Path, rows: NDArray[np.int64]) -> None:
         self._path.append(self.paths.index(path))
@@ -61,25 +78,54 @@ class _Builder:
     def _place(self) -> Place:
         return Place(self.paths, self._file(), np.concatenate(self._rows))
 
+    def _part(self) -> NDArray[np.int8]:
+        return np.asarray(self.files.parts, dtype=np.int8)[self._file()]
+
+    def _reading(self) -> Reading:
+        used = [name for name in self._used if name in self._names]
+        conditions = {text.split("=")[0].rstrip("!").strip() for text in self.options.where}
+        unused = tuple(name for name in self._names if name not in self._used and name not in conditions)
+        return Reading(tuple(self._order), tuple(used), unused, dict(self._dropped))
+
 
 class InteractionsBuilder(_Builder):
-    """Interactions from one file after the other; ``given``: the files are the train, valid and test part."""
+    """Interactions from one file after the other."""
 
-    def __init__(self, paths: list[Path], given: bool) -> None:
-        super().__init__(paths)
-        self.given = given
+    def __init__(self, files: SourceFiles, options: PrepareOptions) -> None:
+        super().__init__(files, options)
         self._times: list[Times | None] = []
 
-    def add_table(self, table: Table, user: str, item: str, rating: str | None, timestamp: str | None) -> None:
-        """The interactions of a table; a column that is None is not used."""
-        self._user.append(self.users.encode_series(table.tokens(user)))
-        self._item.append(self.items.encode_series(table.tokens(item)))
+    def add_table(self, table: Table, roles: Roles) -> None:
+        """The interactions of a table."""
+        table = self._select(table, roles)
+        try:
+            users, items = table.tokens(roles.user), table.tokens(roles.item)
+            times = self._read_times(table, roles.times) if roles.times else None
+        except MissingValue as error:
+            raise UserError(f"{error}; --drop-incomplete leaves such rows out") from None
+        self._user.append(self.users.encode_series(users))
+        self._item.append(self.items.encode_series(items))
         self._add_rows(table.path, table.rows)
-        self._rating.append(None if rating is None else table.numbers(rating))
-        self._times.append(None if timestamp is None else table.times(timestamp))
+        self._rating.append(None if roles.rating is None else table.numbers(roles.rating))
+        self._times.append(times)
 
-    def add_tokens(self, path: Path, users: Iterable[str], items: Iterable[str], rows: NDArray[np.int64]) -> None:
+    def _read_times(self, table: Table, columns: tuple[str, ...]) -> Times:
+        times = table.times(columns[0], self.options.time_format)
+        if len(columns) == 1:
+            return times
+        return add_time_of_day(times, table.column(columns[1])) or Times(
+            times.values, times.unit, table.times(columns[1]).values
+        )
+
+    def add_tokens(self, path: Path, users: Sequence[str], items: Sequence[str], rows: NDArray[np.int64]) -> None:
         """Interactions of a file in time order, without ratings."""
+        if self.options.missing:
+            marks = set(self.options.missing)
+            kept = [user not in marks and item not in marks for user, item in zip(users, items, strict=True)]
+            self._dropped[f"missing by --missing {', '.join(self.options.missing)}"] += kept.count(False)
+            users = [user for user, keep in zip(users, kept, strict=True) if keep]
+            items = [item for item, keep in zip(items, kept, strict=True) if keep]
+            rows = rows[np.asarray(kept, dtype=bool)]
         self._user.append(self.users.encode(users))
         self._item.append(self.items.encode(items))
         self._add_rows(path, rows)
@@ -90,14 +136,9 @@ class InteractionsBuilder(_Builder):
         """All interactions.
 
         Raises:
-            UserError: some files have ratings or timestamps and others not, or timestamps of another kind.
+            UserError: some files have ratings or timestamps and others not, or timestamps of another kind; or they can
+                hardly be what they count.
         """
-        times = self._all_or_none(self._times, "timestamp")
-        if times is not None:
-            other = next((i for i, part in enumerate(times) if part.unit != times[0].unit), None)
-            if other is not None:
-                kinds = "the timestamps are of another kind (numbers, dates, finer dates) than those of"
-                raise UserError(f"{self.paths[self._path[other]]}: {kinds} {self.paths[0]}")
         return Interactions(
             user=np.concatenate(self._user),
             item=np.concatenate(self._item),
@@ -105,20 +146,42 @@ class InteractionsBuilder(_Builder):
             item_ids=self.items.tokens,
             place=self._place(),
             rating=self._joined_rating(),
-            times=None if times is None else Times(np.concatenate([part.values for part in times]), times[0].unit),
-            part=self._file().astype(np.int8) if self.given else None,
+            times=self._joined_times(),
+            part=None if self.files.parts is None else self._part(),
+            reading=self._reading(),
         )
+
+    def _joined_times(self) -> Times | None:
+        times = self._all_or_none(self._times, "timestamp")
+        if times is None:
+            return None
+        other = next((i for i, part in enumerate(times) if part.unit != times[0].unit), None)
+        if other is not None:
+            kinds = "the timestamps are of another kind (numbers, dates, finer dates) than those of"
+            raise UserError(f"{self.paths[self._path[other]]}: {kinds} {self.paths[0]}")
+        seconds = [part.then for part in times]
+        then: list[NDArray[Any]] | None = self._all_or_none(seconds, "second timestamp")
+        values = np.concatenate([part.values for part in times])
+        joined = Times(values, times[0].unit, None if then is None else np.concatenate(then))
+        if joined.unit == "number" and self.options.time_format is None and len(values):
+            doubt = doubtful_numbers(values)
+            if doubt is not None:
+                index, why = doubt
+                column = next(iter(self._order))
+                raise UserError(f"{self._place().name(index)}: column {column!r} is {values[index]}: {why}")
+        return joined
 
 
 class HistoryRowsBuilder(_Builder):
-    """Rows with a history from the train, valid and test file of a given split, in this order."""
+    """Rows with a history from the train, valid and test files of a given split."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        super().__init__(paths)
+    def __init__(self, files: SourceFiles, options: PrepareOptions) -> None:
+        super().__init__(files, options)
         self._lengths: list[NDArray[np.int64]] = []
 
     def add_table(self, table: Table, user: str, history: str, item: str, rating: str | None) -> None:
         """The rows of a table; the history is a string of tokens with blanks between, or missing where it is empty."""
+        table = self._select(table, Roles(user, item, rating, ()), [history])
         self._user.append(self.users.encode_series(table.tokens(user)))
         frame = pl.DataFrame({"history": table.column(history).fill_null(""), "item": table.tokens(item)})
         sequence = pl.concat_list(pl.col("history").str.extract_all(r"[^ ]+"), pl.col("item")).alias("sequence")
@@ -142,6 +205,7 @@ class HistoryRowsBuilder(_Builder):
             user_ids=self.users.tokens,
             item_ids=self.items.tokens,
             place=self._place(),
-            part=self._file().astype(np.int8),
+            part=self._part(),
             rating=self._joined_rating(),
+            reading=self._reading(),
         )

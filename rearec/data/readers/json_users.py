@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from rearec.data.interactions import Interactions
+from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
-from rearec.data.readers.options import ReadOptions
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.json_text import is_broken_text, read_json_file
 from rearec.errors import UserError
 
 __all__ = ["read_json"]
 
 
-def read_json(paths: list[Path], options: ReadOptions) -> Interactions:
+def read_json(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from ``{user: [item, ...]}``; items are strings or whole numbers; a user may have none."""
-    builder = InteractionsBuilder(paths, options.given)
-    for path in paths:
+    builder = InteractionsBuilder(files, options)
+    for path in files.paths:
         users: list[str] = []
         items: list[str] = []
         rows: list[int] = []

@@ -6,57 +6,67 @@ from dataclasses import replace
 from pathlib import Path
 
 from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
-from rearec.data.readers.options import ReadOptions
-from rearec.data.readers.table import add_interactions
+from rearec.data.readers.selection import find_roles
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.delimited import read_delimited
+from rearec.data.tables.layout import PLAIN, Layout
 from rearec.data.tables.table import Table
 from rearec.errors import UserError
 
-__all__ = ["read_atomic", "read_recbole"]
+__all__ = ["is_sequential", "read_atomic", "read_recbole"]
 
 TYPES = ("token", "token_seq", "float", "float_seq")
+SAMPLE_ROWS = 1000
 
 
-def read_recbole(paths: list[Path], options: ReadOptions) -> Interactions | HistoryRows:
+def read_recbole(files: SourceFiles, options: PrepareOptions) -> Interactions | HistoryRows:
     """Interactions from ``.inter`` files, or rows from the three files of a pre-split sequential data set.
 
     The latter have a column ``item_id_list:token_seq`` with the history, tokens with blanks between.
     """
-    files = [read_atomic(path) for path in paths]
-    history = f"{options.item}_list"
-    sequential = [table.has(history) for table, _ in files]
-    expected = {options.user: "token", options.item: "token", history: "token_seq"}
-    expected |= {options.rating: "float", options.timestamp: "float"}
-    for table, types in files:
+    paths = files.paths
+    tables = [read_atomic(path, options.layout) for path in paths]
+    found = [find_roles(table, options) for table, _ in tables]
+    histories = [f"{roles.item}_list" for roles in found]
+    sequential = [table.has(history) for (table, _), history in zip(tables, histories, strict=True)]
+    for (table, types), roles, history in zip(tables, found, histories, strict=True):
+        expected = {roles.user: "token", roles.item: "token", history: "token_seq"}
+        expected |= dict.fromkeys([*roles.times, *([roles.rating] if roles.rating else [])], "float")
         _check_types(table, types, expected)
     if not any(sequential):
-        builder = InteractionsBuilder(paths, options.given)
-        for table, _ in files:
-            add_interactions(builder, table, options)
+        builder = InteractionsBuilder(files, options)
+        for (table, _), roles in zip(tables, found, strict=True):
+            builder.add_table(table, roles)
         return builder.build()
     if not all(sequential):
         other = paths[sequential.index(False)]
-        raise UserError(f"{other}: no column '{history}:token_seq', but {paths[sequential.index(True)]} has one")
-    if not options.given:
+        raise UserError(f"{other}: no column '{histories[0]}:token_seq', but {paths[sequential.index(True)]} has one")
+    if files.parts is None:
         raise UserError(
-            f"{paths[0]}: holds rows with a history ('{history}'), which are split already: "
+            f"{paths[0]}: holds rows with a history ('{histories[0]}'), which are split already: "
             "give the three files train, valid, test, with the split 'given'"
         )
-    rows = HistoryRowsBuilder(paths)
-    for table, _ in files:
-        rating = options.rating if options.rating_column or table.has(options.rating) else None
-        rows.add_table(table, options.user, history, options.item, rating)
+    rows = HistoryRowsBuilder(files, options)
+    for (table, _), roles, history in zip(tables, found, histories, strict=True):
+        rows.add_table(table, roles.user, history, roles.item, roles.rating)
     return rows.build()
 
 
-def read_atomic(path: Path) -> tuple[Table, dict[str, str]]:
+def is_sequential(path: Path, options: PrepareOptions) -> bool:
+    """Whether the file has a column of histories."""
+    table, _ = read_atomic(path, options.layout)
+    return table.has(f"{find_roles(table, replace(options, timestamps=False)).item}_list")
+
+
+def read_atomic(path: Path, layout: Layout = PLAIN) -> tuple[Table, dict[str, str]]:
     """An atomic file, its columns named without their type, and the type of each column.
 
     Raises:
         UserError: the file cannot be read, or a header field has no type.
     """
-    table = read_delimited(path, "\t", quoted=False)
+    table = read_delimited(path, replace(layout, separator=layout.separator or "\t", quoting="none"))
     types: dict[str, str] = {}
     for number, field in enumerate(table.frame.columns, start=1):
         name, _, kind = field.rpartition(":")
@@ -66,7 +76,9 @@ def read_atomic(path: Path) -> tuple[Table, dict[str, str]]:
         if name in types:
             raise UserError(f"{path}: the column {name!r} occurs more than once")
         types[name] = kind
-    return replace(table, frame=table.frame.rename(dict(zip(table.frame.columns, types, strict=True)))), types
+    names = dict(zip(table.frame.columns, types, strict=True))
+    frame = table.frame.rename(names)
+    return replace(table, frame=frame, names=tuple(types), sample=frame.head(SAMPLE_ROWS)), types
 
 
 def _check_types(table: Table, types: dict[str, str], expected: dict[str, str]) -> None:

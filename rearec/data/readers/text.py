@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from rearec.data.interactions import Interactions
+from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
-from rearec.data.readers.options import ReadOptions
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.files import read_lines
 from rearec.errors import UserError
 
 __all__ = ["read_lines_per_user", "read_sasrec"]
 
 
-def read_sasrec(paths: list[Path], options: ReadOptions) -> Interactions:
+def read_sasrec(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """One ``user item`` per line, each user's lines in time order; blank lines are skipped."""
-    builder = InteractionsBuilder(paths, options.given)
-    for path in paths:
+    builder = InteractionsBuilder(files, options)
+    for path in files.paths:
         users: list[str] = []
         items: list[str] = []
         rows: list[int] = []
-        for row, line in enumerate(read_lines(path), start=1):
+        for row, line in enumerate(read_lines(path, options.encoding), start=1):
             fields = line.split()
             if not fields:
                 continue
@@ -35,14 +34,14 @@ def read_sasrec(paths: list[Path], options: ReadOptions) -> Interactions:
     return builder.build()
 
 
-def read_lines_per_user(paths: list[Path], options: ReadOptions) -> Interactions:
+def read_lines_per_user(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """One ``user item item ...`` per line, the items in time order; blank lines are skipped."""
-    builder = InteractionsBuilder(paths, options.given)
-    for path in paths:
+    builder = InteractionsBuilder(files, options)
+    for path in files.paths:
         first_row: dict[str, int] = {}
         items: list[str] = []
         counts: list[int] = []
-        for row, line in enumerate(read_lines(path), start=1):
+        for row, line in enumerate(read_lines(path, options.encoding), start=1):
             fields = line.split()
             if not fields:
                 continue
@@ -54,6 +53,6 @@ def read_lines_per_user(paths: list[Path], options: ReadOptions) -> Interactions
             first_row[user] = row
             items.extend(fields[1:])
             counts.append(len(fields) - 1)
-        users = (user for user, count in zip(first_row, counts, strict=True) for _ in range(count))
+        users = [user for user, count in zip(first_row, counts, strict=True) for _ in range(count)]
         builder.add_tokens(path, users, items, np.repeat(np.asarray(list(first_row.values()), dtype=np.int64), counts))
     return builder.build()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from rearec.data.interactions import Interactions
+from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
-from rearec.data.readers.options import ReadOptions
+from rearec.data.readers.selection import Roles
+from rearec.data.source_files import SourceFiles
 from rearec.data.tables.json_lines import stream_json_lines
 
 __all__ = ["read_yelp"]
@@ -16,10 +16,10 @@ __all__ = ["read_yelp"]
 REVIEW = {"user_id": pl.String(), "business_id": pl.String(), "stars": pl.Float64(), "date": pl.String()}
 
 
-def read_yelp(paths: list[Path], options: ReadOptions) -> Interactions:
+def read_yelp(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from ``yelp_academic_dataset_review.json``; the dates have no zone and are taken as UTC."""
-    builder = InteractionsBuilder(paths, options.given)
-    for path in paths:
+    builder = InteractionsBuilder(files, options)
+    for path in files.paths:
         for table in stream_json_lines(path, REVIEW):
-            builder.add_table(table, *REVIEW)
+            builder.add_table(table, Roles("user_id", "business_id", "stars", ("date",)))
     return builder.build()

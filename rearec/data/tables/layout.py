@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-__all__ = ["QUOTING", "Layout", "Quoting"]
+__all__ = ["PLAIN", "Layout", "Quoting"]
 
 Quoting = Literal["auto", "csv", "none"]
-QUOTING: tuple[Quoting, ...] = get_args(Quoting)
 
 
 @dataclass(frozen=True)
@@ -29,3 +28,6 @@ class Layout:
     escape: str | None = None
     encoding: str = "utf-8"
     names: tuple[str, ...] | None = None
+
+
+PLAIN = Layout()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +10,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.tables.times import Times, parse_dates
+from rearec.data.tables.times import FLOAT64_DIGITS, FLOAT64_WHOLE, NO_DATES, Times, parse_times
 from rearec.errors import UserError
 
-__all__ = ["Table", "filled_table"]
+__all__ = ["MissingValue", "Table", "filled_table"]
 
 # Above this a float32 no longer holds every whole number.
 FLOAT32_WHOLE = 2**24
-FLOAT64_WHOLE = 2**53
+STORE_WHOLE = "store whole numbers, or fewer digits"
+
+
+class MissingValue(UserError):
+    """A row has no value in a column that needs one."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,21 @@ class Table:
 
     Attributes:
         path: the file.
-        frame: its columns, as text, or typed if from parquet.
-        rows: int64, the row of the file of each row of ``frame``.
-        names: all columns of the file, where ``frame`` has some only.
+        frame: the columns that were asked for, as text, or typed if from parquet.
+        rows: int64, where each row of ``frame`` stands in the file: in text the number of its line.
+        names: all columns of the file.
+        sample: the first rows of all columns.
     """
 
     path: Path
     frame: pl.DataFrame
     rows: NDArray[np.int64]
     names: tuple[str, ...] = ()
+    sample: pl.DataFrame = field(default_factory=pl.DataFrame)
+
+    def take(self, kept: pl.Series) -> Table:
+        """The table with the rows for which ``kept`` is true."""
+        return replace(self, frame=self.frame.filter(kept), rows=self.rows[kept.to_numpy()])
 
     def has(self, column: str) -> bool:
         """Whether the table has the column."""
@@ -64,7 +74,7 @@ class Table:
         if not text and not values.dtype.is_integer():
             self._fail_type(column, values.dtype, "text or whole numbers")
         values = values.cast(pl.String)
-        self._check_rows(values.is_null() | (values == ""), f"column {column!r} has no value")
+        self._check_filled(values.is_null() | (values == ""), column)
         return values
 
     def numbers(self, column: str) -> NDArray[np.float64]:
@@ -84,18 +94,23 @@ class Table:
             self._fail_type(column, values.dtype, "numbers")
         return values.cast(pl.Float64).fill_null(float("nan")).to_numpy().copy()
 
-    def times(self, column: str) -> Times:
-        """The column as timestamps: whole numbers, numbers with a fraction, dates, or ISO 8601 text.
+    def times(self, column: str, time_format: str | None = None) -> Times:
+        """The column as timestamps: whole numbers, numbers with a fraction, dates, or text that holds one of these.
+
+        Args:
+            time_format: see `parse_times`; given, numbers are text of this form.
 
         Raises:
-            UserError: the column is missing, a value is missing or no timestamp, or they are float32 and too large.
+            UserError: the column is missing, a value is missing, no timestamp, or more exact than a float can be.
         """
         values = self.column(column)
+        if time_format not in (None, NO_DATES) and values.dtype.is_integer():
+            values = values.cast(pl.String)
         if values.dtype == pl.String:
-            values = self._parse_times(column, values)
+            values = self._parse_times(column, values, time_format)
         elif not (values.dtype.is_numeric() or values.dtype in (pl.Date, pl.Datetime)):
             self._fail_type(column, values.dtype, "numbers or dates")
-        self._check_rows(values.is_null(), f"column {column!r} has no value")
+        self._check_filled(values.is_null(), column)
         if values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
             unit: Literal["us", "ns"] = "ns" if getattr(values.dtype, "time_unit", None) == "ns" else "us"
             return Times(values.dt.epoch(unit).to_numpy().copy(), unit)
@@ -107,26 +122,23 @@ class Table:
         self._check_values(~floats.is_finite(), column, values, "a finite number")
         if values.dtype == pl.Float32 and floats.abs().max() >= FLOAT32_WHOLE:
             raise UserError(f"{self.path}: column {column!r} is float32, too coarse for its timestamps: store int64")
+        self._check_values(floats.abs() > FLOAT64_WHOLE, column, values, f"exact as a float64 ({STORE_WHOLE})")
         array = floats.to_numpy()
-        if np.all((array == np.floor(array)) & (np.abs(array) <= FLOAT64_WHOLE)):
+        if np.all(array == np.floor(array)):
             return Times(array.astype(np.int64), "number")
         return Times(array.copy(), "number")
 
-    def _parse_times(self, column: str, values: pl.Series) -> pl.Series:
+    def _parse_times(self, column: str, values: pl.Series, time_format: str | None) -> pl.Series:
         stripped = values.str.strip_chars()
         stripped = stripped.set(stripped == "", None)
-        self._check_rows(stripped.is_null(), f"column {column!r} has no value")
-        whole = stripped.cast(pl.Int64, strict=False)
-        if not whole.has_nulls():
-            return whole
-        floats = stripped.cast(pl.Float64, strict=False)
-        if not floats.has_nulls():
-            return floats
-        dates = parse_dates(stripped)
-        expected = "a number" if floats[0] is not None else "a number or an ISO 8601 date"
-        unread = floats.is_null() if floats[0] is not None else dates.is_null()
-        self._check_values(unread, column, values, expected)
-        return dates
+        self._check_filled(stripped.is_null(), column)
+        times, expected = parse_times(stripped, time_format)
+        self._check_values(times.is_null(), column, values, expected)
+        if times.dtype == pl.Float64:
+            digits = stripped.str.replace(r"[eE].*$", "").str.replace_all(r"[^0-9]", "").str.strip_chars_start("0")
+            digits = digits.str.strip_chars_end("0").str.len_chars()
+            self._check_values(digits > FLOAT64_DIGITS, column, values, f"exact as a float64 ({STORE_WHOLE})")
+        return times
 
     def _check_values(self, wrong: pl.Series, column: str, values: pl.Series, expected: str) -> None:
         if wrong.any():
@@ -135,11 +147,11 @@ class Table:
             place = f"{self.path}: row {self.rows[index]}"
             raise UserError(f"{place}: column {column!r} is {str(values[index])[:40]!r}, not {expected}")
 
-    def _check_rows(self, wrong: pl.Series, message: str) -> None:
+    def _check_filled(self, wrong: pl.Series, column: str) -> None:
         if wrong.any():
             index = wrong.arg_max()
             assert index is not None
-            raise UserError(f"{self.path}: row {self.rows[index]}: {message}")
+            raise MissingValue(f"{self.path}: row {self.rows[index]}: column {column!r} has no value")
 
     def _fail_type(self, column: str, dtype: pl.DataType, expected: str) -> None:
         raise UserError(f"{self.path}: column {column!r} is of type {dtype}; expected {expected}")

@@ -1,4 +1,4 @@
-"""Timestamps: what they count, dates as text, the thresholds of a split."""
+"""Timestamps: how they are written, what looks like one, what they count, the thresholds of a split."""
 
 from __future__ import annotations
 
@@ -12,9 +12,68 @@ from numpy.typing import NDArray
 
 from rearec.errors import UserError
 
-__all__ = ["TimeUnit", "Times", "parse_dates", "parse_threshold"]
+__all__ = [
+    "FLOAT64_DIGITS",
+    "FLOAT64_WHOLE",
+    "NO_DATES",
+    "TimeUnit",
+    "Times",
+    "add_time_of_day",
+    "doubtful_numbers",
+    "looks_like_times",
+    "parse_dates",
+    "parse_threshold",
+    "parse_times",
+]
 
 TimeUnit = Literal["number", "us", "ns"]
+
+FLOAT64_WHOLE = 2**53
+# What a float64 tells apart, in decimal digits.
+FLOAT64_DIGITS = 17
+NO_DATES = "number"
+
+# What a column of times is called, and what makes a span, or something else, of such a word.
+TIME_WORDS = {
+    "time",
+    "times",
+    "timestamp",
+    "timestamps",
+    "date",
+    "datetime",
+    "ts",
+    "epoch",
+    "day",
+    "tstamp",
+    "unixtime",
+}
+TIME_WORDS |= {"timeframe", "eventdate", "eventtime", "when", "created", "reviewtime", "visitdate", "dt"}
+OTHER_WORDS = {"watch", "play", "spent", "dwell", "listen", "duration", "session", "total", "release", "birth", "zone"}
+OTHER_WORDS |= {"stay", "view", "video", "user", "item", "offset", "timezone", "of", "updated", "num", "count"}
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+# Seconds, milliseconds, microseconds and nanoseconds since 1970, from 2000 to 2050.
+EPOCHS = [(946_684_800 * 1000**power, 2_524_608_000 * 1000**power) for power in range(4)]
+# Dates written as one number: digits, format.
+DATE_LETTERS = "YYYYMMDDhhmmss"
+DATE_NUMBERS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+# Formats that are known, though not read unasked: each could be taken for another, or hides its year's end.
+ASKED_FORMATS = (
+    *("%a %b %d %H:%M:%S %Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%m %d, %Y"),
+    *(f"{day}{time}" for day in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y") for time in (
+        "", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")),
+    *("%m/%d/%y", "%d/%m/%y", "%Y.%m.%d", "%Y.%m.%d %H:%M:%S", "%Y%m%d %H:%M:%S", "%Y%m%dT%H%M%S"),
+)  # fmt: skip
+# What a format may leave open: how it would say it, and what is added where it does not.
+UNSAID = (
+    (r"%[-_]?[YyCGsc]|%[DFx+]", " 1970", " %Y"),
+    (r"%[-_]?[mbBhjUWsc]|%[DFx+]", " 01", " %m"),
+    (r"%[-_]?[dejaAuwsc]|%[DFx+]", " 01", " %d"),
+    (r"%[-_]?[HIklMscTRrX+]", " 00:00", " %H:%M"),
+    (r"%[-_]?[MscTRrX+]|^(?!.*%[-_]?[HIkl])", " 00", " %M"),
+)
+LETTER = r"%(?:[-_0]?[YCymbBhdejaAuwUWGgVDxFvHkIlPpMSfTRrXczZs+%nt]|\.\d?f|:z|\df)"
+# Of the values of one unit, the largest over the least at most.
+GROUP_SPREAD = 30
 
 
 @dataclass(frozen=True)
@@ -24,24 +83,180 @@ class Times:
     Attributes:
         values: int64, or float64 where some have a fraction.
         unit: "number" as the source counts; "us" or "ns" since 1970 (UTC) where the source has dates.
+        then: int64 or float64, orders what is equal in ``values``; None: the order of the source does.
     """
 
     values: NDArray[np.int64] | NDArray[np.float64]
     unit: TimeUnit
+    then: NDArray[np.int64] | NDArray[np.float64] | None = None
 
     def name(self, value: np.int64 | np.float64) -> str:
         """One of the values as a user writes it."""
         return str(value) if self.unit == "number" else str(np.datetime64(int(value), self.unit))
 
+    def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Times:
+        """The kept timestamps, given as a mask or as indices."""
+        return Times(self.values[kept], self.unit, None if self.then is None else self.then[kept])
+
+    def sort_keys(self) -> list[NDArray[np.int64] | NDArray[np.float64]]:
+        """What orders them, the least important first, as ``numpy.lexsort`` takes it."""
+        return [self.values] if self.then is None else [self.then, self.values]
+
 
 def parse_dates(values: pl.Series) -> pl.Series:
-    """ISO 8601 text as microseconds since 1970, null where it is not; a time without a zone is taken as UTC."""
-    text = values.str.replace("T", " ", literal=True).str.replace("Z$", "+00:00")
-    text = pl.select(pl.when(text.str.contains(":")).then(text).otherwise(text + " 00:00:00"))[text.name]
-    seconds = text.str.replace(r"^(\S+ \d\d:\d\d)($|[+-])", "$1:00$2")
-    zoned = seconds.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
-    naive = seconds.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us")
-    return zoned.dt.replace_time_zone(None).zip_with(zoned.is_not_null(), naive)
+    """Dates that say themselves what they mean as microseconds since 1970, null where there is none.
+
+    ISO 8601 (year-month-day, also with slashes), RFC 2822 (Tue, 3 Apr 2012 18:00:09 +0000) and C's asctime with a zone
+    (Tue Apr 03 18:00:09 +0000 2012). A time without a zone is taken as UTC; "UTC", "GMT" and "z" are zones.
+    """
+    text = values.str.strip_chars().str.replace(r"(?i)\s*(?:UTC|GMT|Z)$", "+00:00")
+    found = pl.Series(values.name, [None], dtype=pl.Datetime("us")).new_from_index(0, len(values))
+    readings = (
+        lambda: _to_datetime(_spelled_out(text), "%Y-%m-%d %H:%M:%S%.f%:z", zoned=True),
+        lambda: _to_datetime(_spelled_out(text), "%Y-%m-%d %H:%M:%S%.f"),
+        lambda: _to_datetime(text.str.replace(r"^[A-Za-z]{3},\s*", ""), "%d %b %Y %H:%M:%S%z", zoned=True),
+        lambda: _to_datetime(text.str.replace(r"^[A-Za-z]{3},\s*", ""), "%d %b %Y %H:%M:%S %z", zoned=True),
+        lambda: _to_datetime(text, "%a %b %d %H:%M:%S %z %Y", zoned=True),
+    )
+    for read in readings:
+        if found.null_count() == values.null_count():
+            break
+        found = found.zip_with(found.is_not_null(), read())
+    return found
+
+
+def _spelled_out(text: pl.Series) -> pl.Series:
+    """Forms of ISO 8601 in one: 'year-month-day hour:minute:second', a zone behind it as +hh:mm."""
+    changes = (
+        (r"^(\d{4})/(\d{1,2})/(\d{1,2})", "$1-$2-$3"),
+        (r"(?i)^(\d{4}-\d{1,2}-\d{1,2})T", "$1 "),
+        (r"^(\d{4}-\d{1,2}-\d{1,2})(\+00:00)?$", "$1 00:00:00"),
+        (r"^(\S+ \d{1,2}:\d\d)($|\s*[+-])", "$1:00$2"),
+        (r"(:\d\d),(\d+)", "$1.$2"),
+        (r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)(?::?(\d\d))?$", "$1$2:$3"),
+        (r"([+-]\d\d):$", "$1:00"),
+    )
+    for pattern, replacement in changes:
+        text = text.str.replace(pattern, replacement)
+    return text
+
+
+def _to_datetime(text: pl.Series, form: str, zoned: bool = False) -> pl.Series:
+    if zoned:
+        return text.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC").dt.replace_time_zone(None)
+    return text.str.to_datetime(form, strict=False, time_unit="us")
+
+
+def parse_times(text: pl.Series, time_format: str | None) -> tuple[pl.Series, str]:
+    """Text without blanks around it as numbers or dates, null where it is none, and what was expected.
+
+    Args:
+        time_format: in the letters of strftime, "number", or None: whole numbers, numbers, or dates that say themselves
+            what they mean (`parse_dates`).
+
+    Raises:
+        UserError: the format has an unknown letter.
+    """
+    if time_format not in (None, NO_DATES):
+        return _parse_format(text, time_format or ""), f"a time of the form {time_format!r}"
+    whole = text.cast(pl.Int64, strict=False)
+    if not whole.has_nulls():
+        return whole, "a number"
+    floats = text.cast(pl.Float64, strict=False)
+    if not floats.has_nulls() or floats[0] is not None or time_format == NO_DATES:
+        return floats, "a number"
+    return parse_dates(text), f"a number or an ISO 8601 date{_format_hint(text)}"
+
+
+def _parse_format(text: pl.Series, form: str) -> pl.Series:
+    if "%" not in form or re.search(LETTER, form) is None or re.sub(LETTER, "", form).count("%"):
+        raise UserError(f"--time-format {form!r}: expected 'number' or letters of strftime, as in '%d/%m/%Y %H:%M'")
+    full, told = text, form
+    for said, addition, letters in UNSAID:
+        if not re.search(said, form):
+            full, told = full + addition, told + letters
+    try:
+        return _to_datetime(full, told, zoned="%z" in form or "%:z" in form)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"--time-format {form!r}: {str(error).splitlines()[0]}") from None
+
+
+def _format_hint(text: pl.Series) -> str:
+    """'; --time-format ... would read it' of what is known and not read unasked."""
+    sample = text.head(1000)
+    fitting = [form for form in ASKED_FORMATS if not _parse_format(sample, form).has_nulls()]
+    return f"; --time-format {' or '.join(repr(form) for form in fitting[:2])} reads it" if fitting else ""
+
+
+def add_time_of_day(days: Times, text: pl.Series) -> Times | None:
+    """Days with the time of day that stands in a column of its own, as in 19:05 or 19:05:30; None where it is none."""
+    if days.unit != "us" or text.dtype != pl.String or not text.str.contains(r"^\s*\d{1,2}:\d\d(:\d\d)?\s*$").all():
+        return None
+    full = text.str.strip_chars().str.replace(r"^(\d{1,2}:\d\d)$", "$1:00")
+    times = _parse_format(full, "%H:%M:%S")
+    if times.has_nulls() or np.any(days.values % 86_400_000_000):
+        return None
+    return Times(days.values + times.dt.epoch("us").to_numpy(), days.unit)
+
+
+def doubtful_numbers(values: NDArray[np.int64] | NDArray[np.float64]) -> tuple[int, str] | None:
+    """Numbers that can hardly be what they count: where, and why; None if they can.
+
+    Dates written as one number, and numbers in two groups a factor of a thousand apart (seconds beside milliseconds).
+    """
+    low, high = values.min(), values.max()
+    digits = len(str(int(low))) if low > 0 else 0
+    if digits in DATE_NUMBERS and len(str(int(high))) == digits and 1900 <= low / 10 ** (digits - 4) < 2100:
+        form = DATE_NUMBERS[digits]
+        whole = pl.Series(values).unique().cast(pl.Int64)
+        if high < 2100 * 10 ** (digits - 4) and not _parse_format(whole.cast(pl.String), form).has_nulls():
+            return 0, (
+                f"looks like a date {DATE_LETTERS[:digits]}, not a count: --time-format {form} reads it, "
+                "--time-format number takes it as a number"
+            )
+    positive = np.sort(values[values > 0])
+    if len(positive) < 2:
+        return None
+    ratio = positive[1:] / positive[:-1]
+    gap = int(np.argmax(ratio))
+    lower, upper = positive[: gap + 1], positive[gap + 1 :]
+    factor = float(np.median(upper) / np.median(lower))
+    alike = lower[-1] / lower[0] <= GROUP_SPREAD and upper[-1] / upper[0] <= GROUP_SPREAD
+    if lower[0] >= 10**6 and ratio[gap] > GROUP_SPREAD and alike:
+        for power, name in ((3, "10^3"), (6, "10^6"), (9, "10^9")):
+            if 10**power / 5 <= factor <= 10**power * 5:
+                fewer = lower if len(lower) <= len(upper) else upper
+                index = int(np.argmax((values >= fewer[0]) & (values <= fewer[-1])))
+                groups = f"{len(lower)} values are near {lower[-1]} and {len(upper)} near {upper[0]}"
+                return index, f"is of another unit than the others ({groups}, a factor {name} apart)"
+    return None
+
+
+def looks_like_times(name: str, values: pl.Series) -> bool:
+    """Whether a column, by its name and its first values, holds times."""
+    values = values.drop_nulls()
+    if values.dtype in (pl.Date,) or isinstance(values.dtype, pl.Datetime):
+        return len(values) > 0
+    words = {word.lower() for word in WORD.findall(name)} | {name.lower().replace("_", "")}
+    named = bool(words & TIME_WORDS) and not words & OTHER_WORDS
+    if values.dtype == pl.String:
+        values = values.str.strip_chars()
+        values = values.filter(values != "")
+        if len(values) == 0:
+            return False
+        numbers = values.cast(pl.Float64, strict=False)
+        if numbers.has_nulls():
+            shaped = values.str.contains(r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}|^[A-Z][a-z]{2},? ").all()
+            dated = not parse_dates(values).has_nulls()
+            return dated or ((named or bool(shaped)) and bool(_format_hint(values)))
+        values = numbers
+    if not values.dtype.is_numeric() or len(values) == 0:
+        return False
+    if named:
+        return True
+    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+    identifier = bool(words & {"id", "asin", "isbn", "code", "key", "number", "no", "phone", "zip", "sku"})
+    return not identifier and low < high and any(first <= low and high < last for first, last in EPOCHS)
 
 
 def parse_threshold(text: str, unit: TimeUnit, option: str) -> int | float:

@@ -1,0 +1,154 @@
+"""What a preparation tells of its own accord: the split, the order, the columns left aside, what looks wrong."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.preparation.filters import time_order
+
+__all__ = ["describe_findings"]
+
+# How a missing value is spelled; ids can be called so, too.
+MISSING = {"", "na", "n/a", "<na>", "#n/a", "nan", "null", "none", "nil", "\\n", "\\\\n", "-1", "-1.0", "undefined"}
+MISSING |= {"missing", "?", "-", "nat", "(null)", "[null]"}
+# More events than this share of all are not those of one user or item.
+LARGE_SHARE = 0.1
+MOST_NAMED = 5
+
+
+def describe_findings(
+    source: Interactions | HistoryRows, ordered: Interactions | HistoryRows, split: str
+) -> dict[str, str]:
+    """The four lines, by the words "split", "order", "not used" and "suspicious".
+
+    Args:
+        source: as it was read.
+        ordered: what is left of it after the filters.
+        split: the split, and why.
+    """
+    return {
+        "split": split,
+        "order": _describe_order(ordered),
+        "not used": _describe_unused(source),
+        "suspicious": _describe_suspects(source),
+    }
+
+
+def _describe_order(source: Interactions | HistoryRows) -> str:
+    if isinstance(source, HistoryRows):
+        return "that of the histories in the files"
+    if source.times is None:
+        count = len(source.place.files)
+        of_files = "the file" if count == 1 else f"the files, {', '.join(path.name for path in source.place.files[:4])}"
+        more = ", ..." if count > 4 else ""
+        return f"no timestamp column: that of the rows of {of_files}{more} is taken"
+    columns = " then ".join(repr(name) for name in source.reading.times)
+    order = time_order(source)
+    user = source.user[order]
+    neighbours = user[1:] == user[:-1]
+    tied = neighbours.copy()
+    for key in source.times.sort_keys():
+        tied &= key[order][1:] == key[order][:-1]
+    share = tied.sum() / max(1, neighbours.sum())
+    what = "of neighbouring events in one history have equal timestamps"
+    if share == 0:
+        return f"column {columns}; 0 % {what}"
+    return f"column {columns}; {_percent(share)} {what}: their order is that of the file"
+
+
+def _percent(share: float) -> str:
+    return "under 0.1 %" if 0 < share < 0.001 else f"{100 * share:.3g} %"
+
+
+def _describe_unused(source: Interactions | HistoryRows) -> str:
+    reading = source.reading
+    used = f" (used: {', '.join(reading.columns)})" if reading.columns else ""
+    return f"{_some(reading.unused, 12) or 'none of the columns'}{used}"
+
+
+def _describe_suspects(source: Interactions | HistoryRows) -> str:
+    found = [f"dropped {count:,} rows {why}" for why, count in source.reading.dropped.items()]
+    events = {"user": (source.user, source.user_ids), "item": (_items(source), source.item_ids)}
+    for what, (codes, tokens) in events.items():
+        counts = np.bincount(codes, minlength=len(tokens))
+        found += _missing_values(what, tokens, counts)
+        found += _large_shares(what, tokens, counts)
+        found += _twins(what, tokens)
+    if isinstance(source, Interactions) and source.times is not None:
+        found += _odd_times(source)
+    return "; ".join(found) or "nothing"
+
+
+def _items(source: Interactions | HistoryRows) -> NDArray[np.int32]:
+    if isinstance(source, Interactions):
+        return source.item
+    return source.items[source.offsets[1:] - 1]
+
+
+def _missing_values(what: str, tokens: Sequence[str], counts: NDArray[np.int64]) -> list[str]:
+    result = []
+    total = int(counts.sum())
+    for code, token in enumerate(tokens):
+        if token.strip().lower() in MISSING and counts[code]:
+            share = f"{_percent(counts[code] / total)} of all interactions ({counts[code]:,} of {total:,})"
+            result.append(f"{what} {token!r} holds {share}: a missing value? --missing {token} drops such rows")
+    return result
+
+
+def _large_shares(what: str, tokens: Sequence[str], counts: NDArray[np.int64]) -> list[str]:
+    total = int(counts.sum())
+    large = np.flatnonzero(counts > LARGE_SHARE * total)
+    large = large[np.argsort(-counts[large], kind="stable")]
+    named = [code for code in large.tolist() if tokens[code].strip().lower() not in MISSING]
+    shares = [f"{tokens[code]!r} {_percent(counts[code] / total)}" for code in named[:MOST_NAMED]]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return [f"{what}s with over 10 % of all events: {', '.join(shares)}{more}"] if shares else []
+
+
+def _twins(what: str, tokens: Sequence[str]) -> list[str]:
+    result = []
+    known = set(tokens)
+    fractions = [token for token in tokens if token.endswith(".0") and token[:-2].lstrip("-").isdecimal()]
+    beside = [token for token in fractions if token[:-2] in known]
+    if beside:
+        example = f"{beside[0]!r} and {beside[0][:-2]!r}"
+        result.append(f"{len(beside):,} {what}s occur with and without .0, such as {example}")
+    elif fractions and len(fractions) == len(tokens):
+        result.append(f"all {what}s end in .0, such as {fractions[0]!r}: whole numbers that were once floats")
+    first: dict[str, str] = {}
+    pairs = []
+    for token in tokens:
+        plain = token.isascii() and token.isprintable() and " " not in token
+        twin = first.setdefault(token if plain else _canonical(token), token)
+        if twin is not token:
+            pairs.append((twin, token))
+    if pairs:
+        # In ASCII, which shows what the eye does not see.
+        example = f"{pairs[0][0]!a} and {pairs[0][1]!a}"
+        result.append(f"{len(pairs):,} pairs of {what}s differ by blanks or Unicode form alone, such as {example}")
+    return result
+
+
+def _canonical(token: str) -> str:
+    """Without what the eye does not see: the form of its characters, blanks around and between, marks of no width."""
+    composed = unicodedata.normalize("NFKC", token)
+    return " ".join("".join(mark for mark in composed if unicodedata.category(mark) != "Cf").split())
+
+
+def _odd_times(source: Interactions) -> list[str]:
+    assert source.times is not None
+    values = source.times.values
+    rest = values[values > 0]
+    empty = np.count_nonzero(values <= 0)
+    if source.times.unit == "number" and empty and len(rest) and rest.min() >= 10**8:
+        return [f"{empty:,} timestamps are 0 or less, all others {rest.min()} or more"]
+    return []
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
