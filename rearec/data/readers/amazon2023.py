@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,8 @@ from rearec.data.readers.options import ReadOptions
 from rearec.data.tables.delimited import stream_delimited
 from rearec.data.tables.files import extension
 from rearec.data.tables.json_lines import JSON_LINES, stream_json_lines
+from rearec.data.tables.layout import Layout
+from rearec.data.tables.table import Table
 
 __all__ = ["read_amazon2023"]
 
@@ -32,17 +35,22 @@ def read_amazon2023(paths: list[Path], options: ReadOptions) -> Interactions | H
             return rows.build()
     builder = InteractionsBuilder(paths, options.given)
     for path in paths:
-        reviews = extension(path) in JSON_LINES
-        for table in stream_json_lines(path, REVIEW) if reviews else stream_delimited(path, ",", COLUMNS):
+        for table in _stream(path):
             builder.add_table(table, USER, ITEM, RATING, TIMESTAMP)
     return builder.build()
+
+
+def _stream(path: Path) -> Iterator[Table]:
+    if extension(path) in JSON_LINES:
+        return stream_json_lines(path, REVIEW, ids=(USER, ITEM))
+    return stream_delimited(path, Layout(), COLUMNS, COLUMNS)
 
 
 def _add_history_rows(rows: HistoryRowsBuilder, path: Path) -> bool:
     """Add the file if it has a column of histories; whether it has one."""
     if extension(path) in JSON_LINES:
         return False
-    for table in stream_delimited(path, ",", COLUMNS):
+    for table in stream_delimited(path, Layout(), COLUMNS, COLUMNS):
         if not table.has(HISTORY):
             return False
         rows.add_table(table, USER, HISTORY, ITEM, RATING)

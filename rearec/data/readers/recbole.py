@@ -10,6 +10,7 @@ from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
 from rearec.data.readers.table import add_interactions
 from rearec.data.tables.delimited import read_delimited
+from rearec.data.tables.layout import Layout
 from rearec.data.tables.table import Table
 from rearec.errors import UserError
 
@@ -56,7 +57,7 @@ def read_atomic(path: Path) -> tuple[Table, dict[str, str]]:
     Raises:
         UserError: the file cannot be read, or a header field has no type.
     """
-    table = read_delimited(path, "\t", quoted=False)
+    table = read_delimited(path, Layout(separator="\t", quoting="none"))
     types: dict[str, str] = {}
     for number, field in enumerate(table.frame.columns, start=1):
         name, _, kind = field.rpartition(":")
@@ -66,7 +67,9 @@ def read_atomic(path: Path) -> tuple[Table, dict[str, str]]:
         if name in types:
             raise UserError(f"{path}: the column {name!r} occurs more than once")
         types[name] = kind
-    return replace(table, frame=table.frame.rename(dict(zip(table.frame.columns, types, strict=True)))), types
+    return replace(
+        table, frame=table.frame.rename(dict(zip(table.frame.columns, types, strict=True))), names=tuple(types)
+    ), types
 
 
 def _check_types(table: Table, types: dict[str, str], expected: dict[str, str]) -> None:

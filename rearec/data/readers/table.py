@@ -7,6 +7,7 @@ from pathlib import Path
 from rearec.data.interactions import Interactions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.options import ReadOptions
+from rearec.data.tables.layout import Layout
 from rearec.data.tables.table import Table
 from rearec.data.tables.table_files import read_table
 
@@ -18,7 +19,9 @@ def read_tables(paths: list[Path], options: ReadOptions) -> Interactions:
     builder = InteractionsBuilder(paths, options.given)
     columns = [options.user, options.item, options.rating, options.timestamp]
     for path in paths:
-        add_interactions(builder, read_table(path, columns, options.separator), options)
+        add_interactions(
+            builder, read_table(path, columns, Layout(separator=options.separator), ids=columns[:2]), options
+        )
     return builder.build()
 
 

@@ -20,6 +20,6 @@ def read_yelp(paths: list[Path], options: ReadOptions) -> Interactions:
     """Interactions from ``yelp_academic_dataset_review.json``; the dates have no zone and are taken as UTC."""
     builder = InteractionsBuilder(paths, options.given)
     for path in paths:
-        for table in stream_json_lines(path, REVIEW):
+        for table in stream_json_lines(path, REVIEW, ids=("user_id", "business_id")):
             builder.add_table(table, *REVIEW)
     return builder.build()
