@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rearec.data.tables.layout import Layout, Quoting
-from rearec.fields import setting
+from rearec.fields import check_fields, setting
 
 __all__ = ["FORMATS", "SPLITS", "Duplicates", "Format", "MissingTitles", "PrepareOptions", "Preset", "Split"]
 
@@ -172,6 +172,16 @@ class PrepareOptions:
         "Between its fields.", panel=TITLES, metavar="TEXT", shown="by the file's name"
     )
     missing_titles: str | None = setting("Items without a title.", panel=TITLES, choices=MissingTitles, shown="error")
+
+    def check(self) -> None:
+        """Look at each value for itself.
+
+        Raises:
+            UserError: one is none of the words, out of its range, or of no use in reading a table.
+        """
+        check_fields(self)
+        # A layout looks at itself when it is made.
+        assert self.layout and self.title_layout
 
     @property
     def layout(self) -> Layout:

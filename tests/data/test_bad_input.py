@@ -113,7 +113,10 @@ JSON_LINE_FAULTS = {
     "no column": ('\n{"who":"u","what":"a"}\n', "no column 'user_id'; the columns are 'who', 'what'"),
     "missing value": ('{"user_id":"u","item_id":"a"}\n\n{"user_id":"u"}\n', "row 3: column 'item_id' has no value"),
     "null": ('{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":null}', "row 2: column 'item_id' has no value"),
-    "list": ('{"user_id":"u","item_id":["a"]}\n', "row 1: 'item_id' is a list; expected text or a number"),
+    "list": (
+        '{"user_id":"u","item_id":"a"}\n{"user_id":"u","item_id":["a"]}\n',
+        "row 2: 'item_id' is a list, but in rows above it is otherwise",
+    ),
     "flag": (
         '{"user_id":"u","item_id":"a"}\n{"user_id":true,"item_id":"a"}\n',
         "row 2: 'user_id' is a bool; expected text or a number",

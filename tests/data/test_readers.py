@@ -99,7 +99,7 @@ def written(folder: Path, interactions: list[Interaction]) -> Iterator[tuple[str
     }
     for name, text in tables.items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
-        yield "table", folder / name, {}
+        yield "table", folder / name, {"quoting": "none"} if name.endswith(".tsv") else {}
     (folder / "t.psv").write_text("\ufeff" + as_csv([header, *rows], "|"), encoding="utf-8", newline="")
     yield "table", folder / "t.psv", {"separator": "|"}
     columns = [pl.Series("who", [r[0] for r in rows]), pl.Series("what", [r[1] for r in rows])]

@@ -25,7 +25,7 @@ from rearec.data.readers import READERS, hold_histories
 from rearec.data.source_files import SourceFiles, find_files
 from rearec.data.storage import check_out, load_dataset, save_dataset
 from rearec.errors import UserError
-from rearec.fields import check_fields, flag_of
+from rearec.fields import flag_of
 
 __all__ = ["assemble", "prepare"]
 
@@ -87,7 +87,7 @@ def prepare(
     options = replace(options or PrepareOptions(), **_plain(changes))
     if format not in READERS:
         raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    check_fields(options)
+    options.check()
     _check_format(format, options)
     if not sources:
         raise UserError("no source file given")

@@ -15,7 +15,7 @@ from rearec.data.source_files import SourceFiles
 from rearec.data.tables.files import extension, line_blocks
 from rearec.data.tables.json_lines import JSON_LINES, read_json_lines, stream_json_lines
 from rearec.data.tables.json_text import is_broken_text, read_json_file
-from rearec.data.tables.layout import PLAIN, Layout
+from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
 from rearec.data.tables.table import Table
 from rearec.data.tables.table_files import read_table
 from rearec.errors import UserError
@@ -25,7 +25,9 @@ __all__ = ["read_titles", "split_off_item_file"]
 FIRST_BYTES = 1 << 16
 
 
-def read_titles(path: Path, item_column: str | None, title_column: str, layout: Layout = PLAIN) -> dict[str, str]:
+def read_titles(
+    path: Path, item_column: str | None, title_column: str, layout: Layout = DEFAULT_LAYOUT
+) -> dict[str, str]:
     """The title of each item that has one, empty if it is blank; the first, where an item has several rows.
 
     The file is a RecBole ``.item`` file, a ``.json`` file of one object ``{item: {title_column: title}}`` or

@@ -35,7 +35,7 @@ def read_amazon2023(files: SourceFiles, options: PrepareOptions) -> Interactions
     builder = InteractionsBuilder(files, options)
     for path in files.paths:
         if extension(path) in JSON_LINES:
-            tables = stream_json_lines(path, REVIEW)
+            tables = stream_json_lines(path, REVIEW, ids=(USER, ITEM))
         else:
             tables = stream_delimited(path, options.layout, COLUMNS, COLUMNS)
         for table in tables:

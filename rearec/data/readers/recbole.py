@@ -11,14 +11,13 @@ from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.selection import find_roles
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.delimited import read_delimited
-from rearec.data.tables.layout import PLAIN, Layout
-from rearec.data.tables.table import Table
+from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
+from rearec.data.tables.table import SAMPLE_ROWS, Table
 from rearec.errors import UserError
 
 __all__ = ["is_sequential", "read_atomic", "read_recbole"]
 
 TYPES = ("token", "token_seq", "float", "float_seq")
-SAMPLE_ROWS = 1000
 
 
 def read_recbole(files: SourceFiles, options: PrepareOptions) -> Interactions | HistoryRows:
@@ -60,7 +59,7 @@ def is_sequential(path: Path, options: PrepareOptions) -> bool:
     return table.has(f"{find_roles(table, replace(options, timestamps=False)).item}_list")
 
 
-def read_atomic(path: Path, layout: Layout = PLAIN) -> tuple[Table, dict[str, str]]:
+def read_atomic(path: Path, layout: Layout = DEFAULT_LAYOUT) -> tuple[Table, dict[str, str]]:
     """An atomic file, its columns named without their type, and the type of each column.
 
     Raises:

@@ -15,7 +15,7 @@ from rearec.data.tables.table import Table
 from rearec.data.tables.times import looks_like_times
 from rearec.errors import UserError
 
-__all__ = ["Roles", "find_roles", "parse_conditions", "select_rows", "wanted_columns"]
+__all__ = ["Roles", "find_roles", "id_columns", "parse_conditions", "select_rows", "wanted_columns"]
 
 USER_NAMES, ITEM_NAMES = ("user_id", "user"), ("item_id", "item")
 CONDITION = re.compile(r"(.+?)(!?=)(.*)", re.DOTALL)
@@ -48,6 +48,11 @@ def wanted_columns(options: PrepareOptions) -> list[str]:
     times = ("timestamp", options.timestamp_column, *(options.timestamp_column or "").split(","))
     conditions = (column for column, _, _ in parse_conditions(options.where))
     return [name for name in dict.fromkeys((*roles, *times, *conditions)) if name]
+
+
+def id_columns(options: PrepareOptions) -> list[str]:
+    """The columns that may hold ids of users or items."""
+    return [name for name in (*USER_NAMES, options.user_column, *ITEM_NAMES, options.item_column) if name]
 
 
 def parse_conditions(where: Sequence[str]) -> list[tuple[str, bool, list[str]]]:

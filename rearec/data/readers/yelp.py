@@ -20,6 +20,6 @@ def read_yelp(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from ``yelp_academic_dataset_review.json``; the dates have no zone and are taken as UTC."""
     builder = InteractionsBuilder(files, options)
     for path in files.paths:
-        for table in stream_json_lines(path, REVIEW):
+        for table in stream_json_lines(path, REVIEW, ids=("user_id", "business_id")):
             builder.add_table(table, Roles("user_id", "business_id", "stars", ("date",)))
     return builder.build()

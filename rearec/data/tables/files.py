@@ -1,118 +1,145 @@
-"""Reading source files: gzip and UTF-8 made sure of, errors that name the file and the row."""
+"""Reading source files: text of any encoding as UTF-8, whole or in blocks, errors that name the file and the row."""
 
 from __future__ import annotations
 
-import gzip
+import codecs
 import re
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from rearec.data.tables.compression import inner_name, opened
 from rearec.errors import UserError
 
-__all__ = ["check_utf8", "extension", "line_blocks", "read_bytes", "read_lines"]
+__all__ = ["extension", "line_blocks", "read_bytes", "read_lines", "read_text"]
 
-GZIP_MAGIC = b"\x1f\x8b"
-UTF8_BOM = b"\xef\xbb\xbf"
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 24
+MARK = "\ufeff"
+# The longer marks first: that of UTF-32 begins as that of UTF-16.
+WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file that may be gzipped (told by its first bytes, not by its name), without a UTF-8 mark.
+    """The contents of a file, which may be compressed (see `rearec.data.tables.compression`).
 
     Raises:
-        UserError: the file is missing, unreadable, empty or a truncated or damaged gzip.
+        UserError: the file is missing, unreadable, empty, or compressed and truncated or damaged.
     """
-    with _opened(path) as file:
-        data = file.read().removeprefix(UTF8_BOM)
+    with opened(path) as file:
+        data = file.read()
     if not data or data.isspace():
         raise UserError(f"{path}: the file is empty")
     return data
 
 
-def line_blocks(path: Path, size: int = BLOCK_BYTES, quote: bytes | None = None) -> Iterator[bytes]:
-    """The contents of a file, as `read_bytes`, in blocks of whole lines of about ``size`` bytes: bounds the memory.
+def line_blocks(path: Path, size: int = BLOCK_BYTES, encoding: str = "utf-8") -> Iterator[bytes]:
+    r"""The text of a file in blocks of whole lines of about ``size`` bytes, as UTF-8 without a byte order mark.
 
-    Args:
-        quote: no block ends at a line end between two of these.
+    Where the first block has no ``\n`` but ``\r``, those are the line ends and become ``\n``.
 
     Raises:
-        UserError: as `read_bytes`, when it comes to it.
+        UserError: when it comes to it: as in `read_bytes`, or the file is not text in this encoding; names the row.
     """
-    rest, empty, first = b"", True, True
-    with _opened(path) as file:
-        while piece := file.read(size):
-            data = rest + (piece.removeprefix(UTF8_BOM) if first else piece)
-            first = False
-            end = _last_line_end(data, quote)
+    line: list[bytes] = []
+    row, empty = 1, True
+    old_line_ends: bool | None = None
+    with opened(path) as file:
+        for text in _decoded(path, file, size, encoding):
+            if old_line_ends is None and b"\n" in text:
+                old_line_ends = False
+            elif old_line_ends is None and b"\r" in text[:-1]:
+                old_line_ends = True
+            data = text.replace(b"\r", b"\n") if old_line_ends else text
+            end = data.rfind(b"\n") + 1
             if end:
-                empty = empty and data[:end].isspace()
-                yield data[:end]
-            rest = data[end:]
-        if rest:
-            empty = empty and rest.isspace()
-            yield rest
-    if empty:
+                block = b"".join([*line, data[:end]])
+                line.clear()
+                if empty and block.isspace():
+                    line += [block, data[end:]]
+                    continue
+                yield _checked(path, block, row)
+                row += block.count(b"\n")
+                empty = False
+            line.append(data[end:])
+    rest = b"".join(line)
+    if empty and (not rest or rest.isspace()):
         raise UserError(f"{path}: the file is empty")
+    if rest:
+        yield _checked(path, rest, row)
 
 
-def _last_line_end(data: bytes, quote: bytes | None) -> int:
-    """Where the last line of ``data`` that is whole ends, 0 where none is."""
-    if quote is None or quote not in data:
-        return data.rfind(b"\n") + 1
-    import numpy as np
-
-    codes = np.frombuffer(data, dtype=np.uint8)
-    line_ends = np.flatnonzero(codes == ord("\n"))
-    outside = line_ends[np.searchsorted(np.flatnonzero(codes == ord(quote)), line_ends) % 2 == 0]
-    return int(outside[-1]) + 1 if len(outside) else 0
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, decompressed if it is a gzip; reading it raises UserError alone."""
-    try:
-        with path.open("rb") as raw:
-            magic = raw.peek(2)[:2]
-            if magic == GZIP_MAGIC:
-                with gzip.GzipFile(fileobj=raw) as file:
-                    yield cast(BinaryIO, file)
-            elif path.suffix == ".gz" and magic:
-                raise UserError(f"{path}: not a gzip file, although its name ends in .gz")
-            else:
-                yield raw
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except EOFError:
-        raise UserError(f"{path}: truncated gzip: the compressed data ends too early") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[bytes]:
+    """The text in pieces, as UTF-8."""
+    utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    decoder = codecs.getincrementaldecoder("utf-8" if utf8 else encoding)()
+    row, first, done = 1, True, False
+    while not done:
+        data = file.read(size)
+        done = not data
+        if first and utf8:
+            wide = next((name for mark, name in WIDE_MARKS.items() if data.startswith(mark)), None)
+            if wide is not None:
+                raise UserError(f"{path}: begins with a {wide.upper()} byte order mark: --encoding {wide} reads it")
+        try:
+            text = decoder.decode(data, final=done)
+            # Not every decoder refuses halves of surrogate pairs, which no file can store.
+            encoded = text.encode("utf-8")
+        except UnicodeDecodeError as error:
+            row += error.object[: error.start].decode(encoding, errors="replace").count("\n")
+            raise UserError(_undecodable(path, row, error.object[error.start], encoding, utf8)) from None
+        except UnicodeError as error:
+            raise UserError(f"{path}: row {row} or later: not {encoding} text: {error}") from None
+        if first and text:
+            first = False
+            encoded = encoded.removeprefix(MARK.encode())
+        row += encoded.count(b"\n")
+        if encoded:
+            yield encoded
 
 
-def check_utf8(path: Path, data: bytes, first_row: int = 1) -> str:
-    """``data``, which begins in the row ``first_row``, as text.
+def _undecodable(path: Path, row: int, byte: int, encoding: str, utf8: bool) -> str:
+    if utf8:
+        return f"{path}: row {row}: not UTF-8 text (byte 0x{byte:02x}); --encoding cp1252 or latin-1 may read it"
+    return f"{path}: row {row}: not {encoding} text (byte 0x{byte:02x})"
+
+
+def _checked(path: Path, block: bytes, row: int) -> bytes:
+    """The block; UserError where it holds what no text does: what is left of a file that was not written to its end."""
+    at = block.find(b"\0")
+    if at >= 0:
+        row += block.count(b"\n", 0, at)
+        raise UserError(f"{path}: row {row}: a NUL byte: the file is damaged, or in UTF-16 (--encoding utf-16-le)")
+    return block
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """All of a text file.
 
     Raises:
-        UserError: the bytes are not UTF-8; names the row.
+        UserError: as in `line_blocks`.
     """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + first_row
-        raise UserError(f"{path}: row {row}: not UTF-8 text (byte 0x{data[error.start]:02x})") from None
+    return b"".join(line_blocks(path, encoding=encoding)).decode("utf-8")
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, which may be gzipped; line i is row i + 1."""
+def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The lines of a text file; line i is row i + 1.
+
+    Raises:
+        UserError: as in `line_blocks`.
+    """
     # Not str.splitlines: a token may hold one of the rarer characters that it takes for a line end.
-    return re.split("\r?\n", check_utf8(path, read_bytes(path)))
+    return re.split("\r?\n", read_text(path, encoding))
 
 
 def extension(path: Path) -> str:
-    """The last extension before ``.gz``, in lower case with its dot: ``.csv`` for ``ratings.CSV.gz``."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    """The last extension before those of compressions, in lower case with its dot: ``.csv`` for ``ratings.CSV.gz``.
+
+    Raises:
+        UserError: the path is a zip archive with several members.
+    """
+    return Path(inner_name(path).lower()).suffix

@@ -1,21 +1,21 @@
-"""One json object per line, read at once or in blocks."""
+"""Json files of one object per line, or of one array of objects, read at once or in blocks."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from rearec.data.tables.files import check_utf8, line_blocks, read_lines
-from rearec.data.tables.json_text import is_broken_text, parse_json
-from rearec.data.tables.table import Table, filled_table
+from rearec.data.tables.files import line_blocks
+from rearec.data.tables.json_records import RecordsBuilder, array_elements, refuse_single_object
+from rearec.data.tables.json_text import parse_json_line
+from rearec.data.tables.table import SAMPLE_ROWS, Table
 from rearec.errors import UserError
 
 __all__ = ["JSON_LINES", "read_json_lines", "stream_json_lines"]
@@ -23,82 +23,117 @@ __all__ = ["JSON_LINES", "read_json_lines", "stream_json_lines"]
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
-def read_json_lines(path: Path, columns: Sequence[str]) -> Table:
-    """One json object per line; of its fields only ``columns`` are kept, as text; blank lines are skipped.
+def read_json_lines(path: Path, columns: Sequence[str], ids: Container[str] = (), encoding: str = "utf-8") -> Table:
+    """One object per line, in json or as Python writes it, or one json array of objects; blank lines are skipped.
+
+    Of the fields only ``columns`` are kept, as text; a column of lists as lists of text. What is no number (NaN,
+    Infinity) is no value.
+
+    Args:
+        ids: columns that hold text or whole numbers.
 
     Raises:
-        UserError: the file cannot be read, a line is no json object, or a value is a flag, a list or an object.
+        UserError: the file cannot be read or has no rows, a line is no object, or a value is a flag or an object, or a
+            list where others are none.
     """
-    return filled_table(*_parse_json_lines(path, read_lines(path), columns, 1))
+    builder = RecordsBuilder(path, columns, ids, lists=True)
+    blocks = line_blocks(path, encoding=encoding)
+    next_row = 1
+    for block in blocks:
+        if not builder.rows and block.lstrip().startswith(b"["):
+            text = b"\n" * (next_row - 1) + b"".join([block, *blocks])
+            for row, value in array_elements(path, text.decode("utf-8")):
+                builder.add(row, value)
+            break
+        try:
+            _add_lines(builder, block, next_row)
+        except UserError:
+            if not builder.rows:
+                _refuse_spread_object(path, b"".join([block, *blocks]), columns)
+            raise
+        next_row += block.count(b"\n")
+    table = builder.table()
+    if len(table.rows) == 0:
+        raise UserError(f"{path}: the table has no rows")
+    return table
 
 
-def stream_json_lines(path: Path, columns: Mapping[str, pl.DataType], optional: Container[str] = ()) -> Iterator[Table]:
-    """The same as tables of some of the rows, for files beyond the memory; every column is there.
+def stream_json_lines(
+    path: Path, columns: Mapping[str, pl.DataType], optional: Container[str] = (), ids: Container[str] = ()
+) -> Iterator[Table]:
+    """Objects, one per line, as tables of some of the rows, for files beyond the memory; every column is there.
 
     Args:
         columns: their types as they are written in most files; where a block has others its columns are text.
         optional: columns that may have no value.
+        ids: columns that hold text or whole numbers.
 
     Raises:
-        UserError: as in `read_json_lines`.
+        UserError: as in `read_json_lines`, or a value is a list.
     """
     next_row = 1
+    first: Table | None = None
     for block in line_blocks(path):
+        if first is None:
+            first = _first_rows(path, block)
         lines = block.count(b"\n") + (not block.endswith(b"\n"))
-        frame = _parse_with_polars(block, columns)
+        frame = _parse_with_polars(block, columns, optional)
         required = [] if frame is None else [name for name in columns if name not in optional]
         if frame is None or frame.height < lines or any(frame[name].has_nulls() for name in required):
             # Anything unusual: line by line, which knows the row and the fault.
-            text = re.split("\r?\n", check_utf8(path, block, next_row))
-            table = Table(*_parse_json_lines(path, text, list(columns), next_row))
+            builder = RecordsBuilder(path, list(columns), ids, lists=False)
+            _add_lines(builder, block, next_row)
+            table = builder.table()
             missing = [pl.lit(None, pl.String).alias(name) for name in columns if not table.has(name)]
             yield replace(table, frame=table.frame.with_columns(missing))
         else:
-            yield Table(path, frame, np.arange(frame.height) + next_row)
+            yield Table(path, frame, np.arange(frame.height) + next_row, first.names, first.sample)
         next_row += lines
 
 
-def _parse_with_polars(block: bytes, columns: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+def _add_lines(builder: RecordsBuilder, block: bytes, first_row: int) -> None:
+    for row, line in enumerate(re.split("\r?\n", block.decode("utf-8")), start=first_row):
+        if line and not line.isspace():
+            builder.add(row, parse_json_line(builder.path, line, row))
+
+
+def _first_rows(path: Path, block: bytes) -> Table:
+    """The names and the sample of a file that begins so; lines that are no objects are left to others."""
+    builder = RecordsBuilder(path, (), (), lists=False)
+    for row, line in enumerate(block.split(b"\n", SAMPLE_ROWS)[:SAMPLE_ROWS], start=1):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            builder.add(row, value)
+    return builder.table()
+
+
+def _parse_with_polars(
+    block: bytes, columns: Mapping[str, pl.DataType], optional: Container[str]
+) -> pl.DataFrame | None:
+    """The columns of the block, or None where any of its values may be otherwise than they seem."""
+    text = [name for name, dtype in columns.items() if dtype == pl.String()]
+    for name in text:
+        # As text polars takes flags, numbers (97.0 as 97), lists and objects too.
+        other = rb'[^"\sn]' if name in optional else rb'[^"\s]'
+        if re.search(b'"' + re.escape(name.encode()) + rb'"\s*:\s*' + other, block):
+            return None
     try:
-        return pl.read_ndjson(io.BytesIO(block), schema=dict(columns)).select(list(columns))
+        frame = pl.read_ndjson(io.BytesIO(block), schema=dict(columns)).select(list(columns))
     except pl.exceptions.PolarsError:
         return None
+    # Half of a surrogate pair becomes a NUL.
+    return None if any(frame[name].str.contains("\0", literal=True).any() for name in text) else frame
 
 
-def _parse_json_lines(
-    path: Path, lines: Iterable[str], columns: Sequence[str], first_row: int
-) -> tuple[Path, pl.DataFrame, NDArray[np.int64], tuple[str, ...]]:
-    """The fields of a `Table`."""
-    wanted = list(dict.fromkeys(columns))
-    values: dict[str, list[str | None]] = {name: [] for name in wanted}
-    # A column exists if any object has it; json null is a value that is missing.
-    names: dict[str, None] = {}
-    rows: list[int] = []
-    for row, line in enumerate(lines, start=first_row):
-        if not line or line.isspace():
-            continue
-        fields = _parse_json_line(path, row, line)
-        rows.append(row)
-        names.update(dict.fromkeys(fields))
-        for name in wanted:
-            values[name].append(_json_text(path, row, name, fields.get(name)))
-    text = {name: pl.Series(name, values[name], dtype=pl.String) for name in wanted if name in names}
-    return path, pl.DataFrame(text), np.asarray(rows, dtype=np.int64), tuple(names)
-
-
-def _json_text(path: Path, row: int, name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, (bool, list, dict)):
-        raise UserError(f"{path}: row {row}: {name!r} is a {type(value).__name__}; expected text or a number")
-    text = str(value)
-    if is_broken_text(text):
-        raise UserError(f"{path}: row {row}: {name!r} holds half of a surrogate pair, which is no text")
-    return text
-
-
-def _parse_json_line(path: Path, row: int, line: str) -> dict[str, Any]:
-    value = parse_json(path, line, row)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: row {row}: expected a json object, got a {type(value).__name__}")
-    return value
+def _refuse_spread_object(path: Path, data: bytes, columns: Sequence[str]) -> None:
+    """UserError where the file is one object that spans lines."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(value, dict):
+        refuse_single_object(path, value, columns)
+        raise UserError(f"{path}: one json object over several lines; expected one object per line")

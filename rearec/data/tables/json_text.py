@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rearec.data.tables.files import check_utf8, read_bytes
+from rearec.data.tables.files import read_text
 from rearec.errors import UserError
 
-__all__ = ["is_broken_text", "parse_json", "read_json_file"]
+__all__ = ["is_broken_text", "parse_json", "parse_json_line", "read_json_file"]
 
 HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -44,13 +46,41 @@ def parse_json(path: Path, text: str, row: int | None = None) -> Any:
         raise UserError(f"{place}: a number that cannot be read: {error}") from None
 
 
+def parse_json_line(path: Path, line: str, row: int) -> Any:
+    """The value in a line: json, or a dict as Python writes it (``{u'user': 'x', 'hours': 0.1}``).
+
+    Raises:
+        UserError: it is neither; as in `parse_json`.
+    """
+    try:
+        return parse_json(path, line, row)
+    except UserError:
+        # Json has no such quotes.
+        if not line.lstrip().startswith("{") or "'" not in line:
+            raise
+        value = _parse_literal(line)
+        if not isinstance(value, dict):
+            raise
+        return value
+
+
+def _parse_literal(line: str) -> Any:
+    """The value of a literal of Python's, None where it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.literal_eval(line.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
 def read_json_file(path: Path) -> Any:
-    """The contents of a json file, which may be gzipped.
+    """The contents of a json file, which may be compressed.
 
     Raises:
         UserError: the file cannot be read, or as in `parse_json`.
     """
-    return parse_json(path, check_utf8(path, read_bytes(path)))
+    return parse_json(path, read_text(path))
 
 
 def is_broken_text(text: str) -> bool:

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rearec.data.tables.hints import header_hint
 from rearec.data.tables.times import FLOAT64_DIGITS, FLOAT64_WHOLE, NO_DATES, Times, parse_times
 from rearec.errors import UserError
 
-__all__ = ["MissingValue", "Table", "filled_table"]
+__all__ = ["SAMPLE_ROWS", "MissingValue", "Table", "filled_table"]
 
+SAMPLE_ROWS = 1000
 # Above this a float32 no longer holds every whole number.
 FLOAT32_WHOLE = 2**24
 STORE_WHOLE = "store whole numbers, or fewer digits"
@@ -30,10 +32,10 @@ class Table:
 
     Attributes:
         path: the file.
-        frame: the columns that were asked for, as text, or typed if from parquet.
-        rows: int64, where each row of ``frame`` stands in the file: in text the number of its line.
+        frame: the wanted columns that the file has, as text, or typed if from parquet.
+        rows: int64, where each row of ``frame`` stands in the file: of text the line in which it begins, from 1.
         names: all columns of the file.
-        sample: the first rows of all columns.
+        sample: the first rows of all columns, up to `SAMPLE_ROWS`.
     """
 
     path: Path
@@ -57,9 +59,10 @@ class Table:
             UserError: there is none of that name, or several.
         """
         if column not in self.frame.columns:
-            names = ", ".join(repr(name) for name in self.names or self.frame.columns) or "(none)"
-            raise UserError(f"{self.path}: no column {column!r}; the columns are {names}")
-        if f"{column}_duplicated_0" in self.frame.columns:
+            names = self.names or tuple(self.frame.columns)
+            known = ", ".join(map(repr, names)) or "(none)"
+            raise UserError(f"{self.path}: no column {column!r}; the columns are {known}{header_hint(names)}")
+        if self.names.count(column) > 1:
             raise UserError(f"{self.path}: the column {column!r} occurs more than once")
         return self.frame[column]
 
@@ -157,8 +160,10 @@ class Table:
         raise UserError(f"{self.path}: column {column!r} is of type {dtype}; expected {expected}")
 
 
-def filled_table(path: Path, frame: pl.DataFrame, rows: NDArray[np.int64], names: tuple[str, ...] = ()) -> Table:
+def filled_table(
+    path: Path, frame: pl.DataFrame, rows: NDArray[np.int64], names: tuple[str, ...], sample: pl.DataFrame
+) -> Table:
     """The table; UserError where it has no rows."""
     if len(rows) == 0:
         raise UserError(f"{path}: the table has no rows")
-    return Table(path, frame, rows, names)
+    return Table(path, frame, rows, names, sample)

@@ -1,0 +1,51 @@
+"""What to say about a table that is written otherwise than it was read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["header_hint", "sniff_hint"]
+
+# As a user types them; the longer before what they begin with.
+SEPARATORS = {"::": "'::'", "||": "'||'", "\t": r"'\t'", ";": "';'", "|": "'|'", ",": "','", " ": "' '"}
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+FOUR = "user_id,item_id,rating,timestamp"
+
+
+def header_hint(names: Sequence[str]) -> str:
+    """What to say to one who misses a column in a table whose header is this: a clause, or nothing."""
+    if len(names) == 1:
+        separator = next((text for text in SEPARATORS if text in names[0]), None)
+        if separator is None:
+            return ""
+        fields = names[0].split(separator)
+        return (
+            f" (one column with {SEPARATORS[separator]} in it: --separator {SEPARATORS[separator]}{_columns(fields)})"
+        )
+    columns = _columns(names)
+    return f" (the first row looks like data, not like a header:{columns})" if columns else ""
+
+
+def _columns(fields: Sequence[str]) -> str:
+    """The option for a table whose first row is no header; nothing where it may be one."""
+    if not any(NUMBER.fullmatch(field.strip()) for field in fields):
+        return ""
+    return f" --columns {FOUR if len(fields) == 4 else 'user_id,item_id,...'}"
+
+
+def sniff_hint(lines: Sequence[str]) -> str:
+    """What a text file of an unknown kind looks like, by its first lines: a clause, or nothing."""
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        return ""
+    if all(line.lstrip().startswith(("{", "[")) for line in lines):
+        return "; it looks like json: name it .jsonl (one object per line) or .json"
+    for separator, typed in SEPARATORS.items():
+        counts = {line.count(separator) for line in lines}
+        if len(counts) == 1 and counts != {0}:
+            columns = _columns(lines[0].split(separator))
+            return f"; it looks like fields separated by {typed}: --separator {typed}{columns}"
+    if len({len(line.split()) for line in lines}) == 1 and len(lines[0].split()) > 1:
+        return rf"; it looks like fields separated by blanks: --separator '\s+'{_columns(lines[0].split())}"
+    return ""
