@@ -40,9 +40,9 @@ def interactions_in_order(draw: st.DrawFn) -> list[Interaction]:
     users = draw(st.lists(TOKENS, min_size=1, max_size=5, unique=True))
     catalog = draw(st.lists(TOKENS, min_size=1, max_size=6, unique=True))
     result = []
+    start = draw(st.integers(0, 2**53))
     for number, user in enumerate(users):
         items = draw(st.lists(st.sampled_from(catalog), min_size=4 if number == 0 else 1, max_size=7))
-        start = draw(st.integers(0, 2**53))
         result += [(user, item, start + step // 2) for step, item in enumerate(items)]
     return result
 

@@ -71,13 +71,23 @@ def read_atomic(path: Path, layout: Layout = DEFAULT_LAYOUT) -> tuple[Table, dic
         name, _, kind = field.rpartition(":")
         if kind not in TYPES or not name or ":" in name:
             known = ", ".join(TYPES)
-            raise UserError(f"{path}: row 1: header field {number} is {field!r}; expected name:type ({known})")
+            hint = _separator_hint(field)
+            raise UserError(f"{path}: row 1: header field {number} is {field!r}; expected name:type ({known}){hint}")
         if name in types:
             raise UserError(f"{path}: the column {name!r} occurs more than once")
         types[name] = kind
     names = dict(zip(table.frame.columns, types, strict=True))
     frame = table.frame.rename(names)
     return replace(table, frame=frame, names=tuple(types), sample=frame.head(SAMPLE_ROWS)), types
+
+
+def _separator_hint(header: str) -> str:
+    """What to say where a header in one piece falls into fields by another separator."""
+    for separator in (",", " ", ";", "|"):
+        fields = header.split(separator)
+        if len(fields) > 1 and all(field.rpartition(":")[2] in TYPES for field in fields):
+            return f"; its fields seem to be separated by {separator!r}: --separator {separator!r}"
+    return ""
 
 
 def _check_types(table: Table, types: dict[str, str], expected: dict[str, str]) -> None:

@@ -89,7 +89,7 @@ def find_roles(table: Table, options: PrepareOptions) -> Roles:
     if len(times) > 2:
         raise UserError(f"--timestamp-column {options.timestamp_column!r}: one column or two, got {len(times)}")
     roles = Roles(user, item, rating, times)
-    if not times and options.timestamps:
+    if not times and options.timestamps and table.has(user) and table.has(item):
         _refuse_unused_times(table, roles)
     return roles
 

@@ -73,10 +73,13 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     source = path if is_plain(path) else io.BytesIO(read_bytes(path))
     try:
         table = pl.scan_parquet(source, glob=False, hive_partitioning=False, cache=False)
-        names = table.collect_schema().names()
+        schema = table.collect_schema()
+        names = schema.names()
         height = table.select(pl.len()).collect().item()
         frame = table.select([name for name in dict.fromkeys(columns) if name in names]).collect()
-        sample = table.head(SAMPLE_ROWS).collect()
+        # One column after the other: what is decoded for a few rows is a whole group of them.
+        flat = [name for name in names if not schema[name].is_nested() and schema[name] != pl.Binary]
+        sample = pl.DataFrame([table.select(name).head(SAMPLE_ROWS).collect().to_series() for name in flat])
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
     return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample)

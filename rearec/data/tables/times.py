@@ -222,9 +222,9 @@ def doubtful_numbers(values: NDArray[np.int64] | NDArray[np.float64]) -> tuple[i
     lower, upper = positive[: gap + 1], positive[gap + 1 :]
     factor = float(np.median(upper) / np.median(lower))
     alike = lower[-1] / lower[0] <= GROUP_SPREAD and upper[-1] / upper[0] <= GROUP_SPREAD
-    if lower[0] >= 10**6 and ratio[gap] > GROUP_SPREAD and alike:
+    if lower[0] >= 10**8 and ratio[gap] > GROUP_SPREAD and alike:
         for power, name in ((3, "10^3"), (6, "10^6"), (9, "10^9")):
-            if 10**power / 5 <= factor <= 10**power * 5:
+            if 10**power / 2 <= factor <= 10**power * 2:
                 fewer = lower if len(lower) <= len(upper) else upper
                 index = int(np.argmax((values >= fewer[0]) & (values <= fewer[-1])))
                 groups = f"{len(lower)} values are near {lower[-1]} and {len(upper)} near {upper[0]}"
