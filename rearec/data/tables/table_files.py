@@ -73,10 +73,19 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     source = path if is_plain(path) else io.BytesIO(read_bytes(path))
     try:
         table = pl.scan_parquet(source, glob=False, hive_partitioning=False, cache=False)
-        names = table.collect_schema().names()
+        schema = table.collect_schema()
+        names = schema.names()
         height = table.select(pl.len()).collect().item()
         frame = table.select([name for name in dict.fromkeys(columns) if name in names]).collect()
-        sample = table.head(SAMPLE_ROWS).collect()
+        sample = table.select([name for name in names if name in columns or not _is_vector(schema[name])])
+        sample = sample.head(SAMPLE_ROWS)
+        return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample.collect())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
-    return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample)
+
+
+def _is_vector(dtype: pl.DataType) -> bool:
+    """Whether a column holds features, of which even a few rows may take decoding all."""
+    if isinstance(dtype, pl.List):
+        return not isinstance(dtype.inner, pl.DataType) or dtype.inner.is_float() or _is_vector(dtype.inner)
+    return isinstance(dtype, (pl.Array, pl.Struct, pl.Binary, pl.Object))
