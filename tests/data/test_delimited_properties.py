@@ -187,15 +187,16 @@ STYLES = {
 }
 
 
-@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("place", [0, 3])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 @pytest.mark.parametrize("first", STYLES)
 def test_twelve_rows_in_twelve_out_or_refused(first: str, suffix: str, place: int, tmp_path: Path) -> None:
     separator = "," if suffix == ".csv" else "\t"
     path = tmp_path / f"t{suffix}"
     read_rows = 0
-    for second in STYLES:
-        for every in (2, 3, 5):
+    styles = list(STYLES)
+    for second in styles[styles.index(first) :]:
+        for every in (2, 5):
             lines = []
             for number in range(12):
                 cells = [f"u{number // 4}", f"i{number % 5}", str(number)]
@@ -211,4 +212,5 @@ def test_twelve_rows_in_twelve_out_or_refused(first: str, suffix: str, place: in
             expected = [(f"u{number // 4}", f"i{number % 5}", str(number)) for number in range(12)]
             assert table.frame.rows() == expected, (second, every)
             read_rows += 12
+    # With what a row of its own can hold some pair is read.
     assert read_rows or first in ("backslash", "backslash at the end", "open", "enclosed", "text behind", "lone")

@@ -15,6 +15,7 @@ __all__ = ["extension", "line_blocks", "read_bytes", "read_lines", "read_text"]
 
 BLOCK_BYTES = 1 << 24
 MARK = "\ufeff"
+MARK_BYTES = 4
 # The longer marks first: that of UTF-32 begins as that of UTF-16.
 WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -80,7 +81,7 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else encoding)()
     row, first, done = 1, True, False
     while not done:
-        data = file.read(size)
+        data = file.read(max(size, MARK_BYTES))
         done = not data
         if first and utf8:
             wide = next((name for mark, name in WIDE_MARKS.items() if data.startswith(mark)), None)
