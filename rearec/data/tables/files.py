@@ -53,7 +53,7 @@ def line_blocks(path: Path, size: int = BLOCK_BYTES, encoding: str = "utf-8") ->
         for text in _decoded(path, file, size, encoding):
             if old_line_ends is None and b"\n" in text:
                 old_line_ends = False
-            elif old_line_ends is None and (b"\r" in text[:-1] or any(b"\r" in part for part in line)):
+            elif old_line_ends is None and (b"\r" in text[:-1] or (line and line[-1].endswith(b"\r"))):
                 old_line_ends = True
                 line = [part.replace(b"\r", b"\n") for part in line]
             data = text.replace(b"\r", b"\n") if old_line_ends else text
