@@ -177,7 +177,11 @@ def _spread_lists(table: Table, roles: Roles, options: PrepareOptions) -> Table:
     names = [name for name in roles.all if name != roles.user and table.has(name)]
     frame = table.frame
     if options.lists:
-        frame = frame.with_columns(_split_text(frame[name]) for name in names if name in frame.columns)
+        split = {name: _split_text(frame[name]) for name in names}
+        items = split[roles.item].list.len() if roles.item in split else None
+        # A time of its own may have blanks in it: what has another number of pieces is one value for the row.
+        fitting = [values for name, values in split.items() if name == roles.item or _fits(values, items)]
+        frame = frame.with_columns(fitting)
     elif _are_text_lists(table, roles):
         frame = frame.with_columns(_split_text(frame[name]) for name in (roles.item, *roles.times))
     lists = [name for name in names if isinstance(frame[name].dtype, pl.List)]
@@ -195,6 +199,10 @@ def _spread_lists(table: Table, roles: Roles, options: PrepareOptions) -> Table:
             raise UserError(f"{place}: {lengths[index]} values in {roles.item!r}, but {other[index]} in {name!r}")
     rows = np.repeat(table.rows, lengths.to_numpy())
     return replace(table, frame=frame.filter(lengths > 0).explode(lists), rows=rows)
+
+
+def _fits(values: pl.Series, lengths: pl.Series | None) -> bool:
+    return lengths is not None and isinstance(values.dtype, pl.List) and bool((values.list.len() == lengths).all())
 
 
 def _are_text_lists(table: Table, roles: Roles) -> bool:

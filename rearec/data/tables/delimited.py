@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.tables.files import line_blocks
+from rearec.data.tables.hints import header_hint
 from rearec.data.tables.layout import BLANKS, Layout
 from rearec.data.tables.quoting import Columns, read_likely_record
 from rearec.data.tables.records import Dialect, Fault, Record, Unfinished, read_record
@@ -121,7 +122,7 @@ class _Reader:
                 return None
         body = data[begin:]
         first_row = self._row + data.count(b"\n", 0, begin)
-        if not self.sample.height and body and not body.isspace():
+        if body and not self.sample.height:
             lines = [match.end() for match in re.finditer(rb"\n", body[: 1 << 20])][:SAMPLE_ROWS]
             part = body[: lines[-1]] if lines and (len(lines) == SAMPLE_ROWS or len(body) > 1 << 20) else body
             everything = list(range(len(self.names)))
@@ -237,8 +238,10 @@ class _Reader:
             return pl.DataFrame()
         if not height:
             return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+        # By the first line polars tells how many columns there are.
+        filler = dialect.separator.encode() * (len(self.names) - 1) or b"-"
         frame = pl.read_csv(
-            io.BytesIO(data),
+            io.BytesIO(filler + b"\n" + data),
             separator=dialect.separator,
             quote_char='"' if dialect.quotes else None,
             has_header=False,
@@ -246,6 +249,7 @@ class _Reader:
             schema={f"column_{number}": pl.String for number in range(1, len(self.names) + 1)},
             columns=[f"column_{index + 1}" for index in wanted],
         )
+        frame = frame[1:]
         if frame.height != height:
             raise UserError(f"{self.path}: {height} lines were read as {frame.height} rows: please report this file")
         frame.columns = names
@@ -323,7 +327,8 @@ class _Reader:
         return record
 
     def _fail_width(self, row: int, width: int) -> None:
-        self._fail(row, f"{width} fields, but {self._width_source} {len(self.names)}")
+        hint = header_hint(self.names) if len(self.names) == 1 else ""
+        self._fail(row, f"{width} fields, but {self._width_source} {len(self.names)}{hint}")
 
     def _fail(self, row: int | str, message: str) -> NoReturn:
         raise UserError(f"{self.path}: row {row}: {message}")

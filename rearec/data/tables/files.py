@@ -15,6 +15,7 @@ __all__ = ["extension", "line_blocks", "read_bytes", "read_lines", "read_text"]
 
 BLOCK_BYTES = 1 << 24
 MARK = "\ufeff"
+MARK_BYTES = 4
 # The longer marks first: that of UTF-32 begins as that of UTF-16.
 WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -52,8 +53,9 @@ def line_blocks(path: Path, size: int = BLOCK_BYTES, encoding: str = "utf-8") ->
         for text in _decoded(path, file, size, encoding):
             if old_line_ends is None and b"\n" in text:
                 old_line_ends = False
-            elif old_line_ends is None and b"\r" in text[:-1]:
+            elif old_line_ends is None and (b"\r" in text[:-1] or (line and line[-1].endswith(b"\r"))):
                 old_line_ends = True
+                line = [part.replace(b"\r", b"\n") for part in line]
             data = text.replace(b"\r", b"\n") if old_line_ends else text
             end = data.rfind(b"\n") + 1
             if end:
@@ -79,7 +81,7 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else encoding)()
     row, first, done = 1, True, False
     while not done:
-        data = file.read(size)
+        data = file.read(max(size, MARK_BYTES))
         done = not data
         if first and utf8:
             wide = next((name for mark, name in WIDE_MARKS.items() if data.startswith(mark)), None)

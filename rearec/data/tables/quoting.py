@@ -14,6 +14,7 @@ __all__ = ["Columns", "read_likely_record"]
 TAB_FIELD = 1 << 20
 # How far a record that cannot be read is searched for quotes behind backslashes.
 BACKSLASHED = 1 << 16
+EITHER = "--quoting csv takes it as it is, --quoting none takes quotes as characters"
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 PROPER = re.compile(r'"((?:[^"]|"")*)"')
 
@@ -31,16 +32,16 @@ class Columns:
         lengths = [[len(cell) for cell in cells if cell] or [0] for cells in columns]
         self._lengths = [(min(part) / 2, max(part) * 2) for part in lengths]
 
-    def may_hold(self, column: int, cell: str) -> bool:
-        """Whether the cell could be one of the column."""
+    def resembles(self, column: int, cell: str) -> bool | None:
+        """Whether the cell looks like those of the column; None where they look like any text."""
         if not self.known:
-            return True
+            return None
         if not cell:
-            return not self._filled[column]
+            return False if self._filled[column] else None
         if self._number[column]:
             return NUMBER.fullmatch(cell) is not None
         shortest, longest = self._lengths[column]
-        return not self._token[column] or (re.search(r"\s", cell) is None and shortest <= len(cell) <= longest)
+        return (re.search(r"\s", cell) is None and shortest <= len(cell) <= longest) if self._token[column] else None
 
 
 def read_likely_record(text: str, start: int, dialect: Dialect, columns: Columns, final: bool) -> Record:
@@ -59,7 +60,7 @@ def read_likely_record(text: str, start: int, dialect: Dialect, columns: Columns
         record = read_record(text, start, dialect)
     except (Fault, Unfinished) as error:
         fault = error
-    _refuse_backslashes(text, start, dialect, columns, record, fault)
+    _refuse_backslashes(text, start, dialect, columns, record, fault, final)
     if dialect.separator == "\t":
         literal = _literal_record(text, start, columns.width)
         if literal is not None and (record is None or _spans_lines(record)):
@@ -71,19 +72,16 @@ def read_likely_record(text: str, start: int, dialect: Dialect, columns: Columns
     if fault is not None:
         raise fault
     assert record is not None
+    if _spans_lines(record) and len(record.values) < columns.width:
+        raise Fault(start, f"{len(record.values)} fields, one of which spans lines: {EITHER}", record.end - 2)
     for field in record.quoted:
         if "\n" in field.text and _holds_rows(record, field, dialect.separator, columns):
-            why = "is one field in quotes, but looks like whole rows"
-            raise Fault(
-                field.at,
-                f"{why}: --quoting csv takes it as it is, --quoting none takes quotes as characters",
-                field.at + len(field.text),
-            )
+            message = f"one field in quotes that looks like whole rows: {EITHER}"
+            raise Fault(field.at, message, field.at + len(field.text))
     end = text.find("\n", start) + 1 or len(text) + 1
     cells = text.count(dialect.separator, start, end) + 1
     if record.end == end and len(record.values) < columns.width == cells:
-        counts = f"{len(record.values)} fields, or {cells} if its quotes are characters"
-        raise Fault(start, f"{counts}: --quoting none takes them so, --quoting csv as they are")
+        raise Fault(start, f"{len(record.values)} fields, or {cells} if its quotes are characters: {EITHER}")
     return record
 
 
@@ -92,7 +90,13 @@ def _spans_lines(record: Record) -> bool:
 
 
 def _refuse_backslashes(
-    text: str, start: int, dialect: Dialect, columns: Columns, record: Record | None, fault: Fault | Unfinished | None
+    text: str,
+    start: int,
+    dialect: Dialect,
+    columns: Columns,
+    record: Record | None,
+    fault: Fault | Unfinished | None,
+    final: bool,
 ) -> None:
     """Fault where a reading with quotes behind backslashes gives a row, and the other gives none or a different one."""
     at = text.find('\\"', start, start + BACKSLASHED if record is None else record.end)
@@ -100,7 +104,11 @@ def _refuse_backslashes(
         return
     try:
         other = read_record(text, start, replace(dialect, escape="\\"))
-    except (Fault, Unfinished):
+    except Unfinished:
+        if final or len(text) - start > BACKSLASHED:
+            return
+        raise
+    except Fault:
         return
     if len(other.values) != columns.width or not any('\\"' in field.text for field in other.quoted):
         return
@@ -112,22 +120,22 @@ def _refuse_backslashes(
 
 
 def _holds_rows(record: Record, field: Quoted, separator: str, columns: Columns) -> bool:
-    """Whether the lines of a quoted field, cut at its line ends, look as if they were rows of the table."""
+    """Whether the lines of a quoted field, cut at its line ends, look as if they were rows of the table.
+
+    They do if they have the right numbers of fields, and at least half of those that can be told look like their
+    columns: the text of a review may well have as many commas.
+    """
     if columns.width < 2 or len(record.values) > columns.width:
         return False
     first, *inner, last = (line.rstrip("\r").split(separator) for line in field.text.split("\n"))
-    values = [value or "" for value in record.values]
-    rows = [values[: field.column] + first, *(line for line in inner if line != [""])]
-    rows.append(last + values[field.column + 1 :])
-    if any(len(row) != columns.width for row in rows):
+    inner = [line for line in inner if line != [""]]
+    counts = [field.column + len(first), *map(len, inner), len(last) + columns.width - 1 - field.column]
+    if any(count != columns.width for count in counts):
         return False
-    ends = (0, len(rows) - 1)
-    return all(
-        columns.may_hold(column, cell)
-        for number, row in enumerate(rows)
-        for column, cell in enumerate(row)
-        if not (number in ends and column == field.column)
-    )
+    cells = [*enumerate(first[1:], start=field.column + 1), *enumerate(last[:-1])]
+    cells += [cell for line in inner for cell in enumerate(line)]
+    evidence = [columns.resembles(column, cell) for column, cell in cells]
+    return 2 * evidence.count(True) >= len(evidence) - evidence.count(None)
 
 
 def _literal_record(text: str, start: int, width: int) -> Record | None:

@@ -35,7 +35,7 @@ class Table:
         frame: the wanted columns that the file has, as text, or typed if from parquet.
         rows: int64, where each row of ``frame`` stands in the file: of text the line in which it begins, from 1.
         names: all columns of the file.
-        sample: the first rows of the columns that hold no lists, up to `SAMPLE_ROWS`.
+        sample: the first rows of all columns, up to `SAMPLE_ROWS`; of parquet without vectors that are not wanted.
     """
 
     path: Path

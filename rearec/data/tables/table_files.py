@@ -77,9 +77,15 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
         names = schema.names()
         height = table.select(pl.len()).collect().item()
         frame = table.select([name for name in dict.fromkeys(columns) if name in names]).collect()
-        # One column after the other: what is decoded for a few rows is a whole group of them.
-        flat = [name for name in names if not schema[name].is_nested() and schema[name] != pl.Binary]
-        sample = pl.DataFrame([table.select(name).head(SAMPLE_ROWS).collect().to_series() for name in flat])
+        sample = table.select([name for name in names if name in columns or not _is_vector(schema[name])])
+        sample = sample.head(SAMPLE_ROWS)
+        return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample.collect())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
-    return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample)
+
+
+def _is_vector(dtype: pl.DataType) -> bool:
+    """Whether a column holds features, of which even a few rows may take decoding all."""
+    if isinstance(dtype, pl.List):
+        return not isinstance(dtype.inner, pl.DataType) or dtype.inner.is_float() or _is_vector(dtype.inner)
+    return isinstance(dtype, (pl.Array, pl.Struct, pl.Binary, pl.Object))
