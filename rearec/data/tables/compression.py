@@ -86,10 +86,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether the path is that of a file that is not compressed: libraries can then read it themselves."""
+    """Whether the path is that of a file that holds something and is not compressed: libraries can then read it themselves."""
     try:
         with path.open("rb") as file:
-            return _kind(file.read(MAGIC_BYTES)) is None
+            magic = file.read(MAGIC_BYTES)
+            return bool(magic) and _kind(magic) is None
     except OSError:
         return False
 
