@@ -118,7 +118,7 @@ def analyze(
 
     from rearec.cli.analyses import ANALYSES, Subject
     from rearec.data import load_dataset
-    from rearec.pages import Page, escape
+    from rearec.pages import Page
     from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
@@ -127,7 +127,7 @@ def analyze(
     where = compute_device(device)
     models = [ReaRec.from_pretrained(folder.path, map_location=where) for folder in folders]
     subject = Subject(folders, models, dataset, split.value, options, seed)
-    page = Page(out, analysis.value, f"{TITLES[analysis]}: {escape(subject.names[0])}")
+    page = Page(out, analysis.value, f"{TITLES[analysis]}: {subject.names[0]}")
     result = ANALYSES[analysis.value](subject, page)
     page.write()
     emit(
@@ -172,4 +172,4 @@ def _render(console: Console, page: Page) -> None:
     console.print(Markdown(page.markdown))
     console.print()
     for file in page.files:
-        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+        console.print(f"written: {file}")

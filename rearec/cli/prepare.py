@@ -223,4 +223,4 @@ def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dic
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
     console.print(metric_table("Floors on the test rows, full catalogue, seen items not removed", floors))
-    console.print(f"written to {out}", highlight=False)
+    console.print(f"written to {out}")

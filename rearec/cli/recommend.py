@@ -100,7 +100,7 @@ def recommend(
         return
     assert output_file is not None
     summary = _answer_file(recommender, requests, output_file, k, exclude_seen, steps)
-    emit(summary, as_json, lambda console: console.print(_in_words(summary), highlight=False))
+    emit(summary, as_json, lambda console: console.print(_in_words(summary)))
 
 
 def _check_output(output: Path, source: Path, force: bool) -> None:

@@ -140,13 +140,10 @@ def _line(progress: Progress) -> str:
 
 
 def _render(console: Console, result: dict[str, Any]) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
     for name, path in result["pages"].items():
-        say(f"{name}: {path}")
-    say(f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all")
+        console.print(f"{name}: {path}")
+    console.print(f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all")
     if result["missing"]:
-        say("missing (the same command goes on from here):")
+        console.print("missing (the same command goes on from here):")
         for name, reason in result["missing"].items():
-            say(f"  {name}: {reason}")
+            console.print(f"  {name}: {reason}")
