@@ -26,8 +26,7 @@ from rearec.errors import UserError
 from rearec.files import check_way
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.pages import Page
 
 __all__ = ["register"]
@@ -166,10 +165,10 @@ def _check_out(out: Path, analysis: Analysis, force: bool) -> None:
             raise UserError(f"{file}: exists already; --force replaces it")
 
 
-def _render(console: Console, page: Page) -> None:
+def _render(console: Terminal, page: Page) -> None:
     from rich.markdown import Markdown
 
-    console.print(Markdown(page.markdown))
+    console.paragraphs(Markdown(page.markdown))
     console.print()
     for file in page.files:
         console.print(f"written: {file}")

@@ -37,11 +37,11 @@ class _Commands(TyperGroup):
 
 def _usage_error(error: Any) -> int:
     """Print what is wrong with the arguments; returns the exit code."""
-    message = re.sub(r"\s*\n\s*", " ", error.format_message())
+    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
     # Without a command the help has been printed already.
     if message and type(error).__name__ != "NoArgsIsHelpError":
         context = getattr(error, "ctx", None)
-        note(f"error: {message}" + (f" See {context.command_path} --help" if context else ""))
+        note(f"error: {message}" + (f" (see '{context.command_path} --help')" if context else ""))
     return int(error.exit_code)
 
 

@@ -20,9 +20,9 @@ from rearec.visible import visible
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
     from rich.table import Table
 
+    from rearec.cli.terminal import Terminal
     from rearec.run_folder import RunFolder
 
 __all__ = [
@@ -143,7 +143,7 @@ def note(message: str) -> None:
     typer.echo(visible(message), err=True)
 
 
-def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
     """The result of a command on stdout: one JSON object, or what ``render`` prints."""
     try:
         if as_json:

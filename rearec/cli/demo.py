@@ -29,9 +29,9 @@ from rearec.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
     from rich.table import Table
 
+    from rearec.cli.terminal import Terminal
     from rearec.demo import MethodState
 
 __all__ = ["register"]
@@ -65,7 +65,7 @@ def demo(
     from rearec.demo import EXAMPLE, STRUCTURE, run_demo
 
     if not as_json:
-        stderr_terminal().print(STRUCTURE, soft_wrap=False)
+        stderr_terminal().paragraphs(STRUCTURE)
     with _live(epochs) as on_progress:
         result = run_demo(
             out,
@@ -117,7 +117,7 @@ def _table(states: Mapping[str, MethodState], epochs: int) -> Table:
     return table
 
 
-def _render(console: Console, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
+def _render(console: Terminal, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
     rows = {name: result[name] for name in ("popularity", "markov", "base", "erl", "prl")}
     console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
     for name, path in result["plots"].items():

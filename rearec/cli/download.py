@@ -13,8 +13,7 @@ from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, emit,
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.data.sources import Source
 
 __all__ = ["register"]
@@ -57,11 +56,15 @@ def download(
         raise UserError(f"{name}: nothing is fetched without --accept-terms")
     folder = out or Path(name)
     checksums = _fetch_with_progress(source, folder)
-    result = {"folder": str(folder), "files": checksums, "prepare": source.prepare.replace("DIR", shlex.quote(str(folder)))}
+    result = {
+        "folder": str(folder),
+        "files": checksums,
+        "prepare": source.prepare.replace("DIR", shlex.quote(str(folder))),
+    }
     emit(result, as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}"))
 
 
-def _list(console: Console) -> None:
+def _list(console: Terminal) -> None:
     from rearec.data.sources import SOURCES
 
     for key, source in SOURCES.items():

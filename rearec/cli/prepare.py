@@ -11,7 +11,7 @@ import typer
 from rearec.cli.common import Debug, Device, Force, Json, Seed, Threads, command, emit, metric_table, note, set_threads
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rearec.cli.terminal import Terminal
 
 __all__ = ["register"]
 
@@ -212,7 +212,7 @@ def prepare(
     emit(result, as_json, lambda console: _render(console, out, dataset.statistics, floors))
 
 
-def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dict[str, Any]) -> None:
+def _render(console: Terminal, out: Path, statistics: dict[str, Any], floors: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title="Statistics", title_justify="left", show_header=False, box=None)

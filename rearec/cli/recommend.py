@@ -30,8 +30,7 @@ from rearec.errors import UserError
 from rearec.files import open_aside
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.inference import Recommendation, Recommender
 
 __all__ = ["register"]
@@ -179,7 +178,7 @@ def _in_words(summary: dict[str, Any]) -> str:
     )
 
 
-def _render(console: Console, answer: Recommendation) -> None:
+def _render(console: Terminal, answer: Recommendation) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

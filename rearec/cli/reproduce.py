@@ -25,8 +25,7 @@ from rearec.experiments import ARTEFACTS
 from rearec.experiments.choices import check_names, parse_settings
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.experiments.pool import Progress
 
 __all__ = ["register"]
@@ -139,10 +138,12 @@ def _line(progress: Progress) -> str:
     return f"{line}  {progress.left} left" + (f", about {progress.expected_minutes:.0f} min" if progress.left else "")
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
+def _render(console: Terminal, result: dict[str, Any]) -> None:
     for name, path in result["pages"].items():
         console.print(f"{name}: {path}")
-    console.print(f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all")
+    console.print(
+        f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all"
+    )
     if result["missing"]:
         console.print("missing (the same command goes on from here):")
         for name, reason in result["missing"].items():

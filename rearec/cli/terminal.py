@@ -13,8 +13,9 @@ from rearec.visible import visible
 
 __all__ = ["Terminal", "progress", "stderr_terminal", "stdout_terminal"]
 
-# Where the output is no terminal.
-WIDTH = 120
+# Of what is read in paragraphs, where the output is no terminal; tables are as wide there as what they hold.
+PARAGRAPH = 120
+UNLIMITED = 100_000
 
 
 class Terminal(Console):
@@ -34,15 +35,19 @@ class Terminal(Console):
             options = {"soft_wrap": True, **options}
         super().print(*objects, **options)
 
+    def paragraphs(self, text: Any) -> None:
+        """Print what is to be wrapped into lines for reading."""
+        self.print(text, soft_wrap=False, width=min(self.width, PARAGRAPH) if not self.is_terminal else None)
+
 
 def stdout_terminal() -> Terminal:
     """Standard output."""
-    return Terminal(width=None if sys.stdout.isatty() else WIDTH)
+    return Terminal(width=None if sys.stdout.isatty() else UNLIMITED)
 
 
 def stderr_terminal() -> Terminal:
     """Standard error."""
-    return Terminal(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+    return Terminal(stderr=True, width=None if sys.stderr.isatty() else UNLIMITED)
 
 
 class _Description(ProgressColumn):

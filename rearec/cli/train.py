@@ -36,8 +36,7 @@ from rearec.cli.training_progress import TrainingProgress
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.run_folder import RunFolder
 
 __all__ = ["register"]
@@ -287,7 +286,7 @@ def _emit(out: Path, model: dict[str, Any], result: dict[str, Any], as_json: boo
     emit(answer, as_json, lambda console: _render(console, out, model["method"], result))
 
 
-def _render(console: Console, out: Path, method: str, result: dict[str, Any]) -> None:
+def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:
     ending = "stopped early" if result["stopped_early"] else "all epochs done"
     console.print(
         f"best epoch {result['best_epoch']} of {result['epochs']} ({ending}); {result['parameters']:,} parameters"

@@ -56,7 +56,9 @@ def _load_safetensors(path: Path) -> NDArray[Any]:
     try:
         tensors = load(read_bytes(path))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors of float32, float64 or float16: {in_one_line(error)}") from error
+        raise UserError(
+            f"{path}: cannot be read as safetensors of float32, float64 or float16: {in_one_line(error)}"
+        ) from error
     name = next((name for name in TENSOR_NAMES if name in tensors), None)
     if name is None and len(tensors) == 1:
         name = next(iter(tensors))

@@ -71,7 +71,9 @@ class TitleEncoder(nn.Module):
                 transformers.AutoConfig.for_model(**values), trust_remote_code=False
             )
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{architecture}: not the configuration of a transformers model ({in_one_line(error)})") from error
+            raise UserError(
+                f"{architecture}: not the configuration of a transformers model ({in_one_line(error)})"
+            ) from error
         tokens = torch.zeros(config.num_items, config.text_tokens)
         return cls(encoder, tokens, torch.zeros(config.num_items))
 
