@@ -203,5 +203,5 @@ def _write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
     # A carriage return in a field is quoted with all the others or not at all.
     bare = any("\r" in cell for line in lines for cell in line if isinstance(cell, str))
     with open_aside(path) as file:
-        quoting = csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL
-        csv.writer(file, lineterminator="\n", quoting=quoting).writerows(lines)
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL)
+        writer.writerows(lines)

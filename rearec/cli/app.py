@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import os
 import re
+import shutil
 import sys
 from typing import Annotated, Any
 
@@ -15,15 +18,19 @@ from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout, note
 
 __all__ = ["app", "main"]
 
+# In fewer columns typer would cut the names of options.
+NARROWEST = 80
+
 
 class _Commands(TyperGroup):
     """Wrong arguments are one line as all other errors are, with the user's words as they are."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Any = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        run = functools.partial(super().main, args, *more, **{**extra, "standalone_mode": False})
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return run()
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = run()
         except typer.Abort:
             note("aborted")
             sys.exit(1)
@@ -81,6 +88,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What its encoding lacks is shown as an escape, as it is on stderr, instead of ending the command.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["TERMINAL_WIDTH"] = str(NARROWEST)
     try:
         app()
     except OSError as error:

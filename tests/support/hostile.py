@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
+_PLAIN = [
+    *("[/b]", "[bold]", "[unknown]", "[link=https://example.org]x", "[red]x[/red]", "a[0]", "\\[b]", "[@click=x]"),
+    *(":smile:", "::smile::", "|", "`x`", "``", "<b>x</b>", "<!-- x", "&lt;", "*x*", "_x_", "__x__", "~~x~~"),
+    *("# x", "- x", "+ x", "1. x", "12) x", "===", "---", "> x", "![x](y)", "[x](y)", "https://example.org/?a=b_c_d"),
+    *("$x_$", "$5 off $x_", "\\$", "$\\frac{", "%s", "{x}", "{0}", "=1+1", '"x"', "'x'", "a\\nb", "-5", "--help"),
+    *("é", "e\u0301", "日本語", "مرحبا", "\u202eabc", "a\u200bb", "😀", "👩‍👩‍👧", "x" * 300, "a  b"),
+]  # fmt: skip
 # What is to be seen of each: control characters as escapes, all else as it is.
-SHOWN = {
-    text: text
-    for text in (
-        *("[/b]", "[bold]", "[unknown]", "[link=https://example.org]x", "[red]x[/red]", "a[0]", "\\[b]", "[@click=x]"),
-        *(
-            ":smile:",
-            "::smile::",
-            "|",
-            "a|b",
-            "`x`",
-            "``",
-            "<b>x</b>",
-            "<!-- x",
-            "&lt;",
-            "*x*",
-            "_x_",
-            "__x__",
-            "~~x~~",
-        ),
-        *(
-            "# x",
-            "- x",
-            "+ x",
-            "1. x",
-            "12) x",
-            "===",
-            "---",
-            "> x",
-            "![x](y)",
-            "[x](y)",
-            "https://example.org/?a=b_c_d",
-        ),
-        *(
-            "$x_$",
-            "$5 off $x_",
-            "\\$",
-            "$\\frac{",
-            "%s",
-            "{x}",
-            "{0}",
-            "=1+1",
-            '"x"',
-            "'x'",
-            "a,b",
-            "a\\nb",
-            "-5",
-            "--help",
-        ),
-        *("é", "e\u0301", "日本語", "مرحبا", "\u202eabc", "a\u200bb", "😀", "👩‍👩‍👧", "x" * 300, "a  b"),
-    )
-} | {
+SHOWN = {text: text for text in _PLAIN} | {
     "\x1b[31mred\x1b[0m": "\\x1b[31mred\\x1b[0m",
     "\x1b]0;title\x07": "\\x1b]0;title\\x07",
     "\x1b[2J\x1b[H": "\\x1b[2J\\x1b[H",
