@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
+from rearec.visible import visible
+
 __all__ = ["CHARACTERS", "FLOOR_COLORS", "METHOD_COLORS", "Point", "draw_bars", "draw_heatmap", "draw_lines", "plain"]
 
 METHOD_COLORS = {"base": "tab:blue", "naive": "tab:purple", "rpe": "tab:red", "erl": "tab:orange", "prl": "tab:green"}
@@ -197,7 +199,7 @@ def _finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, grid: bool = Tr
 def plain(name: str) -> str:
     """A name as matplotlib is to show it: it takes what stands between dollars for mathematics, and leaves names that
     begin with an underscore out of legends."""
-    shown = name.replace("$", r"\$")
+    shown = visible(name).replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 

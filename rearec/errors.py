@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+from rearec.visible import visible
+
+__all__ = ["UserError", "in_one_line"]
 
 
 class UserError(Exception):
     """An error the user caused and can mend.
 
     Its text is one clear line: what was wrong, where (file and row or column) and what is expected. The command line
-    prints it as ``error: ...`` on stderr and exits with code 2.
+    prints it as ``error: ...`` on stderr and exits with code 2. Line breaks and other control characters, as a path may
+    hold them, become their escapes (`rearec.visible.visible`); use `in_one_line` for the texts of other errors.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(visible(message))
+
+
+def in_one_line(error: Exception) -> str:
+    """What a library's error says, its paragraphs run together."""
+    return " ".join(str(error).split())

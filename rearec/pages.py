@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from rearec.errors import UserError
 from rearec.files import check_way, open_aside, write_aside
+from rearec.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Page", "escape", "write_png"]
+__all__ = ["Markdown", "Page", "escape", "write_png"]
 
 DOTS_PER_INCH = 150
 STANDARD_ERROR = "_se"
 Row = Mapping[str, Any]
+
+# What begins a construct of Markdown, of tables, mathematics or emoji codes of GitHub's; a "_" within a word does not.
+_SPECIAL = re.compile(r"[\\`*\[\]<>#&~|$]|(?<![^\W_])_|_(?![^\W_])|:(?=[\w+-]+:)")
+# What begins a list or underlines a heading at the beginning of a line.
+_BEGINNING = re.compile(r"^(\s*\d*)([-+=.)])")
+
+
+class Markdown(str):
+    """Text that is Markdown already: in a table it stands as it is, where other text is escaped."""
 
 
 class Page:
@@ -31,13 +41,13 @@ class Page:
     Args:
         folder: where the page goes; made by `write` where it is missing.
         name: of the Markdown file, without its extension.
-        title: the first heading.
+        title: the first heading, as plain text.
     """
 
     def __init__(self, folder: Path, name: str, title: str) -> None:
         self.folder = Path(folder)
         self.name = name
-        self._parts = [f"# {title}"]
+        self._parts = [f"# {escape(title)}"]
         self._writers: dict[str, Callable[[Path], None]] = {}
 
     @property
@@ -55,14 +65,20 @@ class Page:
         return self.folder / f"{self.name}.md"
 
     def text(self, markdown: str) -> None:
-        """Add paragraphs, a list or a heading."""
+        """Add paragraphs, a list or a heading; what a user may have written in it has to be escaped (`escape`)."""
         self._parts.append(markdown.strip())
+
+    def code(self, line: str) -> None:
+        """Add a line of code, whatever it holds."""
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", line)), default=0))
+        self._parts.append(f"{fence}\n{visible(line)}\n{fence}")
 
     def table(self, rows: Sequence[Row], name: str | None = None, *, caption: str = "") -> None:
         """Add a table: numbers rounded for reading, and with ``name`` also unrounded as NAME.csv.
 
         Args:
-            rows: the cells of each row by column; the columns are those of all rows, in the order they come up. A
+            rows: the cells of each row by column; the columns are those of all rows, in the order they come up. Cells
+                and columns are plain text, unless they are `Markdown`. A
                 missing cell and None are shown as "–" and left empty in the csv. In the Markdown table a column
                 ``X_se`` (a standard error) has no place of its own but is shown as ± in the cells of ``X``.
             caption: stands above the table.
@@ -123,9 +139,14 @@ class Page:
         return file
 
 
-def escape(text: str) -> str:
-    """Text of any origin as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_\[\]<>#&~])", r"\\\1", text)
+def escape(text: str) -> Markdown:
+    """Text of any origin as Markdown that shows it as it is, in one line, wherever it stands."""
+    return Markdown(_BEGINNING.sub(r"\1\\\2", _in_a_line(text)))
+
+
+def _in_a_line(text: str) -> str:
+    """The same of text that does not begin a line."""
+    return text if isinstance(text, Markdown) else _SPECIAL.sub(r"\\\g<0>", visible(text))
 
 
 def write_png(path: Path, figure: Figure) -> None:
@@ -145,7 +166,7 @@ def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     errors = {f"{column}{STANDARD_ERROR}" for column in columns}
     shown = [column for column in columns if column not in errors]
     numeric = [all(_is_number(row.get(column)) or row.get(column) is None for row in rows) for column in shown]
-    lines = [shown, ["--:" if right else ":--" for right in numeric]]
+    lines = [[_in_a_line(column) for column in shown], ["--:" if right else ":--" for right in numeric]]
     lines += [[_cell(row, column) for column in shown] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -170,8 +191,8 @@ def _readable(value: object) -> str:
         number = float(value)
         size = abs(number)
         return f"{number:.4f}" if size < 1 else f"{number:.2f}" if size < 100 else f"{number:,.1f}"
-    text = ("yes" if value else "no") if isinstance(value, bool) else str(value)
-    return " ".join(text.split()).replace("|", "\\|")
+    text = ("yes" if value else "no") if isinstance(value, bool) else value if isinstance(value, str) else str(value)
+    return _in_a_line(text)
 
 
 def _csv_cell(value: object) -> object:
@@ -179,5 +200,8 @@ def _csv_cell(value: object) -> object:
 
 
 def _write_csv(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    # A carriage return in a field is quoted with all the others or not at all.
+    bare = any("\r" in cell for line in lines for cell in line if isinstance(cell, str))
     with open_aside(path) as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL)
+        writer.writerows(lines)

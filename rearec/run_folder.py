@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.files import check_way, partial_name, write_aside, write_json
 
 __all__ = ["Catalog", "RunFolder"]
@@ -36,7 +36,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {in_one_line(error)}") from error
 
 
 def _is_count(value: object) -> bool:

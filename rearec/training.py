@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_weights
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.evaluation import evaluate
 from rearec.files import write_json
 from rearec.lightning_module import TrainingModule, TrainingOptions
@@ -182,7 +182,7 @@ def train(
     try:
         model.save_pretrained(folder.path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder.path}: the model cannot be written: {error}") from error
+        raise UserError(f"{folder.path}: the model cannot be written: {in_one_line(error)}") from error
     write_json(folder.result_file, result)
     return result
 
@@ -224,7 +224,7 @@ def _check_precision(precision: str, device: torch.device) -> None:
     try:
         annealed_cross_entropy(state, table, target, temperature=1.0, precision=precision)
     except ValueError as error:
-        raise UserError(f"precision {precision!r} is out of reach here: {error}") from error
+        raise UserError(f"precision {precision!r} is out of reach here: {in_one_line(error)}") from error
 
 
 def _describe(dataset: SequenceDataset, config: ReaRecConfig, path: Path | None) -> dict[str, Any]:

@@ -7,10 +7,13 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from patience import PATIENCE
 
 # Before torch is imported: processes that test side by side (pytest -n) shall not fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -23,6 +26,43 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+# More of a value would make the name of a test unreadable.
+LONGEST_ID = 80
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names of tests are the same at any time: bytes, which may be compressed and hold it, are no part of them."""
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONGEST_ID) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """No test draws other numbers because others have run before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Ends with what this machine has not run, and why, and what ran in the place of a GPU."""
+    yield
+    stats = terminalreporter.stats
+    why = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in stats.get("skipped", []))
+    lines = [f"{number} not run: {reason}" for reason, number in why.most_common()]
+    for mark, words in (
+        ("triton_interpreter", "Triton kernels in Triton's interpreter"),
+        ("cuda_on_cpu", "CUDA kernels in the host simulator"),
+    ):
+        number = sum(mark in report.keywords for report in stats.get("passed", []) if report.when == "call")
+        if number:
+            lines.append(f"{number} passed with {words}, which tells nothing of a device")
+    if lines:
+        terminalreporter.section("what this machine cannot tell")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def small_histories(users: int = 150, items: int = 40, seed: int = 0) -> dict[str, list[str]]:
@@ -83,7 +123,7 @@ def run_folder(prepared: Path) -> Path:
 def run_rearec() -> CommandLine:
     """Runs ``rearec`` as a process with one thread and returns it completed."""
 
-    def run(*arguments: object, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, timeout: float = PATIENCE, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rearec.cli", *map(str, arguments)],
             capture_output=True,

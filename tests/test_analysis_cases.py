@@ -72,7 +72,7 @@ def test_titles_are_cut_and_escaped_on_the_page_and_whole_in_the_csv(tmp_path: P
     long = "*" + "x" * 200
     of_one = case.Case(
         row=0,
-        user="a_b",
+        user="_a_b",
         history=[f"i{number}" for number in range(20)],
         target="t",
         steps=["step 0", "step 1"],
@@ -85,7 +85,7 @@ def test_titles_are_cut_and_escaped_on_the_page_and_whole_in_the_csv(tmp_path: P
     page.write()
     shown = "**\\*" + "x" * 58 + "…**"
     assert f"Next came {shown}." in page.markdown
-    assert "user a\\_b" in page.markdown and "after 5 earlier items:" in page.markdown
+    assert "user \\_a_b" in page.markdown and "after 5 earlier items:" in page.markdown
     assert "6. i5\n" in page.markdown and "\n5. i4" not in page.markdown
     assert f"| rank of the target | 7.5 | 1 |\n| place 1 | A \\| B \\<b\\> | {shown} |" in page.markdown
     with (tmp_path / "case.csv").open() as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "analyze", "reproduce", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
@@ -37,7 +38,7 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: An
         *(["evaluate", "nowhere"], ["recommend", "nowhere", "x"], ["embed", "x", "--pca", "-1"]),
     ):
         command = [sys.executable, "-c", script, *arguments]
-        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert "HEAVY []" in process.stderr, (arguments, process.stderr)
 
 
@@ -355,7 +356,7 @@ def test_info_tells_versions_build_backends_threads_and_gpu(run_rearec: Any) -> 
 def test_the_script_is_installed() -> None:
     script = Path(sys.executable).parent / "rearec"
     assert os.access(script, os.X_OK)
-    result = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert result.stdout == f"rearec {version('rearec')}\n"
 
 
@@ -363,7 +364,7 @@ def test_the_script_is_installed() -> None:
 def test_a_standard_output_that_is_full_is_one_line(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "rearec.cli", *arguments]
     with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     assert result.returncode == 2
     assert result.stderr == "error: standard output: cannot be written: No space left on device\n"
 

@@ -41,12 +41,12 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
         "base,prl",
         *TINY,
     )
-    nothing = run_rearec(*asked, "--budget-minutes", "0", timeout=600)
+    nothing = run_rearec(*asked, "--budget-minutes", "0")
     assert nothing.returncode == 0, nothing.stderr
     assert "0 of 2 trainings are finished" in nothing.stdout
     assert "not trained yet: the budget was over" in (out / "table2.md").read_text()
 
-    finished = run_rearec(*asked, "--jobs", "2", "--json", timeout=600)
+    finished = run_rearec(*asked, "--jobs", "2", "--json")
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     assert result["missing"] == {} and result["failed"] == [] and result["finished"] == 2
@@ -60,7 +60,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
 
     # All is trained: the pages are written again, from the same numbers.
     before = (out / "table2.csv").read_bytes()
-    again = run_rearec(*asked, timeout=600)
+    again = run_rearec(*asked)
     assert again.returncode == 0 and again.stderr == "2 trainings are needed, 2 of them are finished\n"
     assert f"table2: {out / 'table2.md'}" in again.stdout and "2 of 2 trainings are finished" in again.stdout
     assert (out / "table2.csv").read_bytes() == before
@@ -69,7 +69,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
 def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path: Path, run_rearec: Any) -> None:
     asked = ("reproduce", "fig4", data, "--out", tmp_path / "out", "--methods", "base,prl", "--steps", "2", *TINY)
     # So strong an annealing leaves prl's first temperatures without a number; base does not read it.
-    failed = run_rearec(*asked, "--set", "alpha=1e30", timeout=600)
+    failed = run_rearec(*asked, "--set", "alpha=1e30")
     assert failed.returncode == 1
     assert "FAILED" in failed.stderr and "valid NDCG@20" in failed.stderr
     assert "1 of 2 trainings are finished" in failed.stdout

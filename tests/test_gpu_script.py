@@ -19,6 +19,7 @@ from on_gpu import report, timing
 from on_gpu.attention import Inputs, Shape, one_step
 from on_gpu.cases import AGREEMENT, cases
 from on_gpu.sizes import DRY
+from patience import PATIENCE
 
 SCRIPT = Path(gpu.__file__)
 # By module: compat stands in for FlashAttention, which has the same signature.
@@ -49,7 +50,7 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Comple
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder / "imports"))
         patch.delenv("TRITON_INTERPRET", raising=False)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=PATIENCE, check=False)
     return done, folder / "out"
 
 

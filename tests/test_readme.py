@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import PATIENCE
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -46,7 +47,7 @@ def test_the_drop_in_call_computes_what_it_replaces() -> None:
 
 def test_the_model_example_runs(run_folder: Path) -> None:
     code = next(block for block in PYTHON_BLOCKS if "Recommender" in block).replace('"run"', repr(str(run_folder)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 
@@ -56,7 +57,7 @@ def test_the_model_example_runs(run_folder: Path) -> None:
 def test_every_command_of_the_readme_has_its_options(command: str) -> None:
     name = command.split()[1]
     done = subprocess.run(
-        [sys.executable, "-m", "rearec.cli", name, "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "rearec.cli", name, "--help"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0
     text = re.sub(r"[^\w-]+", " ", done.stdout).split()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 OPTIONS = (
     *("--method", "prl", "--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--alpha", "1.5"),
@@ -55,7 +56,7 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, run_rearec: A
         [sys.executable, "-c", KILLED, "train", str(prepared), "--out", str(broken), *OPTIONS],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr

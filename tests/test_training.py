@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -293,7 +294,7 @@ for write, name in ((write_json, "a.json"), (write_checkpoint, "b")):
         print(error)
 """
     command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert result.stdout.splitlines() == [
         "a.json: cannot be written: File too large",
         "b: cannot be written: [Errno 27] File too large",

@@ -14,9 +14,10 @@ from rearec.analysis.rows import history_batch
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
 from rearec.evaluation import rank_rows
-from rearec.pages import Page, escape
+from rearec.pages import Markdown, Page, escape
 from rearec.plots import lines
 from rearec.reasoning import ReaRec
+from rearec.visible import visible
 from rearec_kernels import catalog_topk
 
 __all__ = ["Case", "cases", "page"]
@@ -188,8 +189,8 @@ def _data(number: int, case: Case) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(case: Case, item: str) -> str:
+def _shown(case: Case, item: str) -> Markdown:
     """The title of an item, cut for reading, in bold where it is the target."""
-    title = " ".join(case.title(item).split())
+    title = " ".join(visible(case.title(item)).split())
     words = escape(title if len(title) <= SHOWN_TITLE else f"{title[: SHOWN_TITLE - 1].rstrip()}…")
-    return f"**{words}**" if item == case.target else words
+    return Markdown(f"**{words}**") if item == case.target else words

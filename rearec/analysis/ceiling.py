@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rearec.analysis.bootstrap import Interval, paired_interval
 from rearec.metrics import METRICS, rank_metrics, row_metrics
-from rearec.pages import Page
+from rearec.pages import Page, escape
 from rearec.plots import bars
 
 __all__ = ["Ceiling", "best_rank", "ceiling", "page", "verdict"]
@@ -110,7 +110,7 @@ def page(into: Page, results: Mapping[str, Ceiling], *, name: str = "ceiling") -
         "control does the same with as many base models as the model has states (K + 1), trained alike but for their "
         "seed. **A ceiling below its control is noise.**"
     )
-    into.text("\n".join(f"- {verdict(model, result)}" for model, result in results.items()))
+    into.text("\n".join(f"- {escape(verdict(model, result))}" for model, result in results.items()))
     into.table([_row(model, result) for model, result in results.items()], name)
     parts: dict[str, list[dict[str, Any] | None]] = {
         LAST: [result.last for result in results.values()],

@@ -26,8 +26,7 @@ from rearec.errors import UserError
 from rearec.files import check_way
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.pages import Page
 
 __all__ = ["register"]
@@ -118,7 +117,7 @@ def analyze(
 
     from rearec.cli.analyses import ANALYSES, Subject
     from rearec.data import load_dataset
-    from rearec.pages import Page, escape
+    from rearec.pages import Page
     from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
@@ -127,7 +126,7 @@ def analyze(
     where = compute_device(device)
     models = [ReaRec.from_pretrained(folder.path, map_location=where) for folder in folders]
     subject = Subject(folders, models, dataset, split.value, options, seed)
-    page = Page(out, analysis.value, f"{TITLES[analysis]}: {escape(subject.names[0])}")
+    page = Page(out, analysis.value, f"{TITLES[analysis]}: {subject.names[0]}")
     result = ANALYSES[analysis.value](subject, page)
     page.write()
     emit(
@@ -166,10 +165,10 @@ def _check_out(out: Path, analysis: Analysis, force: bool) -> None:
             raise UserError(f"{file}: exists already; --force replaces it")
 
 
-def _render(console: Console, page: Page) -> None:
+def _render(console: Terminal, page: Page) -> None:
     from rich.markdown import Markdown
 
-    console.print(Markdown(page.markdown))
+    console.paragraphs(Markdown(page.markdown))
     console.print()
     for file in page.files:
-        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+        console.print(f"written: {file}")

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import io
+import os
+import re
+import shutil
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, reproduce, train
-from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout
+from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout, note
 
 __all__ = ["app", "main"]
 
+# In fewer columns typer would cut the names of options.
+NARROWEST = 80
+
+
+class _Commands(TyperGroup):
+    """Wrong arguments are one line as all other errors are, with the user's words as they are."""
+
+    def main(self, args: Any = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        run = functools.partial(super().main, args, *more, **{**extra, "standalone_mode": False})
+        if not standalone_mode:
+            return run()
+        try:
+            status = run()
+        except typer.Abort:
+            note("aborted")
+            sys.exit(1)
+        except Exception as error:
+            # The class has no public name: typer brings a click of its own, or not, depending on its release.
+            if not hasattr(error, "format_message"):
+                raise
+            sys.exit(_usage_error(error))
+        sys.exit(status or 0)
+
+
+def _usage_error(error: Any) -> int:
+    """Print what is wrong with the arguments; returns the exit code."""
+    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
+    # Without a command the help has been printed already.
+    if message and type(error).__name__ != "NoArgsIsHelpError":
+        context = getattr(error, "ctx", None)
+        note(f"error: {message}" + (f" (see '{context.command_path} --help')" if context else ""))
+    return int(error.exit_code)
+
+
 app = typer.Typer(
     name="rearec",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,9 +85,14 @@ for _module in (demo, download, prepare, embed, train, evaluate, analyze, reprod
 
 def main() -> None:
     """Entry point of the ``rearec`` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What its encoding lacks is shown as an escape, as it is on stderr, instead of ending the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["TERMINAL_WIDTH"] = str(NARROWEST)
     try:
         app()
     except OSError as error:
         # Commands answer for their own faults: this is --help or --version.
-        typer.echo(f"error: {give_up_stdout(error)}", err=True)
+        note(f"error: {give_up_stdout(error)}")
         raise SystemExit(EXIT_USER_ERROR) from None

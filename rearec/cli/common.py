@@ -16,12 +16,13 @@ import typer
 
 from rearec.errors import UserError
 from rearec.threads import set_threads
+from rearec.visible import visible
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
     from rich.table import Table
 
+    from rearec.cli.terminal import Terminal
     from rearec.run_folder import RunFolder
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "dataset_path",
     "device_of",
     "emit",
-    "error_console",
     "give_up_stdout",
     "metric_table",
     "note",
@@ -70,11 +70,12 @@ def command(function: Function) -> Function:
                 # A reader such as head has had enough: typer ends quietly.
                 raise
             if kwargs.get("debug"):
-                traceback.print_exc()
-            typer.echo(f"error: {_in_one_line(error)}", err=True)
+                for line in traceback.format_exc().splitlines():
+                    note(line)
+            note(f"error: {_in_one_line(error)}")
             raise typer.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            note("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run  # type: ignore[return-value]
@@ -83,7 +84,7 @@ def command(function: Function) -> Function:
 def _in_one_line(error: UserError | OSError) -> str:
     """What to tell the user, with the file it is about where the error knows it."""
     if isinstance(error, UserError) or error.filename is None:
-        return " ".join(str(error).split())
+        return str(error)
     return f"{error.filename}: {error.strerror}"
 
 
@@ -138,19 +139,19 @@ def check_steps(steps: int | None, trained: int) -> None:
 
 
 def note(message: str) -> None:
-    """One line for the user on stderr, beside the result."""
-    typer.echo(message, err=True)
+    """One line for the user on stderr, beside the result; control characters in it as escapes."""
+    typer.echo(visible(message), err=True)
 
 
-def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
     """The result of a command on stdout: one JSON object, or what ``render`` prints."""
     try:
         if as_json:
             typer.echo(json.dumps(result, allow_nan=False))
             return
-        from rich.console import Console
+        from rearec.cli.terminal import stdout_terminal
 
-        render(Console(width=None if sys.stdout.isatty() else 120))
+        render(stdout_terminal())
         sys.stdout.flush()
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.filename is not None:
@@ -165,13 +166,6 @@ def give_up_stdout(error: OSError) -> str:
     return f"standard output: cannot be written: {error.strerror or error}"
 
 
-def error_console() -> Console:
-    """A rich console on stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, width=None if sys.stderr.isatty() else 120)
-
-
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, fed with (done, total); where stderr is no terminal, the description alone."""
@@ -179,11 +173,11 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         note(description)
         yield lambda done, total: None
         return
-    from rich.progress import Progress
+    from rearec.cli.terminal import progress
 
-    with Progress(console=error_console(), transient=True) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with progress() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def metric_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:

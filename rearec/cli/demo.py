@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from rearec.cli.common import (
     command,
     compute_device,
     emit,
-    error_console,
     metric_table,
     note,
     set_threads,
@@ -29,9 +29,9 @@ from rearec.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
     from rich.table import Table
 
+    from rearec.cli.terminal import Terminal
     from rearec.demo import MethodState
 
 __all__ = ["register"]
@@ -61,10 +61,11 @@ def demo(
     Takes about three minutes on two cores; the models are small, one thread is enough for them.
     """
     set_threads(threads)
+    from rearec.cli.terminal import stderr_terminal
     from rearec.demo import EXAMPLE, STRUCTURE, run_demo
 
     if not as_json:
-        error_console().print(STRUCTURE, highlight=False)
+        stderr_terminal().paragraphs(STRUCTURE)
     with _live(epochs) as on_progress:
         result = run_demo(
             out,
@@ -86,7 +87,9 @@ def _live(epochs: int) -> Iterator[Callable[[str, Mapping[str, MethodState]], No
         return
     from rich.live import Live
 
-    with Live(console=error_console(), transient=True) as live:
+    from rearec.cli.terminal import stderr_terminal
+
+    with Live(console=stderr_terminal(), transient=True) as live:
         yield lambda method, states: live.update(_table(states, epochs))
 
 
@@ -114,10 +117,10 @@ def _table(states: Mapping[str, MethodState], epochs: int) -> Table:
     return table
 
 
-def _render(console: Console, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
+def _render(console: Terminal, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
     rows = {name: result[name] for name in ("popularity", "markov", "base", "erl", "prl")}
     console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
     for name, path in result["plots"].items():
-        console.print(f"plot of {name}: {path}", highlight=False, soft_wrap=True)
-    console.print(f"{result['seconds']:.0f} seconds; all of it is in {out}; try", highlight=False, soft_wrap=True)
-    console.print(f"  rearec recommend {out / 'erl'} {' '.join(example)}", highlight=False, soft_wrap=True)
+        console.print(f"plot of {name}: {path}")
+    console.print(f"{result['seconds']:.0f} seconds; all of it is in {out}; try")
+    console.print(f"  rearec recommend {shlex.join([str(out / 'erl'), *example])}")

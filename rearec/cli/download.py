@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, emit, error_console, note
+from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, emit, note
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.data.sources import Source
 
 __all__ = ["register"]
@@ -56,15 +56,19 @@ def download(
         raise UserError(f"{name}: nothing is fetched without --accept-terms")
     folder = out or Path(name)
     checksums = _fetch_with_progress(source, folder)
-    result = {"folder": str(folder), "files": checksums, "prepare": source.prepare.replace("DIR", str(folder))}
-    emit(result, as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}", highlight=False))
+    result = {
+        "folder": str(folder),
+        "files": checksums,
+        "prepare": source.prepare.replace("DIR", shlex.quote(str(folder))),
+    }
+    emit(result, as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}"))
 
 
-def _list(console: Console) -> None:
+def _list(console: Terminal) -> None:
     from rearec.data.sources import SOURCES
 
     for key, source in SOURCES.items():
-        console.print(f"{key}: {', '.join(file.name for file in source.files)}", highlight=False)
+        console.print(f"{key}: {', '.join(file.name for file in source.files)}")
 
 
 def _fetch_with_progress(source: Source, folder: Path) -> dict[str, str]:
@@ -73,11 +77,12 @@ def _fetch_with_progress(source: Source, folder: Path) -> dict[str, str]:
     if not sys.stderr.isatty():
         note(f"fetching {', '.join(file.name for file in source.files)}")
         return fetch(source, folder)
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TaskProgressColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    with Progress(
-        *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=error_console()
-    ) as bar:
+    from rearec.cli.terminal import progress
+
+    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), DownloadColumn(), TransferSpeedColumn())
+    with progress(*columns, transient=False) as bar:
         tasks = {file.name: bar.add_task(file.name, total=None) for file in source.files}
         return fetch(
             source, folder, lambda file, done, total: bar.update(tasks[file], completed=done, total=total or None)

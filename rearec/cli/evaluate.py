@@ -25,7 +25,7 @@ from rearec.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rearec.cli.terminal import Terminal
 
 __all__ = ["register"]
 
@@ -104,7 +104,7 @@ def evaluate(
     )
 
 
-def _render(console: Console, method: str, result: dict[str, Any]) -> None:
+def _render(console: Terminal, method: str, result: dict[str, Any]) -> None:
     rows = {method: result, "popularity": result["popularity"], "markov": result["markov"]}
     title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue, seen items not removed"
     console.print(metric_table(title, rows))

@@ -9,7 +9,7 @@ import typer
 from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, device_of, emit, set_threads
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rearec.cli.terminal import Terminal
 
 __all__ = ["register"]
 
@@ -57,7 +57,7 @@ def info(
     emit(result, as_json, lambda console: _render(console, result))
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
+def _render(console: Terminal, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None)

@@ -12,7 +12,7 @@ from rearec.cli.options import with_options
 from rearec.data.options import Format, PrepareOptions
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rearec.cli.terminal import Terminal
 
 __all__ = ["register"]
 
@@ -84,7 +84,7 @@ def prepare(
 
 
 def _render(
-    console: Console,
+    console: Terminal,
     out: Path,
     statistics: dict[str, Any],
     floors: dict[str, Any],
@@ -102,4 +102,4 @@ def _render(
     console.print(table)
     console.print(metric_table("Floors on the test rows, full catalogue, seen items not removed", floors))
     for line in (f"written to {out}", *notes, *(f"{name}: {text}" for name, text in findings.items())):
-        console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console.print(line)

@@ -30,8 +30,7 @@ from rearec.errors import UserError
 from rearec.files import open_aside
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.inference import Recommendation, Recommender
 
 __all__ = ["register"]
@@ -100,7 +99,7 @@ def recommend(
         return
     assert output_file is not None
     summary = _answer_file(recommender, requests, output_file, k, exclude_seen, steps)
-    emit(summary, as_json, lambda console: console.print(_in_words(summary), highlight=False))
+    emit(summary, as_json, lambda console: console.print(_in_words(summary)))
 
 
 def _check_output(output: Path, source: Path, force: bool) -> None:
@@ -179,7 +178,7 @@ def _in_words(summary: dict[str, Any]) -> str:
     )
 
 
-def _render(console: Console, answer: Recommendation) -> None:
+def _render(console: Terminal, answer: Recommendation) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

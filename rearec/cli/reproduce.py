@@ -25,8 +25,7 @@ from rearec.experiments import ARTEFACTS
 from rearec.experiments.choices import check_names, parse_settings
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.experiments.pool import Progress
 
 __all__ = ["register"]
@@ -139,14 +138,13 @@ def _line(progress: Progress) -> str:
     return f"{line}  {progress.left} left" + (f", about {progress.expected_minutes:.0f} min" if progress.left else "")
 
 
-def _render(console: Console, result: dict[str, Any]) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+def _render(console: Terminal, result: dict[str, Any]) -> None:
     for name, path in result["pages"].items():
-        say(f"{name}: {path}")
-    say(f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all")
+        console.print(f"{name}: {path}")
+    console.print(
+        f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all"
+    )
     if result["missing"]:
-        say("missing (the same command goes on from here):")
+        console.print("missing (the same command goes on from here):")
         for name, reason in result["missing"].items():
-            say(f"  {name}: {reason}")
+            console.print(f"  {name}: {reason}")

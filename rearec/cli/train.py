@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,8 +36,7 @@ from rearec.cli.training_progress import TrainingProgress
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from rearec.cli.terminal import Terminal
     from rearec.run_folder import RunFolder
 
 __all__ = ["register"]
@@ -242,7 +242,7 @@ def train(
                 on_batch=progress.on_batch,
             )
         except KeyboardInterrupt:
-            note(f"continue with: rearec train {data} --out {out} --resume")
+            note(f"continue with: {shlex.join(['rearec', 'train', str(data), '--out', str(out), '--resume'])}")
             raise
     if finished:
         note(f"{out}: this training has finished already")
@@ -286,14 +286,13 @@ def _emit(out: Path, model: dict[str, Any], result: dict[str, Any], as_json: boo
     emit(answer, as_json, lambda console: _render(console, out, model["method"], result))
 
 
-def _render(console: Console, out: Path, method: str, result: dict[str, Any]) -> None:
+def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:
     ending = "stopped early" if result["stopped_early"] else "all epochs done"
     console.print(
-        f"best epoch {result['best_epoch']} of {result['epochs']} ({ending}); {result['parameters']:,} parameters",
-        highlight=False,
+        f"best epoch {result['best_epoch']} of {result['epochs']} ({ending}); {result['parameters']:,} parameters"
     )
     rows = {f"{method} (validation)": result["valid"]}
     if result["test"] is not None:
         rows |= {method: result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
     console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
-    console.print(f"written to {out}", highlight=False)
+    console.print(f"written to {out}")

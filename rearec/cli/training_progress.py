@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from rearec.cli.common import error_console, note
+from rearec.cli.common import note
 
 __all__ = ["TrainingProgress"]
 
@@ -21,10 +21,12 @@ class TrainingProgress:
 
     def __enter__(self) -> TrainingProgress:
         if sys.stderr.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = self._stack.enter_context(Progress(*columns, console=error_console(), transient=True))
+            from rearec.cli.terminal import progress
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = self._stack.enter_context(progress(*columns))
             self._task = self._bar.add_task(self._description, total=None)
         return self
 
@@ -42,6 +44,6 @@ class TrainingProgress:
         line = f"epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  valid NDCG@20 {row['valid_ndcg@20']:.4f}"
         line += f"  best so far: epoch {row['best_epoch']}  {seconds:.1f} s"
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line)
         else:
             note(line)

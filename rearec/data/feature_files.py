@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.tables.files import extension, read_bytes, read_lines
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 
 __all__ = ["read_features", "rows_of_items"]
 
@@ -45,7 +45,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an array of numbers in NumPy's format: {error}") from error
+        raise UserError(f"{path}: not an array of numbers in NumPy's format: {in_one_line(error)}") from error
     return array
 
 
@@ -56,7 +56,9 @@ def _load_safetensors(path: Path) -> NDArray[Any]:
     try:
         tensors = load(read_bytes(path))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors of float32, float64 or float16: {error}") from error
+        raise UserError(
+            f"{path}: cannot be read as safetensors of float32, float64 or float16: {in_one_line(error)}"
+        ) from error
     name = next((name for name in TENSOR_NAMES if name in tensors), None)
     if name is None and len(tensors) == 1:
         name = next(iter(tensors))

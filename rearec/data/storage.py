@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.files import check_way, partial_name
 
 __all__ = [
@@ -205,7 +205,7 @@ def _read_json(path: Path, name: str, kind: type) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path / name}: missing from the prepared dataset: prepare again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path / name}: cannot be read: {error}") from error
+        raise UserError(f"{path / name}: cannot be read: {in_one_line(error)}") from error
     if not isinstance(value, kind):
         raise UserError(f"{path / name}: damaged (a json {kind.__name__} was expected): prepare again")
     return value

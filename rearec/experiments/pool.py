@@ -10,6 +10,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -25,6 +26,7 @@ from rearec.data import load_dataset
 from rearec.errors import UserError
 from rearec.files import check_way
 from rearec.threads import set_threads
+from rearec.visible import visible
 
 if TYPE_CHECKING:  # imports torch, which a process may do only when it knows its number of threads
     from rearec.experiments.runs import Run
@@ -264,6 +266,7 @@ def _train(data: Path, run: Run, folder: Path, device: str, force: bool) -> str 
         return str(error)
     except Exception as error:
         # No fault of the user's: whoever mends it needs the whole of it.
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            sys.stderr.write(f"{visible(line)}\n")
         return f"{type(error).__name__}: {error}"
     return None

@@ -30,7 +30,7 @@ from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
 from rearec.experiments.step_sweep import FIG5
 from rearec.files import check_way, write_json
-from rearec.pages import Page
+from rearec.pages import Page, escape
 from rearec.run_folder import RunFolder
 
 __all__ = ["reproduce"]
@@ -182,7 +182,7 @@ def _add_origin(
 ) -> None:
     """How the page was made: command, data, versions, settings, runs, and what is missing."""
     page.text("## How this was made")
-    page.text(f"```\n{_command(plan, name, data, out, results.device)}\n```")
+    page.code(_command(plan, name, data, out, results.device))
     counts = results.dataset.statistics
     lines = [
         f"data: {data.resolve().name}, {counts['users']:,} users, {counts['items']:,} items, "
@@ -197,13 +197,13 @@ def _add_origin(
         minutes = sum(training_minutes(RunFolder(results.folder(run))) for run in runs)
         lines.append(f"{len(finished)} of {len(set(runs))} trainings are finished, {minutes:.1f} minutes in all")
         lines.append(f"settings that all of them share: {_common(runs)}")
-    page.text("\n".join(f"- {line}" for line in lines))
+    page.text("\n".join(f"- {escape(line)}" for line in lines))
     if finished:
         page.table(_runs_table(results, finished), f"{name}-runs", caption="The trainings, and where they differ:")
     missing = results.missing(runs)
     if missing:
         page.text("**Missing:**")
-        page.text("\n".join(f"- {run.name}: {reason}" for run, reason in missing.items()))
+        page.text("\n".join(f"- {escape(f'{run.name}: {reason}')}" for run, reason in missing.items()))
 
 
 def _command(plan: Plan, name: str, data: Path, out: Path, device: torch.device) -> str:

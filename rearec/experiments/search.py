@@ -12,7 +12,7 @@ from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_met
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
+from rearec.pages import Markdown, Page
 
 __all__ = ["SEARCH"]
 
@@ -92,7 +92,7 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
         ]
         page.text(f"### {method}: {len(finished)} of {len(candidates)} settings")
         shown = [{key: f"{cell:g}" if key in axes else cell for key, cell in row.items()} for row in rows]
-        page.table([{**row, "chosen": "**best**" if row["chosen"] else ""} for row in shown])
+        page.table([{**row, "chosen": Markdown("**best**") if row["chosen"] else ""} for row in shown])
         data += [{"method": method, **row} for row in rows]
     page.data(data, name)
     page.text("### The chosen settings on the test split")

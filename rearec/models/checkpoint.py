@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.models.config import ReaRecConfig
 
 __all__ = ["CONFIG_FILE", "ENCODER_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
@@ -71,7 +71,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+        raise UserError(f"{path}: not a readable safetensors file ({in_one_line(error)})") from error
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.models.config import ReaRecConfig
 from rearec.texts import load_tokenizer, mean_over_tokens, need, tokenize
 
@@ -71,7 +71,9 @@ class TitleEncoder(nn.Module):
                 transformers.AutoConfig.for_model(**values), trust_remote_code=False
             )
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{architecture}: not the configuration of a transformers model ({error})") from error
+            raise UserError(
+                f"{architecture}: not the configuration of a transformers model ({in_one_line(error)})"
+            ) from error
         tokens = torch.zeros(config.num_items, config.text_tokens)
         return cls(encoder, tokens, torch.zeros(config.num_items))
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from rearec.data.download import CHECKSUMS, download
 from rearec.data.sources import SOURCES, Source, SourceFile
 from rearec.errors import UserError
 
-CONTENT = os.urandom(300_000)
+CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from rearec.data import SequenceDataset, load_dataset, save_dataset, storage
 from rearec.errors import UserError
@@ -199,14 +200,14 @@ import numpy as np
 from rearec.data import storage, SequenceDataset, save_dataset
 def wait(*arguments, **options):
     Path(sys.argv[1], "ready").touch()
-    time.sleep(60)
+    time.sleep(3600)
 storage._replace = wait
 a = lambda *v: np.asarray(v, dtype=np.int32)
 rows = {name: a([0, 1]) for name in ("train", "valid", "test")}
 save_dataset(SequenceDataset(a(0, 1), np.asarray([0, 2]), a(0), rows, ["a", "b"], ["u"], {}), Path(sys.argv[1], "d"))
 """
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "ready").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert (tmp_path / "ready").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 from rearec_kernels import available_backends, build_info
 
@@ -74,6 +75,8 @@ for rows in (1, 2, 5, 12, 13, 15, 29, 100):
 @pytest.mark.parametrize("isa", build_info()["isas"])
 def test_every_instruction_set_of_this_machine_is_right(isa: str, code: str) -> None:
     environment = {**os.environ, "REAREC_CPU_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa

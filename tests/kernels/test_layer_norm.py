@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from patience import PATIENCE
 from torch import Tensor
 
 from rearec_kernels import available_backends, build_info, dropout_add_layer_norm, use_backend
@@ -177,7 +178,9 @@ for dtype in (torch.float32, torch.bfloat16):
 @pytest.mark.parametrize("isa", build_info()["isas"])
 def test_every_instruction_set_of_this_machine_computes_the_same(isa: str) -> None:
     environment = {**os.environ, "REAREC_CPU_ISA": isa}
-    done = subprocess.run([sys.executable, "-c", VALUES], capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", VALUES], capture_output=True, text=True, env=environment, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from rearec_kernels import PrefixRows, ReasoningCache, available_backends, cached_reason_attention
 
@@ -73,6 +74,8 @@ def test_environment_variable(value: str, message: str) -> None:
         "x = empty((1100, 1024)); del x; assert _C.recycled_bytes() == 0"
     )
     environment = {**os.environ, "REAREC_CPU_CACHE_MB": value}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=PATIENCE
+    )
     assert (done.returncode == 0) == (not message)
     assert message in done.stderr

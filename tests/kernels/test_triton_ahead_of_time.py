@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from backends import catalog_backends
+from patience import PATIENCE
 
 SCRIPT = Path(__file__).parents[1] / "support" / "ahead_of_time.py"
 ARCHS = (80, 90, 100)
@@ -37,7 +38,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if folder is not None:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
     command = [sys.executable, str(SCRIPT), "--arch", *map(str, ARCHS)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

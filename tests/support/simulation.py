@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 SIMULATOR = Path(__file__).parents[1] / "kernels" / "cuda_on_cpu" / "simulator"
 SANITIZER_FLAGS = {
@@ -74,7 +75,7 @@ class Simulation:
         return self._compiled[key]
 
     def run(
-        self, program: Path, seed: int = 0, timeout: float = 120, arguments: Sequence[str] = (), **variables: str
+        self, program: Path, seed: int = 0, timeout: float = PATIENCE, arguments: Sequence[str] = (), **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """The completed process. `seed`: 0 runs blocks, warps and lanes in order, others in other orders."""
         return subprocess.run(
@@ -89,7 +90,7 @@ class Simulation:
     def _call_compiler(self, arguments: Sequence[str], sanitizer: str, out: Path) -> subprocess.CompletedProcess[str]:
         warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
         command = [self._compiler, "-std=c++17", *warnings, *SANITIZER_FLAGS[sanitizer], f"-I{SIMULATOR}", *arguments]
-        return subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def _how_to_start(self, sanitizer: str) -> list[str]:
         """The command that programs of this build are given to; empty if they start by themselves."""
