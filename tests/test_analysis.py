@@ -15,7 +15,7 @@ from rearec.analysis import case, ceiling, latency, ranks, rows, similarity, ste
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
-from rearec.metrics import METRICS, rank_metrics, row_metrics
+from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.pages import Page
 from rearec.reasoning import ReaRec
 

@@ -8,10 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import Debug, Device, Force, Json, Seed, Threads, command, emit, metric_table, note, set_threads
+from rearec.cli.common import (
+    Debug,
+    Device,
+    ExcludeSeen,
+    Force,
+    Json,
+    Seed,
+    Threads,
+    command,
+    emit,
+    metric_table,
+    note,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from rearec.evaluation.seen import SeenName
 
 __all__ = ["register"]
 
@@ -154,6 +169,7 @@ def prepare(
         MissingTitles | None,
         typer.Option(help="Items without a title.", show_default="error", rich_help_panel=COLUMNS),
     ] = None,
+    exclude_seen: ExcludeSeen = None,
     force: Force = False,
     as_json: Json = False,
     seed: Seed = 0,
@@ -170,10 +186,11 @@ def prepare(
     on the rows and with the metrics of 'rearec evaluate'.
     """
     set_threads(threads)
-    from rearec.baselines import baseline_ranks
     from rearec.data import prepare as prepare_dataset
     from rearec.data.presets import UnexpectedCounts
-    from rearec.metrics import rank_metrics
+    from rearec.evaluation.floors import baseline_ranks
+    from rearec.evaluation.metrics import rank_metrics
+    from rearec.evaluation.seen import seen_items
 
     options: dict[str, Any] = dict(
         preset=preset and preset.value,
@@ -207,12 +224,15 @@ def prepare(
         for line in error.differences:
             note(line)
         raise
-    floors = {name: rank_metrics(ranks) for name, ranks in baseline_ranks(dataset, "test").items()}
-    result = {"dataset": str(out), "statistics": dataset.statistics, **floors}
-    emit(result, as_json, lambda console: _render(console, out, dataset.statistics, floors))
+    seen = seen_items(dataset, exclude_seen)
+    note(str(seen))
+    ranks = baseline_ranks(dataset, "test", exclude_seen=seen.exclude)
+    floors = {name: rank_metrics(of_floor) for name, of_floor in ranks.items()}
+    result = {"dataset": str(out), "statistics": dataset.statistics, "seen": seen.name, **floors}
+    emit(result, as_json, lambda console: _render(console, out, dataset.statistics, floors, seen.name))
 
 
-def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dict[str, Any]) -> None:
+def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dict[str, Any], seen: SeenName) -> None:
     from rich.table import Table
 
     table = Table(title="Statistics", title_justify="left", show_header=False, box=None)
@@ -222,5 +242,5 @@ def _render(console: Console, out: Path, statistics: dict[str, Any], floors: dic
         form = ".4%" if name == "density" else ",.2f" if isinstance(value, float) else ","
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
-    console.print(metric_table("Floors on the test rows, full catalogue, seen items not removed", floors))
+    console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=seen))
     console.print(f"written to {out}", highlight=False)

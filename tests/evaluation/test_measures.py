@@ -12,7 +12,7 @@ import torch
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, quantile_groups, rank_rows
-from rearec.metrics import METRICS, rank_metrics
+from rearec.evaluation.metrics import METRICS, rank_metrics
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 
