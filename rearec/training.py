@@ -128,8 +128,9 @@ def train(
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     _check_dataset(dataset, config)
     _check_precision(options.precision, device)
-    # A run that is continued goes on as it began.
-    begun = bool(folder.excludes_seen()) if resume and folder.options_file.is_file() else None
+    continues = resume and folder.last_checkpoint.is_file()
+    # A run goes on as it began.
+    begun = bool(folder.excludes_seen()) if continues or (resume and folder.finished) else None
     seen = seen_items(dataset, options.exclude_seen, of_run=begun)
     options = replace(options, exclude_seen=seen.exclude)
     record = {
@@ -141,7 +142,6 @@ def train(
     if resume and folder.finished:
         _check_same(folder, record)
         return folder.result()
-    continues = resume and folder.last_checkpoint.is_file()
     if continues:
         _check_same(folder, record)
     else:
