@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.evaluation import evaluate
+from rearec.evaluation import evaluate, seen_items
+from rearec.evaluation.seen import SeenName, seen_words
 from rearec.files import check_way, write_json
 from rearec.lightning_module import TrainingOptions
 from rearec.models.config import ReaRecConfig
@@ -62,6 +63,7 @@ def run_demo(
     seed: int = 0,
     users: int = USERS,
     epochs: int = EPOCHS,
+    exclude_seen: bool | None = None,
     device: torch.device | str = "cpu",
     force: bool = False,
     on_progress: Callable[[str, Mapping[str, MethodState]], None] | None = None,
@@ -72,13 +74,16 @@ def run_demo(
         out: folder for everything: ``data``, one RUN folder per method, ``*.png`` and ``demo.json``.
         seed: of the data and of the trainings.
         users, epochs: size of the data and length of each training.
+        exclude_seen: whether targets are ranked among the items that are not in their row's history; None: as the data
+            says (`rearec.evaluation.seen_items`).
         device: where to train.
         force: replace an earlier demonstration.
         on_progress: called with (method, state of every method) after every epoch.
 
     Returns:
-        ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, for each method the result of
-        `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and ``plots`` (paths by name).
+        ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, ``seen`` ("kept" or "excluded"),
+        for each method the result of `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and
+        ``plots`` (paths by name).
 
     Raises:
         UserError: ``out`` holds an earlier demonstration and ``force`` is not given, or holds something else.
@@ -91,7 +96,10 @@ def run_demo(
         seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
     )
 
-    options = TrainingOptions(epochs=epochs, patience=epochs, batch_rows=256, lr=3e-3, seed=seed)
+    seen = seen_items(dataset, exclude_seen)
+    options = TrainingOptions(
+        epochs=epochs, patience=epochs, batch_rows=256, lr=3e-3, exclude_seen=seen.exclude, seed=seed
+    )
     states = {method: MethodState() for method in METHODS}
     results: dict[str, dict[str, Any]] = {}
     floors: dict[str, Any] = {}
@@ -121,13 +129,13 @@ def run_demo(
         trained = train(data, folder / method, config, options, device=device, force=force, on_epoch=on_epoch)
         floors = {name: trained["test"][name] for name in ("popularity", "markov")}
         model = ReaRec.from_pretrained(folder / method, map_location=device)
-        results[method] = evaluate(model, dataset, "test", per_step=True, floors=False)
+        results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 
     plots = {}
     for name, figure in (
         ("validation", _validation(folder)),
         ("steps", _steps(results)),
-        ("test", _test({**floors, **results})),
+        ("test", _test({**floors, **results}, seen.name)),
     ):
         plots[name] = folder / f"{name}.png"
         write_png(plots[name], figure)
@@ -135,6 +143,7 @@ def run_demo(
         "out": str(folder),
         "structure": STRUCTURE,
         "statistics": dataset.statistics,
+        "seen": seen.name,
         **results,
         **floors,
         "plots": {name: str(path) for name, path in plots.items()},
@@ -183,12 +192,12 @@ def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     )
 
 
-def _test(results: Mapping[str, Mapping[str, Any]]) -> Figure:
+def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
     """Test NDCG@20 with standard errors, the floors beside the methods."""
     return bars(
         list(results),
         {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
         errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
         ylabel="test NDCG@20",
-        title="Test rows, full catalogue",
+        title=f"Test rows, full catalogue, {seen_words(seen)}",
     )

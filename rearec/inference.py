@@ -112,7 +112,7 @@ class Recommender:
             histories: ids of items as the data's source wrote them, oldest first. Unknown ids are skipped and reported.
                 A history without a known item is answered by the most popular items, and says so.
             k: items per answer, at least 1.
-            exclude_seen: leave out the items of the history.
+            exclude_seen: leave out the items of the history, those before the last ``max_len`` too.
             steps: reasoning steps, at most the trained number; None for the trained number.
 
         Raises:

@@ -13,14 +13,15 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from rearec.baselines import popularity_ranks
 from rearec.data.batches import Batch, PairBatches, Pairing
 from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
 from rearec.errors import UserError
-from rearec.evaluation import BatchRanker, evaluation_batches
-from rearec.metrics import METRICS, rank_metrics
+from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
+from rearec.evaluation.floors import popularity_ranks
+from rearec.evaluation.metrics import METRICS, rank_metrics
+from rearec.evaluation.seen import RowHistories
 from rearec.objectives import contrastive_active, loss
 from rearec.reasoning import ReaRec
 
@@ -49,6 +50,8 @@ class TrainingOptions:
     precision: of the losses, which are most of the work: ``fp32``, ``bf16`` (operands rounded to bfloat16, sums
         float32), or on CPUs ``bf16x3`` (nearly float32, fast where there is AMX). Under ``bf16`` all the rest runs in
         autocast on a GPU; on a CPU, where that is slower, it stays float32. The weights are float32.
+    exclude_seen: whether validation ranks among the items that are not in a row's history; None: as the data says
+        (`rearec.evaluation.seen_items`).
     seed: of the initial weights and of every epoch.
     """
 
@@ -63,6 +66,7 @@ class TrainingOptions:
     schedule: str = "constant"
     lr_warmup: int = 0
     precision: str = "fp32"
+    exclude_seen: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +81,7 @@ class TrainingOptions:
         for name in ("weight_decay", "clip"):
             valid = self._is(Real, name) and 0 <= getattr(self, name) < math.inf
             self._check(name, valid, "a finite number, 0 or more")
+        self._check("exclude_seen", isinstance(self.exclude_seen, bool | None), "True, False or None")
         for name, choices in (("pairing", PAIRINGS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
 
@@ -98,6 +103,8 @@ class TrainingModule(LightningModule):
         self.options = options
         self._train_batches = _training_batches(model, dataset, options)
         self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
+        exclude = seen_items(dataset, options.exclude_seen).exclude
+        self._seen = RowHistories(dataset, "valid") if exclude else None
         empty = self._valid_batches.empty_history_rows
         self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
         self._valid_ranks: list[np.ndarray] = []
@@ -145,7 +152,7 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Prepare the item table once for all validation batches."""
-        self._ranker = BatchRanker(self.model)
+        self._ranker = BatchRanker(self.model, seen=self._seen)
         self._valid_ranks = [self._empty_history_ranks]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -73,7 +73,9 @@ class Page:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", line)), default=0))
         self._parts.append(f"{fence}\n{visible(line)}\n{fence}")
 
-    def table(self, rows: Sequence[Row], name: str | None = None, *, caption: str = "") -> None:
+    def table(
+        self, rows: Sequence[Row], name: str | None = None, *, caption: str = "", shared: Row | None = None
+    ) -> None:
         """Add a table: numbers rounded for reading, and with ``name`` also unrounded as NAME.csv.
 
         Args:
@@ -82,6 +84,7 @@ class Page:
                 missing cell and None are shown as "–" and left empty in the csv. In the Markdown table a column
                 ``X_se`` (a standard error) has no place of its own but is shown as ± in the cells of ``X``.
             caption: stands above the table.
+            shared: as in `data`; the caption has to say it.
 
         Raises:
             ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
@@ -91,14 +94,17 @@ class Page:
             self.text(caption)
         self._parts.append(_markdown_table(rows, columns))
         if name is not None:
-            self.data(rows, name)
+            self.data(rows, name, shared=shared)
 
-    def data(self, rows: Sequence[Row], name: str) -> None:
+    def data(self, rows: Sequence[Row], name: str, *, shared: Row | None = None) -> None:
         """Add a link to NAME.csv alone, which holds these rows unrounded.
+
+        shared: cells that are the same in all rows, in columns after theirs.
 
         Raises:
             ValueError: as `table`.
         """
+        rows = [{**row, **(shared or {})} for row in rows]
         columns = _columns(rows)
         cells = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
         file = self._add(f"{name}.csv", lambda path: _write_csv(path, [columns, *cells]))

@@ -123,6 +123,16 @@ class RunFolder:
             raise UserError(f"{self.options_file}: damaged: the path of the dataset is no text")
         return options
 
+    def excludes_seen(self) -> bool | None:
+        """Whether the training chose its best epoch with seen items left out.
+
+        None where the run does not say: those before there was a choice kept them.
+        """
+        value = self.options()["training"].get("exclude_seen")
+        if not isinstance(value, bool | None):
+            raise UserError(f"{self.options_file}: damaged: exclude_seen is {value!r}, expected true or false")
+        return value
+
     def check_fingerprint(self, fingerprint: str, dataset: str | Path) -> None:
         """UserError where ``dataset``, which has this fingerprint, is not the one that the model is trained on."""
         if self.options()["dataset"].get("fingerprint") != fingerprint:
@@ -142,14 +152,18 @@ class RunFolder:
         return Catalog(item_ids, popularity)
 
     def result(self) -> dict[str, Any]:
-        """Best epoch, validation and test metrics of a finished training."""
+        """Best epoch, validation and test metrics of a finished training, and whether seen items were kept in them."""
         self.check_finished()
         result = _read_json(self.result_file)
         counts = ("best_epoch", "epochs", "parameters")
+        # Runs from before there was a choice kept seen items.
+        if isinstance(result, dict):
+            result.setdefault("seen", "kept")
         if (
             not isinstance(result, dict)
             or not all(_is_count(result.get(name)) for name in counts)
             or not isinstance(result.get("stopped_early"), bool)
+            or result["seen"] not in ("kept", "excluded")
             or not isinstance(result.get("valid"), dict)
             or not isinstance(result.get("test", ""), dict | None)
         ):

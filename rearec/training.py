@@ -14,7 +14,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from rearec.checkpointing import AtomicCheckpointIO, RunRecorder, load_best_weig
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError, in_one_line
-from rearec.evaluation import evaluate
+from rearec.evaluation import evaluate, seen_items
 from rearec.files import write_json
 from rearec.lightning_module import TrainingModule, TrainingOptions
 from rearec.models.backbone import Backbone
@@ -110,8 +111,9 @@ def train(
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
     Returns:
-        ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``valid`` (metrics) and
-        ``test`` (as `evaluate` returns them, floors included; None without test rows).
+        ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``seen`` ("kept" or
+        "excluded", in the choice of the best epoch as in what follows), ``valid`` (metrics) and ``test`` (as `evaluate`
+        returns them, floors included; None without test rows).
 
     Raises:
         ValueError: the configuration does not fit the dataset.
@@ -126,6 +128,11 @@ def train(
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     _check_dataset(dataset, config)
     _check_precision(options.precision, device)
+    continues = resume and folder.last_checkpoint.is_file()
+    # A run goes on as it began.
+    begun = bool(folder.excludes_seen()) if continues or (resume and folder.finished) else None
+    seen = seen_items(dataset, options.exclude_seen, of_run=begun)
+    options = replace(options, exclude_seen=seen.exclude)
     record = {
         "rearec": version("rearec"),
         "dataset": _describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
@@ -135,7 +142,6 @@ def train(
     if resume and folder.finished:
         _check_same(folder, record)
         return folder.result()
-    continues = resume and folder.last_checkpoint.is_file()
     if continues:
         _check_same(folder, record)
     else:
@@ -171,13 +177,15 @@ def train(
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
         model = load_best_weights(folder, module.model).to(device)
 
+    measure = partial(evaluate, model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
     result = {
         "best_epoch": recorder.best_epoch,
         "epochs": len(recorder.history),
         "stopped_early": len(recorder.history) < options.epochs,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "valid": evaluate(model, dataset, "valid", batch_rows=options.batch_rows, floors=False),
-        "test": evaluate(model, dataset, "test", batch_rows=options.batch_rows) if len(dataset.rows("test")) else None,
+        "seen": seen.name,
+        "valid": measure("valid", floors=False),
+        "test": measure("test") if len(dataset.rows("test")) else None,
     }
     try:
         model.save_pretrained(folder.path)
@@ -247,6 +255,7 @@ def _digest(data: bytes | memoryview) -> str:
 def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
     """UserError where the run to resume was started with something else."""
     before = folder.options()
+    before["training"]["exclude_seen"] = bool(folder.excludes_seen())
     for part in ("dataset", "model", "training"):
         for name, value in record[part].items():
             was = before[part].get(name)

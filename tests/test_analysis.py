@@ -15,7 +15,7 @@ from rearec.analysis import case, ceiling, latency, ranks, rows, similarity, ste
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
-from rearec.metrics import METRICS, rank_metrics, row_metrics
+from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.pages import Page
 from rearec.reasoning import ReaRec
 
@@ -97,13 +97,13 @@ def test_the_page_says_whether_a_ceiling_is_noise(
 ) -> None:
     result = ceiling.ceiling(np.stack([best, [50] * 40], 1), np.stack([best_control, [50] * 40], 1))
     page = Page(tmp_path, "ceiling", "Ceiling")
-    ceiling.page(page, {"prl": result})
+    ceiling.page(page, {"prl": result}, seen="kept")
     assert words in page.markdown and "A ceiling below its control is noise" in page.markdown
 
 
 def test_without_a_control_the_page_says_that_nothing_follows(tmp_path: Path) -> None:
     page = Page(tmp_path, "ceiling", "Ceiling")
-    ceiling.page(page, {"prl": ceiling.ceiling([[0, 1], [1, 0], [3, 3]])})
+    ceiling.page(page, {"prl": ceiling.ceiling([[0, 1], [1, 0], [3, 3]])}, seen="kept")
     page.write()
     assert "no control here, so nothing follows" in page.markdown
     (row,) = csv.DictReader((tmp_path / "ceiling.csv").open())
@@ -122,7 +122,9 @@ def test_subgroups_are_those_of_the_evaluation_for_every_model(dataset: Sequence
     expected = evaluate(models["prl"], dataset, users_by="length", items_by="popularity", floors=False)
     for grouping in ("users_by_length", "items_by_popularity"):
         found = [row for row in result if row["model"] == "prl" and row["grouping"] == grouping]
-        assert [{k: v for k, v in row.items() if k not in ("model", "grouping")} for row in found] == expected[grouping]
+        assert [{k: v for k, v in row.items() if k not in ("model", "grouping", "seen")} for row in found] == expected[
+            grouping
+        ]
     page = Page(tmp_path, "subgroups", "Groups")
     subgroups.page(page, result)
     page.write()
@@ -248,10 +250,11 @@ def test_every_page_has_a_table_and_a_figure(dataset: SequenceDataset, trained: 
     models = {"prl": trained, "erl": random_model(dataset, "erl")}
     page = Page(tmp_path, "all", "All")
     steps.page(page, {name: steps.metrics_by_step(model, dataset) for name, model in models.items()})
-    ranks.page(page, {name: ranks.rank_by_step(model, dataset) for name, model in models.items()})
+    found = {name: ranks.rank_by_step(model, dataset) for name, model in models.items()}
+    ranks.page(page, found, seen="kept")
     similarity.page(page, {name: similarity.similarity(model, dataset) for name, model in models.items()})
     latency.page(page, {"prl": latency.latency(trained, dataset, rows=4, repeats=2)}, device="a CPU")
-    case.page(page, case.cases(models["erl"], dataset, count=2))
+    case.page(page, case.cases(models["erl"], dataset, count=2), seen="kept")
     page.write()
     for name in ("steps", "ranks", "similarity", "latency", "case"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -59,7 +59,7 @@ def test_a_model_that_improves_nothing_has_no_cases(dataset: SequenceDataset, tm
         patch.setattr(case, "rank_rows", lambda *_, **__: still)
         assert case.cases(model, dataset) == []
     page = Page(tmp_path, "case", "Cases")
-    case.page(page, [])
+    case.page(page, [], seen="kept")
     assert "there are no cases to show" in page.markdown
 
 
@@ -81,7 +81,7 @@ def test_titles_are_cut_and_escaped_on_the_page_and_whole_in_the_csv(tmp_path: P
         titles={"t": long, "other": "A | B <b>"},
     )
     page = Page(tmp_path, "case", "Cases")
-    case.page(page, [of_one])
+    case.page(page, [of_one], seen="kept")
     page.write()
     shown = "**\\*" + "x" * 58 + "…**"
     assert f"Next came {shown}." in page.markdown

@@ -150,7 +150,7 @@ def test_reproduce_names_folders_as_they_are(data: Path, place: Path) -> None:
 
 
 def test_demo_and_download_name_folders_as_they_are(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rearec.metrics import rank_metrics
+    from rearec.evaluation.metrics import rank_metrics
 
     metrics = rank_metrics(np.asarray([0, 3]))
     plots = {"steps": str(place / "steps.png")}

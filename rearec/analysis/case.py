@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rearec.analysis.rows import history_batch
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
-from rearec.evaluation import rank_rows
+from rearec.evaluation import rank_rows, seen_items
+from rearec.evaluation.seen import RowHistories, SeenName, seen_words
 from rearec.pages import Markdown, Page, escape
 from rearec.plots import lines
 from rearec.reasoning import ReaRec
@@ -52,7 +54,13 @@ class Case:
 
 
 def cases(
-    model: ReaRec, dataset: SequenceDataset, split: SplitName = "test", *, count: int = 3, k: int = 5
+    model: ReaRec,
+    dataset: SequenceDataset,
+    split: SplitName = "test",
+    *,
+    exclude_seen: bool | None = None,
+    count: int = 3,
+    k: int = 5,
 ) -> list[Case]:
     """The rows where the target's rank improves most from step 0 to the model's answer.
 
@@ -60,6 +68,8 @@ def cases(
     chosen for it, so they show how reasoning helps where it does, not how often.
 
     Args:
+        exclude_seen: whether the rankings leave out the items of the history, the target excepted; None: as
+            `rearec.evaluation.seen_items` says.
         count: most rows, at least 1; rows without an improvement are not shown.
         k: items of each ranking, at least 1.
 
@@ -71,7 +81,8 @@ def cases(
     """
     if model.config.steps == 0:
         raise UserError(f"a model of method {model.config.method} with 0 steps does not reason: there are no cases")
-    ranked = rank_rows(model, dataset, split, per_step=True)
+    exclude = seen_items(dataset, exclude_seen).exclude
+    ranked = rank_rows(model, dataset, split, exclude_seen=exclude, per_step=True)
     assert ranked.by_step is not None
     gain = np.log2(ranked.by_step[:, 0] + 2) - np.log2(ranked.final + 2)
     chosen = [int(row) for row in np.argsort(-gain, kind="stable")[:count] if gain[row] > 0]
@@ -88,11 +99,25 @@ def cases(
             ranks = np.concatenate([ranks, ranked.final[chosen, None]], axis=1)
             states = torch.cat([states, model.final_state(states)[:, None]], dim=1)
         k = min(k, model.config.num_items)
-        top = catalog_topk(states.flatten(0, 1), model.weight, k)[1].view(len(chosen), len(steps), k).tolist()
+        barred = _rivals_left_out(dataset, split, np.repeat(chosen, len(steps)), states.device) if exclude else None
+        top = catalog_topk(states.flatten(0, 1), model.weight, k, exclude=barred)[1]
+    tops = top.view(len(chosen), len(steps), k).tolist()
     return [
-        _case(dataset, split, row, model.config.max_len, steps, (ranks[index] + 1).tolist(), top[index])
+        _case(dataset, split, row, model.config.max_len, steps, (ranks[index] + 1).tolist(), tops[index])
         for index, row in enumerate(chosen)
     ]
+
+
+def _rivals_left_out(
+    dataset: SequenceDataset, split: SplitName, rows: NDArray[np.int64], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The items of the rows' histories but their targets, as `catalog_topk` takes them."""
+    offsets, items = RowHistories(dataset, split)(rows)
+    row = np.repeat(np.arange(len(rows)), np.diff(offsets))
+    rival = items != dataset.targets(split)[rows][row]
+    counts = np.bincount(row[rival], minlength=len(rows))
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    return torch.from_numpy(offsets).to(device), torch.from_numpy(items[rival]).to(device)
 
 
 def _case(
@@ -108,6 +133,7 @@ def _case(
     sequence, position = dataset.rows(split)[row]
     history = dataset.history(sequence, position)[-max_len:].tolist()
     target = int(dataset.sequence(sequence)[position])
+    shown = {*history, target}
     ids, titles = dataset.item_ids, dataset.item_titles or [None] * dataset.num_items
     return Case(
         row=row,
@@ -116,35 +142,37 @@ def _case(
         target=ids[target],
         steps=steps,
         ranks=ranks,
-        top=[[ids[item] for item in items] for items in top],
-        titles={ids[item]: title for item in {*history, target, *chain.from_iterable(top)} if (title := titles[item])},
+        # -1 where fewer than k items are left
+        top=[[ids[item] for item in items if item >= 0] for items in top],
+        titles={ids[item]: title for item in {*shown, *chain.from_iterable(top)} - {-1} if (title := titles[item])},
     )
 
 
-def page(into: Page, results: Sequence[Case], *, name: str = "case") -> None:
+def page(into: Page, results: Sequence[Case], *, seen: SeenName, name: str = "case") -> None:
     """Add each case in words with the rankings step by step, a csv of all, and a figure of the target's rank.
 
     Args:
         results: what `cases` returns.
+        seen: whether seen items are among those ranked.
     """
     if not results:
         into.text("No row's target stands higher by the model's answer than by step 0: there are no cases to show.")
         return
     into.text(
         "The rows in which reasoning moves the target up most, chosen for that: they show how it helps where it does, "
-        "not how often. The target is set in bold."
+        f"not how often. Full catalogue, {seen_words(seen)}. The target is set in bold."
     )
     data: list[dict[str, Any]] = []
     for number, case in enumerate(results, 1):
-        seen = case.history[-SHOWN_HISTORY:]
-        skipped = len(case.history) - len(seen)
+        recent = case.history[-SHOWN_HISTORY:]
+        skipped = len(case.history) - len(recent)
         into.text(f"#### Case {number}: user {escape(case.user)}")
         into.text(f"History, oldest first{f', after {skipped} earlier items' if skipped else ''}:")
-        into.text("\n".join(f"{place}. {_shown(case, item)}" for place, item in enumerate(seen, skipped + 1)))
+        into.text("\n".join(f"{place}. {_shown(case, item)}" for place, item in enumerate(recent, skipped + 1)))
         into.text(f"Next came {_shown(case, case.target)}. Its rank, and the first items of the ranking, by step:")
         into.table(_ranking(case))
         data += _data(number, case)
-    into.data(data, name)
+    into.data(data, name, shared={"seen": seen})
     series = {}
     for number, case in enumerate(results, 1):
         by_step = [rank for step, rank in zip(case.steps, case.ranks, strict=True) if step.startswith("step ")]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rearec.analysis.bootstrap import Interval, paired_interval
-from rearec.metrics import METRICS, rank_metrics, row_metrics
+from rearec.evaluation.bootstrap import Interval, paired_interval
+from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
+from rearec.evaluation.seen import SeenName, seen_words
 from rearec.pages import Page, escape
 from rearec.plots import bars
 
@@ -103,15 +104,19 @@ def verdict(model: str, result: Ceiling) -> str:
     return f"{value}. The ceiling is above its control: its steps differ by more than the seeds of base do."
 
 
-def page(into: Page, results: Mapping[str, Ceiling], *, name: str = "ceiling") -> None:
-    """Add what the ceiling is worth in words, a table and a figure."""
+def page(into: Page, results: Mapping[str, Ceiling], *, seen: SeenName, name: str = "ceiling") -> None:
+    """Add what the ceiling is worth in words, a table and a figure.
+
+    seen: whether seen items are among those ranked.
+    """
     into.text(
         "The ceiling takes for every row the step that ranks its target best, which nobody knows beforehand. The "
         "control does the same with as many base models as the model has states (K + 1), trained alike but for their "
         "seed. **A ceiling below its control is noise.**"
     )
     into.text("\n".join(f"- {escape(verdict(model, result))}" for model, result in results.items()))
-    into.table([_row(model, result) for model, result in results.items()], name)
+    rows = [_row(model, result) for model, result in results.items()]
+    into.table(rows, name, caption=f"NDCG@20, full catalogue, {seen_words(seen)}.", shared={"seen": seen})
     parts: dict[str, list[dict[str, Any] | None]] = {
         LAST: [result.last for result in results.values()],
         BEST: [result.best for result in results.values()],

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.evaluation import rank_rows
-from rearec.metrics import rank_metrics
+from rearec.evaluation.metrics import rank_metrics
+from rearec.evaluation.seen import SeenName, seen_words
 from rearec.pages import Page
 from rearec.plots import draw_lines, panels
 from rearec.reasoning import ReaRec
@@ -27,14 +28,14 @@ def rank_by_step(
     dataset: SequenceDataset,
     split: SplitName = "test",
     *,
+    exclude_seen: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """What `distribution` says of the model's ranks by each state h_0..h_K alone.
 
-    Raises:
-        UserError: as `rearec.evaluation.evaluate`.
+    Args and Raises as `rearec.evaluation.evaluate`.
     """
-    ranked = rank_rows(model, dataset, split, per_step=True, progress=progress)
+    ranked = rank_rows(model, dataset, split, exclude_seen=exclude_seen, per_step=True, progress=progress)
     assert ranked.by_step is not None
     return distribution(ranked.by_step)
 
@@ -68,18 +69,22 @@ def distribution(by_step: ArrayLike) -> list[dict[str, Any]]:
     return rows
 
 
-def page(into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, name: str = "ranks") -> None:
+def page(
+    into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, seen: SeenName, name: str = "ranks"
+) -> None:
     """Add a table, and for each model two panels: shares of targets in the top k, percentiles of the rank.
 
     Args:
         results: by model what `rank_by_step` returns.
+        seen: whether seen items are among those ranked.
     """
     into.text(
-        "The rank of the target by each reasoning state taken alone, 1 is the top. top_k is the share of rows whose "
-        "target is among the first k, rank_q the q-th percentile of the rank, better and worse the shares of rows "
-        "whose rank is smaller and larger than by step 0."
+        f"The rank of the target by each reasoning state taken alone, full catalogue, {seen_words(seen)}; 1 is the "
+        "top. top_k is the share of rows whose target is among the first k, rank_q the q-th percentile of the rank, "
+        "better and worse the shares of rows whose rank is smaller and larger than by step 0."
     )
-    into.table([{"model": model, **entry} for model, entries in results.items() for entry in entries], name)
+    rows = [{"model": model, **entry} for model, entries in results.items() for entry in entries]
+    into.table(rows, name, shared={"seen": seen})
     drawings = []
     for model, entries in results.items():
         steps = [entry["step"] for entry in entries]

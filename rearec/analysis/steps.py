@@ -7,7 +7,8 @@ from typing import Any
 
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.evaluation import evaluate
-from rearec.metrics import METRICS
+from rearec.evaluation.metrics import METRICS
+from rearec.evaluation.seen import seen_words
 from rearec.pages import Page
 from rearec.plots import lines
 from rearec.reasoning import ReaRec
@@ -20,25 +21,27 @@ def metrics_by_step(
     dataset: SequenceDataset,
     split: SplitName = "test",
     *,
+    exclude_seen: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of the model's answer, and as ``by_step`` those of each state h_0..h_K alone, with standard errors.
 
-    Raises:
-        UserError: as `rearec.evaluation.evaluate`.
+    Args and Raises as `rearec.evaluation.evaluate`.
     """
-    return evaluate(model, dataset, split, per_step=True, floors=False, progress=progress)
+    return evaluate(model, dataset, split, exclude_seen=exclude_seen, per_step=True, floors=False, progress=progress)
 
 
 def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "steps") -> None:
     """Add a table and a figure of NDCG@20 by step, a line per model.
 
     Args:
-        results: by model what `metrics_by_step` returns.
+        results: by model what `metrics_by_step` returns, with seen items kept or excluded in all of them.
     """
+    seen = next(iter(results.values()))["seen"]
     into.text(
         "Metrics of each reasoning state taken alone; step 0 is the state of the last item, before any reasoning. "
-        "The answer is ranked by the last state, by method erl by the mean of all. ± is the standard error over rows."
+        "The answer is ranked by the last state, by method erl by the mean of all. Full catalogue, "
+        f"{seen_words(seen)}; ± is the standard error over rows."
     )
     columns = [column for metric in METRICS for column in (metric, f"{metric}_se")]
     into.table(
@@ -51,6 +54,7 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
             )
         ],
         name,
+        shared={"seen": seen},
     )
     figure = lines(
         {

@@ -8,6 +8,7 @@ from typing import Any
 
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.evaluation import evaluate
+from rearec.evaluation.seen import seen_words
 from rearec.pages import Page
 from rearec.plots import draw_bars, panels
 from rearec.reasoning import ReaRec
@@ -23,21 +24,36 @@ GROUPINGS = {
 
 
 def subgroups(
-    models: Mapping[str, ReaRec], dataset: SequenceDataset, split: SplitName = "test"
+    models: Mapping[str, ReaRec],
+    dataset: SequenceDataset,
+    split: SplitName = "test",
+    *,
+    exclude_seen: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Metrics of up to four groups of rows of about equal size by history length, and four by target popularity.
 
+    exclude_seen: as in `rearec.evaluation.evaluate`.
+
     Returns:
         for each model, grouping and group: ``model``, ``grouping`` (a key of ``GROUPINGS``), ``group`` (a range like
-        "5–7") and the metrics of `rank_metrics`.
+        "5–7"), ``seen`` ("kept" or "excluded") and the metrics of `rank_metrics`.
 
     Raises:
         UserError: as `rearec.evaluation.evaluate`.
     """
     rows = []
     for name, model in models.items():
-        result = evaluate(model, dataset, split, users_by="length", items_by="popularity", floors=False)
-        rows += [{"model": name, "grouping": key, **group} for key in GROUPINGS for group in result[key]]
+        result = evaluate(
+            model,
+            dataset,
+            split,
+            exclude_seen=exclude_seen,
+            users_by="length",
+            items_by="popularity",
+            floors=False,
+        )
+        labels = {"model": name, "seen": result["seen"]}
+        rows += [{**labels, "grouping": key, **group} for key in GROUPINGS for group in result[key]]
     return rows
 
 
@@ -69,5 +85,6 @@ def page(into: Page, results: Sequence[Mapping[str, Any]], *, name: str = "subgr
                 ylabel="NDCG@20",
             )
         )
-    into.table(table, name, caption="NDCG@20 by group.")
+    seen = results[0]["seen"]
+    into.table(table, name, caption=f"NDCG@20 by group, full catalogue, {seen_words(seen)}.", shared={"seen": seen})
     into.figure(panels(drawings), name, "NDCG@20 by group; bars are standard errors over rows.")

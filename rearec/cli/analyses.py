@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rearec.cli.common import progress_bar
 from rearec.data.dataset import SequenceDataset, SplitName
 from rearec.errors import UserError
 from rearec.evaluation import rank_rows
+from rearec.evaluation.seen import SeenName, seen_name
 from rearec.pages import Page
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
@@ -27,7 +29,10 @@ __all__ = ["ANALYSES", "Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What an analysis looks at: RUN first, then those of --against; options: those of its own."""
+    """What an analysis looks at: RUN first, then those of --against; options: those of its own.
+
+    exclude_seen: whether seen items are left out where targets or items are ranked.
+    """
 
     folders: list[RunFolder]
     models: list[ReaRec]
@@ -35,6 +40,11 @@ class Subject:
     split: SplitName
     options: dict[str, int]
     seed: int
+    exclude_seen: bool
+
+    @property
+    def seen(self) -> SeenName:
+        return seen_name(self.exclude_seen)
 
     @property
     def model(self) -> ReaRec:
@@ -55,7 +65,9 @@ class Subject:
 
 def _steps(subject: Subject, page: Page) -> Any:
     with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = steps.metrics_by_step(subject.model, subject.dataset, subject.split, progress=progress)
+        result = steps.metrics_by_step(
+            subject.model, subject.dataset, subject.split, exclude_seen=subject.exclude_seen, progress=progress
+        )
     steps.page(page, {subject.names[0]: result})
     return result
 
@@ -64,12 +76,13 @@ def _ceiling(subject: Subject, page: Page) -> Any:
     states = subject.model.config.steps + 1
     control = subject.models[1:]
     _check_control(subject, states)
+    rank = partial(rank_rows, dataset=subject.dataset, split=subject.split, exclude_seen=subject.exclude_seen)
     with progress_bar(f"ranking {subject.split} rows") as progress:
-        by_step = rank_rows(subject.model, subject.dataset, subject.split, per_step=True, progress=progress).by_step
+        by_step = rank(subject.model, per_step=True, progress=progress).by_step
     assert by_step is not None
-    of_base = [rank_rows(model, subject.dataset, subject.split).final for model in control]
+    of_base = [rank(model).final for model in control]
     result = ceiling.ceiling(by_step, np.stack(of_base, axis=1) if of_base else None, seed=subject.seed)
-    ceiling.page(page, {subject.names[0]: result})
+    ceiling.page(page, {subject.names[0]: result}, seen=subject.seen)
     return asdict(result)
 
 
@@ -95,7 +108,7 @@ def _check_control(subject: Subject, states: int) -> None:
 def _subgroups(subject: Subject, page: Page) -> Any:
     models = dict(zip(subject.names, subject.models, strict=True))
     with progress_bar(f"ranking {subject.split} rows"):
-        result = subgroups.subgroups(models, subject.dataset, subject.split)
+        result = subgroups.subgroups(models, subject.dataset, subject.split, exclude_seen=subject.exclude_seen)
     subgroups.page(page, result)
     return result
 
@@ -129,8 +142,10 @@ def _similarity(subject: Subject, page: Page) -> Any:
 
 def _ranks(subject: Subject, page: Page) -> Any:
     with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = ranks.rank_by_step(subject.model, subject.dataset, subject.split, progress=progress)
-    ranks.page(page, {subject.names[0]: result})
+        result = ranks.rank_by_step(
+            subject.model, subject.dataset, subject.split, exclude_seen=subject.exclude_seen, progress=progress
+        )
+    ranks.page(page, {subject.names[0]: result}, seen=subject.seen)
     return result
 
 
@@ -140,10 +155,11 @@ def _case(subject: Subject, page: Page) -> Any:
             subject.model,
             subject.dataset,
             subject.split,
+            exclude_seen=subject.exclude_seen,
             count=subject.options["--cases"],
             k=subject.options["-k"],
         )
-    case.page(page, result)
+    case.page(page, result, seen=subject.seen)
     return [asdict(each) for each in result]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from rearec.cli.common import (
     Debug,
     Device,
+    ExcludeSeen,
     Force,
     Json,
     Seed,
@@ -19,6 +21,8 @@ from rearec.cli.common import (
     compute_device,
     dataset_path,
     emit,
+    note,
+    seen_of_run,
     set_threads,
 )
 from rearec.cli.evaluate import Split
@@ -58,6 +62,8 @@ OWN_OPTIONS = {
     "--cases": {Analysis.case: 3},
     "-k": {Analysis.case: 5},
 }
+# Those that rank targets or items.
+RANKING = (Analysis.steps, Analysis.ceiling, Analysis.subgroups, Analysis.ranks, Analysis.case)
 COMPARING = (Analysis.ceiling, Analysis.subgroups)
 
 
@@ -75,6 +81,7 @@ def analyze(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
+    exclude_seen: ExcludeSeen = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -105,7 +112,10 @@ def analyze(
     """
     options = _own_options(analysis, {"--rows": rows, "--repeats": repeats, "--cases": count, "-k": k})
     if against and analysis not in COMPARING:
-        raise UserError(f"--against: belongs to {' and '.join(each.value for each in COMPARING)}, not {analysis.value}")
+        raise UserError(f"--against: belongs to {_listed(COMPARING)}, not {analysis.value}")
+    if exclude_seen is not None and analysis not in RANKING:
+        option = "--exclude-seen" if exclude_seen else "--keep-seen"
+        raise UserError(f"{option}: {analysis.value} ranks nothing; it belongs to {_listed(RANKING)}")
     set_threads(threads)
     from rearec.run_folder import RunFolder
 
@@ -125,7 +135,12 @@ def analyze(
         folder.check_fingerprint(dataset.fingerprint, data)
     where = compute_device(device)
     models = [ReaRec.from_pretrained(folder.path, map_location=where) for folder in folders]
-    subject = Subject(folders, models, dataset, split.value, options, seed)
+    seen = seen_of_run(folders[0], dataset, exclude_seen) if analysis in RANKING else None
+    for folder in folders[1:]:
+        if seen is not None and bool(folder.excludes_seen()) != seen.exclude:
+            note(f"{folder.path}: its best epoch was chosen the other way round")
+    exclude = seen is not None and seen.exclude
+    subject = Subject(folders, models, dataset, split.value, options, seed, exclude)
     page = Page(out, analysis.value, f"{TITLES[analysis]}: {subject.names[0]}")
     result = ANALYSES[analysis.value](subject, page)
     page.write()
@@ -134,6 +149,7 @@ def analyze(
             "run": str(run),
             "analysis": analysis.value,
             "split": split.value,
+            **({} if seen is None else {"seen": seen.name}),
             "files": [str(path) for path in page.files],
             "result": result,
         },
@@ -150,8 +166,13 @@ def _own_options(analysis: Analysis, given: dict[str, int | None]) -> dict[str, 
         if analysis in defaults:
             options[name] = defaults[analysis] if value is None else value
         elif value is not None:
-            raise UserError(f"{name}: belongs to {' and '.join(each.value for each in defaults)}, not {analysis.value}")
+            raise UserError(f"{name}: belongs to {_listed(defaults)}, not {analysis.value}")
     return options
+
+
+def _listed(analyses: Iterable[Analysis]) -> str:
+    *first, last = (each.value for each in analyses)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _check_out(out: Path, analysis: Analysis, force: bool) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rearec.cli.terminal import Terminal
+    from rearec.data.dataset import SequenceDataset
+    from rearec.evaluation.seen import SeenItems, SeenName
     from rearec.run_folder import RunFolder
 
 __all__ = [
     "Debug",
     "Device",
+    "ExcludeSeen",
     "Force",
     "Json",
     "Seed",
@@ -42,6 +45,7 @@ __all__ = [
     "metric_table",
     "note",
     "progress_bar",
+    "seen_of_run",
     "set_threads",
 ]
 
@@ -50,6 +54,14 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to the libraries.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ExcludeSeen = Annotated[
+    bool | None,
+    typer.Option(
+        "--exclude-seen/--keep-seen",
+        help="Rank among the items that are not in a row's history, or among all.",
+        show_default="as the run or the data says",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 EXIT_USER_ERROR = 2
@@ -132,6 +144,17 @@ def dataset_path(run: RunFolder, data: Path | None) -> Path:
     return path
 
 
+def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:
+    """Whether seen items are left out in what is said of a finished run; tells the user, and why."""
+    from rearec.evaluation import seen_items
+
+    of_run = run.excludes_seen()
+    seen = seen_items(dataset, exclude, of_run=of_run)
+    unsaid = exclude is None and of_run is None
+    note(f"{seen}; {run.path} was trained before there was a choice" if unsaid else str(seen))
+    return seen
+
+
 def check_steps(steps: int | None, trained: int) -> None:
     """UserError where ``--steps`` asks for more reasoning steps than the model was trained for."""
     if steps is not None and steps > trained:
@@ -180,23 +203,39 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def metric_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table of metrics: one line per name, NDCG@20 with its standard error."""
+def metric_table(
+    title: str, rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None = None, *, seen: SeenName
+) -> Table:
+    """A table of metrics, one line per name; the title says too whether seen items are in the ranking.
+
+    metrics: the columns, with standard errors; None for those of every evaluation, NDCG@20 alone with its error.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from rearec.evaluation.metrics import METRICS, heading
+    from rearec.evaluation.seen import seen_words
+
+    with_error = ("ndcg@20",) if metrics is None else metrics
     # Narrow enough for 80 columns.
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=f"{title}, {seen_words(seen)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("", no_wrap=True)
-    for heading in ("NDCG@10", "NDCG@20", "Recall@10", "Recall@20", "MRR", "rows"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, metrics in rows.items():
-        cells = [_number(metrics[key]) for key in ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr")]
-        if metrics["ndcg@20_se"] is not None:
-            cells[1] += f" ± {metrics['ndcg@20_se']:.4f}"
-        table.add_row(name, *cells, f"{metrics['rows']:,}")
+    for column in (*(heading(metric) for metric in metrics or METRICS), "rows"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        cells = []
+        for metric in metrics or METRICS:
+            error = row[f"{metric}_se"] if metric in with_error else None
+            cells.append(_number(row[metric]) + ("" if error is None else f" ± {_number(error)}"))
+        table.add_row(name, *cells, f"{row['rows']:,}")
     return table
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"

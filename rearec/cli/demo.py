@@ -14,6 +14,7 @@ import typer
 from rearec.cli.common import (
     Debug,
     Device,
+    ExcludeSeen,
     Force,
     Json,
     Seed,
@@ -49,6 +50,7 @@ def demo(
     ),
     users: Annotated[int, typer.Option(min=10, help="Users to generate.")] = 4000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = 14,
+    exclude_seen: ExcludeSeen = None,
     force: Force = False,
     as_json: Json = False,
     seed: Seed = 0,
@@ -72,6 +74,7 @@ def demo(
             seed=seed,
             users=users,
             epochs=epochs,
+            exclude_seen=exclude_seen,
             device=compute_device(device),
             force=force,
             on_progress=on_progress,
@@ -119,7 +122,7 @@ def _table(states: Mapping[str, MethodState], epochs: int) -> Table:
 
 def _render(console: Terminal, out: Path, example: tuple[str, ...], result: dict[str, Any]) -> None:
     rows = {name: result[name] for name in ("popularity", "markov", "base", "erl", "prl")}
-    console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
+    console.print(metric_table("Test rows, full catalogue", rows, seen=result["seen"]))
     for name, path in result["plots"].items():
         console.print(f"plot of {name}: {path}")
     console.print(f"{result['seconds']:.0f} seconds; all of it is in {out}; try")

@@ -11,6 +11,7 @@ import typer
 from rearec.cli.common import (
     Debug,
     Device,
+    ExcludeSeen,
     Json,
     Seed,
     Threads,
@@ -21,6 +22,7 @@ from rearec.cli.common import (
     emit,
     metric_table,
     progress_bar,
+    seen_of_run,
     set_threads,
 )
 
@@ -56,6 +58,15 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
     ] = None,
+    exclude_seen: ExcludeSeen = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME@K,...",
+            help="ndcg, recall, hit, map, mrr, coverage, novelty and arp (average popularity of what is recommended).",
+            show_default="ndcg and recall at 10 and 20, mrr",
+        ),
+    ] = None,
     users_by: Annotated[UsersBy | None, typer.Option(help="Metrics by length of the history.")] = None,
     items_by: Annotated[ItemsBy | None, typer.Option(help="Metrics by training count of the target.")] = None,
     by_step: Annotated[bool, typer.Option("--by-step", help="Metrics of each reasoning state alone.")] = False,
@@ -69,7 +80,11 @@ def evaluate(
     threads: Threads = 0,
     debug: Debug = False,
 ) -> None:
-    """Rank the whole catalogue for every row of a split: NDCG, Recall and MRR beside those of two floors."""
+    """Rank the whole catalogue for every row of a split: NDCG, Recall and MRR beside those of two floors.
+
+    Shops that do not offer again what a user has bought leave seen items out (--exclude-seen); the paper keeps them
+    (--keep-seen). A target that is in its own history stays a candidate.
+    """
     set_threads(threads)
     from rearec.run_folder import RunFolder
 
@@ -79,17 +94,22 @@ def evaluate(
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure
+    from rearec.evaluation.metrics import parse_metrics
     from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
     folder.check_fingerprint(dataset.fingerprint, data)
     model = ReaRec.from_pretrained(run, map_location=compute_device(device))
     check_steps(steps, model.config.steps)
+    chosen = None if metrics is None else [each.name for each in parse_metrics(metrics.split(","), dataset.num_items)]
+    seen = seen_of_run(folder, dataset, exclude_seen)
     with progress_bar(f"ranking {split.value} rows") as progress:
         result = rank_and_measure(
             model,
             dataset,
             split.value,
+            exclude_seen=seen.exclude,
+            metrics=chosen,
             steps=steps,
             batch_rows=batch_size,
             per_step=by_step,
@@ -100,14 +120,14 @@ def evaluate(
     emit(
         {"run": str(run), "method": model.config.method, **result},
         as_json,
-        lambda c: _render(c, model.config.method, result),
+        lambda c: _render(c, model.config.method, result, chosen),
     )
 
 
-def _render(console: Terminal, method: str, result: dict[str, Any]) -> None:
+def _render(console: Terminal, method: str, result: dict[str, Any], metrics: list[str] | None) -> None:
     rows = {method: result, "popularity": result["popularity"], "markov": result["markov"]}
-    title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue, seen items not removed"
-    console.print(metric_table(title, rows))
+    title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue"
+    console.print(metric_table(title, rows, metrics, seen=result["seen"]))
     if result["empty_history_rows"]:
         console.print(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
     for key, title in (
@@ -117,4 +137,4 @@ def _render(console: Terminal, method: str, result: dict[str, Any]) -> None:
     ):
         if key in result:
             groups = {str(group.get("group", group.get("step"))): group for group in result[key]}
-            console.print(metric_table(title, groups))
+            console.print(metric_table(title, groups, metrics, seen=result["seen"]))

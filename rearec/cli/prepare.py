@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import Debug, Device, Force, Json, Seed, Threads, command, emit, metric_table, note, set_threads
+from rearec.cli.common import (
+    Debug,
+    Device,
+    ExcludeSeen,
+    Force,
+    Json,
+    Seed,
+    Threads,
+    command,
+    emit,
+    metric_table,
+    note,
+    set_threads,
+)
 from rearec.cli.options import with_options
 from rearec.data.options import Format, PrepareOptions
 
@@ -43,6 +56,7 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
     options: PrepareOptions,
+    exclude_seen: ExcludeSeen = None,
     force: Force = False,
     as_json: Json = False,
     seed: Seed = 0,
@@ -60,10 +74,11 @@ def prepare(
     the events, the columns that were not used, and what looks wrong.
     """
     set_threads(threads)
-    from rearec.baselines import baseline_ranks
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
-    from rearec.metrics import rank_metrics
+    from rearec.evaluation.floors import baseline_ranks
+    from rearec.evaluation.metrics import rank_metrics
+    from rearec.evaluation.seen import seen_items
 
     try:
         dataset = prepare_dataset(source_format, sources, out, options, force=force, progress=note)
@@ -71,35 +86,32 @@ def prepare(
         for line in error.differences:
             note(line)
         raise
-    floors = {name: rank_metrics(ranks) for name, ranks in baseline_ranks(dataset, "test").items()}
-    findings, notes = dataset.source["findings"], dataset.source["notes"]
+    seen = seen_items(dataset, exclude_seen)
+    note(str(seen))
+    ranks = baseline_ranks(dataset, "test", exclude_seen=seen.exclude)
     result = {
         "dataset": str(out),
         "statistics": dataset.statistics,
-        **floors,
-        "findings": findings,
-        "notes": notes,
+        "seen": seen.name,
+        **{name: rank_metrics(of_floor) for name, of_floor in ranks.items()},
+        "findings": dataset.source["findings"],
+        "notes": dataset.source["notes"],
     }
-    emit(result, as_json, lambda console: _render(console, out, dataset.statistics, floors, findings, notes))
+    emit(result, as_json, lambda console: _render(console, result))
 
 
-def _render(
-    console: Terminal,
-    out: Path,
-    statistics: dict[str, Any],
-    floors: dict[str, Any],
-    findings: dict[str, str],
-    notes: list[str],
-) -> None:
+def _render(console: Terminal, result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(title="Statistics", title_justify="left", show_header=False, box=None)
     table.add_column("")
     table.add_column("", justify="right")
-    for name, value in statistics.items():
+    for name, value in result["statistics"].items():
         form = ".4%" if name == "density" else ",.2f" if isinstance(value, float) else ","
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
-    console.print(metric_table("Floors on the test rows, full catalogue, seen items not removed", floors))
-    for line in (f"written to {out}", *notes, *(f"{name}: {text}" for name, text in findings.items())):
+    floors = {name: result[name] for name in ("popularity", "markov")}
+    console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=result["seen"]))
+    findings = (f"{name}: {text}" for name, text in result["findings"].items())
+    for line in (f"written to {result['dataset']}", *result["notes"], *findings):
         console.print(line)

@@ -11,6 +11,7 @@ import typer
 from rearec.cli.common import (
     Debug,
     Device,
+    ExcludeSeen,
     Json,
     Seed,
     Threads,
@@ -34,7 +35,10 @@ EXIT_FAILED_RUN = 1
 
 Artefact = Enum("Artefact", {name: name for name in ("all", *ARTEFACTS)}, type=str)  # type: ignore[misc]
 # Options that set one setting, by its field.
-SETTINGS = {"steps": "steps", "dim": "dim", "epochs": "epochs", "batch_size": "batch_rows", "precision": "precision"}
+SETTINGS = {
+    **{name: name for name in ("steps", "dim", "epochs", "precision", "exclude_seen")},
+    "batch_size": "batch_rows",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +65,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="30")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.", show_default="512")] = None,
     precision: Annotated[Precision | None, typer.Option(help="Of the losses.", show_default="fp32")] = None,
+    exclude_seen: ExcludeSeen = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,8 +144,11 @@ def _line(progress: Progress) -> str:
 
 
 def _render(console: Terminal, result: dict[str, Any]) -> None:
+    from rearec.evaluation.seen import seen_words
+
     for name, path in result["pages"].items():
         console.print(f"{name}: {path}")
+    console.print(f"full catalogue, {seen_words(result['seen'])}")
     console.print(
         f"{result['finished']} of {result['runs']} trainings are finished, {result['minutes']:.1f} minutes in all"
     )

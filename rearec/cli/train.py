@@ -11,6 +11,7 @@ import typer
 from rearec.cli.common import (
     Debug,
     Device,
+    ExcludeSeen,
     Force,
     Json,
     Seed,
@@ -56,7 +57,7 @@ TRAINING_FIELDS = {
     name: name
     for name in (
         *("epochs", "patience", "pairing", "lr", "encoder_lr", "weight_decay", "clip", "schedule", "lr_warmup"),
-        *("precision", "seed"),
+        *("precision", "exclude_seen", "seed"),
     )
 } | {"batch_size": "batch_rows"}
 
@@ -184,6 +185,7 @@ def train(
             rich_help_panel=OPTIMISER,
         ),
     ] = Precision.fp32,
+    exclude_seen: ExcludeSeen = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
     force: Force = False,
     as_json: Json = False,
@@ -219,9 +221,13 @@ def train(
         _adopt(training, before["training"], TRAINING_FIELDS, given)
     dataset = load_dataset(data)
 
+    from rearec.evaluation import seen_items
     from rearec.training import TrainingOptions, fitting_config
     from rearec.training import train as run_training
 
+    seen = seen_items(dataset, exclude_seen, of_run=training["exclude_seen"])
+    training["exclude_seen"] = seen.exclude
+    note(str(seen))
     try:
         config = fitting_config(dataset, **model)
         options = TrainingOptions(**training)
@@ -255,6 +261,7 @@ def _options_of(folder: RunFolder) -> dict[str, Any]:
     from rearec.training import TrainingOptions
 
     options = folder.options()
+    options["training"]["exclude_seen"] = bool(folder.excludes_seen())
     try:
         ReaRecConfig.from_dict(options["model"])
         TrainingOptions(**options["training"])
@@ -294,5 +301,5 @@ def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -
     rows = {f"{method} (validation)": result["valid"]}
     if result["test"] is not None:
         rows |= {method: result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
-    console.print(metric_table("Test rows, full catalogue, seen items not removed", rows))
+    console.print(metric_table("Test rows, full catalogue", rows, seen=result["seen"]))
     console.print(f"written to {out}")

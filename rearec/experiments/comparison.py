@@ -7,7 +7,7 @@ from typing import Any
 
 from rearec.errors import UserError
 from rearec.experiments.artefact import Artefact
-from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_metrics, error_words
+from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_metrics, error_words, gain_caption
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
@@ -100,11 +100,7 @@ def _beside_id_backbones(page: Page, plan: Plan, results: Results, grid: Grid, n
                 gain = results.gain(runs, ids[other][method], METRIC)
                 row[f"NDCG@20 over {other}"] = gain and str(gain)
             rows.append(row)
-    page.table(
-        rows,
-        caption="Gain over the same method on another backbone, in per cent with 95 % paired bootstrap intervals over "
-        "rows, seeds pooled.",
-    )
+    page.table(rows, caption=gain_caption("Gain over the same method on another backbone", results))
     _add_figure(page, plan, results, {**ids, **grid}, f"{name}-all-backbones", "Text and ID backbones")
 
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rearec.evaluation.metrics import heading
+from rearec.evaluation.seen import seen_words
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.pages import Page
 
-__all__ = ["HEADINGS", "METRIC", "Setting", "add_gains", "add_metrics", "error_words"]
+__all__ = ["HEADINGS", "METRIC", "Setting", "add_gains", "add_metrics", "error_words", "gain_caption"]
 
 # The metrics of the paper's tables, and the one that figures show and models are chosen by.
-HEADINGS = {"ndcg@10": "NDCG@10", "ndcg@20": "NDCG@20", "recall@10": "Recall@10", "recall@20": "Recall@20"}
+HEADINGS = {metric: heading(metric) for metric in ("ndcg@10", "ndcg@20", "recall@10", "recall@20")}
 METRIC = "ndcg@20"
 
 
@@ -45,10 +47,10 @@ def add_metrics(page: Page, results: Results, settings: Sequence[Setting], name:
     shown, data = [], []
     for setting in settings:
         line, numbers = dict(setting.labels), {**setting.labels, "seeds": len(results.finished(setting.runs))}
-        for metric, heading in HEADINGS.items():
+        for metric, column in HEADINGS.items():
             summary = results.summary(setting.runs, metric)
             assert summary is not None
-            line[heading] = str(summary)
+            line[column] = str(summary)
             numbers |= {metric: summary.mean, f"{metric}_{'std' if len(setting.runs) > 1 else 'se'}": summary.error}
         if any(each.over for each in settings):
             gain = results.gain(setting.runs, setting.over, METRIC)
@@ -56,8 +58,9 @@ def add_metrics(page: Page, results: Results, settings: Sequence[Setting], name:
         shown.append(line)
         data.append(numbers)
     seeds = max(len(setting.runs) for setting in settings)
-    page.table(shown, caption=f"Test split, full catalogue, seen items not removed; ± is {error_words(seeds)}.")
-    page.data(data, name)
+    seen = seen_words(results.seen)
+    page.table(shown, caption=f"Test split, full catalogue, {seen}; ± is {error_words(seeds)}.")
+    page.data(data, name, shared={"seen": results.seen})
 
 
 def add_gains(page: Page, results: Results, settings: Sequence[Setting], name: str, caption: str) -> None:
@@ -74,7 +77,11 @@ def add_gains(page: Page, results: Results, settings: Sequence[Setting], name: s
             if gain is not None
         ]
     if data:
-        page.table(
-            shown, caption=f"{caption}, in per cent with 95 % paired bootstrap intervals over rows, seeds pooled."
-        )
-        page.data(data, name)
+        page.table(shown, caption=gain_caption(caption, results))
+        page.data(data, name, shared={"seen": results.seen})
+
+
+def gain_caption(gain: str, results: Results) -> str:
+    """What stands above a table of gains."""
+    seen = seen_words(results.seen)
+    return f"{gain}, in per cent with 95 % paired bootstrap intervals over rows, seeds pooled; {seen}."

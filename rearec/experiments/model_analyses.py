@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ def _fill_ceiling(page: Page, plan: Plan, results: Results, backbone: str, name:
             assert by_step is not None
             found[method] = ceiling.ceiling(by_step, None if base is None else base[:, : by_step.shape[1]])
     if found:
-        ceiling.page(page, found, name=name)
+        ceiling.page(page, found, seen=results.seen, name=name)
 
 
 def _ceiling_list(plan: Plan, backbone: str) -> list[Run]:
@@ -58,22 +57,33 @@ def _subgroup_runs(plan: Plan, backbone: str) -> dict[str, Run]:
 
 def _fill_subgroups(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
     models = results.models(_subgroup_runs(plan, backbone))
-    subgroups.page(page, subgroups.subgroups(models, results.dataset), name=name)
+    found = subgroups.subgroups(models, results.dataset, exclude_seen=results.exclude_seen)
+    subgroups.page(page, found, name=name)
 
 
-def _of_models(
-    name: str, title: str, analysis: Callable[..., Any], add: Callable[..., None], methods: Sequence[str] = REASONING
-) -> Artefact:
-    """A page with ``analysis(model, dataset)`` of every method that reasons, put there by ``add``."""
+def _of_models(name: str, title: str, fill: Callable[[Page, Results, dict[str, ReaRec], str], None]) -> Artefact:
+    """A page of every method that reasons; fill: by page, results, models by method and the name for its files."""
 
     def runs(plan: Plan, backbone: str) -> list[Run]:
-        return list(reasoning_runs(plan, backbone, methods).values())
+        return list(reasoning_runs(plan, backbone, REASONING).values())
 
-    def fill(page: Page, plan: Plan, results: Results, backbone: str, file: str) -> None:
-        models = results.models(reasoning_runs(plan, backbone, methods))
-        add(page, {method: analysis(model, results.dataset) for method, model in models.items()}, name=file)
+    def fill_of_backbone(page: Page, plan: Plan, results: Results, backbone: str, file: str) -> None:
+        fill(page, results, results.models(reasoning_runs(plan, backbone, REASONING)), file)
 
-    return per_backbone(name, title, runs, fill)
+    return per_backbone(name, title, runs, fill_of_backbone)
+
+
+def _fill_ranks(page: Page, results: Results, models: dict[str, ReaRec], name: str) -> None:
+    found = {
+        method: ranks.rank_by_step(model, results.dataset, exclude_seen=results.exclude_seen)
+        for method, model in models.items()
+    }
+    ranks.page(page, found, seen=results.seen, name=name)
+
+
+def _fill_similarity(page: Page, results: Results, models: dict[str, ReaRec], name: str) -> None:
+    found = {method: similarity.similarity(model, results.dataset) for method, model in models.items()}
+    similarity.page(page, found, name=name)
 
 
 def _case_runs(plan: Plan, backbone: str) -> dict[str, Run]:
@@ -83,7 +93,8 @@ def _case_runs(plan: Plan, backbone: str) -> dict[str, Run]:
 def _fill_cases(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
     for method, model in results.models(_case_runs(plan, backbone)).items():
         page.text(f"### {method}")
-        case.page(page, case.cases(model, results.dataset), name=f"{name}-{method}")
+        found = case.cases(model, results.dataset, exclude_seen=results.exclude_seen)
+        case.page(page, found, seen=results.seen, name=f"{name}-{method}")
 
 
 def _fill_latency(page: Page, plan: Plan, results: Results, backbone: str, name: str) -> None:
@@ -108,8 +119,8 @@ FIG4 = per_backbone(
     lambda plan, backbone: list(_subgroup_runs(plan, backbone).values()),
     _fill_subgroups,
 )
-FIG8 = _of_models("fig8", "Figure 8: rank of the target by step", ranks.rank_by_step, ranks.page)
-FIG9 = _of_models("fig9", "Figures 9 and 10: similarity between the steps", similarity.similarity, similarity.page)
+FIG8 = _of_models("fig8", "Figure 8: rank of the target by step", _fill_ranks)
+FIG9 = _of_models("fig9", "Figures 9 and 10: similarity between the steps", _fill_similarity)
 FIG11 = per_backbone(
     "fig11", "Figure 11: case study", lambda plan, backbone: list(_case_runs(plan, backbone).values()), _fill_cases
 )

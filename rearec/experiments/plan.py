@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.evaluation import SeenItems, seen_items
 from rearec.experiments.choices import check_names
 from rearec.experiments.presets import best_settings, relevant
 from rearec.experiments.runs import Run
@@ -53,6 +55,11 @@ class Plan:
         for method in METHODS:
             self.run(method)
 
+    @cached_property
+    def seen(self) -> SeenItems:
+        """Whether seen items are left out in all runs, in the choice of the best epoch and on the pages."""
+        return seen_items(self.dataset, self.settings.get("exclude_seen"))
+
     def run(self, method: str, *, backbone: str = BACKBONES[0], number: int = 0, **changes: Any) -> Run:
         """The training of a seed's number with the best known settings, those that were asked for, and ``changes``.
 
@@ -62,6 +69,7 @@ class Plan:
         """
         wanted = {**best_settings(backbone, method), **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
+        wanted["exclude_seen"] = self.seen.exclude
         try:
             config = fitting_config(self.dataset, backbone=backbone, method=method, **_part(wanted, MODEL_SETTINGS))
             return Run(config, TrainingOptions(seed=self.first_seed + number, **_part(wanted, TRAINING_SETTINGS)))

@@ -16,6 +16,7 @@ import torch
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.evaluation.seen import seen_words
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.ablation import FIG7
 from rearec.experiments.artefact import Artefact
@@ -81,9 +82,9 @@ def reproduce(
         on_start: called with the numbers of trainings that are needed and that are finished.
 
     Returns:
-        ``out``, ``pages`` (path by name), ``runs`` (how many they need), ``finished`` (how many are), ``missing``
-        (reason by run), ``failed`` (names of those that failed), ``left_out`` (reason by name: what "all" cannot do
-        with this dataset) and ``minutes`` (of training).
+        ``out``, ``seen`` ("kept" or "excluded", in every ranking), ``pages`` (path by name), ``runs`` (how many they
+        need), ``finished`` (how many are), ``missing`` (reason by run), ``failed`` (names of those that failed),
+        ``left_out`` (reason by name: what "all" cannot do with this dataset) and ``minutes`` (of training).
 
     Raises:
         UserError: an unknown name or setting, a dataset without test rows or without the features of a text backbone,
@@ -119,7 +120,7 @@ def reproduce(
         force=force,
         on_progress=on_progress,
     )
-    results = Results(dataset, data, out / RUNS, outcome, device)
+    results = Results(dataset, data, out / RUNS, outcome, device, plan.seen.name)
     pages = {}
     for artefact in chosen:
         page = Page(out, artefact.name, f"{artefact.title} ({data.resolve().name})")
@@ -129,6 +130,7 @@ def reproduce(
     missing = results.missing(every)
     return {
         "out": str(out),
+        "seen": plan.seen.name,
         "pages": pages,
         "runs": len(every),
         "finished": len(every) - len(missing),
@@ -190,6 +192,7 @@ def _add_origin(
         f"{counts['valid_rows']:,} valid, {counts['test_rows']:,} test; fingerprint {results.dataset.fingerprint}",
         f"rearec {version('rearec')}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{platform.machine()}, device {results.device}",
+        f"{plan.seen}, in the choice of the best epochs as in all rankings",
         f"written {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     ]
     finished = results.finished(runs)
@@ -199,7 +202,8 @@ def _add_origin(
         lines.append(f"settings that all of them share: {_common(runs)}")
     page.text("\n".join(f"- {escape(line)}" for line in lines))
     if finished:
-        page.table(_runs_table(results, finished), f"{name}-runs", caption="The trainings, and where they differ:")
+        caption = f"The trainings, validation with {seen_words(results.seen)}, and where they differ:"
+        page.table(_runs_table(results, finished), f"{name}-runs", caption=caption, shared={"seen": results.seen})
     missing = results.missing(runs)
     if missing:
         page.text("**Missing:**")

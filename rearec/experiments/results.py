@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rearec.analysis.bootstrap import Interval, paired_interval
 from rearec.data.dataset import SequenceDataset
 from rearec.evaluation import RankedRows, rank_rows
+from rearec.evaluation.bootstrap import Interval, paired_interval
+from rearec.evaluation.metrics import row_metrics
+from rearec.evaluation.seen import SeenName
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
-from rearec.metrics import row_metrics
 from rearec.reasoning import ReaRec
 
 __all__ = ["Gain", "Results", "Summary"]
@@ -63,17 +64,32 @@ class Gain:
 
 
 class Results:
-    """The finished runs of an OUT folder; every number is of the test split unless it says otherwise."""
+    """The finished runs of an OUT folder; every number is of the test split unless it says otherwise.
+
+    seen: whether seen items are among those ranked, in the choice of the best epochs as in all numbers.
+    """
 
     def __init__(
-        self, dataset: SequenceDataset, data: Path, runs_folder: Path, outcome: Outcome, device: torch.device
+        self,
+        dataset: SequenceDataset,
+        data: Path,
+        runs_folder: Path,
+        outcome: Outcome,
+        device: torch.device,
+        seen: SeenName,
     ) -> None:
         self.dataset = dataset
         self.data = data
         self.device = device
+        self.seen = seen
         self._folder = runs_folder
         self._outcome = outcome
         self._ranks: dict[tuple[Run, bool], RankedRows] = {}
+
+    @property
+    def exclude_seen(self) -> bool:
+        """Whether seen items are left out of the rankings."""
+        return self.seen == "excluded"
 
     def finished(self, runs: Iterable[Run]) -> list[Run]:
         """Those that have ended, each once."""
@@ -104,7 +120,9 @@ class Results:
         """The rank of every row's target; computed once."""
         key = (run, per_step)
         if key not in self._ranks:
-            self._ranks[key] = rank_rows(self.model(run), self.dataset, "test", per_step=per_step)
+            self._ranks[key] = rank_rows(
+                self.model(run), self.dataset, "test", exclude_seen=self.exclude_seen, per_step=per_step
+            )
         return self._ranks[key]
 
     def summary(self, runs: Sequence[Run], metric: str, split: str = "test") -> Summary | None:

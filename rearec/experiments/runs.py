@@ -36,6 +36,9 @@ class Run:
         """
         config = self.config
         changed = {"model": _changed(config), "training": _changed(self.options)}
+        # Earlier runs kept seen items, they knew nothing else.
+        if self.options.exclude_seen is False:
+            del changed["training"]["exclude_seen"]
         digest = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=4).hexdigest()
         parts = [config.backbone, config.method]
         if config.steps:

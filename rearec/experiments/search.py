@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rearec.evaluation.seen import seen_words
 from rearec.experiments.artefact import per_backbone
 from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_metrics
 from rearec.experiments.plan import Plan, settings_of
@@ -92,9 +93,11 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
         ]
         page.text(f"### {method}: {len(finished)} of {len(candidates)} settings")
         shown = [{key: f"{cell:g}" if key in axes else cell for key, cell in row.items()} for row in rows]
-        page.table([{**row, "chosen": Markdown("**best**") if row["chosen"] else ""} for row in shown])
+        caption = f"Validation split, {seen_words(results.seen)}:"
+        chosen_rows = [{**row, "chosen": Markdown("**best**") if row["chosen"] else ""} for row in shown]
+        page.table(chosen_rows, caption=caption)
         data += [{"method": method, **row} for row in rows]
-    page.data(data, name)
+    page.data(data, name, shared={"seen": results.seen})
     page.text("### The chosen settings on the test split")
     over = [chosen["base"]] if "base" in chosen else []
     table = [Setting({"method": method}, [run], over if method != "base" else ()) for method, run in chosen.items()]

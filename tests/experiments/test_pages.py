@@ -22,12 +22,12 @@ from rearec.data.storage import save_dataset
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
+from rearec.evaluation.metrics import rank_metrics, row_metrics
 from rearec.experiments import ARTEFACTS, presets, reproduce
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
 from rearec.files import write_json
-from rearec.metrics import rank_metrics, row_metrics
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog

@@ -38,8 +38,8 @@ def paired_interval(
     """Difference of the means of a and b with a paired bootstrap interval over rows, seeds pooled.
 
     Args:
-        a, b: [R] or [seeds, R], what each row adds to a metric (see `rearec.metrics.row_metrics`). Row r is the same
-            row of the dataset in both; under every seed it is drawn together. The numbers of seeds may differ.
+        a, b: [R] or [seeds, R], what each row adds to a metric (see `rearec.evaluation.metrics.row_metrics`). Row r is
+            the same row of the dataset in both; under every seed it is drawn together. The numbers of seeds may differ.
         level: coverage of the interval, between 0 and 1.
         resamples: bootstrap samples of R rows.
         seed: of the resampling.

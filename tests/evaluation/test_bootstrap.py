@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rearec.analysis.bootstrap import paired_interval
-from rearec.metrics import row_metrics
+from rearec.evaluation.bootstrap import paired_interval
+from rearec.evaluation.metrics import row_metrics
 
 
 def test_the_interval_is_the_percentile_bootstrap_of_scipy() -> None:

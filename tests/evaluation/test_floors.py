@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rearec.baselines import MarkovChain, baseline_ranks, last_items, popularity_ranks
 from rearec.data import load_dataset, prepare
+from rearec.evaluation.floors import MarkovChain, baseline_ranks, last_items, popularity_ranks
 
-REAL_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+REAL_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def brute_force_rank(score: np.ndarray, target: int) -> float:
@@ -43,7 +43,7 @@ def test_ranks_are_those_of_brute_force(data: st.DataObject) -> None:
 
 def test_floors_count_training_rows_only(prepared: Path) -> None:
     dataset = load_dataset(prepared)
-    ranks = baseline_ranks(dataset, "test")
+    ranks = baseline_ranks(dataset, "test", exclude_seen=False)
     train, last = dataset.targets("train"), last_items(dataset, "train")
     transitions = np.zeros((dataset.num_items, dataset.num_items))
     np.add.at(transitions, (last, train), 1)
@@ -83,7 +83,7 @@ def test_floors_on_real_data_are_the_known_ones(source: str, popularity: float, 
     doubled = tmp_path / "doubled.json"
     doubled.write_text(json.dumps({user: [*items, items[-1]] for user, items in histories.items()}))
     dataset = prepare("json", [doubled], tmp_path / "out", split="leave-one-out")
-    ranks = baseline_ranks(dataset, "valid")
+    ranks = baseline_ranks(dataset, "valid", exclude_seen=False)
     assert round((ranks["popularity"] < 10).mean(), 3) == popularity
     # the known Markov floor does not break the ties of its counts by popularity
     chain = MarkovChain(last_items(dataset, "train"), dataset.targets("train"), np.zeros(dataset.num_items, np.int64))
