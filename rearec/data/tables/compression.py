@@ -86,7 +86,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether the path is that of a file that holds something and is not compressed: libraries can then read it themselves."""
+    """Whether the path is that of a file, not empty, that is not compressed: libraries can then read it themselves."""
     try:
         with path.open("rb") as file:
             magic = file.read(MAGIC_BYTES)
