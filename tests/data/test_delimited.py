@@ -216,6 +216,8 @@ def test_names_are_for_tables_without_a_header(write: Write) -> None:
     assert fault(write("c.csv", "userId,itemId,Rating\n1,2,3\n"), names=names) == (
         "row 1: the file has a header ('rating' is in its first row): leave --columns out"
     )
+    escaped = write("d.csv", '"5\\" disk",2,3\n')
+    assert fault(escaped, names=names) == ESCAPED.replace("row 3", "row 1")
     parquet = write("p.jsonl", '{"a": 1}\n')
     assert fault(parquet, names=names).startswith("--columns is for text tables without a header; jsonl files name")
 
