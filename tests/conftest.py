@@ -49,9 +49,15 @@ def pytest_runtest_setup() -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """Ends with what this machine has not run, and why, and what ran in the place of a GPU."""
     yield
+    from rearec_kernels import available_backends
+
     stats = terminalreporter.stats
     why = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in stats.get("skipped", []))
-    lines = [f"{number} not run: {reason}" for reason, number in why.most_common()]
+    lines = [
+        f"{number} not run: {reason}" for reason, number in sorted(why.items(), key=lambda each: (-each[1], each[0]))
+    ]
+    if "cpu" not in available_backends("cpu"):
+        lines.append("the cases of the backend cpu are not there: no native module in this install")
     for mark, words in (
         ("triton_interpreter", "Triton kernels in Triton's interpreter"),
         ("cuda_on_cpu", "CUDA kernels in the host simulator"),

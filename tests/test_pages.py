@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import SHOWN
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from rearec.errors import UserError
-from rearec.pages import Page
+from rearec.pages import Markdown, Page, escape
 
 
 def test_a_page_holds_its_parts_in_order_with_files_beside_it(tmp_path: Path) -> None:
@@ -90,3 +92,34 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(UserError, match="file"):
             Page(folder, "page", "Title").write()
+
+
+def parts(markdown: str) -> list[tuple[str, str]]:
+    """What a reader of Markdown with tables makes of it: the kind of each part, and its text where it has one."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(markdown)
+    flat = [child for token in tokens for child in (token.children if token.type == "inline" else [token]) or []]
+    return [(token.type, token.content) for token in flat]
+
+
+def texts(markdown: str) -> list[str]:
+    return [content for kind, content in parts(markdown) if kind == "text"]
+
+
+@pytest.mark.parametrize(("text", "shown"), SHOWN.items(), ids=range(len(SHOWN)))
+def test_a_page_shows_any_text_as_it_is(text: str, shown: str, tmp_path: Path) -> None:
+    page = Page(tmp_path, "page", text)
+    page.text(f"- {escape(text)}\n- a {escape(text)}: **b**")
+    page.table([{text: text, "plain": 1, "marked": Markdown("**x**")}], "numbers")
+    page.code(f"run {text} ```` now")
+    other = Page(tmp_path, "other", "T")
+    other.text("- T\n- a T: **b**")
+    other.table([{"T": "T", "plain": 1, "marked": Markdown("**x**")}], "numbers")
+    other.code("run T ```` now")
+    kinds, others = ([kind for kind, _ in parts(each.markdown) if kind != "text"] for each in (page, other))
+    assert kinds == others
+    heading, first, second, _, _, column, _, _, cell, *_ = texts(page.markdown)
+    assert (heading, first, second, column, cell) == (shown, shown, f"a {shown}: ", shown, shown)
+    assert ("fence", f"run {shown} ```` now\n") in parts(page.markdown)
+    page.write()
+    with (tmp_path / "numbers.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [[text, "plain", "marked"], [text, "1", "**x**"]]

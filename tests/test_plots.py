@@ -7,7 +7,9 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from hostile import SHOWN
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -144,3 +146,15 @@ def test_nothing_overlaps_or_leaves_the_figure(figure: Figure) -> None:
     assert_numbers_stand_apart(figure)
     rotated = any(tick.get_rotation() for axes in figure.axes for tick in axes.get_xticklabels())
     assert rotated or not tick_texts_overlap(figure)
+
+
+def test_names_are_drawn_as_they_are_and_never_as_mathematics() -> None:
+    names = {name: shown for name, shown in SHOWN.items() if len(shown) < 40}
+    figure = lines({name: [(0, 1, None), (1, 2, None)] for name in names}, xlabel="x", ylabel="y", title="$5 off $x_")
+    figure.set_layout_engine("none")
+    with pytest.warns(UserWarning, match="Glyph"):
+        FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    drawn = [text.get_text() for text in legend.get_texts()]
+    assert not any(is_math_text(text) for text in drawn)
+    assert [text.replace(r"\$", "$").removeprefix("\u200b") for text in drawn] == list(names.values())

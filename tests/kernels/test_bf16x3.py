@@ -19,7 +19,9 @@ from rearec_kernels import (
     use_backend,
 )
 
-needs_tiles = pytest.mark.skipif(native.AMX is None, reason="this machine or build has no tiles of bfloat16 (AMX)")
+needs_tiles = pytest.mark.skipif(
+    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
+)
 # rows R, states T, width d, items N; blocks have 32 users and up to 256 items
 SHAPES = [
     (1, 1, 1, 1),

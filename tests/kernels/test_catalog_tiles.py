@@ -13,7 +13,9 @@ from torch.library import opcheck
 from rearec_kernels import catalog_topk, native, prepare_catalog
 from rearec_kernels.retrieval import Catalog
 
-pytestmark = pytest.mark.skipif(native.AMX is None, reason="no tiles for bfloat16 on this machine, or in this build")
+pytestmark = pytest.mark.skipif(
+    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
+)
 INF, NAN = float("inf"), float("nan")
 
 

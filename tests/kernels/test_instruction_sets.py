@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from instruction_sets import instruction_sets
 from patience import PATIENCE
 
-from rearec_kernels import available_backends, build_info
+from rearec_kernels import available_backends
 
 LOSSES = """
 import torch, rearec_kernels as rk
@@ -72,7 +73,7 @@ for rows in (1, 2, 5, 12, 13, 15, 29, 100):
 
 @pytest.mark.skipif("cpu" not in available_backends("cpu"), reason="no native module in this install")
 @pytest.mark.parametrize("code", [LOSSES, RETRIEVAL, ROLLOUT], ids=["losses", "retrieval", "rollout"])
-@pytest.mark.parametrize("isa", build_info()["isas"])
+@pytest.mark.parametrize("isa", instruction_sets())
 def test_every_instruction_set_of_this_machine_is_right(isa: str, code: str) -> None:
     environment = {**os.environ, "REAREC_CPU_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
