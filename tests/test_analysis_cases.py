@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from analysis_models import random_model, states_of
+from repeating_data import repeating_dataset
 
 from rearec.analysis import case
 from rearec.data import SequenceDataset, load_dataset
@@ -50,6 +51,22 @@ def test_cases_are_the_rows_that_improve_most_with_the_rankings_of_each_step(
         for item in (*each.history, each.target):
             number = dataset.item_ids.index(item)
             assert each.title(item) == (f"Title {number}" if number % 2 else item)
+
+
+def test_cases_show_what_the_ranks_are_counted_in() -> None:
+    """The target stands where its rank says, and no other item of the whole history stands anywhere."""
+    dataset = repeating_dataset()
+    repeated = []
+    for seed in range(5):
+        model = random_model(dataset, "erl", seed)
+        for each in case.cases(model, dataset, exclude_seen=True, count=100, k=dataset.num_items):
+            sequence, position = dataset.rows("test")[each.row]
+            history = {dataset.item_ids[item] for item in dataset.history(sequence, position)}
+            repeated.append(each.target in history)
+            for rank, top in zip(each.ranks, each.top, strict=True):
+                assert top[int(rank) - 1] == each.target
+                assert set(top) == set(dataset.item_ids) - (history - {each.target})
+    assert any(repeated) and not all(repeated)
 
 
 def test_a_model_that_improves_nothing_has_no_cases(dataset: SequenceDataset, tmp_path: Path) -> None:

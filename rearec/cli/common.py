@@ -217,7 +217,7 @@ def metric_table(
     from rearec.evaluation.seen import seen_words
 
     with_error = ("ndcg@20",) if metrics is None else metrics
-    # Narrow enough for 80 columns.
+    # The usual ones are narrow enough for 80 columns, others are wrapped.
     table = Table(
         title=f"{title}, {seen_words(seen)}",
         title_justify="left",
@@ -227,7 +227,7 @@ def metric_table(
     )
     table.add_column("", no_wrap=True)
     for column in (*(heading(metric) for metric in metrics or METRICS), "rows"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=metrics is None, overflow="fold")
     for name, row in rows.items():
         cells = []
         for metric in metrics or METRICS:

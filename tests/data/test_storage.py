@@ -91,6 +91,16 @@ def test_training_counts_leave_out_what_valid_and_test_rows_predict() -> None:
     assert SequenceDataset(**{**vars(example()), "split_rows": rows}).train_item_counts().tolist() == [1, 2, 1]
 
 
+def test_training_users_count_each_item_of_a_user_once() -> None:
+    rows = {**example().split_rows, "train": np.asarray([[0, 1], [1, 1]]), "test": np.asarray([[2, 1]])}
+    for dataset in (example(), SequenceDataset(**{**vars(example()), "split_rows": rows})):
+        users, having = dataset.train_users_by_item()
+        assert users == 1 and having.tolist() == [1, 1, 1]
+    later = {**rows, "valid": np.asarray([[0, 3]]), "test": np.asarray([[2, 1]])}
+    users, having = SequenceDataset(**{**vars(example()), "split_rows": later}).train_users_by_item()
+    assert users == 2 and having.tolist() == [1, 2, 1]
+
+
 def test_an_existing_directory_is_refused_without_force(tmp_path: Path) -> None:
     save_dataset(example("old"), tmp_path / "d")
     with pytest.raises(UserError, match="already holds a prepared dataset; use --force"):

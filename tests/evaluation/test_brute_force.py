@@ -21,7 +21,7 @@ from brute_force_evaluation import (
 from repeating_data import dataset_of, repeating_dataset
 
 from rearec.data import SequenceDataset
-from rearec.evaluation import evaluate, rank_rows
+from rearec.evaluation import evaluate, floors, rank_rows
 from rearec.evaluation.floors import baseline_ranks
 from rearec.evaluation.metrics import METRICS
 from rearec.models.config import ReaRecConfig
@@ -37,6 +37,12 @@ SPLITS = ("train", "valid", "test")
 @pytest.fixture(scope="module")
 def dataset() -> SequenceDataset:
     return repeating_dataset()
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The floors look at a few rows at a time."""
+    monkeypatch.setattr(floors, "CHUNK", 7)
 
 
 def model_with_ties(dataset: SequenceDataset, method: str) -> ReaRec:

@@ -211,22 +211,6 @@ def test_analyses_rank_both_ways_and_say_which(
         assert {row["seen"] for row in csv.DictReader(file)} == {seen}
 
 
-def test_cases_show_what_the_ranks_are_counted_in(run_folder: Path, prepared: Path, tmp_path: Path) -> None:
-    """The target stands where its rank says, and no other item of the whole history stands anywhere."""
-    dataset = load_dataset(prepared)
-    asked = ("--cases", "200", "-k", str(dataset.num_items), "--exclude-seen")
-    cases = answer("analyze", run_folder, "case", "--out", tmp_path, *asked)["result"]
-    repeated = 0
-    for case in cases:
-        sequence, position = dataset.rows("test")[case["row"]]
-        history = {dataset.item_ids[item] for item in dataset.history(sequence, position)}
-        repeated += case["target"] in history
-        for rank, top in zip(case["ranks"], case["top"], strict=True):
-            assert top[int(rank) - 1] == case["target"]
-            assert set(top) == set(dataset.item_ids) - (history - {case["target"]})
-    assert repeated > 0
-
-
 def test_analyses_that_rank_nothing_take_no_choice(run_folder: Path, tmp_path: Path) -> None:
     for flag in ("--exclude-seen", "--keep-seen"):
         result = rearec("analyze", run_folder, "similarity", "--out", tmp_path / "out", flag)
