@@ -105,7 +105,12 @@ def measure(
         file = Path(folder) / "sequences.npz"
         sequences.save(file)
         task = Task(
-            "", file, Path(folder), sizes=sizes, epochs=options.epochs if options.quality else 0, seconds=options.seconds
+            "",
+            file,
+            Path(folder),
+            sizes=sizes,
+            epochs=options.epochs if options.quality else 0,
+            seconds=options.seconds,
         )
         outcome = alternate(
             *(entries, pythons, task),
@@ -137,8 +142,7 @@ def measure(
             "items": sequences.num_items,
             "train_targets": sequences.train_targets,
         },
-        "sizes": vars(sizes)
-        | {"batch_rows": sizes.batch_rows(sequences), "batch_users": sizes.batch_users(sequences)},
+        "sizes": vars(sizes) | {"batch_rows": sizes.batch_rows(sequences), "batch_users": sizes.batch_users(sequences)},
         "versions": {name: found for name, found in versions.items() if name not in ("popularity", "Markov")},
         "contenders": {
             name: [{key: value for key, value in one.items() if key not in ("versions", "lists")} for one in found]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
 from libraries.clock import StepClock
 from libraries.task import IntArray, Sequences, Task
 

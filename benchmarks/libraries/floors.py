@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
 from libraries.clock import StepClock
 from libraries.contender import Contender
 from libraries.task import IntArray, Sequences, Task

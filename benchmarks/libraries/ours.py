@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from libraries.clock import StepClock
 from libraries.contender import Contender
 from libraries.task import IntArray, Sequences, Task
-
 from rearec import ReaRec, Recommender
 from rearec.data import PairBatches, SequenceDataset
 from rearec.inference import Recommendation
@@ -114,6 +114,5 @@ def dataset_of(sequences: Sequences) -> SequenceDataset:
 
 
 def make(task: Task, sequences: Sequences) -> Contender:
-    torch.set_num_threads(1)
     torch.manual_seed(task.sizes.seed)
     return Ours(task, sequences)

@@ -9,14 +9,14 @@ import careful
 import numpy as np
 import torch
 from careful_model import CarefulModel
-from libraries.clock import StepClock
-from libraries.contender import Contender
-from libraries.ours import dataset_of, model_config
-from libraries.task import IntArray, Sequences, Task
 from plain_model import padded
 from torch import Tensor
 from training_steps import Plain, careful_arguments
 
+from libraries.clock import StepClock
+from libraries.contender import Contender
+from libraries.ours import dataset_of, model_config
+from libraries.task import IntArray, Sequences, Task
 from rearec.data import PairBatches
 from rearec.reasoning import ReaRec
 
@@ -29,8 +29,9 @@ class PlainPyTorch:
     def __init__(self, task: Task, sequences: Sequences) -> None:
         self.sequences = sequences
         config = model_config(task, sequences)
+        weights = ReaRec(config).state_dict()
         self.model = CarefulModel(config)
-        self.plain = Plain(self.model, ReaRec(config).state_dict(), contrastive=False)
+        self.plain = Plain(self.model, weights, contrastive=False)
         self.batches = PairBatches(
             *(dataset_of(sequences), "train"),
             batch_rows=task.sizes.batch_rows(sequences),
@@ -75,6 +76,5 @@ class PlainPyTorch:
 
 
 def make(task: Task, sequences: Sequences) -> Contender:
-    torch.set_num_threads(1)
     torch.manual_seed(task.sizes.seed)
     return PlainPyTorch(task, sequences)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from libraries.clock import StepClock
-from libraries.contender import Contender
-from libraries.task import IntArray, Sequences, Task
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from recbole.utils.case_study import full_sort_topk
+
+from libraries.clock import StepClock
+from libraries.contender import Contender
+from libraries.task import IntArray, Sequences, Task
 
 NAME = "sequences"
 ANSWERED = 256  # users of a call, as in the other libraries
@@ -87,10 +89,8 @@ class RecBoleSASRec:
 
     def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
         self.model.clock = clock
-        try:
+        with contextlib.suppress(_Enough):
             Trainer(self._config(epochs), self.model).fit(self.train_data, saved=False, show_progress=False)
-        except _Enough:
-            pass
         clock.pause()
         return {}
 
@@ -110,5 +110,4 @@ class RecBoleSASRec:
 
 
 def make(task: Task, sequences: Sequences) -> Contender:
-    torch.set_num_threads(1)
     return RecBoleSASRec(task, sequences)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytorch_lightning as lightning
-import torch
-from libraries.clock import StepClock
-from libraries.contender import Contender, lists_of
-from libraries.task import IntArray, Sequences, Task
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+
+from libraries.clock import StepClock
+from libraries.contender import Contender, lists_of
+from libraries.task import IntArray, Sequences, Task
 
 
 class _Tick(lightning.Callback):
@@ -96,6 +96,5 @@ class RecToolsSASRec:
 
 
 def make(task: Task, sequences: Sequences) -> Contender:
-    torch.set_num_threads(1)
     lightning.seed_everything(task.sizes.seed, verbose=False)
     return RecToolsSASRec(task, sequences)

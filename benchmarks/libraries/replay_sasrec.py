@@ -1,4 +1,6 @@
-"""RePlay's `SasRec` with the full cross-entropy, through Lightning: parquet in, a DataFrame out; one user by tensors."""
+"""RePlay's `SasRec` with the full cross-entropy, through Lightning: parquet in, a DataFrame out;
+one user by tensors.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,6 @@ import lightning
 import numpy as np
 import pandas as pd
 import torch
-from libraries.clock import StepClock
-from libraries.contender import Contender, lists_of
-from libraries.task import IntArray, Sequences, Task
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import ParquetModule, TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.nn.lightning import LightningModule
@@ -20,6 +19,10 @@ from replay.nn.lightning.callback import PandasTopItemsCallback
 from replay.nn.lightning.optimizer import OptimizerFactory
 from replay.nn.sequential import SasRec
 from replay.nn.transform.template import make_default_sasrec_transforms
+
+from libraries.clock import StepClock
+from libraries.contender import Contender, lists_of
+from libraries.task import IntArray, Sequences, Task
 
 USER, ITEM = "user_id", "item_id"
 ANSWERED = 256  # users of a batch, as in the other libraries
@@ -139,7 +142,6 @@ class RePlaySasRec:
 
 
 def make(task: Task, sequences: Sequences) -> Contender:
-    torch.set_num_threads(1)
     lightning.seed_everything(task.sizes.seed, verbose=False)
     Path(task.folder).mkdir(exist_ok=True)
     return RePlaySasRec(task, sequences)

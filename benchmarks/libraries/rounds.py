@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from libraries.entries import REQUIREMENTS, Entry
 from libraries.environments import interpreter
 from libraries.task import Task
@@ -28,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """records: of each contender, one of each round. failed: contenders with the reason; they sit out further rounds."""
+    """records: of each contender, one a round. failed: contenders with the reason; they sit out further rounds."""
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One contender in this process: `python -m libraries.run TASK`, TASK a `Task` as json. Speaks json lines on stdout."""
+"""One contender in this process: `python -m libraries.run TASK`, TASK a `Task` as json. Prints json lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 import numpy as np
+
 from libraries.clock import EndlessClock, StepClock, peak_memory, processor_seconds
 from libraries.contender import Contender, Make
 from libraries.task import Sequences, Task
 
 WARM_UP_USERS = 64
+MOST_EPOCHS = 200  # of a speed measurement, which the clock ends long before
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def run(task: Task) -> Iterator[dict[str, Any]]:
 
 def _speed(task: Task, sequences: Sequences, contender: Contender) -> Iterator[dict[str, Any]]:
     clock = StepClock(task.skipped_steps, task.least_steps, task.seconds)
-    contender.train(10**6, clock)
+    contender.train(MOST_EPOCHS, clock)
     yield {"training": clock.record() | {"peak_memory": peak_memory()}}
 
     users = np.random.default_rng(0).permutation(sequences.num_users)

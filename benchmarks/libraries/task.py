@@ -82,8 +82,13 @@ class Sizes:
     seed: int = 0
 
     def batch_users(self, sequences: Sequences) -> int:
-        """Users of a batch, for the libraries that count so: the power of two (RePlay wants one) nearest to `rows`."""
-        return 2 ** max(0, round(math.log2(self.rows / self._rows_of_a_user(sequences))))
+        """Users of a batch, for the libraries that count so: the power of two (RePlay wants one) nearest to `rows`.
+
+        Fewer where there are few users: an epoch has eight batches at least.
+        """
+        wanted = round(math.log2(self.rows / self._rows_of_a_user(sequences)))
+        most = math.floor(math.log2(max(1.0, sequences.num_users / 8)))
+        return 2 ** max(0, min(wanted, most))
 
     def batch_rows(self, sequences: Sequences) -> int:
         """The predictions that so many users have, for the libraries that count batches so."""

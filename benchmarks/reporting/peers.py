@@ -13,11 +13,11 @@ OURS = "rearec base"
 def section(record: Record) -> str:
     """What was measured with what, the table, and who failed."""
     data, machine = record["data"], record["machine"]
+    before, after = record["load"]
     parts = [
         f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train_targets']:,} training targets. "
-        f"{machine['processor']}, {'AMX' if machine['amx'] else 'no AMX'}, one thread; {record['date']}, commit "
-        f"{record['commit'] or 'unknown'}; load {record['load'][0]:.1f} before and {record['load'][1]:.1f} after; "
-        f"`{record['command']}`"
+        f"{machine['processor']}, {'AMX' if machine['amx'] else 'no AMX'}, one thread; {record['date']}, "
+        f"commit {record['commit'] or 'unknown'}; load {before:.1f} before and {after:.1f} after; `{record['command']}`"
     ]
     parts.append(speed(record) if record["kind"] == "speed" else quality(record))
     parts += [f"- {name}: failed: {why}" for name, why in record["failed"].items()]
