@@ -74,6 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--install", action="store_true", help="make the environments, measure nothing")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders whose names begin so")
     parser.add_argument("--users", type=int, help="so many users drawn at random (default: all)")
+    parser.add_argument("--rows", type=int, default=Sizes.rows, help="of a batch, about (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds of one process (default: %(default)s)")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
@@ -83,7 +84,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     quality.add_argument("--epochs", type=int, default=20, help="for everybody (default: %(default)s)")
     quality.add_argument("--jobs", type=int, default=1, help="processes at once (default: %(default)s)")
     options = parser.parse_args(arguments)
-    for name in ("rounds", "epochs", "jobs", "seconds", "timeout"):
+    for name in ("rounds", "epochs", "jobs", "rows", "seconds", "timeout"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name}: got {getattr(options, name)}, expected more than 0")
     if options.users is not None and options.users < 1:
@@ -100,7 +101,7 @@ def measure(
 ) -> dict[str, Any]:
     """The record of a run; failed: contenders that are not installed, with the reason."""
     before = os.getloadavg()[0]
-    sizes = Sizes()
+    sizes = Sizes(rows=options.rows)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         file = Path(folder) / "sequences.npz"
         sequences.save(file)
@@ -120,7 +121,8 @@ def measure(
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
     outcome.failed |= failed
-    evaluate(outcome, sequences)
+    if options.quality:
+        evaluate(outcome, sequences)
     versions = {name: rounds[0].get("versions", {}) for name, rounds in outcome.records.items()}
     return {
         "kind": "quality" if options.quality else "speed",
@@ -154,16 +156,13 @@ def measure(
 
 
 def evaluate(outcome: Outcome, sequences: Sequences) -> None:
-    """Adds the metrics of the lists; a contender without sound ones has failed."""
+    """Adds the metrics of the lists; a contender without sound ones has failed, and its records are dropped."""
     for name, rounds in list(outcome.records.items()):
-        for record in rounds:
-            if "lists" not in record:
-                continue
-            try:
+        try:
+            for record in rounds:
                 record["quality"] = evaluated(record["lists"], sequences)
-            except ValueError as error:
-                outcome.failed[name] = str(error)
-        if any("trained" in record and "quality" not in record for record in rounds):
+        except (KeyError, ValueError) as error:
+            outcome.failed.setdefault(name, f"no lists that could be evaluated: {error}")
             del outcome.records[name]
 
 
@@ -193,6 +192,8 @@ def _words(options: argparse.Namespace) -> list[str]:
     for name in ("users", "only"):
         if value := getattr(options, name):
             words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    if options.rows != Sizes.rows:
+        words += ["--rows", str(options.rows)]
     if options.quality:
         return [*words, "--quality", "--epochs", str(options.epochs)]
     return [*words, "--rounds", str(options.rounds), "--seconds", f"{options.seconds:g}"]

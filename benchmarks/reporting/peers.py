@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from reporting.tables import Record, ratio, table
+from libraries.entries import OURS
 
-OURS = "rearec base"
+from reporting.tables import Record, ratio, table
 
 
 def section(record: Record) -> str:
@@ -15,14 +15,16 @@ def section(record: Record) -> str:
     data, machine = record["data"], record["machine"]
     before, after = record["load"]
     parts = [
-        f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train_targets']:,} training targets. "
+        f"{data['name']}: {data['users']:,} users, {data['items']:,} items, {data['train_targets']:,} rows an epoch, "
+        f"{record['sizes']['batch_rows']:,} a batch. "
         f"{machine['processor']}, {'AMX' if machine['amx'] else 'no AMX'}, one thread; {record['date']}, "
         f"commit {record['commit'] or 'unknown'}; load {before:.1f} before and {after:.1f} after; `{record['command']}`"
     ]
     parts.append(speed(record) if record["kind"] == "speed" else quality(record))
     parts += [f"- {name}: failed: {why}" for name, why in record["failed"].items()]
-    found = [f"{name}: {', '.join(' '.join(pair) for pair in v.items())}" for name, v in record["versions"].items()]
-    parts.append("Versions: " + "; ".join(found) + ".")
+    # of contenders that share an environment, once
+    found = dict.fromkeys(", ".join(" ".join(pair) for pair in one.items()) for one in record["versions"].values())
+    parts.append("Versions: " + "; ".join(filter(None, found)) + ".")
     return "\n\n".join(parts)
 
 
