@@ -6,7 +6,6 @@ import datetime
 import json
 import platform
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from compare import Comparison, processor_name
+from origin import commit
 
 import rearec_kernels
 from rearec_kernels import build_info
@@ -95,7 +95,7 @@ def _lines(c: Comparison) -> Iterator[str]:
 def _record(config: pytest.Config, comparisons: list[Comparison]) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "command": shlex.join(["pytest", *config.invocation_params.args]),
         "machine": {
             "processor": processor_name(),
@@ -106,14 +106,3 @@ def _record(config: pytest.Config, comparisons: list[Comparison]) -> dict[str, A
         "build": build_info(),
         "comparisons": [c.record() for c in comparisons],
     }
-
-
-def _commit() -> str | None:
-    """Of the tree that these benchmarks are part of, "+" if files differ from it; None without git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

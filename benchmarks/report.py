@@ -1,7 +1,8 @@
 """Writes RESULTS.md and its plots from the json files of benchmark runs: `python benchmarks/report.py`.
 
 Takes the files given, or all in benchmarks/results; of a comparison that several of them hold, the latest. Runs on
-CPUs are written by `pytest benchmarks/ --benchmark-only --bench-json FILE`, those on GPUs by `benchmarks/gpu.py`.
+CPUs are written by `pytest benchmarks/ --benchmark-only --bench-json FILE`, those on GPUs by `benchmarks/gpu.py`, those
+beside other libraries by `benchmarks/peers.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from reporting import tables
+from reporting import peers, tables
 from reporting.records import Machine, Record, Records, load
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,8 @@ def write(records: Records, out: Path) -> None:
     parts = [INTRODUCTION]
     for machine in records.machines:
         parts += _machine(machine, out)
+    for record in records.peers:
+        parts += [f"## Beside other libraries: {record['kind']}", peers.section(record)]
     for record in records.gpu:
         parts += _gpu(record)
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

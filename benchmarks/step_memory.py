@@ -19,6 +19,7 @@ from pathlib import Path
 import bench_data
 import torch
 from careful_model import CarefulModel
+from libraries.clock import peak_memory
 from official import OfficialModel
 from training_steps import CAREFUL, FIXED, PUBLISHED, Ours, Plain, careful_arguments, make_ours, sample
 
@@ -64,7 +65,7 @@ def measure(who: str) -> dict[str, float]:
     _forget_peak()
     before = _resident()
     step()
-    peak = _peak()
+    peak = peak_memory()
     return {"before_mb": before / 2**20, "peak_mb": peak / 2**20, "step_mb": (peak - before) / 2**20}
 
 
@@ -86,12 +87,6 @@ def _forget_peak() -> None:
 
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _peak() -> int:
-    # not getrusage's, which is at least that of the process that started this one
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":
