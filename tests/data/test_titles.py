@@ -30,6 +30,8 @@ FILES = {
         {**{k: {"title": v, "brand": "x"} for k, v in TITLES.items()}, "c": {"brand": "y"}, "d": None}
     ),
     "plain.json.gz": json.dumps({**TITLES, "c": " "}),
+    "array.json": json.dumps([{"item_id": k, "title": v} for k, v in [*TITLES.items(), ("c", None)]], indent=1),
+    "literals.json": "".join(f"{{u'item_id': {k!r}, 'title': {v!r}, 'n': 1}}\n" for k, v in TITLES.items()),
 }
 
 

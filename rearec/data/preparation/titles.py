@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,14 @@ def read_titles(
     names = ITEM_NAMES if item_column is None else (item_column,)
     if extension(path) == ".item":
         table = read_atomic(path, layout)[0]
-    elif extension(path) in JSON_LINES:
+    elif extension(path) in JSON_LINES and not _are_records(path):
         fields = _first_object(path)
         item_column = next((name for name in names if name in fields), names[0])
         if extension(path) == ".json" and item_column not in fields:
             return _from_json(path, title_column)
         return _from_json_lines(path, item_column, title_column)
     else:
-        table = read_table(path, [*names, title_column], layout)
+        table = read_table(path, [*names, title_column], layout, ids=names)
     return _from_table(table, next((name for name in names if table.has(name)), names[0]), title_column)
 
 
@@ -74,6 +75,12 @@ def _is_item_file(path: Path, item_column: str) -> bool:
     return item_column in fields and "user_id" not in fields
 
 
+def _are_records(path: Path) -> bool:
+    """Whether the file is an array of objects, or lines of Python literals."""
+    start = next(line_blocks(path, FIRST_BYTES), b"").lstrip()
+    return re.match(rb"\[|\{\s*u?'", start) is not None
+
+
 def _first_object(path: Path) -> dict[str, Any]:
     """The object in the first line, empty if there is none."""
     line = next(line_blocks(path, FIRST_BYTES), b"").lstrip().split(b"\n", 1)[0]
@@ -88,7 +95,7 @@ def _first_object(path: Path) -> dict[str, Any]:
 def _from_json_lines(path: Path, item_column: str, title_column: str) -> dict[str, str]:
     result: dict[str, str] = {}
     columns = {item_column: pl.String(), title_column: pl.String()}
-    for table in stream_json_lines(path, columns, optional=(title_column,)):
+    for table in stream_json_lines(path, columns, optional=(title_column,), ids=(item_column,)):
         _add_titles(result, table, item_column, title_column)
     # Without any title the column may be missing, which only a look at every line tells.
     return result or _from_table(read_json_lines(path, list(columns)), item_column, title_column)
