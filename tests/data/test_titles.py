@@ -60,7 +60,7 @@ def test_titles_are_read_from_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.json", '["a"]', "expected a json object"),
+        ("m.json", '["a"]', "row 1: expected a json object"),
         ("m.json", '{"a": {"title": 5}}', "item 'a': its title is a int; expected text"),
         ("m.json", '{"a": ["x"]}', "item 'a': its title is a list; expected text"),
         ("m.json", '{"a": "\\ud800"}', "item 'a': its title holds half of a surrogate pair"),
