@@ -227,14 +227,13 @@ def train(
 
     seen = seen_items(dataset, exclude_seen, of_run=training["exclude_seen"])
     training["exclude_seen"] = seen.exclude
-    note(str(seen))
     try:
         config = fitting_config(dataset, **model)
         options = TrainingOptions(**training)
     except ValueError as error:
         raise UserError(_as_option(str(error))) from None
     finished = resume and folder.finished
-    with TrainingProgress(config.method) as progress:
+    with TrainingProgress(config.method, str(seen)) as progress:
         try:
             result = run_training(
                 data,
