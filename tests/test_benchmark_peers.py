@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import peers
 import pytest
+import report
 from libraries import clock as clocks
 from libraries import environments, floors, ours, plain, rounds
 from libraries.clock import EndlessClock, StepClock
@@ -25,6 +26,7 @@ from libraries.run import run
 from libraries.task import Sequences, Sizes, Task
 from rearec.metrics import rank_metrics
 from reporting.peers import section
+from reporting.records import load
 
 from rearec.data import SequenceDataset, save_dataset
 from rearec.data.synthetic import paper_shaped
@@ -350,7 +352,7 @@ def dataset() -> SequenceDataset:
     return paper_shaped(40, 50, 9.0)
 
 
-def test_the_table_of_speed() -> None:
+def speed_record() -> dict[str, Any]:
     def round_of(targets: int, memory: int, users: int, one_user: float) -> dict[str, Any]:
         return {
             "training": {"targets": targets, "cpu_s": 2.0, "wall_s": 4.0, "peak_memory": memory * 2**20, "steps": 3},
@@ -358,7 +360,7 @@ def test_the_table_of_speed() -> None:
             "one_user": {"cpu_ms": one_user, "wall_ms": 1.0},
         }
 
-    record = {
+    return {
         "kind": "speed",
         "date": "2026-01-02",
         "commit": "abc",
@@ -379,9 +381,22 @@ def test_the_table_of_speed() -> None:
         },
         "failed": {"half": "exit status 1: no answers"},
     }
-    text = section(record)
+
+
+def test_the_table_of_speed() -> None:
+    text = section(speed_record())
     assert "| rearec base | 2,000 | 2.0 | 1.00× (1.00×) | 600 MiB | 999 | 1.00× | 2.00 ms | 1.00× |" in text
     # where the other is ahead it says so
     assert "| another | 200 | 20.0 | 10.0× (10.0×) | 1,200 MiB | 250 | 4.00× | 1.00 ms | 0.50× |" in text
     assert "| half | 500 | 8.0 | 4.00× (4.00×) | 1 MiB | – | – | – | – |" in text
     assert "- half: failed: exit status 1: no answers" in text and "another 1.2" in text and "no AMX" in text
+
+
+def test_the_report_has_a_section_of_the_latest_run(tmp_path: Path) -> None:
+    later = speed_record() | {"date": "2026-02-01", "failed": {}}
+    for name, record in (("b", speed_record()), ("a", later)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    records = load(tmp_path.glob("*.json"))
+    report.write(records, tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text.count("## Beside other libraries: speed") == 1 and "2026-02-01" in text and "failed" not in text

@@ -83,10 +83,11 @@ class RecToolsSASRec:
     def request(self, users: IntArray, top: int) -> Callable[[], pd.DataFrame]:
         assert self.model is not None
         model, frame, ids = self.model, self._frame(users, self.sequences.history), users.tolist()
+        # Those of a batch may be a Dataset already; the one user who has just done something is not.
+        ready = Dataset.construct(frame) if len(users) > 1 else None
 
         def answer() -> pd.DataFrame:
-            # Of a new history the library knows nothing before it is a Dataset.
-            return model.recommend(ids, Dataset.construct(frame), k=top, filter_viewed=False)
+            return model.recommend(ids, ready or Dataset.construct(frame), k=top, filter_viewed=False)
 
         return answer
 
