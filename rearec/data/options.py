@@ -41,7 +41,8 @@ class PrepareOptions:
         valid_from, test_from: thresholds of the split "timestamp": rows from then on are valid, test; or of the split
             "time-span": rows after these shares of the time from the first to the last interaction are.
         carve_valid: of a given split without valid file, each user's last train row becomes his valid row.
-        where: conditions ``column=value``, ``column=value,value`` or ``column!=value``, all of which a row must meet.
+        where: conditions ``column=value``, ``column=value,value``, ``column!=value``, or with < <= > >= and a number;
+            a row must meet all.
         missing: tokens that stand for a missing user, item, rating or timestamp; rows without user, item or timestamp
             for that reason are dropped.
         drop_incomplete: also drop the rows where one of them is empty, instead of refusing the file.
@@ -87,7 +88,7 @@ class PrepareOptions:
     )
 
     where: tuple[str, ...] = setting(
-        "Only rows with this value: event=view; event=view,cart; label!=0. May be repeated.",
+        "Only rows with this value: event=view; event=view,cart; label!=0; price>=10. May be repeated.",
         default=(),
         panel=INTERACTIONS,
         metavar="COLUMN=VALUE",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ CONDITIONS = {
     "label=1": lambda number: number % 2 == 1,
     "label=1.0": lambda number: number % 2 == 1,
     "label != 1": lambda number: number % 2 == 0,
+    "timestamp>=7": lambda number: number >= 7,
+    "timestamp > 6.5": lambda number: number > 6.5,
+    "timestamp<1e1": lambda number: number < 10,
+    "timestamp<=+4": lambda number: number <= 4,
 }
 
 
@@ -55,7 +61,7 @@ def test_conditions(condition: str, ending: str, write: Write, tmp_path: Path) -
     kept = [f"i{number}" for number in range(12) if CONDITIONS[condition](number)]
     assert items(dataset) == items(dataset, 1) == kept
     assert f"dropped {24 - 2 * len(kept)} rows not" in dataset.source["findings"]["suspicious"]
-    assert condition.split("=")[0].strip("! ") not in dataset.source["findings"]["not used"].split("(")[0]
+    assert re.split("[=!<>]", condition)[0].strip() not in dataset.source["findings"]["not used"].split("(")[0]
 
 
 def test_all_conditions_are_met_together(write: Write, tmp_path: Path) -> None:
@@ -77,6 +83,52 @@ def test_conditions_that_cannot_be(write: Write) -> None:
     assert refused(path, where="event=buy") == "there are no interactions left: dropped 24 rows not event=buy"
     assert refused(write("s.txt", "u a\n"), "sasrec", where="event=view").startswith(
         "--where is for the formats 'table'"
+    )
+
+
+def test_conditions_compare_exactly_and_tokens_as_they_are(write: Write, tmp_path: Path) -> None:
+    big = 2**53
+    shops = ["007", "7", "7.0", "+7", "7.00", "7.50", "07", "8"]
+    rows = [f"u,{shop},{number},{big + number},{shop}\n" for number, shop in enumerate(shops)]
+    path = write("t.csv", "user_id,item_id,timestamp,key,shop\n" + "".join(rows))
+    assert items(prepare("table", [path], tmp_path / "a", where="shop=7")) == ["7", "7.0", "+7", "7.00"]
+    assert items(prepare("table", [path], tmp_path / "b", where="shop!=7")) == ["007", "7.50", "07", "8"]
+    assert "(timestamps from 5 to 5) leaves no train rows" in refused(path, where="shop=7.5")
+    assert items(prepare("table", [path], tmp_path / "c", where=f"key!={big + 1}")) == ["007", *shops[2:]]
+    assert items(prepare("table", [path], tmp_path / "d", where=f"key>{big}")) == shops[1:]
+
+
+@pytest.mark.parametrize("condition", ["new=true", "new=True", "new=1", "new!=false", "new!=0"])
+def test_conditions_on_flags(condition: str, tmp_path: Path) -> None:
+    rows = [{"user_id": "u", "item_id": f"i{n}", "timestamp": n, "new": n % 2 == 0} for n in range(8)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "t.parquet")
+    dataset = prepare("table", [tmp_path / "t.parquet"], tmp_path / "o", where=condition)
+    assert items(dataset) == ["i0", "i2", "i4", "i6"]
+
+
+def test_conditions_on_lists_hold_for_each_of_their_items(tmp_path: Path) -> None:
+    rows = {"user_id": ["u", "v"], "item_id": [[1, 2, 3, 4, 5], [6]], "timestamp": [[5, 1, 4, 2, 3], [1]]}
+    rows |= {
+        "event_type": [["like", "listen", "like", "like", "like"], ["listen"]],
+        "part": [1, 1],
+        "tags": [["x"], []],
+    }
+    pl.DataFrame(rows).write_parquet(path := tmp_path / "t.parquet")
+    dataset = prepare("table", [path], tmp_path / "o", where=("event_type=like", "part=1"))
+    assert items(dataset) == ["4", "5", "3", "1"] and dataset.num_users == 1
+    assert "row 1: 5 values in 'item_id', but 1 in 'tags'" in refused(path, where="tags=x")
+
+
+def test_conditions_that_compare_no_numbers(write: Write, tmp_path: Path) -> None:
+    path = write("t.csv", EVENTS)
+    assert refused(path, where="event>=3") == ("--where event>=3: column 'event' also holds 'cart', which is no number")
+    assert refused(path, where="label>x") == "--where 'label>x': 'x' is no number; > compares numbers"
+    frame = {"user_id": ["u"] * 5, "item_id": list("abcde"), "at": [date(2020, 1, n + 1) for n in range(5)]}
+    pl.DataFrame(frame | {"box": [{"n": n} for n in range(5)]}).write_parquet(path := tmp_path / "t.parquet")
+    assert refused(path, where="at>3", timestamp_column="at").endswith("column 'at' is of type Date; expected numbers")
+    assert "column 'box' is of type Struct" in refused(path, where="box=3", timestamp_column="at")
+    assert items(prepare("table", [path], tmp_path / "o", where="at!=2020-01-02", timestamp_column="at")) == list(
+        "acde"
     )
 
 

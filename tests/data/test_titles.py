@@ -12,6 +12,7 @@ import pytest
 
 from rearec.data import SequenceDataset, load_dataset, prepare
 from rearec.data.preparation.titles import read_titles
+from rearec.data.tables.layout import Layout
 from rearec.errors import UserError
 
 Write = Callable[[str, str], Path]
@@ -39,6 +40,12 @@ FILES = {
 def test_titles_are_read_from_every_kind_of_file(name: str, write: Write) -> None:
     titles = read_titles(write(name, FILES[name]), "item_id", "title")
     assert {item: title for item, title in titles.items() if title} == TITLES
+
+
+def test_a_file_called_item_whose_columns_are_named_is_a_table(write: Write) -> None:
+    path = write("u.item", "1|Toy Story (1995)|01-Jan-1995\n2|GoldenEye: again|\n")
+    layout = Layout(separator="|", names=("item", "title", "released"))
+    assert read_titles(path, None, "title", layout) == {"1": "Toy Story (1995)", "2": "GoldenEye: again"}
 
 
 def test_a_blank_title_is_empty_and_a_null_is_none(write: Write) -> None:

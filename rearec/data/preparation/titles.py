@@ -32,7 +32,8 @@ def read_titles(
     """The title of each item that has one, empty if it is blank; the first, where an item has several rows.
 
     The file is a RecBole ``.item`` file, a ``.json`` file of one object ``{item: {title_column: title}}`` or
-    ``{item: title}``, or a table (csv, tsv, parquet, jsonl) with an item and a title column.
+    ``{item: title}``, or a table (csv, tsv, parquet, jsonl) with an item and a title column. With named columns a
+    ``.item`` file is a table, as that of MovieLens 100K.
 
     Args:
         item_column: None: "item_id" or "item".
@@ -42,7 +43,7 @@ def read_titles(
         UserError: the file cannot be read or a column is missing.
     """
     names = ITEM_NAMES if item_column is None else (item_column,)
-    if extension(path) == ".item":
+    if extension(path) == ".item" and layout.names is None:
         table = read_atomic(path, layout)[0]
     elif extension(path) in JSON_LINES and not _are_records(path):
         fields = _first_object(path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rearec.data.interactions import HistoryRows, Interactions, Place, Reading, Vocabulary
 from rearec.data.options import PrepareOptions
+from rearec.data.readers.conditions import parse_conditions
 from rearec.data.readers.selection import Roles, select_rows
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.table import MissingValue, Table
@@ -83,7 +84,7 @@ class _Builder:
 
     def _reading(self) -> Reading:
         used = [name for name in self._used if name in self._names]
-        conditions = {text.split("=")[0].rstrip("!").strip() for text in self.options.where}
+        conditions = {condition.column for condition in parse_conditions(self.options.where)}
         unused = tuple(name for name in self._names if name not in self._used and name not in conditions)
         return Reading(tuple(self._order), tuple(used), unused, dict(self._dropped))
 

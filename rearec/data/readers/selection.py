@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 
 from rearec.data.options import PrepareOptions
+from rearec.data.readers.conditions import parse_conditions
 from rearec.data.tables.table import Table
-from rearec.data.tables.times import looks_like_times
+from rearec.data.tables.times import looks_like_times, parse_times
 from rearec.errors import UserError
 
-__all__ = ["Roles", "find_roles", "id_columns", "parse_conditions", "select_rows", "wanted_columns"]
+__all__ = ["Roles", "find_roles", "id_columns", "select_rows", "wanted_columns"]
 
 USER_NAMES, ITEM_NAMES = ("user_id", "user"), ("item_id", "item")
-CONDITION = re.compile(r"(.+?)(!?=)(.*)", re.DOTALL)
 LIST_SEPARATORS = (",", "|", ";")
 
 
@@ -46,28 +46,13 @@ def wanted_columns(options: PrepareOptions) -> list[str]:
     """The columns of a table that may be used."""
     roles = (*USER_NAMES, options.user_column, *ITEM_NAMES, options.item_column, "rating", options.rating_column)
     times = ("timestamp", options.timestamp_column, *(options.timestamp_column or "").split(","))
-    conditions = (column for column, _, _ in parse_conditions(options.where))
+    conditions = (condition.column for condition in parse_conditions(options.where))
     return [name for name in dict.fromkeys((*roles, *times, *conditions)) if name]
 
 
 def id_columns(options: PrepareOptions) -> list[str]:
     """The columns that may hold ids of users or items."""
     return [name for name in (*USER_NAMES, options.user_column, *ITEM_NAMES, options.item_column) if name]
-
-
-def parse_conditions(where: Sequence[str]) -> list[tuple[str, bool, list[str]]]:
-    """(column, whether its value is to be one of them, values) of each condition.
-
-    Raises:
-        UserError: one is not of the form column=value or column!=value.
-    """
-    result = []
-    for text in where:
-        found = CONDITION.fullmatch(text)
-        if found is None:
-            raise UserError(f"--where {text!r}: expected column=value, column=value,value or column!=value")
-        result.append((found[1].strip(), found[2] == "=", [value.strip() for value in found[3].split(",")]))
-    return result
 
 
 def find_roles(table: Table, options: PrepareOptions) -> Roles:
@@ -110,13 +95,14 @@ def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Co
     Raises:
         UserError: a column is missing, or lists of one row do not fit together.
     """
-    for column, equal, values in parse_conditions(options.where):
-        text = table.column(column).cast(pl.String)
-        numbers = [float(value) for value in values if _is_number(value)]
-        met = text.str.strip_chars().is_in(values) | text.cast(pl.Float64, strict=False).is_in(numbers).fill_null(False)
-        met = met.fill_null(False)
-        table = _drop(table, met if equal else ~met, f"not {column}{'=' if equal else '!='}{','.join(values)}", dropped)
-    table = _spread_lists(table, roles, options)
+    conditions = parse_conditions(options.where)
+    listed = [condition for condition in conditions if isinstance(table.column(condition.column).dtype, pl.List)]
+    for condition in conditions:
+        if condition not in listed:
+            table = _drop(table, condition.met(table.column(condition.column)), f"not {condition}", dropped)
+    table = _spread_lists(table, roles, [condition.column for condition in listed], options)
+    for condition in listed:
+        table = _drop(table, condition.met(table.column(condition.column)), f"not {condition}", dropped)
     if options.item_pattern is not None:
         table = _match_items(table, roles.item, options.item_pattern, dropped)
     if options.missing:
@@ -140,10 +126,6 @@ def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Co
 def _drop(table: Table, kept: pl.Series, why: str, dropped: Counter[str]) -> Table:
     dropped[why] += len(kept) - int(kept.sum())
     return table if kept.all() else table.take(kept)
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", text) is not None
 
 
 def _is_missing(values: pl.Series, tokens: Sequence[str]) -> pl.Series:
@@ -172,15 +154,20 @@ def _match_items(table: Table, item: str, pattern: str, dropped: Counter[str]) -
     return _drop(table, kept, f"not of the form --item-pattern {pattern}", dropped)
 
 
-def _spread_lists(table: Table, roles: Roles, options: PrepareOptions) -> Table:
-    """A row per item where a row holds a list of them; ratings and times may be lists of the same length."""
-    names = [name for name in roles.all if name != roles.user and table.has(name)]
+def _spread_lists(table: Table, roles: Roles, further: Sequence[str], options: PrepareOptions) -> Table:
+    """A row per item where a row holds a list of them; ratings, times and ``further`` may be lists of that length."""
+    names = [name for name in dict.fromkeys((*roles.all, *further)) if name != roles.user and table.has(name)]
     frame = table.frame
     if options.lists:
         split = {name: _split_text(frame[name]) for name in names}
         items = split[roles.item].list.len() if roles.item in split else None
-        # A time of its own may have blanks in it: what has another number of pieces is one value for the row.
-        fitting = [values for name, values in split.items() if name == roles.item or _fits(values, items)]
+        # A time of its own may have blanks in it: what is one, or has another number of pieces, is for the whole row.
+        single = [name for name in roles.times if name in names and _are_times(frame[name], options.time_format)]
+        fitting = [
+            values
+            for name, values in split.items()
+            if name == roles.item or (name not in single and _fits(values, items))
+        ]
         frame = frame.with_columns(fitting)
     elif _are_text_lists(table, roles):
         frame = frame.with_columns(_split_text(frame[name]) for name in (roles.item, *roles.times))
@@ -203,6 +190,10 @@ def _spread_lists(table: Table, roles: Roles, options: PrepareOptions) -> Table:
 
 def _fits(values: pl.Series, lengths: pl.Series | None) -> bool:
     return lengths is not None and isinstance(values.dtype, pl.List) and bool((values.list.len() == lengths).all())
+
+
+def _are_times(values: pl.Series, time_format: str | None) -> bool:
+    return values.dtype == pl.String and not parse_times(values.str.strip_chars(), time_format)[0].has_nulls()
 
 
 def _are_text_lists(table: Table, roles: Roles) -> bool:

@@ -1,0 +1,101 @@
+"""Conditions on rows, as ``--where`` says them: ``event=view``, ``label!=0``, ``price>=10``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from rearec.errors import UserError
+
+__all__ = ["Condition", "parse_conditions"]
+
+FORM = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
+COMPARISONS: dict[str, Callable[[pl.Series, int | float], pl.Series]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the value of a column must be for a row to count.
+
+    Attributes:
+        column: its name.
+        sign: "=" one of the values, "!=" none of them, or a comparison with one number.
+        values: as they were typed.
+    """
+
+    column: str
+    sign: str
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.sign}{','.join(self.values)}"
+
+    def met(self, values: pl.Series) -> pl.Series:
+        """bool [n], where it holds; without a value only "!=" does. Numbers are equal however they are written.
+
+        Raises:
+            UserError: the values are lists or the like, or no numbers though they are to be compared as such.
+        """
+        if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+            raise UserError(f"--where {self}: column {self.column!r} is of type {values.dtype}; expected single values")
+        if self.sign in COMPARISONS:
+            return self._compared(values)
+        names = [value.lower() if values.dtype == pl.Boolean else value for value in self.values]
+        if values.dtype == pl.Boolean:
+            names = [{"1": "true", "0": "false"}.get(name, name) for name in names]
+        wanted = _plain_numbers(pl.Series(names, dtype=pl.String)).to_list()
+        found = _plain_numbers(values.cast(pl.String)).is_in(wanted).fill_null(False)
+        return found if self.sign == "=" else ~found
+
+    def _compared(self, values: pl.Series) -> pl.Series:
+        limit = self.values[0]
+        number = int(limit) if re.fullmatch(r"\s*[+-]?\d+\s*", limit) else float(limit)
+        numbers = values
+        if values.dtype == pl.String:
+            text = values.str.strip_chars()
+            text = text.set(text == "", None)
+            numbers = text.cast(pl.Int64, strict=False)
+            if numbers.null_count() > text.null_count():
+                numbers = text.cast(pl.Float64, strict=False)
+            wrong = numbers.is_null() & text.is_not_null()
+            if wrong.any():
+                other = values[int(wrong.arg_max() or 0)]
+                raise UserError(f"--where {self}: column {self.column!r} also holds {other!r}, which is no number")
+        elif not values.dtype.is_numeric():
+            raise UserError(f"--where {self}: column {self.column!r} is of type {values.dtype}; expected numbers")
+        return COMPARISONS[self.sign](numbers, number).fill_null(False)
+
+
+def parse_conditions(where: Sequence[str]) -> list[Condition]:
+    """The conditions, all of which a row must meet.
+
+    Raises:
+        UserError: one is of none of the forms, or compares with what is no number.
+    """
+    result = []
+    for text in where:
+        found = FORM.fullmatch(text)
+        if found is None:
+            forms = "column=value, column=value,value, column!=value or column>=number"
+            raise UserError(f"--where {text!r}: expected {forms}")
+        condition = Condition(found[1].strip(), found[2], tuple(value.strip() for value in found[3].split(",")))
+        if condition.sign in COMPARISONS and not NUMBER.fullmatch(found[3]):
+            raise UserError(f"--where {text!r}: {found[3]!r} is no number; {condition.sign} compares numbers")
+        result.append(condition)
+    return result
+
+
+def _plain_numbers(values: pl.Series) -> pl.Series:
+    """Text without blanks around it and, of numbers, without a plus and a fraction of zeros: 1.50 as 1.5, 1.0 as 1."""
+    text = values.str.strip_chars().str.replace(r"^\+(\d)", "$1")
+    return text.str.replace(r"^(-?\d+\.\d*?)0+$", "$1").str.replace(r"^(-?\d+)\.$", "$1")
