@@ -9,7 +9,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.cache import ReasoningCache
-from rearec_kernels.checks import check_int, check_number, describe
+from rearec_kernels.checks import as_int, as_number, describe
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.operands import seed_tensor
 
@@ -61,7 +61,7 @@ def cached_reason_attention(
     _check_tensors(q4, k4, v4, cache)
     queries, heads, width = q4.shape[1:]
     slot = _check_step(step, queries, cache)
-    check_number(_NAME, "dropout_p", dropout_p)
+    dropout_p = as_number(_NAME, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
@@ -115,8 +115,7 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> No
 
 
 def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
-    slot = cache.length if step is None else step
-    check_int(_NAME, "step", slot)
+    slot = cache.length if step is None else as_int(_NAME, "step", step)
     if slot < 0 or slot > cache.length:
         raise IndexError(f"{_NAME}: step {slot} leaves a gap, the cache holds {cache.length} reasoning tokens")
     if slot + queries > cache.max_tokens:
@@ -127,7 +126,7 @@ def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
 
 
 def _check_scale(softmax_scale: float) -> float:
-    check_number(_NAME, "softmax_scale", softmax_scale)
-    if not math.isfinite(softmax_scale):
+    scale = float(as_number(_NAME, "softmax_scale", softmax_scale))
+    if not math.isfinite(scale):
         raise ValueError(f"{_NAME}: softmax_scale must be finite, got {softmax_scale}")
-    return float(softmax_scale)
+    return scale

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import check_floating, check_int, check_number, describe
+from rearec_kernels.checks import as_int, as_number, check_floating, describe
 from rearec_kernels.dispatch import implementation
 
 _NAME = "prepare_layers"
@@ -166,9 +166,9 @@ def prepare_layers(
     check_floating(_NAME, "inner_weight of layer 0", layers[0].inner_weight, "[ffn, d]")
     if position_embedding is not None:
         check_floating(_NAME, "position_embedding", position_embedding, "[K, d]")
-    check_int(_NAME, "heads", heads, least=1)
+    heads = as_int(_NAME, "heads", heads, least=1)
     dim = input_norm[0].shape[0]
     if dim == 0 or dim % heads:
         raise ValueError(f"{_NAME}: heads must divide d = {dim}, got {heads}")
-    check_number(_NAME, "norm_eps", norm_eps)
-    return PreparedLayers(layers, input_norm, position_embedding, heads, float(norm_eps))
+    norm_eps = float(as_number(_NAME, "norm_eps", norm_eps))
+    return PreparedLayers(layers, input_norm, position_embedding, heads, norm_eps)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
-from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
+from rearec_kernels.checks import as_int, check_floating, check_index, check_same_device, describe
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
 
@@ -106,10 +106,7 @@ def catalog_topk(
         IndexError: an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "catalog_topk"
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"{op}: k must be an int, got {describe(k)}")
-    if k < 1:
-        raise ValueError(f"{op}: k must be at least 1, got {k}")
+    k = as_int(op, "k", k, least=1)
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.cache import PrefixRows, check_prefix
-from rearec_kernels.checks import check_floating, check_int, describe
+from rearec_kernels.cache import check_prefix
+from rearec_kernels.checks import as_int, check_floating, describe
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.layer_weights import PreparedLayers
+from rearec_kernels.rows import PrefixRows
 
 _NAME = "reasoning_rollout"
 
@@ -49,7 +50,7 @@ def reasoning_rollout(
     if not isinstance(layers, PreparedLayers):
         raise TypeError(f"{_NAME}: layers must come from prepare_layers, got {type(layers).__name__}")
     check_floating(_NAME, "hidden", hidden, "[R, d]")
-    check_int(_NAME, "steps", steps, least=0)
+    steps = as_int(_NAME, "steps", steps, least=0)
     position = layers.position_embedding
     if position is not None and steps > position.shape[0]:
         raise ValueError(f"{_NAME}: steps is {steps}, the position embedding has {position.shape[0]} rows")
