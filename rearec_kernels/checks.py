@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numbers
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rearec_kernels.environment import is_on
 
@@ -18,6 +21,15 @@ def describe(x: object) -> str:
 def checks_values(device: torch.device) -> bool:
     """Whether an op looks at tensor values: always on a CPU, elsewhere only under REAREC_DEBUG=1 (it synchronises)."""
     return device.type == "cpu" or is_on("REAREC_DEBUG")
+
+
+def refuse_tangents(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError if a tensor has a tangent, of forward-mode AD: no op here would carry it on."""
+    level = forward_ad._current_level
+    if level >= 0 and any(forward_ad.unpack_dual(x, level=level).tangent is not None for x in tensors):
+        raise NotImplementedError(
+            f"{op}: has no forward-mode derivative (torch.func.jvp, jacfwd, linearize, forward_ad); use reverse mode"
+        )
 
 
 def as_number(op: str, name: str, x: object) -> float:
