@@ -1,7 +1,8 @@
-"""The seed of dropout; the operands of attention as addresses, sizes and strides for csrc/attention_tuples.h."""
+"""The seed and threshold of dropout; the operands of attention as addresses, sizes and strides for csrc/attention_tuples.h."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ def split_tokens(x: Tensor, segments: Sequence[Tensor]) -> list[Tensor]:
     if len(sizes) == 1:
         return [x]
     return [part.clone(memory_format=torch.contiguous_format) for part in x.split(sizes, dim=1)]
+
+
+def dropout_threshold(dropout_p: float) -> int:
+    """Dropout of attention drops the 32-bit words below this, as csrc/philox.h has it."""
+    return min(math.ceil(dropout_p * 2.0**32), 0xFFFFFFFF)
 
 
 def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:

@@ -159,5 +159,5 @@ def catalog_rank(
                     target_scores[chunk][here] = block[here, item[here] - first]
                 if position >= len(own) - 1:
                     _C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
-    ranks = (half_counts / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+    ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
     return torch.empty_like(ranks).index_copy_(0, order, ranks)
