@@ -1,4 +1,4 @@
-"""The seed and threshold of dropout; the operands of attention as addresses, sizes and strides for csrc/attention_tuples.h."""
+"""Seed and threshold of dropout; the operands of attention as addresses, sizes and strides (csrc/attention_tuples.h)."""
 
 from __future__ import annotations
 
