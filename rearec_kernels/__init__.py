@@ -3,6 +3,7 @@
 What a user calls is what this module exports; see each function's docstring for shapes, dtypes and errors.
 """
 
+from rearec_kernels import interpreter  # noqa: F401  (first: importing torch in a subinterpreter may crash)
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import available_backends, build_info, resolve_backend, use_backend

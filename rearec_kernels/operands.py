@@ -1,4 +1,4 @@
-"""Seed and threshold of dropout; the operands of attention as addresses, sizes and strides (csrc/attention_tuples.h)."""
+"""Seed and threshold of dropout; operands of attention as addresses, sizes and strides (csrc/attention_tuples.h)."""
 
 from __future__ import annotations
 

@@ -59,14 +59,16 @@ class PrefixRows:
                 raise ValueError(f"PrefixRows: {name} is on {x.device}, expected {first.device}")
             first = x
         self._given = {name: None if x is None else x.clone() for name, x in given.items()}
-        self._indices: dict[tuple[int, int], RowIndex] = {}
+        self._indices: list[tuple[int, int, RowIndex]] = []  # a dict would make sizes of torch.export constants
 
     def index(self, prefixes: int, slots: int, device: torch.device) -> RowIndex:
         """The rows against S = `prefixes` prefixes of C = `slots` slots; computed once and kept."""
-        key = (prefixes, slots)
-        if key not in self._indices:
-            self._indices[key] = self._resolve(prefixes, slots, device)
-        return self._indices[key]
+        for known_prefixes, known_slots, index in self._indices:
+            if known_prefixes == prefixes and known_slots == slots:
+                return index
+        index = self._resolve(prefixes, slots, device)
+        self._indices.append((prefixes, slots, index))
+        return index
 
     def _resolve(self, prefixes: int, slots: int, device: torch.device) -> RowIndex:
         rows = next((x.shape[0] for x in self._given.values() if x is not None), None)

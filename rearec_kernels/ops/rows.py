@@ -78,7 +78,7 @@ def _prefix_rows_fake(
 
 define(
     "prefix_rows",
-    "(Tensor? start, Tensor? end, Tensor? row_prefix, int prefixes, int slots) "
+    "(Tensor? start, Tensor? end, Tensor? row_prefix, SymInt prefixes, SymInt slots) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _prefix_rows_fake,
     run=_prefix_rows,
@@ -98,7 +98,7 @@ def _checked_index(index: Tensor, largest: int, name: str) -> Tensor:
 
 define(
     "checked_index",
-    "(Tensor index, int largest, str name) -> Tensor",
+    "(Tensor index, SymInt largest, str name) -> Tensor",
     lambda index, largest, name: torch.empty_like(index, dtype=torch.int64, memory_format=torch.contiguous_format),
     run=_checked_index,
 )
