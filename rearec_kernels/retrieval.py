@@ -50,7 +50,7 @@ class Catalog:
         return {**self.__dict__, "mark": self.is_current()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        mark = WriteMark([state["weight"]]) if state["mark"] else None
+        mark = WriteMark([state["weight"]], may_move=True) if state["mark"] else None
         self.__dict__.update({**state, "mark": mark})
 
 
@@ -77,7 +77,7 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
     fits = _fits_tiles(weight, precision)
     tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
-    return Catalog(weight, precision, operand, tiles, WriteMark([weight]))
+    return Catalog(weight, precision, operand, tiles, WriteMark([weight], may_move=True))
 
 
 def _fits_tiles(weight: Tensor, precision: str) -> bool:

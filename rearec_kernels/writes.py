@@ -18,10 +18,15 @@ class WriteMark:
     inference mode do not. A step of training changes every weight that takes part in it, so values from all over a
     tensor tell; a write to a few elements may go unseen. On a GPU, where a look at values would wait for the device,
     only writes that count themselves are seen.
+
+    Args:
+        may_move: other memory with the same values counts as no write: nobody else can give the tensors other memory,
+            but torch moves a tensor that goes to another process into shared memory.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], may_move: bool = False) -> None:
         self._tensors = list(tensors)
+        self._may_move = may_move
         self._counting = [x for x in self._tensors if not x.is_inference()]
         self._samples = [_sample(x) for x in self._tensors if x.device.type == "cpu" and x.numel() > 0]
         self._counts, self._values = self._look(), self._sampled()
@@ -33,7 +38,8 @@ class WriteMark:
         return self._values is None or torch.equal(torch.cat(self._samples), self._values)
 
     def _look(self) -> tuple[list[int], list[int]]:
-        return [x._version for x in self._counting], [x.data_ptr() for x in self._tensors]
+        memory = [] if self._may_move else [x.data_ptr() for x in self._tensors]
+        return [x._version for x in self._counting], memory
 
     def _sampled(self) -> Tensor | None:
         return torch.cat(self._samples) if self._samples else None
