@@ -3,8 +3,9 @@
 What a user calls is what this module exports; see each function's docstring for shapes, dtypes and errors.
 """
 
+from rearec_kernels import interpreter  # noqa: F401  (first: importing torch in a subinterpreter may crash)
 from rearec_kernels.attention import cached_reason_attention
-from rearec_kernels.cache import PrefixRows, ReasoningCache
+from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import available_backends, build_info, resolve_backend, use_backend
 from rearec_kernels.layer_norm import dropout_add_layer_norm
 from rearec_kernels.layer_weights import LayerWeights, prepare_layers
@@ -17,6 +18,7 @@ from rearec_kernels.losses import (
 )
 from rearec_kernels.retrieval import catalog_rank, catalog_topk, prepare_catalog
 from rearec_kernels.rollout import reasoning_rollout
+from rearec_kernels.rows import PrefixRows
 
 __all__ = [
     "EnsembleLoss",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.cache import ReasoningCache
-from rearec_kernels.checks import check_int, check_number, describe
+from rearec_kernels.checks import as_int, as_number, describe
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.operands import seed_tensor
 
@@ -51,31 +51,35 @@ def cached_reason_attention(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         IndexError: `step` leaves a gap, or the tokens do not fit into max_tokens.
+        RuntimeError: a checkpoint with use_reentrant=True computes a step again.
+        NotImplementedError: an argument has a tangent, of forward-mode AD.
     """
     if not isinstance(cache, ReasoningCache):
         raise TypeError(f"{_NAME}: cache must be a ReasoningCache, got {type(cache).__name__}")
     single = isinstance(q, Tensor) and q.dim() == 3
-    q4, k4, v4 = q, k, v
-    if single:
-        q4, k4, v4 = (x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x for x in (q, k, v))
+    q4, k4, v4 = (_with_query(x) for x in (q, k, v)) if single else (q, k, v)
     _check_tensors(q4, k4, v4, cache)
     queries, heads, width = q4.shape[1:]
     slot = _check_step(step, queries, cache)
-    check_number(_NAME, "dropout_p", dropout_p)
+    dropout_p = as_number(_NAME, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
     backend = resolve_backend(_NAME, q.device, dtype, width)
     mask_seed = seed_tensor(_NAME, seed, q.device) if dropout_p > 0 else None
-    q4, k4, v4 = ((x if x.dtype == dtype else x.to(dtype)).contiguous() for x in (q4, k4, v4))
+    checkpointed = _may_be_checkpointed(k, v)
+    if checkpointed:
+        with torch.enable_grad():  # what is appended keeps its place in the graph, should a backward pass need it
+            k4, v4 = (_dense(_with_query(x) if single else x, dtype) for x in (k, v))
+    q4, k4, v4 = (_dense(x, dtype) for x in (q4, k4, v4))
 
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
     rows = cache.index[:4]
-    if gradients or cache.holds_segments():
-        segments = cache.append(slot, k4, v4)
+    if gradients or checkpointed or cache.holds_segments():
+        segments = cache.append(slot, k4, v4, recorded=gradients)
         carriers = cache.carriers(queries, heads, backend) if gradients else []
-        tokens = ([s[0] for s in segments], [s[1] for s in segments])
+        tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
             q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, *rows, scale, dropout_p, mask_seed, gradients,
             backend,
@@ -88,6 +92,23 @@ def cached_reason_attention(
     cache.length = max(cache.length, slot + queries)
     out = out.to(q.dtype)
     return out.squeeze(1) if single else out
+
+
+def _with_query(x: Tensor) -> Tensor:
+    """[R, H, D] -> [R, 1, H, D]; what is something else is for the checks to refuse."""
+    return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
+
+
+def _dense(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x if x.dtype == dtype else x.to(dtype)).contiguous()
+
+
+def _may_be_checkpointed(k: Tensor, v: Tensor) -> bool:
+    """Whether gradients are off but what is appended has one: torch.utils.checkpoint with use_reentrant=True runs the
+    forward pass so."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return False
+    return k.requires_grad and v.requires_grad
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> None:
@@ -115,8 +136,7 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> No
 
 
 def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
-    slot = cache.length if step is None else step
-    check_int(_NAME, "step", slot)
+    slot = cache.length if step is None else as_int(_NAME, "step", step)
     if slot < 0 or slot > cache.length:
         raise IndexError(f"{_NAME}: step {slot} leaves a gap, the cache holds {cache.length} reasoning tokens")
     if slot + queries > cache.max_tokens:
@@ -127,7 +147,7 @@ def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:
 
 
 def _check_scale(softmax_scale: float) -> float:
-    check_number(_NAME, "softmax_scale", softmax_scale)
-    if not math.isfinite(softmax_scale):
+    scale = float(as_number(_NAME, "softmax_scale", softmax_scale))
+    if not math.isfinite(scale):
         raise ValueError(f"{_NAME}: softmax_scale must be finite, got {softmax_scale}")
-    return float(softmax_scale)
+    return scale

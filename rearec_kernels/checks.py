@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import numbers
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from rearec_kernels.environment import is_on
 
 
 def describe(x: object) -> str:
@@ -14,24 +18,44 @@ def describe(x: object) -> str:
 
 
 def checks_values(device: torch.device) -> bool:
-    """Whether to look at tensor values: always on a CPU, elsewhere only under REAREC_DEBUG=1 (it synchronises)."""
-    if torch.compiler.is_compiling():
-        return False
-    return device.type == "cpu" or os.environ.get("REAREC_DEBUG") == "1"
+    """Whether an op looks at tensor values: always on a CPU, elsewhere only under REAREC_DEBUG=1 (it synchronises)."""
+    return device.type == "cpu" or is_on("REAREC_DEBUG")
 
 
-def check_number(op: str, name: str, x: object) -> None:
-    """Raises TypeError unless x is a number (a bool is none)."""
-    if not isinstance(x, int | float) or isinstance(x, bool):
-        raise TypeError(f"{op}: {name} must be a number, got {describe(x)}")
+def refuse_tangents(op: str, tensors: Iterable[Tensor]) -> None:
+    """Raises NotImplementedError if a tensor has a tangent, of forward-mode AD: no op here would carry it on."""
+    level = forward_ad._current_level
+    if level >= 0 and any(forward_ad.unpack_dual(x, level=level).tangent is not None for x in tensors):
+        raise NotImplementedError(
+            f"{op}: has no forward-mode derivative (torch.func.jvp, jacfwd, linearize, forward_ad); use reverse mode"
+        )
 
 
-def check_int(op: str, name: str, x: object, least: int | None = None) -> None:
-    """Raises unless x is an int (a bool is none), of at least `least`."""
-    if not isinstance(x, int) or isinstance(x, bool):
+def as_number(op: str, name: str, x: object) -> float:
+    """x as Python's number; NumPy's scalars are numbers too, a bool is none.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if isinstance(x, int | float) and not isinstance(x, bool):
+        return x
+    if isinstance(x, numbers.Real) and not isinstance(x, bool):
+        return float(x)
+    raise TypeError(f"{op}: {name} must be a number, got {describe(x)}")
+
+
+def as_int(op: str, name: str, x: object, least: int | None = None) -> int:
+    """x as Python's int, of at least `least`; NumPy's integers are ints too, a bool is none.
+
+    Raises:
+        TypeError: it is no int; ValueError: it is too small.
+    """
+    if not isinstance(x, int | numbers.Integral) or isinstance(x, bool):
         raise TypeError(f"{op}: {name} must be an int, got {describe(x)}")
-    if least is not None and x < least:
-        raise ValueError(f"{op}: {name} must be at least {least}, got {x}")
+    number = x if isinstance(x, int) else int(x)
+    if least is not None and number < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {number}")
+    return number
 
 
 def check_floating(op: str, name: str, x: Tensor, shape: str) -> None:

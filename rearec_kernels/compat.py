@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.attention import cached_reason_attention
-from rearec_kernels.cache import PrefixRows, ReasoningCache
-from rearec_kernels.checks import checks_values, describe
+from rearec_kernels.cache import ReasoningCache
+from rearec_kernels.checks import as_int, describe
+from rearec_kernels.rows import PrefixRows
 
 _NAME = "flash_attn_with_kvcache"
 
@@ -81,8 +82,9 @@ def flash_attn_with_kvcache(
     entry = _index("cache_batch_idx", cache_batch_idx, torch.arange(batch, device=device), entries - 1)
     start = _index("cache_leftpad", cache_leftpad, torch.zeros(batch, dtype=torch.int64, device=device), capacity)
     seqlens = (capacity if k is None else 0) if cache_seqlens is None else cache_seqlens
-    if isinstance(seqlens, int):
-        seqlens = torch.full((batch,), seqlens, dtype=torch.int64, device=device)
+    if not isinstance(seqlens, Tensor):
+        count = as_int(_NAME, "cache_seqlens", seqlens)
+        seqlens = torch.full((batch,), count, dtype=torch.int64, device=device)
     end = _index("cache_seqlens", seqlens, start, capacity - new)
     if k is not None and v is not None:
         position = end[:, None] + torch.arange(new, device=device)
@@ -91,8 +93,8 @@ def flash_attn_with_kvcache(
         end = end + new
 
     # One row per (batch entry, query). The last key it sees goes in as the row's own token, the others as its prefix.
-    hidden_keys = torch.arange(queries - 1, -1, -1, device=device) if causal else torch.zeros(queries, device=device)
-    last = (end[:, None] - 1 - hidden_keys.long()).flatten()
+    hidden_keys = torch.arange(queries - 1, -1, -1, device=device) * int(causal)
+    last = (end[:, None] - 1 - hidden_keys).flatten()
     entry, start = entry.repeat_interleave(queries), start.repeat_interleave(queries)
     sees_nothing = last < start
     last = torch.where(sees_nothing, start, last).clamp(0, capacity - 1)
@@ -122,6 +124,4 @@ def _index(name: str, x: Tensor | None, default: Tensor, largest: int) -> Tensor
     x = default if x is None else x
     if not isinstance(x, Tensor) or x.dtype not in (torch.int32, torch.int64) or x.shape != default.shape:
         raise ValueError(f"{_NAME}: {name} must be int32 [B] = {list(default.shape)}, got {describe(x)}")
-    if checks_values(x.device) and x.numel() and (int(x.min()) < 0 or int(x.max()) > largest):
-        raise ValueError(f"{_NAME}: {name} must be in [0, {largest}], got {int(x.min())} to {int(x.max())}")
-    return x.long()
+    return torch.ops.rearec.checked_index(x, largest, f"{_NAME}: {name}")

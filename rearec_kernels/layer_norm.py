@@ -7,7 +7,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import reference
-from rearec_kernels.checks import check_number, describe
+from rearec_kernels.checks import as_number, describe
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.operands import seed_tensor
 from rearec_kernels.precision import operand_dtype
@@ -50,9 +50,9 @@ def dropout_add_layer_norm(
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
     """
     _check(x, residual, weight, bias)
-    check_number(_NAME, "eps", eps)
+    eps, dropout_p = as_number(_NAME, "eps", eps), as_number(_NAME, "dropout_p", dropout_p)
+    output_dropout_p = as_number(_NAME, "output_dropout_p", output_dropout_p)
     for name, p in (("dropout_p", dropout_p), ("output_dropout_p", output_dropout_p)):
-        check_number(_NAME, name, p)
         if not 0.0 <= p < 1.0:
             raise ValueError(f"{_NAME}: {name} must be in [0, 1), got {p}")
     dtype = torch.promote_types(operand_dtype(x, weight), weight.dtype if residual is None else residual.dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import check_floating, check_int, check_number, describe
+from rearec_kernels.checks import as_int, as_number, check_floating, describe
 from rearec_kernels.dispatch import implementation
+from rearec_kernels.writes import WriteMark
 
 _NAME = "prepare_layers"
 
@@ -39,8 +40,9 @@ class LayerWeights(NamedTuple):
 class PreparedLayers:
     """Weights by reference, and what backends derive from them (packed copies); made by `prepare_layers`.
 
-    A weight that was written in place or got other memory since is noticed, and what was derived from it is derived
-    again. Writes that leave no trace are not: through ``.data``, or to tensors made in inference mode.
+    Weights that were written or got other memory since are noticed as far as `writes.WriteMark` says, and what was
+    derived from them is derived again; `refresh` does so whatever was noticed. Under torch.compile every call derives
+    it anew. A copy derives its own.
 
     Attributes:
         layers, input_norm, position_embedding, heads, norm_eps: as given.
@@ -61,8 +63,14 @@ class PreparedLayers:
         self.norm_eps = norm_eps
         self._tensors = [*input_norm, *(x for layer in layers for x in layer)]
         self._check()
-        self._counts_writes = not any(x.is_inference() for x in self._tensors)
-        self._operands: dict[str, tuple[object, list[Tensor]]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forgets what was derived from the weights: the next rollout derives it again."""
+        self._operands: dict[str, tuple[WriteMark, list[Tensor]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_operands": {}}
 
     @property
     def dim(self) -> int:
@@ -82,28 +90,22 @@ class PreparedLayers:
     def device(self) -> torch.device:
         return self.input_norm[0].device
 
-    def operands(self, backend: str) -> list[Tensor]:
-        """What the backend's rollout reads, as current as the weights."""
+    def operands(self, backend: str) -> tuple[list[Tensor], bool]:
+        """What the op takes: the weights as the backend's rollout reads them, and whether they are; under torch.compile
+        the weights as they are, which the op itself makes into that."""
+        if torch.compiler.is_compiling():
+            return [x.detach() for x in self._tensors], False
         derived = self._operands.get(backend)
-        if torch.compiler.is_compiling() and derived is not None:
-            return derived[1]
-        state = self._state()
-        if derived is None or derived[0] != state:
+        if derived is None or not derived[0].is_current():
             self._check()
-            derived = state, implementation(backend, "pack_layers")([x.detach() for x in self._tensors])
+            packed = implementation(backend, "pack_layers")([x.detach() for x in self._tensors])
+            derived = WriteMark(self._tensors), packed
             self._operands[backend] = derived
-        return derived[1]
+        return derived[1], True
 
-    def requires_grad(self) -> bool:
-        """Whether any of the weights takes part in autograd."""
-        position = self.position_embedding
-        return any(x.requires_grad for x in self._tensors) or (position is not None and position.requires_grad)
-
-    def _state(self) -> object:
-        """Changes whenever a weight is written in place or gets other memory."""
-        tensors = self._tensors
-        versions = [x._version for x in tensors] if self._counts_writes else None
-        return versions, [x.data_ptr() for x in tensors]
+    def tensors(self) -> list[Tensor]:
+        """All weights, the position embedding included."""
+        return self._tensors if self.position_embedding is None else [*self._tensors, self.position_embedding]
 
     def _check(self) -> None:
         """Raises unless all are tensors of fitting shapes, of one dtype and on one device."""
@@ -166,9 +168,9 @@ def prepare_layers(
     check_floating(_NAME, "inner_weight of layer 0", layers[0].inner_weight, "[ffn, d]")
     if position_embedding is not None:
         check_floating(_NAME, "position_embedding", position_embedding, "[K, d]")
-    check_int(_NAME, "heads", heads, least=1)
+    heads = as_int(_NAME, "heads", heads, least=1)
     dim = input_norm[0].shape[0]
     if dim == 0 or dim % heads:
         raise ValueError(f"{_NAME}: heads must divide d = {dim}, got {heads}")
-    check_number(_NAME, "norm_eps", norm_eps)
-    return PreparedLayers(layers, input_norm, position_embedding, heads, float(norm_eps))
+    norm_eps = float(as_number(_NAME, "norm_eps", norm_eps))
+    return PreparedLayers(layers, input_norm, position_embedding, heads, norm_eps)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.checks import check_floating, check_index, check_int, check_number, check_same_device
+from rearec_kernels.checks import as_int, as_number, check_floating, check_index, check_same_device
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import check_precision, operand_dtype
 
@@ -45,9 +45,9 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
     Raises:
         TypeError: an argument is no number; ValueError: tau or alpha is not finite and above 0, or steps is negative.
     """
-    check_int("annealed_temperatures", "steps", steps, least=0)
-    check_number("annealed_temperatures", "tau", tau)
-    check_number("annealed_temperatures", "alpha", alpha)
+    steps = as_int("annealed_temperatures", "steps", steps, least=0)
+    tau = as_number("annealed_temperatures", "tau", tau)
+    alpha = as_number("annealed_temperatures", "alpha", alpha)
     if not (_is_positive(tau) and _is_positive(alpha)):
         raise ValueError(f"annealed_temperatures: tau and alpha must be finite and above 0, got {tau} and {alpha}")
     exponents = torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu")
@@ -90,7 +90,7 @@ def annealed_cross_entropy(
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "annealed_cross_entropy"
-    _check_catalog(op, hidden, weight, target, ignore_index)
+    ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
@@ -98,11 +98,13 @@ def annealed_cross_entropy(
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight), precision=precision)
     check_precision(op, precision, backend)
-    inputs = (hidden, weight, target, ignore_index, temperatures, step_weights, precision)
+    options = (ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
-        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*inputs, backend)
+        kept = target.clone()  # for the backward pass, whatever becomes of the caller's
+        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(hidden, weight, kept, *options, backend)
         return losses
-    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(*inputs, *_need_gradients(hidden, weight), backend)
+    needed = _need_gradients(hidden, weight)
+    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(hidden, weight, target, *options, *needed, backend)
     return loss
 
 
@@ -143,15 +145,14 @@ def ensemble_reasoning_loss(
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "ensemble_reasoning_loss"
-    _check_catalog(op, hidden, weight, target, ignore_index)
+    ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
     if hidden.shape[1] > _MOST_ENSEMBLE_STATES:
         raise ValueError(
             f"{op}: hidden may have {_MOST_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
         )
     if kl_form not in _KL_FORMS:
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
-    check_number(op, "temperature", temperature)
-    check_number(op, "kl_weight", kl_weight)
+    temperature, kl_weight = as_number(op, "temperature", temperature), as_number(op, "kl_weight", kl_weight)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), states=hidden.shape[1], precision=precision
     )
@@ -204,16 +205,18 @@ def reasoning_info_nce(
         check_index(op, "row_group", row_group, noised.shape[0])
         tensors["row_group"] = row_group
     check_same_device(op, tensors)
-    check_number(op, "temperature", temperature)
+    temperature = as_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     backend = resolve_backend(op, noised.device, operand_dtype(noised, clean))
     check_precision(op, precision, backend)
-    inputs = (noised, clean, row_group, float(temperature), precision)
+    options = (float(temperature), precision)
     if reduction == "none":
-        losses, _ = torch.ops.rearec.reasoning_info_nce_rows(*inputs, backend)
+        kept = None if row_group is None else row_group.clone()  # for the backward pass, as above
+        losses, _ = torch.ops.rearec.reasoning_info_nce_rows(noised, clean, kept, *options, backend)
         return losses
-    loss, _, _ = torch.ops.rearec.reasoning_info_nce(*inputs, *_need_gradients(noised, clean), backend)
+    needed = _need_gradients(noised, clean)
+    loss, _, _ = torch.ops.rearec.reasoning_info_nce(noised, clean, row_group, *options, *needed, backend)
     return loss
 
 
@@ -229,7 +232,7 @@ def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, s
             raise ValueError(f"{op}: {name} is not differentiated, got a tensor that requires a gradient; detach it")
         if values.device.type != "cpu":
             raise ValueError(f"{op}: {name} must be on the CPU (its values steer the kernels), got {values.device}")
-        given = values.to(torch.float64)
+        given = values.to(torch.float64, copy=True)
     else:
         try:
             given = torch.tensor(values, dtype=torch.float64, device="cpu")
@@ -246,7 +249,8 @@ def _is_positive(x: float) -> bool:
     return 0 < x < math.inf
 
 
-def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int) -> None:
+def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int) -> int:
+    """The ignore_index as Python's int."""
     check_floating(op, "hidden", hidden, "[R, T, d]")
     check_floating(op, "weight", weight, "[N, d]")
     if weight.shape[1] != hidden.shape[2] or weight.shape[0] == 0:
@@ -256,6 +260,6 @@ def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor, igno
         )
     if hidden.shape[1] == 0 or hidden.shape[2] == 0:
         raise ValueError(f"{op}: hidden must have at least one state per row and d > 0, got {list(hidden.shape)}")
-    check_int(op, "ignore_index", ignore_index)
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "weight": weight, "target": target})
+    return as_int(op, "ignore_index", ignore_index)

@@ -6,15 +6,17 @@ No matrix of size [R, N] is made. Nothing here is differentiable.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
-from rearec_kernels.checks import check_floating, check_index, check_same_device, describe
+from rearec_kernels.checks import as_int, check_floating, check_index, check_same_device, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
+from rearec_kernels.writes import WriteMark
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 
@@ -23,26 +25,39 @@ Exclude = Tensor | tuple[Tensor, Tensor] | None
 class Catalog:
     """An item table and what retrieval derives from it; made by `prepare_catalog`.
 
+    It is frozen: after the table was written, prepare it again. A write that is noticed (`writes.WriteMark` says which
+    are) makes retrieval refuse it. Copies, by copy, deepcopy or pickle, are as good as what they were made from.
+
     Attributes:
         weight: [N, d], the table it was made from, by reference.
         precision: what it was prepared for.
         operand: what the products read: `weight`, or its bfloat16 copy.
         tiles: what they read on a CPU with tiles for bfloat16 (AMX); else None.
+        mark: of the table when it was prepared; None in the copy of a catalogue whose table was written.
     """
 
     weight: Tensor
     precision: str
     operand: Tensor
-    version: int
-    tiles: list[Tensor] | None = None
+    tiles: list[Tensor] | None
+    mark: WriteMark | None
 
     def is_current(self) -> bool:
-        """Whether the table has not been written since."""
-        return _version(self.weight) == self.version
+        """Whether the table has not been written since, as far as that is seen."""
+        return self.mark is not None and self.mark.is_current()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mark": self.is_current()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        mark = WriteMark([state["weight"]], may_move=True) if state["mark"] else None
+        self.__dict__.update({**state, "mark": mark})
 
 
 def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     """Derives once what retrieval would derive from the table on every call; pass the result in place of `weight`.
+
+    Under torch.compile the result is the table itself: nothing derived is baked in, new weights count at once.
 
     Args:
         weight: [N, d], floating point. A table that is written to afterwards has to be prepared again. It is kept by
@@ -57,11 +72,12 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
     op = "prepare_catalog"
     _check_table(op, weight)
     check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
+    refuse_tangents(op, (weight,))
     weight = weight.detach()
     operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
     fits = _fits_tiles(weight, precision)
     tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
-    return Catalog(weight, precision, operand, _version(weight), tiles)
+    return Catalog(weight, precision, operand, tiles, WriteMark([weight], may_move=True))
 
 
 def _fits_tiles(weight: Tensor, precision: str) -> bool:
@@ -106,16 +122,12 @@ def catalog_topk(
         IndexError: an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
     """
     op = "catalog_topk"
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"{op}: k must be an int, got {describe(k)}")
-    if k < 1:
-        raise ValueError(f"{op}: k must be at least 1, got {k}")
+    k = as_int(op, "k", k, least=1)
     table = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
     check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
-    arguments = (hidden.detach(), table, k, offsets, items, precision, backend)
-    return torch.ops.rearec.catalog_topk(*arguments, _tiles(weight, backend))
+    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, backend, _tiles(weight, backend))
 
 
 def catalog_rank(
@@ -145,16 +157,14 @@ def catalog_rank(
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
     check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
-    return torch.ops.rearec.catalog_rank(hidden.detach(), table, target, offsets, items, precision, backend)
+    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, backend)
 
 
 def _tiles(weight: Tensor | Catalog, backend: str) -> list[Tensor] | None:
-    return weight.tiles if isinstance(weight, Catalog) and backend == "cpu" else None
-
-
-def _version(x: Tensor) -> int:
-    """How often the tensor was written in place; inference tensors do not count that."""
-    return 0 if x.is_inference() else x._version
+    """What the op reads besides the table."""
+    if not isinstance(weight, Catalog) or backend != "cpu" or torch.compiler.is_compiling():
+        return None
+    return weight.tiles
 
 
 def _check_table(op: str, weight: Tensor) -> None:
@@ -171,12 +181,15 @@ def _check_arguments(op: str, hidden: Tensor, weight: Tensor | Catalog, precisio
             raise ValueError(
                 f"{op}: the catalogue was prepared for precision {weight.precision!r}, got precision={precision!r}"
             )
-        if not torch.compiler.is_compiling() and not weight.is_current():
+        if torch.compiler.is_compiling():
+            table = weight.weight  # what was derived from it would stay as it is now, whatever is written later
+        elif weight.is_current():
+            table = weight.operand
+        else:
             raise ValueError(f"{op}: the table was written to after prepare_catalog; prepare it again")
-        table = weight.operand
     else:
         _check_table(op, weight)
-        table = weight.detach()
+        table = weight
     if table.shape[1] != hidden.shape[1]:
         raise ValueError(
             f"{op}: weight must have shape [N, d] with hidden's d = {hidden.shape[1]}, got {list(table.shape)}"

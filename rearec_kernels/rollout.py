@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.cache import PrefixRows, check_prefix
-from rearec_kernels.checks import check_floating, check_int, describe
+from rearec_kernels.cache import check_prefix
+from rearec_kernels.checks import as_int, check_floating, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.layer_weights import PreparedLayers
+from rearec_kernels.rows import PrefixRows
 
 _NAME = "reasoning_rollout"
 
@@ -45,11 +46,12 @@ def reasoning_rollout(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         RuntimeError: gradients are enabled and something here requires them.
+        NotImplementedError: something here has a tangent, of forward-mode AD.
     """
     if not isinstance(layers, PreparedLayers):
         raise TypeError(f"{_NAME}: layers must come from prepare_layers, got {type(layers).__name__}")
     check_floating(_NAME, "hidden", hidden, "[R, d]")
-    check_int(_NAME, "steps", steps, least=0)
+    steps = as_int(_NAME, "steps", steps, least=0)
     position = layers.position_embedding
     if position is not None and steps > position.shape[0]:
         raise ValueError(f"{_NAME}: steps is {steps}, the position embedding has {position.shape[0]} rows")
@@ -65,11 +67,13 @@ def reasoning_rollout(
     index = (PrefixRows() if rows is None else rows).index(prefix.shape[0], prefix.shape[1], prefix.device)
     if index.start.shape[0] != hidden.shape[0]:
         raise ValueError(f"{_NAME}: hidden has {hidden.shape[0]} rows, the prefix is seen by {index.start.shape[0]}")
-    if torch.is_grad_enabled() and (hidden.requires_grad or prefix.requires_grad or layers.requires_grad()):
+    tensors = [hidden, *keys, *values, *layers.tensors()]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         raise RuntimeError(f"{_NAME}: has no derivative; call it under torch.no_grad() or torch.inference_mode()")
+    refuse_tangents(_NAME, tensors)
     backend = resolve_backend(_NAME, hidden.device, hidden.dtype, width)
     return torch.ops.rearec.rollout.default(
-        hidden.contiguous(), layers.operands(backend), position, keys, values, *index[:4], layers.heads, layers.ffn,
+        hidden.contiguous(), *layers.operands(backend), position, keys, values, *index[:4], layers.heads, layers.ffn,
         steps, layers.norm_eps, backend,
     )  # fmt: skip
 

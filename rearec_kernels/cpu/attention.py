@@ -35,8 +35,8 @@ def attention(
     out = torch.empty_like(q)
     # Empty tensors have no address, which the kernel takes as "do not keep".
     kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
-    prefix_probs = torch.empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
-    token_probs = torch.empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
+    prefix_probs = torch.empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32, device="cpu")
+    token_probs = torch.empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32, device="cpu")
     _C.attention_forward(
         shape_operand(q, prefix_k, tokens, scale),
         prefix_operand(prefix_k, prefix_v),
@@ -74,7 +74,7 @@ def attention_backward(
     tokens = token_probs.shape[3]
     grad_q = torch.empty_like(q)
     dscores = torch.empty_like(prefix_probs)
-    grad_k = torch.empty((q.shape[0], tokens, *prefix_k.shape[2:]), dtype=q.dtype)
+    grad_k = torch.empty((q.shape[0], tokens, *prefix_k.shape[2:]), dtype=q.dtype, device="cpu")
     grad_v = torch.empty_like(grad_k)
     _C.attention_backward(
         shape_operand(q, prefix_k, tokens, scale),

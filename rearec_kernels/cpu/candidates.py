@@ -25,9 +25,9 @@ def catalog_tiles(weight: Tensor, precision: str) -> list[Tensor]:
     """
     items, width = weight.shape
     blocks, depth = -(-items // AMX.BLOCK), -(-width // _DEPTH)
-    packed = [torch.empty((blocks, depth * AMX.BLOCK * _DEPTH), dtype=torch.bfloat16)]
+    packed = [torch.empty((blocks, depth * AMX.BLOCK * _DEPTH), dtype=torch.bfloat16, device="cpu")]
     if precision == "fp32":
-        packed += [torch.empty((blocks, 2, AMX.BLOCK), dtype=torch.float32), _center(weight)]
+        packed += [torch.empty((blocks, 2, AMX.BLOCK), dtype=torch.float32, device="cpu"), _center(weight)]
     AMX.pack_items(_tiles_argument(packed, weight), _table_argument(weight), torch.get_num_threads())
     return packed
 
@@ -65,19 +65,22 @@ def topk(
     """
     rows, parts = h.shape[0], torch.get_num_threads()
     parts = min(parts, packed[0].shape[0])
-    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32)
-    best_items = torch.full((rows, k), -1, dtype=torch.int64)
-    proven = torch.empty(rows, dtype=torch.bool)
+    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device="cpu")
+    best_items = torch.full((rows, k), -1, dtype=torch.int64, device="cpu")
+    proven = torch.empty(rows, dtype=torch.bool, device="cpu")
     capacity = 3 * k + 32
     chunks = list(even_chunks(rows, min(_ROWS, max(_CANDIDATES // capacity, 1))))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
     padded = -(-largest // AMX.BLOCK) * AMX.BLOCK
     depth = -(-h.shape[1] // _DEPTH)
     tiles = empty([padded * depth * _DEPTH], torch.bfloat16)
-    row_bounds, is_bounded = torch.empty((4, padded), dtype=torch.float32), torch.empty(padded, dtype=torch.bool)
+    row_bounds, is_bounded = (
+        torch.empty((4, padded), dtype=torch.float32, device="cpu"),
+        torch.empty(padded, dtype=torch.bool, device="cpu"),
+    )
     scores, items = empty([2, parts, padded, capacity]), empty([parts, padded, capacity], torch.int64)
-    state = torch.empty((2, parts, padded), dtype=torch.int64)
-    thresholds = torch.empty((parts, padded), dtype=torch.float32)
+    state = torch.empty((2, parts, padded), dtype=torch.int64, device="cpu")
+    thresholds = torch.empty((parts, padded), dtype=torch.float32, device="cpu")
     row_tiles = (tiles.data_ptr(), row_bounds.data_ptr(), is_bounded.data_ptr(), padded)
     candidates = (*(x.data_ptr() for x in (scores, items, state, thresholds)), capacity)
     computed = 0

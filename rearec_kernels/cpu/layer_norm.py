@@ -29,7 +29,7 @@ def dropout_add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dropout_p: float,
     output_dropout_p: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, statistics = empty(x.shape), torch.empty((x.shape[0], 2), dtype=torch.float32)
+    out, statistics = empty(x.shape), torch.empty((x.shape[0], 2), dtype=torch.float32, device="cpu")
     _C.layer_norm_forward(
         _operands(x, residual, weight, bias, eps, statistics), _dropout(dropout_p, output_dropout_p, seed),
         out.data_ptr(),
@@ -42,8 +42,8 @@ def dropout_add_layer_norm_backward(
     dropout_p: float, output_dropout_p: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grad_x = empty(x.shape, x.dtype)
-    grad_residual = torch.empty(0) if residual is None else empty(residual.shape)
-    parameters = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32)
+    grad_residual = torch.empty(0, dtype=torch.float32, device="cpu") if residual is None else empty(residual.shape)
+    parameters = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32, device="cpu")
     _C.layer_norm_backward(
         _operands(x, residual, weight, bias, eps, statistics), _dropout(dropout_p, output_dropout_p, seed),
         grad_out.data_ptr(), grad_x.data_ptr(), 0 if residual is None else grad_residual.data_ptr(),

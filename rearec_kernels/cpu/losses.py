@@ -36,7 +36,7 @@ def _padded(columns: int) -> int:
 
 def _nothing() -> Tensor:
     """In place of a gradient that is not needed."""
-    return torch.empty(0, dtype=torch.float32)
+    return torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def _softmax_chunks(
@@ -186,7 +186,7 @@ class _Statistics:
     """
 
     def __init__(self, users: int, steps: int, known: Tensor | None) -> None:
-        self.shift, self.norm, self.target_logit = torch.zeros((3, users, steps), dtype=torch.float32)
+        self.shift, self.norm, self.target_logit = torch.zeros((3, users, steps), dtype=torch.float32, device="cpu")
         if known is not None:
             self.shift.copy_(known[..., 0])
             self.norm.copy_(known[..., 1])
@@ -213,9 +213,9 @@ def ensemble_reasoning_loss(
     counted = _Counted(hidden, weight, target, ignore_index, precision, needed)
     users, pairs = max(1, counted.users), 1 if paper else max(1, steps * (steps - 1))
     # Of the T states and then of their mean.
-    shift, norm = torch.empty((2, counted.users, steps + 1), dtype=torch.float32)
-    spread = torch.empty((counted.users, steps), dtype=torch.float32)
-    target_logit = torch.empty(counted.users, dtype=torch.float32)
+    shift, norm = torch.empty((2, counted.users, steps + 1), dtype=torch.float32, device="cpu")
+    spread = torch.empty((counted.users, steps), dtype=torch.float32, device="cpu")
+    target_logit = torch.empty(counted.users, dtype=torch.float32, device="cpu")
     kernel = _C.ensemble if any(needed) else _C.ensemble_statistics
 
     def arguments(users_of_chunk: slice) -> tuple[object, ...]:
@@ -232,7 +232,7 @@ def ensemble_reasoning_loss(
     if paper:
         # Differences of logarithms of sums; their coefficients add up to 0, so what is common to all states cancels.
         relative = (shift[:, :steps] - shift[:, :1]).double() / temperature + log_norm[:, :steps]
-        kl = kl - (relative * torch.arange(steps - 1, -steps, -2)).sum()
+        kl = kl - (relative * torch.arange(steps - 1, -steps, -2, device="cpu")).sum()
     kl = kl / (users * pairs)
     loss = cross_entropy - kl_weight * kl
     return loss.float(), cross_entropy.float(), kl.float(), *counted.gradients()
@@ -244,7 +244,7 @@ def reasoning_info_nce(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     contrast = _Contrast(noised, clean, row_group, temperature, precision, (noised_needed, clean_needed))
     count = max(1, noised.shape[0] * noised.shape[1])
-    coefficient = torch.full(noised.shape[:2], 1 / count, dtype=torch.float32)
+    coefficient = torch.full(noised.shape[:2], 1 / count, dtype=torch.float32, device="cpu")
     losses, _ = contrast.steps(Passes(True, noised_needed or clean_needed), coefficient)
     return (losses.sum() / count).float(), *contrast.gradients()
 
@@ -281,11 +281,11 @@ class _Contrast:
             self.noised, self.clean = (operand(x, precision).contiguous() for x in (noised, clean))
         self.grad_noised = empty(self.noised.shape) if needed[0] else None
         self.grad_clean = empty(self.clean.shape) if needed[1] else None
-        self.inverse_temperature = torch.full((1,), 1 / temperature, dtype=torch.float32)
+        self.inverse_temperature = torch.full((1,), 1 / temperature, dtype=torch.float32, device="cpu")
         self.group: Tensor | None = None
         if row_group is not None:
             # Any ids become small ones; padded like a row of logits.
-            self.group = torch.zeros(_padded(noised.shape[0]), dtype=torch.int32)
+            self.group = torch.zeros(_padded(noised.shape[0]), dtype=torch.int32, device="cpu")
             self.group[: noised.shape[0]] = row_group.unique(return_inverse=True)[1]
 
     def steps(
@@ -293,9 +293,9 @@ class _Contrast:
     ) -> tuple[Tensor, Tensor]:
         """The passes over all steps; losses [R, T] in float64 and statistics [R, T, 2]."""
         rows, steps, _ = self.noised.shape
-        losses = torch.zeros((rows, steps), dtype=torch.float64)
-        kept = torch.zeros((rows, steps, 2), dtype=torch.float32)
-        target = torch.arange(rows)
+        losses = torch.zeros((rows, steps), dtype=torch.float64, device="cpu")
+        kept = torch.zeros((rows, steps, 2), dtype=torch.float32, device="cpu")
+        target = torch.arange(rows, device="cpu")
         run = self._by_tiles if tiles.serve(self.precision) else self._by_chunks
         for t in range(steps if rows > 0 else 0):
             statistics = _Statistics(rows, 1, None if known is None else known[:, t : t + 1])

@@ -6,7 +6,6 @@ nothing). See csrc/recycled_memory.h for why.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,18 +13,12 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.environment import whole_number
 
 _LARGE_BYTES = 1 << 20
 
 
-def _limit_from_environment() -> int:
-    value = os.environ.get("REAREC_CPU_CACHE_MB", "512")
-    if not value.isdigit():
-        raise ValueError(f"REAREC_CPU_CACHE_MB must be a whole number of megabytes, got {value!r}")
-    return int(value) << 20
-
-
-_limit = _limit_from_environment()
+_limit = whole_number("REAREC_CPU_CACHE_MB", default=512, most=1 << 40) << 20
 _C.set_recycling_limit(_limit)
 
 
@@ -36,9 +29,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         count *= extent
     size = count * dtype.itemsize
     if size < _LARGE_BYTES or _limit == 0:
-        return torch.empty(tuple(shape), dtype=dtype)
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
     storage = torch.frombuffer(_C.RecycledBlock(size), dtype=dtype, count=count).untyped_storage()
-    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
 
 @contextmanager

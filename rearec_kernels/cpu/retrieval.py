@@ -54,14 +54,14 @@ class _Exclusion:
     def __init__(self, offsets: Tensor | None, items: Tensor | None, rows: int, catalog: int) -> None:
         self.begin = self.end = None
         if items is None:
-            self.items = torch.empty(0, dtype=torch.int64)
+            self.items = torch.empty(0, dtype=torch.int64, device="cpu")
         elif offsets is None:
             self.items = items.long().unique()
         else:
             row = torch.repeat_interleave(offsets.long().diff())
             keys = (row * catalog + items).unique()
             self.items = keys % catalog
-            bounds = torch.searchsorted(keys, torch.arange(rows + 1) * catalog)
+            bounds = torch.searchsorted(keys, torch.arange(rows + 1, device="cpu") * catalog)
             self.begin, self.end = bounds[:-1].contiguous(), bounds[1:].contiguous()
 
     def reorder(self, order: Tensor) -> None:
@@ -90,8 +90,8 @@ def catalog_topk(
     readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
     if rows <= _C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
         return _topk_direct(h, weight, k, exclusion, slice(0, rows))
-    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32)
-    best_items = torch.full((rows, k), -1, dtype=torch.int64)
+    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device="cpu")
+    best_items = torch.full((rows, k), -1, dtype=torch.int64, device="cpu")
     chunks = list(even_chunks(rows, _TOPK_ROWS))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
     scores = _Scores(weight, largest, min(max(_TOPK_SCORES // largest, 1), part_of(catalog, largest)), precision)
@@ -121,8 +121,8 @@ def _topk_on_tiles(
 def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, chunk: slice) -> tuple[Tensor, Tensor]:
     """A few rows: reading the table is all the work, so scores and heaps in one pass over it."""
     rows, parts = chunk.stop - chunk.start, torch.get_num_threads()
-    best_scores = torch.full((parts, rows, k), float("-inf"), dtype=torch.float32)
-    best_items = torch.full((parts, rows, k), -1, dtype=torch.int64)
+    best_scores = torch.full((parts, rows, k), float("-inf"), dtype=torch.float32, device="cpu")
+    best_items = torch.full((parts, rows, k), -1, dtype=torch.int64, device="cpu")
     best = (best_scores.data_ptr(), best_items.data_ptr(), rows, k)
     table = (weight.data_ptr(), weight.dtype == torch.bfloat16, *weight.shape, weight.stride(0))
     if rows > 0:
@@ -141,8 +141,8 @@ def catalog_rank(
     h = operand(hidden, precision)[order].contiguous()
     exclusion = _Exclusion(offsets, items, rows, catalog)
     exclusion.reorder(order)
-    half_counts = torch.zeros(rows, dtype=torch.int64)
-    target_scores = torch.empty(rows, dtype=torch.float32)
+    half_counts = torch.zeros(rows, dtype=torch.int64, device="cpu")
+    target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
     largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
     scores = _Scores(weight, largest, _RANK_SCORES // largest, precision)
     with ieee_products(hidden.device):
@@ -159,5 +159,5 @@ def catalog_rank(
                     target_scores[chunk][here] = block[here, item[here] - first]
                 if position >= len(own) - 1:
                     _C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
-    ranks = (half_counts / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+    ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
     return torch.empty_like(ranks).index_copy_(0, order, ranks)

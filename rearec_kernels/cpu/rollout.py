@@ -19,7 +19,7 @@ def pack_layers(tensors: list[Tensor]) -> list[Tensor]:
     inner = tensors[2 + LayerWeights._fields.index("inner_weight")]
     stack = (layers, 1, inner.shape[1], inner.shape[0], 0.0)
     dense = [x.contiguous() for x in tensors]
-    packed = torch.empty(_C.packed_layers_floats(stack), dtype=torch.float32)
+    packed = torch.empty(_C.packed_layers_floats(stack), dtype=torch.float32, device="cpu")
     _C.pack_layers(stack, [x.data_ptr() for x in dense], packed.data_ptr())
     return [packed]
 

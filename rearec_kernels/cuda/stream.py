@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from rearec_kernels import native
+from rearec_kernels.environment import is_on
 
 
 def launch(launcher: Callable[..., None], device: torch.device, *arguments: Any) -> None:
@@ -22,5 +22,5 @@ def launch(launcher: Callable[..., None], device: torch.device, *arguments: Any)
             return launch(launcher, device, *arguments)
     stream = torch._C._cuda_getCurrentRawStream(device.index)  # of torch.cuda.current_stream, at a tenth of the cost
     launcher(*arguments, stream)
-    if os.environ.get("REAREC_DEBUG") == "1":
+    if is_on("REAREC_DEBUG"):
         native.CUDA.synchronize(stream)

@@ -4,6 +4,6 @@ The last argument of every op names the backend; `dispatch.implementation` finds
 of their own, so that torch.compile sees them as opaque calls, and differentiating one of them raises.
 """
 
-from rearec_kernels.ops import attention, layer_norm, losses, retrieval, rollout
+from rearec_kernels.ops import attention, layer_norm, losses, retrieval, rollout, rows
 
-__all__ = ["attention", "layer_norm", "losses", "retrieval", "rollout"]
+__all__ = ["attention", "layer_norm", "losses", "retrieval", "rollout", "rows"]

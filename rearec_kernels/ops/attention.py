@@ -22,6 +22,7 @@ define(
     "(Tensor q, Tensor k, Tensor v, Tensor prefix_k, Tensor prefix_v, Tensor(a!) token_k, Tensor(b!) token_v, "
     f"{_ROWS}, int length, float scale, float dropout_p, Tensor? seed, str backend) -> Tensor",
     lambda q, *_: torch.empty_like(q, memory_format=torch.contiguous_format),
+    not_differentiated="cached_reason_attention",
 )
 
 
@@ -99,6 +100,7 @@ def _attention_gradient(ctx: Any, grad_out: Tensor, *_: Any) -> list[Tensor]:
 
 autograd(
     "attention",
+    "cached_reason_attention",
     _attention_setup,
     _attention_gradient,
     # Not the prefix: its gradient is what the carriers are for.
@@ -157,4 +159,4 @@ def _open_prefix_gradient(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-autograd("attention_open_prefix", _open_prefix_setup, _open_prefix_gradient)
+autograd("attention_open_prefix", "cached_reason_attention", _open_prefix_setup, _open_prefix_gradient)

@@ -48,6 +48,7 @@ def _gradient(ctx: Any, grad_out: Tensor, _: Any) -> list[Tensor]:
 
 autograd(
     "dropout_add_layer_norm",
+    "dropout_add_layer_norm",
     _setup,
     _gradient,
     lambda x, residual, weight, bias, *_: (x, weight, bias) if residual is None else (x, weight, bias, residual),

@@ -137,7 +137,7 @@ define(
     _scalar_loss_fake(1),
     run=_checked_loss("annealed_cross_entropy", _check_annealed),
 )
-autograd("annealed_cross_entropy", _scalar_loss_setup, _scalar_loss_gradient)
+autograd("annealed_cross_entropy", "annealed_cross_entropy", _scalar_loss_setup, _scalar_loss_gradient)
 
 define(
     "ensemble_reasoning_loss",
@@ -146,7 +146,7 @@ define(
     _scalar_loss_fake(3),
     run=_checked_loss("ensemble_reasoning_loss", _check_ensemble),
 )
-autograd("ensemble_reasoning_loss", _scalar_loss_setup, _scalar_loss_gradient)
+autograd("ensemble_reasoning_loss", "ensemble_reasoning_loss", _scalar_loss_setup, _scalar_loss_gradient)
 
 _INFO_NCE = "Tensor noised, Tensor clean, Tensor? row_group, float temperature, str precision"
 
@@ -156,7 +156,7 @@ define(
     _scalar_loss_fake(1),
     run=_checked_loss("reasoning_info_nce", _check_info_nce),
 )
-autograd("reasoning_info_nce", _scalar_loss_setup, _scalar_loss_gradient)
+autograd("reasoning_info_nce", "reasoning_info_nce", _scalar_loss_setup, _scalar_loss_gradient)
 
 
 def _define_row_loss(name: str, arguments: str, check: Callable[..., None]) -> None:
@@ -188,7 +188,7 @@ def _define_row_loss(name: str, arguments: str, check: Callable[..., None]) -> N
         gradients = call_backward_op(op, upstream.contiguous(), statistics, *arguments, *needed, backend)
         return [g if need else None for g, need in zip(gradients, needed, strict=True)]
 
-    autograd(f"{name}_rows", setup, backward)
+    autograd(f"{name}_rows", name, setup, backward)
 
 
 _define_row_loss("annealed_cross_entropy", _ANNEALED, _check_annealed)

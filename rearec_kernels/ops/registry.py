@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rearec_kernels.checks import refuse_tangents
 from rearec_kernels.dispatch import implementation
 
 _LIBRARY = torch.library.Library("rearec", "DEF")
 
 
-def define(name: str, schema: str, fake: Callable[..., Any], run: Callable[..., Any] | None = None) -> None:
-    """Declares rearec::name. Without `run`, the function `name` of the module of the chosen backend computes it."""
+def define(
+    name: str,
+    schema: str,
+    fake: Callable[..., Any],
+    run: Callable[..., Any] | None = None,
+    not_differentiated: str | None = None,
+) -> None:
+    """Declares rearec::name.
+
+    Args:
+        run: computes it; by default the function `name` of the module of the chosen backend.
+        not_differentiated: for an op that is to have no derivative, the public call that a forward-mode derivative
+            through it is refused for.
+    """
     _LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
 
     def run_backend(*args: Any) -> Any:
@@ -23,6 +36,33 @@ def define(name: str, schema: str, fake: Callable[..., Any], run: Callable[..., 
 
     _LIBRARY.impl(name, run or run_backend, "CompositeExplicitAutograd")
     torch.library.register_fake(f"rearec::{name}", fake, lib=_LIBRARY)
+    if not_differentiated is not None:
+        compute = _below_autograd(name)
+
+        def kernel(keyset: Any, *arguments: Any) -> Any:
+            refuse_tangents(not_differentiated, _tensors(arguments))
+            return compute(keyset, arguments)
+
+        _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _below_autograd(name: str) -> Callable[[Any, tuple[Any, ...]], Any]:
+    """What calls rearec::name with a set of dispatch keys and its arguments, unseen by autograd."""
+    op = getattr(torch.ops.rearec, name).default
+
+    def compute(keyset: Any, arguments: tuple[Any, ...]) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    return compute
+
+
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    for x in arguments:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, list | tuple):
+            yield from x
 
 
 def _first_two(first: Tensor, second: Tensor, *_: Any) -> Sequence[Tensor]:
@@ -31,6 +71,7 @@ def _first_two(first: Tensor, second: Tensor, *_: Any) -> Sequence[Tensor]:
 
 def autograd(
     name: str,
+    what: str,
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
     differentiable: Callable[..., Sequence[Tensor]] = _first_two,
@@ -41,16 +82,13 @@ def autograd(
     longer than a small kernel. Here autograd sees only the tensors that `differentiable` picks.
 
     Args:
+        what: the public call that it belongs to, for errors.
         setup_context: called with ctx, the op's arguments and its results, which are tensors or one list of them.
         backward: called with ctx and the gradient of each result, None where there is none but not all None; returns
             the gradient of each differentiable tensor. More of them may follow if they are None.
         differentiable: called with the op's arguments; by default, the first two.
     """
-    op = getattr(torch.ops.rearec, name).default
-
-    def compute(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+    compute = _below_autograd(name)
 
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         *_, keyset, arguments = inputs
@@ -68,6 +106,7 @@ def autograd(
     derivative: Any = type(f"rearec_{name}", (torch.autograd.Function,), functions)
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
+        refuse_tangents(what, _tensors(arguments))
         tensors = differentiable(*arguments)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return derivative.apply(*tensors, keyset, arguments)

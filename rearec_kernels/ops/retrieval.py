@@ -49,6 +49,7 @@ define(
         hidden.new_empty((hidden.shape[0], k), dtype=torch.int64),
     ),
     run=_checked_retrieval("catalog_topk"),
+    not_differentiated="catalog_topk",
 )
 
 define(
@@ -56,6 +57,7 @@ define(
     f"(Tensor hidden, Tensor weight, Tensor target, {_EXCLUDE}, {_HOW}) -> Tensor",
     lambda hidden, *_: hidden.new_empty(hidden.shape[0], dtype=torch.float32),
     run=_checked_retrieval("catalog_rank"),
+    not_differentiated="catalog_rank",
 )
 
 

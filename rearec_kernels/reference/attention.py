@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rearec_kernels.operands import dropout_threshold
 from rearec_kernels.precision import ieee_products
 
 
@@ -48,7 +49,7 @@ def _dropped(seed: Tensor, dropout_p: float, rows: int, heads: int, queries: int
         index(heads)[:, None, None],
         index(rows)[:, None, None, None],
     )
-    return word < dropout_p * 2.0**32
+    return word < dropout_threshold(dropout_p)
 
 
 def _group_heads(x: Tensor, kv_heads: int) -> Tensor:
@@ -70,9 +71,13 @@ def _product(equation: str, a: Tensor, b: Tensor) -> Tensor:
         return torch.einsum(equation, a, b)
 
 
-def _keys(prefix: Tensor, tokens: Sequence[Tensor], row_prefix: Tensor) -> Tensor:
-    """Each row's K or V, prefix then tokens: [R, Hkv, C + tokens, D]."""
-    return torch.cat([_accumulate(prefix)[row_prefix], *map(_accumulate, tokens)], dim=1).transpose(1, 2)
+def _seen(prefix: Tensor, tokens: Sequence[Tensor], row_prefix: Tensor, visible: Tensor) -> Tensor:
+    """Each row's K or V, prefix then tokens, 0 where a query does not see them: [R, Hkv, Q, C + tokens, D].
+
+    What is not seen may be anything: 0 times NaN is not 0.
+    """
+    vectors = torch.cat([_accumulate(prefix)[row_prefix], *map(_accumulate, tokens)], dim=1).transpose(1, 2)
+    return vectors.unsqueeze(2).masked_fill(~visible[..., None], 0.0)
 
 
 def _visible(queries: int, tokens: int, slots: int, start: Tensor, end: Tensor) -> Tensor:
@@ -93,17 +98,18 @@ def attention(
     """softmax(scale q Kᵀ) V over the row's slots and tokens; with `keep` the probabilities, negative where dropped."""
     rows, queries, heads, _ = q.shape
     kv_heads, slots = prefix_k.shape[2], prefix_k.shape[1]
-    k, v = _keys(prefix_k, token_k, row_prefix), _keys(prefix_v, token_v, row_prefix)
-    tokens = k.shape[2] - slots
-    scores = _product("rgnqd,rgkd->rgnqk", _group_heads(_accumulate(q), kv_heads), k).flatten(1, 2) * scale
-    probs = scores.masked_fill(~_visible(queries, tokens, slots, start, end), float("-inf")).softmax(-1)
+    tokens = sum(x.shape[1] for x in token_k)
+    visible = _visible(queries, tokens, slots, start, end)
+    k, v = _seen(prefix_k, token_k, row_prefix, visible), _seen(prefix_v, token_v, row_prefix, visible)
+    scores = _product("rgnqd,rgqkd->rgnqk", _group_heads(_accumulate(q), kv_heads), k).flatten(1, 2) * scale
+    probs = scores.masked_fill(~visible, float("-inf")).softmax(-1)
     kept = probs
     if dropout_p > 0:
         assert seed is not None
         dropped = _dropped(seed, dropout_p, rows, heads, queries, slots, tokens)
         kept = probs.masked_fill(dropped, 0.0) / (1 - dropout_p)
         probs = torch.where(dropped, -probs, probs)
-    out = _ungroup_heads(_product("rgnqk,rgkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(q.dtype)
+    out = _ungroup_heads(_product("rgnqk,rgqkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(q.dtype)
     if not keep:
         nothing = probs.new_empty((0, heads, queries, 0))
         return out.contiguous(), nothing, nothing.clone()
@@ -131,16 +137,22 @@ def attention_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
     """ds = p (dp - Σ p dp); dq = Σ ds k; dk = ds q and dv = p do for the tokens; ds of the prefix slots."""
     kv_heads, slots = prefix_k.shape[2], prefix_k.shape[1]
-    k, v = _keys(prefix_k, token_k, row_prefix), _keys(prefix_v, token_v, row_prefix)
+    visible = _visible(q.shape[1], token_probs.shape[-1], slots, start, end)
+    k, v = _seen(prefix_k, token_k, row_prefix, visible), _seen(prefix_v, token_v, row_prefix, visible)
     signed = torch.cat([prefix_probs, token_probs], dim=-1).unflatten(1, (kv_heads, -1))
-    keep = ~signed.signbit() / (1 - dropout_p)
+    keep = (~signed.signbit()).to(signed.dtype) / (1 - dropout_p)
     probs = signed.abs()
     grouped_q, grouped_grad = (_group_heads(_accumulate(x), kv_heads) for x in (q, grad_out))
-    dprobs = _product("rgnqd,rgkd->rgnqk", grouped_grad, v) * keep
+    dprobs = _product("rgnqd,rgqkd->rgnqk", grouped_grad, v) * keep
     dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdim=True)) * scale
-    grad_q = _ungroup_heads(_product("rgnqk,rgkd->rgnqd", dscores, k)).to(q.dtype)
-    grad_k = _product("rgnqk,rgnqd->rkgd", dscores[..., slots:], grouped_q)
-    grad_v = _product("rgnqk,rgnqd->rkgd", (probs * keep)[..., slots:], grouped_grad)
+    dscores = dscores.masked_fill(~visible[:, None], 0.0)
+    grad_q = _ungroup_heads(_product("rgnqk,rgqkd->rgnqd", dscores, k)).to(q.dtype)
+    unseen = ~visible[:, 0, :, slots:, None, None]
+
+    def over_queries(weights: Tensor, vectors: Tensor) -> Tensor:
+        return _product("rgnqk,rgnqd->rqkgd", weights[..., slots:], vectors).masked_fill(unseen, 0.0).sum(1)
+
+    grad_k, grad_v = over_queries(dscores, grouped_q), over_queries(probs * keep, grouped_grad)
     steps = [t.shape[1] for t in token_k]
     dtype = prefix_k.dtype
     return (
@@ -157,12 +169,14 @@ def attention_prefix_gradient(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """dK = Σ ds q and dV = Σ p do over the steps, their queries and the rows of each prefix."""
     kv_heads = prefix_k.shape[2]
+    slot = torch.arange(prefix_k.shape[1], device=start.device)
+    unseen = ((slot < start[:, None]) | (slot >= end[:, None]))[:, :, None, None]
 
     def total(weights: Sequence[Tensor], vectors: Sequence[Tensor], prefix: Tensor) -> Tensor:
         result = torch.zeros(prefix.shape, dtype=dscores[0].dtype, device=prefix.device)
         for w, x in zip(weights, vectors, strict=True):
             grouped = (w.unflatten(1, (kv_heads, -1)), _group_heads(_accumulate(x), kv_heads))
-            result.index_add_(0, row_prefix, _product("rgnqc,rgnqd->rcgd", *grouped))
+            result.index_add_(0, row_prefix, _product("rgnqc,rgnqd->rcgd", *grouped).masked_fill(unseen, 0.0))
         return result.to(prefix.dtype)
 
     kept = [p.masked_fill(p.signbit(), 0.0) for p in probs]

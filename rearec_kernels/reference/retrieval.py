@@ -35,8 +35,8 @@ def catalog_topk(
 ) -> tuple[Tensor, Tensor]:
     """A stable sort, so that ties keep the order of the items. NaN and -inf are no candidates."""
     rows, kept = hidden.shape[0], min(k, weight.shape[0])
-    best_scores = torch.full((rows, k), float("-inf"), device=hidden.device)
-    best_items = torch.full((rows, k), -1, device=hidden.device)
+    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device=hidden.device)
+    best_items = torch.full((rows, k), -1, dtype=torch.int64, device=hidden.device)
     with ieee_products(hidden.device):
         for chunk, scores, excluded in _score_chunks(hidden, weight, offsets, items, precision):
             barred = scores.isnan() if excluded is None else excluded.logical_or_(scores.isnan())
@@ -50,7 +50,7 @@ def catalog_rank(
     hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
 ) -> Tensor:
     """Items above the target and half the ties; NaN when the target's score is."""
-    ranks = torch.empty(hidden.shape[0], device=hidden.device)
+    ranks = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
     with ieee_products(hidden.device):
         for rows, scores, excluded in _score_chunks(hidden, weight, offsets, items, precision):
             column = target[rows, None].long()
@@ -59,6 +59,6 @@ def catalog_rank(
             if excluded is not None:
                 half_counts.masked_fill_(excluded, 0)
             half_counts.scatter_(1, column, 0)
-            counted = half_counts.sum(1) / 2
+            counted = half_counts.sum(1).double() / 2
             ranks[rows] = counted.masked_fill(target_scores.squeeze(1).isnan(), float("nan"))
     return ranks

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rearec_kernels.operands import segment_operand, split_tokens
+from rearec_kernels.operands import dropout_threshold, segment_operand, split_tokens
 from rearec_kernels.triton import attention_kernels as kernels
 from rearec_kernels.triton.launch import Config, block_size, blocks, config, launch
 
@@ -34,7 +33,7 @@ def attention(
         kernels.attention_forward, (rows * heads * queries,), _tiles(slots + tokens, width),
         q, out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, start, end, row_prefix, order, seed,
         queries, heads, kv_heads, slots, tokens, *_strides(prefix_k, prefix_v, k, v),
-        scale, _dropout_threshold(dropout_p), 1 / (1 - dropout_p),
+        scale, dropout_threshold(dropout_p), 1 / (1 - dropout_p),
         WIDTH=width, DROPOUT=dropout_p > 0, KEEP=keep,
     )  # fmt: skip
     return out, prefix_probs, token_probs
@@ -113,8 +112,3 @@ def _tiles(keys: int, width: int) -> Config:
     columns = block_size(width, 16, 1024)
     count = block_size(keys, 4, min(_TILE // columns, _MOST_KEYS))
     return config(block_size(count * columns // _ELEMENTS_OF_WARP, 1, 8), 2, KEYS=count, COLUMNS=columns)
-
-
-def _dropout_threshold(dropout_p: float) -> int:
-    """Dropout drops the 32-bit words below this, as csrc/philox.h has it."""
-    return min(math.ceil(dropout_p * 2.0**32), 0xFFFFFFFF)

@@ -177,23 +177,24 @@ def attention_score_gradient(
 
 @triton.jit
 def _add_row(
-    grad_k, grad_v, dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, keys, key, seen, row, kv_head, kv_heads, heads,
-    queries, columns, WIDTH: tl.constexpr,
+    grad_k, grad_v, dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, keys, key, seen, last_seen, row, kv_head, kv_heads,
+    heads, queries, columns, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A row's share in the gradients [keys, COLUMNS] of the keys that it sees: ds q and p do, over the query heads of
     one K/V head and all queries.
 
-    ds and p [R, H, Q, keys], q and do [R, Q, H, WIDTH].
+    ds and p [R, H, Q, keys], q and do [R, Q, H, WIDTH]. Of the keys `seen`, query i sees those up to `last_seen` + i.
     """
     group = heads // kv_heads
     first_score = (row * heads + kv_head * group) * queries
     first_vector = row * queries * heads + kv_head * group
     # Each key loads q and do of its own, from the caches: a NaN of this row stays out of the keys that it does not see,
     # and a thread holds neighbouring columns of few keys, so that it needs few ds and p.
-    inside = seen[:, None] & (columns < WIDTH)[None, :]
-    element = tl.broadcast_to(columns[None, :], inside.shape)
+    within = seen[:, None] & (columns < WIDTH)[None, :]
+    element = tl.broadcast_to(columns[None, :], within.shape)
     for i in tl.range(0, group * queries):
         scores = (first_score + i) * keys
+        inside = within & (key <= last_seen + i % queries)[:, None]
         dscore = tl.load(dscores_ptr + scores + key, mask=seen, other=0.0)
         p = tl.load(probs_ptr + scores + key, mask=seen, other=0.0)
         vector = (first_vector + i % queries * heads + i // queries) * WIDTH
@@ -225,8 +226,8 @@ def attention_token_gradient(
     inside = token < tokens
     grad_k, grad_v = _add_row(
         tl.zeros((KEYS, COLUMNS), tl.float32), tl.zeros((KEYS, COLUMNS), tl.float32),
-        dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, tokens, token, inside, row, kv_head, kv_heads, heads, queries,
-        columns, WIDTH,
+        dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, tokens, token, inside, tokens - queries, row, kv_head, kv_heads,
+        heads, queries, columns, WIDTH,
     )  # fmt: skip
     stride = kv_heads * WIDTH
     first = row * tokens * stride + kv_head * WIDTH
@@ -253,7 +254,7 @@ def attention_prefix_gradient(
         row = tl.load(order_ptr + position)
         seen = (slot >= tl.load(start_ptr + row)) & (slot < tl.load(end_ptr + row))
         grad_k, grad_v = _add_row(
-            grad_k, grad_v, dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, slots, slot, seen,
+            grad_k, grad_v, dscores_ptr, probs_ptr, q_ptr, grad_out_ptr, slots, slot, seen, slots,
             row.to(tl.int64), kv_head, kv_heads, heads, queries, columns, WIDTH,
         )  # fmt: skip
     stride = kv_heads * WIDTH

@@ -51,7 +51,7 @@ class _Ensemble:
         paper = kl_form == "paper"
         self.pairs = 1 if paper else max(1, self.states * (self.states - 1))
         self.count = valid.sum().clamp(min=1)
-        self.share = valid / self.count
+        self.share = valid.float() / self.count
         self.shape = {"STATES": self.states, "PAPER": paper}
         self.product = {"WIDTH": self.width, "PRECISION": PRODUCTS[precision], **self.shape}
         states = (self.row_count, self.states)

@@ -169,7 +169,7 @@ def annealed_cross_entropy(
     precision: str, hidden_needed: bool, weight_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     valid = target != ignore_index
-    share = valid / valid.sum().clamp(min=1)
+    share = valid.float() / valid.sum().clamp(min=1)
     coefficient = share[:, None] * on_device(tuple(step_weight.tolist()), hidden.device)
     softmax = _catalog_softmax(hidden, weight, target, ignore_index, temperature, precision)
     losses, grad_hidden, grad_weight = _losses_and_gradients(softmax, coefficient, hidden_needed, weight_needed)

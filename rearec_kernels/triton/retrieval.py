@@ -123,5 +123,5 @@ def catalog_rank(
 
     candidates = configs.catalog_rank(scan.arch, scan.rows.dtype, scan.width)
     half_counts, target_score = run_best("count_above", scan.kind, candidates, scan.device, run)
-    ranks = half_counts.sum(0) / 2
+    ranks = half_counts.sum(0).double() / 2
     return ranks.float().masked_fill_(target_score.isnan(), float("nan"))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import triton
 
+from rearec_kernels.environment import is_on
 from rearec_kernels.triton.launch import Config, architecture
 
 OutOfResources = triton.runtime.errors.OutOfResources
@@ -61,7 +62,7 @@ def magnitude(count: int) -> int:
 
 
 def _is_tuned(candidates: Sequence[Config], device: torch.device) -> bool:
-    if len(candidates) < 2 or device.type != "cuda" or os.environ.get("REAREC_TRITON_AUTOTUNE") == "0":
+    if len(candidates) < 2 or device.type != "cuda" or not is_on("REAREC_TRITON_AUTOTUNE"):
         return False
     # Triton 3.6 makes empty kernels of some configs for 10.0, and nothing is faster; the preferred ones are checked.
     return architecture(device) < 100

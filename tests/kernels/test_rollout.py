@@ -177,7 +177,7 @@ def test_traced_and_compiled(backend: str) -> None:
         torch.library.opcheck(
             torch.ops.rearec.rollout.default,
             (
-                problem.hidden, layers.operands(backend), problem.position_embedding, problem.keys, problem.values,
+                problem.hidden, *layers.operands(backend), problem.position_embedding, problem.keys, problem.values,
                 *index[:4], layers.heads, layers.ffn, 2, layers.norm_eps, backend,
             ),
         )  # fmt: skip
