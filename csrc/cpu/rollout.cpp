@@ -7,12 +7,9 @@
 
 #include <cmath>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "cpu/attention_row.h"
 #include "cpu/packed_layers.h"
+#include "cpu/parallel.h"
 
 namespace rearec {
 namespace {
@@ -234,26 +231,20 @@ void run_blocks(const Rollout& a) {
   int* const arrivals = reinterpret_cast<int*>(a.scratch);
   *arrivals = 0;
   float* const blocks = a.scratch + kArrivalsFloats;
-#pragma omp parallel num_threads(plan.threads) if (plan.threads > 1)
-  {
-    int thread = 0, threads = 1;
-#if defined(_OPENMP)
-    thread = omp_get_thread_num();
-    threads = omp_get_num_threads();  // perhaps fewer than asked for
-#endif
+  Tasks tasks(plan.blocks);
+  in_threads(plan.threads, [&](int thread, int threads) {
     const BlockMemory first(a, plan.rows, blocks);
     BlockMemory memory(a, plan.rows, blocks + thread * first.floats);
     if (plan.team) {
       memory.share(first);
       run_block<D>(a, Team{thread, threads, arrivals}, 0, plan.rows, memory);
     } else {
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t b = 0; b < plan.blocks; ++b) {
+      tasks.run([&](int64_t b) {
         const int64_t begin = b * plan.rows, left = a.rows.count - begin;
         if (left > 0) run_block<D>(a, Team{}, begin, left < plan.rows ? left : plan.rows, memory);
-      }
+      });
     }
-  }
+  });
 }
 
 void run(const Rollout& a) {
