@@ -5,8 +5,10 @@
 // long. Nothing that can be set or read changes: no variable, no number of threads, no thread of torch's pool, no result.
 #include "waiting.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -24,6 +26,7 @@ namespace {
 constexpr int64_t kMillisecond = 1000 * 1000;
 constexpr int64_t kLongWait = kMillisecond;  // the scheduler gives time in slices of this order
 constexpr int64_t kHold = 1000 * kMillisecond;
+constexpr int64_t kLookAgain = 10 * kMillisecond;  // a look takes some microseconds
 constexpr int kMostThreads = 64;  // of a team of ours: a process that leaves more processors to others finds one free
 
 struct State {
@@ -95,15 +98,7 @@ bool start(int threads) {
   return started;
 }
 
-}  // namespace
-
-int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-void report_waiting(int threads, int64_t worked, int64_t waited) {
-  if (waited < kLongWait || waited < worked / 2) return;
+void sleep_from_now_on(int threads) {
 #if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)  // Clang brings another OpenMP
   static const bool is_settled = is_set_by_user();
   if (is_settled) return;
@@ -114,6 +109,50 @@ void report_waiting(int threads, int64_t worked, int64_t waited) {
   s.until = now() + kHold;
   if (!s.asleep && !s.refused) s.refused = !(s.asleep = start(needed));
 #endif
+}
+
+// Of the calling thread, in nanoseconds: how long it ran, and how long it waited to run.
+struct Delay {
+  int64_t ran, waited;
+};
+
+Delay read_delay() {
+  char text[64] = {};
+  const int file = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return {0, 0};
+  const ssize_t count = read(file, text, sizeof text - 1);
+  close(file);
+  Delay delay{0, 0};
+  if (count > 0) {
+    char* rest = nullptr;
+    delay.ran = std::strtoll(text, &rest, 10);
+    delay.waited = std::strtoll(rest, nullptr, 10);
+  }
+  return delay;
+}
+
+}  // namespace
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void report_waiting(int threads, int64_t worked, int64_t waited) {
+  if (waited >= kLongWait && waited >= worked) sleep_from_now_on(threads);
+}
+
+void report_delay(int threads) {
+  static thread_local int64_t looked = 0;
+  static thread_local Delay before{-1, 0};
+  const int64_t time = now();
+  if (time - looked < kLookAgain) return;
+  looked = time;
+  const Delay delay = read_delay();
+  const int64_t ran = delay.ran - before.ran, waited = delay.waited - before.waited;
+  const bool is_first = before.ran < 0;
+  before = delay;
+  if (!is_first && waited >= kLongWait && waited >= ran / 8) sleep_from_now_on(threads);
 }
 
 bool waits_asleep() {

@@ -23,6 +23,7 @@ void in_threads(int threads, const Body& body) {
     {
       const int thread = omp_get_thread_num();
       body(thread, omp_get_num_threads());
+      report_delay(threads);
       if (thread == 0) done = now();
     }
     report_waiting(threads, done - begin, now() - done);
