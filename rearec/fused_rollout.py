@@ -50,9 +50,15 @@ class FusedRollout:
         self._places: list[dict[str, Any]] = []
         self._prepared: list[int] = []
         self._sample = WeightSample()
+        self._single_rows: dict[tuple[int, int], PrefixRows] = {}
 
-    def states(self, model: ReaRec, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Tensor | None:
-        """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them."""
+    def states(
+        self, model: ReaRec, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int
+    ) -> Tensor | None:
+        """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them.
+
+        row_prefix, end: int [R], which slots of which window each row sees.
+        """
         state = prefix.states
         if torch.is_grad_enabled() or model.training:
             if self._modules and not torch.compiler.is_compiling():
@@ -70,11 +76,23 @@ class FusedRollout:
             return None
         if not self._modules or self._prepared != self._identities() or not self._sample.is_current():
             self._prepare(model, backbone)
-        if self._weights is None or any(map(_acts_differently, self._modules)):
+        if self._weights is None or _any_acts_differently(self._modules):
             return None
         if any(norm.eps != LAYER_NORM_EPS for norm in self._norms):
             return None
+        rows = self._rows(row_prefix, end)
         return reasoning_rollout(state, self._weights, prefix.keys, prefix.values, steps=steps, rows=rows)
+
+    def _rows(self, row_prefix: Tensor, end: Tensor) -> PrefixRows:
+        """The rows, validated; those of requests for one history are kept, of which there is one per length."""
+        if len(end) != 1:
+            return PrefixRows(end=end, row_prefix=row_prefix)
+        key = int(row_prefix), int(end)
+        rows = self._single_rows.get(key)
+        if rows is None:
+            # of tensors of their own: nobody else can write to them
+            rows = self._single_rows[key] = PrefixRows(end=end.clone(), row_prefix=row_prefix.clone())
+        return rows
 
     def _prepare(self, model: ReaRec, backbone: TransformerBackbone) -> None:
         position = model.reasoning_position_embedding
@@ -106,8 +124,8 @@ def _layer_weights(layer: TransformerLayer) -> LayerWeights:
     return LayerWeights(*(x for module in (*attention, *feed_forward) for x in (module.weight, module.bias)))
 
 
-def _acts_differently(module: nn.Module) -> bool:
-    return bool(module.training or module._forward_hooks or module._forward_pre_hooks)
+def _any_acts_differently(modules: list[nn.Module]) -> bool:
+    return any(x.training or x._forward_hooks or x._forward_pre_hooks for x in modules)
 
 
 def _is_known(module: nn.Module) -> bool:

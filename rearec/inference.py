@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
@@ -135,7 +136,7 @@ class Recommender:
         waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
         was_training = self.model.training
         # Switching the mode of all modules takes longer than looking at it.
-        switched = any(module.training for module in self.model.modules())
+        switched = _any_is_trained(self.model)
         if switched:
             self.model.eval()
         try:
@@ -193,3 +194,15 @@ class Recommender:
             unknown=unknown,
             source="popularity",
         )
+
+
+def _any_is_trained(model: nn.Module) -> bool:
+    """Whether the model or a part of it is in training mode: `model.modules()` without what it costs in every request."""
+    parts: list[nn.Module | None] = [model]
+    while parts:
+        part = parts.pop()
+        if part is not None:
+            if part.training:
+                return True
+            parts += part._modules.values()
+    return False
