@@ -62,7 +62,7 @@ def add_and_normalise(
 ) -> Tensor:
     """output_dropout(norm(dropout(update) + inputs)), all [..., d]; inputs None for none."""
     few = update.numel() <= _FEW and update.device.type == "cpu" and not torch.compiler.is_compiling()
-    if few and not dropout_p and not output_dropout_p and not torch.is_grad_enabled():
+    if few and not dropout_p and not output_dropout_p:
         total = update if inputs is None else update + inputs
         if total.dtype == norm.weight.dtype:
             return F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
