@@ -16,6 +16,7 @@
 #include "cpu/rollout.h"
 #include "recycled_memory.h"
 #include "retrieval_tuples.h"
+#include "waiting.h"
 #if defined(REAREC_AMX)
 #include "amx/bindings.h"
 #endif
@@ -309,6 +310,7 @@ PYBIND11_MODULE(_C, module) {
         return py::buffer_info(static_cast<uint8_t*>(self.block.data), static_cast<py::ssize_t>(self.block.bytes));
       });
   module.def("set_recycling_limit", [](size_t bytes) { recycled_memory().set_limit(bytes); });
+  module.def("waits_asleep", &waits_asleep);
   module.def("recycled_bytes", [] { return recycled_memory().kept_bytes(); });
   module.def("attention_forward", &attention_forward);
   module.def("attention_backward", &attention_backward);

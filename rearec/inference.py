@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
@@ -42,6 +44,9 @@ class Recommendation:
 
 class Recommender:
     """Answers raw histories with a trained model; on a GPU its passes are replayed as CUDA graphs.
+
+    Any number of threads may call one instance at the same time; on a GPU they take turns. Weights that were written,
+    trained or replaced count from the next call on; a call that runs while they are written may see a part of them.
 
     Args:
         model: a finished RUN folder, or a `ReaRec` model together with ``catalog``.
@@ -87,8 +92,9 @@ class Recommender:
         self.catalog = catalog
         self.batch_rows = batch_rows
         self._rollout = GraphedRollout(model)
-        self._table: PreparedTable | None = None
-        self._sample = WeightSample()
+        # The table and how it was, replaced together: other threads may look at it.
+        self._table: tuple[PreparedTable, WeightSample] | None = None
+        self._evaluation = _EvaluationMode(model)
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)
         self._by_popularity = np.argsort(-popularity, kind="stable")
@@ -133,32 +139,27 @@ class Recommender:
         ]
         # Histories of similar length share a batch, so that little of it is padding.
         waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
-        was_training = self.model.training
-        # Switching the mode of all modules takes longer than looking at it.
-        switched = any(module.training for module in self.model.modules())
-        if switched:
-            self.model.eval()
-        try:
-            with torch.inference_mode():
-                weight = self._prepared_table()
-                for begin in range(0, len(waiting), self.batch_rows):
-                    rows = waiting[begin : begin + self.batch_rows]
-                    best = self._best([known[row] for row in rows], weight, k, exclude_seen, steps)
-                    for row, (items, scores) in zip(rows, best, strict=True):
-                        answers[row] = Recommendation(items, scores, unknown[row], "model")
-        finally:
-            if switched:
-                self.model.train(was_training)
+        with self._evaluation, torch.inference_mode():
+            weight = self._prepared_table()
+            for begin in range(0, len(waiting), self.batch_rows):
+                rows = waiting[begin : begin + self.batch_rows]
+                best = self._best([known[row] for row in rows], weight, k, exclude_seen, steps)
+                for row, (items, scores) in zip(rows, best, strict=True):
+                    answers[row] = Recommendation(items, scores, unknown[row], "model")
         return [answer for answer in answers if answer is not None]
 
     def _prepared_table(self) -> PreparedTable:
         """What retrieval derives from the item table, anew only where that is another or was written to."""
         weight = self.model.weight.detach()
-        table = self._table
-        same = table is not None and weight.is_set_to(table.weight) and table.is_current()
-        if table is None or not same or not self._sample.is_current():
-            table = self._table = prepare_catalog(weight)
-            self._sample = WeightSample(weight)
+        kept = self._table
+        if kept is not None:
+            table, sample = kept
+            if weight.is_set_to(table.weight) and table.is_current() and sample.is_current():
+                return table
+        # The sample first: what is written meanwhile makes it another table's.
+        sample = WeightSample(weight)
+        table = prepare_catalog(weight)
+        self._table = table, sample
         return table
 
     def _best(
@@ -193,3 +194,43 @@ class Recommender:
             unknown=unknown,
             source="popularity",
         )
+
+
+class _EvaluationMode:
+    """A model in evaluation mode as long as any thread is inside; the last one out puts its mode back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._switched = self._was_training = False
+
+    def __reduce__(self) -> tuple[type[_EvaluationMode], tuple[nn.Module]]:
+        return _EvaluationMode, (self._model,)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            # Switching the mode of all modules takes longer than looking at it.
+            if self._inside == 1 and _is_any_trained(self._model):
+                self._switched, self._was_training = True, self._model.training
+                self._model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._switched:
+                self._switched = False
+                self._model.train(self._was_training)
+
+
+def _is_any_trained(model: nn.Module) -> bool:
+    """Whether the model or a part of it is in training mode; `model.modules()` takes twenty times as long."""
+    parts: list[nn.Module | None] = [model]
+    while parts:
+        part = parts.pop()
+        if part is not None:
+            if part.training:
+                return True
+            parts += part._modules.values()
+    return False

@@ -32,7 +32,6 @@ from rearec.models.encoder import init_weights
 from rearec.models.official import load_official_state_dict
 from rearec.models.text import TextBackbone
 from rearec.models.text_encoder import TitleEncoder
-from rearec_kernels import PrefixRows
 
 if TYPE_CHECKING:
     from rearec.data.batches import Batch
@@ -144,12 +143,13 @@ class ReaRec(
                 f"{[self.config.num_items, self.config.dim]}"
             )
         prefix = self.backbone.encode_batch(encoded, table)
-        branches = 2 if return_noised and not own_prefix else 1
-        row_prefix, end = encoded.row_prefix.repeat(branches), encoded.end.repeat(branches)
+        row_prefix, end = encoded.row_prefix, encoded.end
+        if return_noised and not own_prefix:
+            row_prefix, end = row_prefix.repeat(2), end.repeat(2)
         states = [prefix.states[: batch.num_rows]]
         noised: list[Tensor] = []
         if not return_noised and steps > 0:
-            fused = self._fused_rollout.states(self, prefix, PrefixRows(end=end, row_prefix=row_prefix), steps)
+            fused = self._fused_rollout.states(self, prefix, row_prefix, end, steps)
             if fused is not None:
                 return Rollout(self.backbone.scored(fused), weight)
         reason = self.backbone.reason(prefix, row_prefix, end, steps) if steps > 0 else None

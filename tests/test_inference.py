@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +120,78 @@ def test_a_model_in_memory_needs_its_catalogue(run_folder: Path) -> None:
     expected = Recommender(run_folder).recommend([["item-001"]])
     assert Recommender(model.train(), catalog).recommend([["item-001"]]) == expected
     assert model.training
+
+
+def requests() -> list[tuple[list[list[str]], dict[str, Any]]]:
+    """Of mixed sizes: one history and many, short and long, known and unknown, with and without what was seen."""
+    found = []
+    for number in range(24):
+        histories = [
+            [f"item-{(7 * number + 3 * row + i) % 43:03}" for i in range(1 + (number + row) % 9)]
+            for row in range(1 + 5 * (number % 4))
+        ]
+        found.append((histories, {"k": 1 + number % 11, "exclude_seen": number % 3 == 0, "steps": number % 2 or None}))
+    return found
+
+
+def answers_of_threads(recommender: Recommender, times: int = 6) -> list[list[Recommendation]]:
+    """To `requests`, `times` times over, by eight threads."""
+    with ThreadPoolExecutor(8) as pool:
+        calls = [
+            pool.submit(recommender.recommend, histories, **options)
+            for _ in range(times)
+            for histories, options in requests()
+        ]
+        return [call.result() for call in calls]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_get_the_answers_of_one(run_folder: Path, training: bool) -> None:
+    recommender = Recommender(run_folder)
+    expected = [recommender.recommend(histories, **options) for histories, options in requests()]
+    # each time anew, so that what is prepared for the first call is prepared by several threads at once
+    for _ in range(4):
+        recommender = Recommender(run_folder)
+        recommender.model.train(training)
+        assert answers_of_threads(recommender) == expected * 6
+        assert recommender.model.training is training
+
+
+def test_weights_that_change_between_the_calls_of_threads_count(run_folder: Path) -> None:
+    recommender = Recommender(run_folder)
+    for factor in (-1.0, 0.5, -2.0):
+        answers_of_threads(recommender, times=1)
+        with torch.no_grad():
+            for parameter in recommender.model.parameters():
+                parameter.mul_(factor)
+        fresh = Recommender(copy.deepcopy(recommender.model), recommender.catalog)
+        expected = [fresh.recommend(histories, **options) for histories, options in requests()]
+        assert answers_of_threads(recommender, times=2) == expected * 2
+
+
+def test_weights_that_change_meanwhile_count_from_the_next_call_on(run_folder: Path) -> None:
+    recommender = Recommender(run_folder)
+    with ThreadPoolExecutor(4) as pool:
+        running = [
+            pool.submit(recommender.recommend, histories, **options)
+            for _ in range(8)
+            for histories, options in requests()
+        ]
+        with torch.no_grad():
+            for parameter in recommender.model.parameters():
+                parameter.mul_(-0.5)
+        for call in running:
+            call.result()
+    fresh = Recommender(copy.deepcopy(recommender.model), recommender.catalog)
+    for histories, options in requests():
+        assert recommender.recommend(histories, **options) == fresh.recommend(histories, **options)
+
+
+def test_a_copy_answers_alike(run_folder: Path) -> None:
+    recommender = Recommender(run_folder)
+    expected = recommender.recommend([["item-001", "item-010"]])
+    for twin in (copy.deepcopy(recommender), pickle.loads(pickle.dumps(recommender))):
+        assert twin.recommend([["item-001", "item-010"]]) == expected
 
 
 def test_wrong_arguments_are_named(recommender: Recommender) -> None:

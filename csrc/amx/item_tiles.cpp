@@ -1,6 +1,7 @@
 #include "amx/item_tiles.h"
 
 #include "amx/tiles.h"
+#include "cpu/parallel.h"
 
 namespace rearec::amx {
 namespace {
@@ -101,9 +102,9 @@ void pack_block(const ItemTiles& to, const Table& from, int64_t block) {
 
 void pack_items(const ItemTiles& to, const Table& from, int threads) {
   const int64_t blocks = (to.items + kBlockItems - 1) / kBlockItems;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t block = 0; block < blocks; ++block)
+  for_each_evenly(threads, blocks, [&](int64_t block) {
     from.is_bfloat16 ? pack_block<bfloat16>(to, from, block) : pack_block<float>(to, from, block);
+  });
 }
 
 void pack_rows(const RowTiles& to, const float* hidden, const ItemTiles& items) {

@@ -6,6 +6,7 @@
 
 #include "amx/tiles.h"
 #include "cpu/best_items.h"
+#include "cpu/parallel.h"
 
 namespace rearec::amx {
 namespace {
@@ -337,14 +338,13 @@ int64_t topk(const TileTopK& a) {
     }
   }
   const int64_t blocks = (a.catalog.items + kBlockItems - 1) / kBlockItems;
-#pragma omp parallel for num_threads(parts) schedule(static, 1)
-  for (int part = 0; part < parts; ++part) {
+  for_each_task(parts, parts, [&](int64_t part) {
     const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     a.best.rows <= kTileRows ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
-  }
-#pragma omp parallel for num_threads(parts) schedule(static)
-  for (int64_t row = 0; row < a.best.rows; ++row)
+  });
+  for_each_evenly(parts, a.best.rows, [&](int64_t row) {
     if (a.is_proven[row]) decide(a, row);
+  });
   int64_t products = 0;
   for (int part = 0; part < parts; ++part)
     for (int64_t row = 0; row < a.best.rows; ++row) products += *row_of(a, part, row).products;

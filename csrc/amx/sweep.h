@@ -11,10 +11,8 @@
 #include "amx/losses.h"
 #include "amx/pack.h"
 #include "amx/workspace.h"
+#include "cpu/parallel.h"
 #include "cpu/softmax.h"
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace rearec::amx {
 namespace {
@@ -71,14 +69,9 @@ class Sweep {
   }
 
   void run() {
-#pragma omp parallel num_threads(static_cast<int>(s_.threads))
-    {
+    in_threads(static_cast<int>(s_.threads), [&](int rank, int size) {
       const Tiles tiles;
-#if defined(_OPENMP)
-      const Team team{omp_get_thread_num(), omp_get_num_threads()};
-#else
-      const Team team{0, 1};
-#endif
+      const Team team{rank, size};
       Cutter cut = cut_;
       Own own(c_, s_, loss_.running_vectors(), cut);
       for (int64_t t = 0; t < team.rank; ++t) own = Own(c_, s_, loss_.running_vectors(), cut);
@@ -101,7 +94,7 @@ class Sweep {
         if (c_.grad_rows.values)
           for (int64_t b = team.rank; b < s_.row_blocks; b += team.size) write_grad_rows(b, team.size);
       }
-    }
+    });
   }
 
  private:

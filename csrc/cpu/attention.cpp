@@ -2,6 +2,7 @@
 // Memory-bound: every K and V element of what a row sees is read once per pass, nothing of size [rows, slots, head_dim]
 // is written, and padding is never touched.
 #include "cpu/attention_row.h"
+#include "cpu/parallel.h"
 
 namespace rearec {
 namespace {
@@ -31,19 +32,18 @@ void forward_rows(const AttentionForward& a) {
   const AttentionShape& shape = a.shape;
   const int64_t width = a.prefix.slots + shape.tokens;
   const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
-#pragma omp parallel num_threads(a.threads) if (parallel)
-  {
+  Tasks rows(a.rows.count, rows_per_task(a.rows.count, a.threads));
+  in_threads(parallel ? a.threads : 1, [&](int, int) {
     Scratch scratch(score_floats<D>(a.prefix.slots, shape.tokens));
-#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, a.threads))
-    for (int64_t position = 0; position < a.rows.count; ++position) {
+    rows.run([&](int64_t position) {
       const RowView view(a.rows, position);
       if (a.new_k) append_tokens<T>(a, view.row);
       for (int64_t query = 0; query < shape.queries; ++query) {
         const int64_t offset = (view.row * shape.queries + query) * shape.heads * shape.head_dim;
         attend<T, D>(a, view, query, static_cast<const T*>(a.q) + offset, static_cast<T*>(a.out) + offset, scratch.data);
       }
-    }
-  }
+    });
+  });
 }
 
 template <class T, int D, int HeadCount>
@@ -132,15 +132,14 @@ void backward_rows(const AttentionBackward& a) {
   const int64_t width = a.prefix.slots + shape.tokens;
   const int64_t token_width = shape.tokens * shape.kv_heads * shape.head_dim;
   const bool parallel = a.rows.count * shape.heads * width * shape.head_dim > (1 << 16);
-#pragma omp parallel num_threads(a.threads) if (parallel)
-  {
+  Tasks rows(a.rows.count, rows_per_task(a.rows.count, a.threads));
+  in_threads(parallel ? a.threads : 1, [&](int, int) {
     constexpr int kSweep = heads_per_sweep<D>();
     Scratch scratch(kSweep * width + 2 * token_width);
     float* scores[2] = {scratch.data, scratch.data + (kSweep - 1) * width};
     float* token_k = scratch.data + kSweep * width;
     float* token_v = token_k + token_width;
-#pragma omp for schedule(dynamic, rows_per_task(a.rows.count, a.threads))
-    for (int64_t position = 0; position < a.rows.count; ++position) {
+    rows.run([&](int64_t position) {
       const RowView view(a.rows, position);
       for (int64_t i = 0; i < 2 * token_width; ++i) token_k[i] = 0;
       for (int64_t query = 0; query < shape.queries; ++query) {
@@ -156,8 +155,8 @@ void backward_rows(const AttentionBackward& a) {
         from_float(token_k[i], grad_k + i);
         from_float(token_v[i], grad_v + i);
       }
-    }
-  }
+    });
+  });
 }
 
 // dK[slot] = sum over the prefix's rows, steps and queries of ds q, dV[slot] likewise of p grad_out: each written once.
@@ -169,10 +168,9 @@ void prefix_gradient_slots(const PrefixGradient& a) {
   const bool aligned = reinterpret_cast<uintptr_t>(a.grad_k) % 64 == 0 && reinterpret_cast<uintptr_t>(a.grad_v) % 64 == 0;
   const bool past_caches = D > 0 && aligned && bytes > (int64_t{4} << 20);
   const bool parallel = bytes * a.step_count > (1 << 16);
-#pragma omp parallel num_threads(a.threads) if (parallel)
-  {
-#pragma omp for schedule(dynamic, rows_per_task(a.prefixes, a.threads))
-    for (int64_t s = 0; s < a.prefixes; ++s) {
+  Tasks prefixes(a.prefixes, rows_per_task(a.prefixes, a.threads));
+  in_threads(parallel ? a.threads : 1, [&](int, int) {
+    prefixes.run([&](int64_t s) {
       for (int64_t c = 0; c < a.slots; ++c) {
         for (int64_t kv_head = 0; kv_head < a.kv_heads; ++kv_head) {
           HeadVector<D> grad_k, grad_v;
@@ -203,9 +201,9 @@ void prefix_gradient_slots(const PrefixGradient& a) {
           }
         }
       }
-    }
+    });
     stream_fence();
-  }
+  });
 }
 
 void forward(const AttentionForward& a) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "cpu/parallel.h"
 #include "cpu/philox_vector.h"
 #include "cpu/simd.h"
 
@@ -101,14 +102,15 @@ struct Scratch {
 };
 
 // Rows of one thread: the same for the same number of threads, so that sums over rows are.
-REAREC_INLINE int64_t first_row(int64_t rows, int thread, int threads) { return rows * thread / threads; }
+REAREC_INLINE int64_t first_row(int64_t rows, int64_t thread, int64_t threads) { return rows * thread / threads; }
+
+int threads_for(const LayerNorm& a) { return a.rows * a.width > (1 << 14) ? a.threads : 1; }
 
 template <class T>
 void forward_rows(const LayerNormForward& f) {
   const LayerNorm& a = f.norm;
   const float inverse_width = 1.0f / static_cast<float>(a.width);
-#pragma omp parallel for num_threads(a.threads) schedule(static, 1) if (a.rows * a.width > (1 << 14))
-  for (int thread = 0; thread < a.threads; ++thread) {
+  for_each_task(threads_for(a), a.threads, [&](int64_t thread) {
     Scratch scratch(padded(a.width) + 2 * RowBits::floats(a.width));
     float* sum_of = scratch.data;
     RowBits before(a, a.before, reinterpret_cast<uint16_t*>(scratch.data + padded(a.width)));
@@ -136,7 +138,7 @@ void forward_rows(const LayerNormForward& f) {
         store_part(out + i, dropped(a.after, bits + i, y), count);
       }
     }
-  }
+  });
 }
 
 template <class T>
@@ -144,8 +146,7 @@ void backward_rows(const LayerNormBackward& b) {
   const LayerNorm& a = b.norm;
   const int64_t width = padded(a.width);
   const float inverse_width = 1.0f / static_cast<float>(a.width);
-#pragma omp parallel for num_threads(a.threads) schedule(static, 1) if (a.rows * a.width > (1 << 14))
-  for (int thread = 0; thread < a.threads; ++thread) {
+  for_each_task(threads_for(a), a.threads, [&](int64_t thread) {
     Scratch scratch(4 * width + 2 * RowBits::floats(a.width));
     float* normalised = scratch.data;
     float* grad = normalised + width;
@@ -186,7 +187,7 @@ void backward_rows(const LayerNormBackward& b) {
     float* to = b.grad_parameters + thread * 2 * a.width;
     std::memcpy(to, grad_weight, sizeof(float) * a.width);
     std::memcpy(to + a.width, grad_bias, sizeof(float) * a.width);
-  }
+  });
   for (int64_t i = 2 * a.width; i < a.threads * 2 * a.width; ++i) b.grad_parameters[i % (2 * a.width)] += b.grad_parameters[i];
 }
 

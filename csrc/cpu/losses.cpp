@@ -5,6 +5,7 @@
 // applied: the entries that matter are close to the maximum, where the subtraction is exact.
 #include "cpu/losses.h"
 
+#include "cpu/parallel.h"
 #include "cpu/softmax.h"
 
 namespace rearec {
@@ -85,21 +86,18 @@ REAREC_INLINE void cross_entropy_row_gradient(const CrossEntropy& a, int64_t r) 
 }
 
 void cross_entropy_statistics(const CrossEntropy& a) {
-#pragma omp parallel for num_threads(a.logits.threads) schedule(dynamic, 1)
-  for (int64_t r = 0; r < a.logits.rows; ++r) cross_entropy_row_statistics(a, r);
+  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) { cross_entropy_row_statistics(a, r); });
 }
 
 void cross_entropy_gradient(const CrossEntropy& a) {
-#pragma omp parallel for num_threads(a.logits.threads) schedule(dynamic, 1)
-  for (int64_t r = 0; r < a.logits.rows; ++r) cross_entropy_row_gradient(a, r);
+  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) { cross_entropy_row_gradient(a, r); });
 }
 
 void cross_entropy(const CrossEntropy& a) {
-#pragma omp parallel for num_threads(a.logits.threads) schedule(dynamic, 1)
-  for (int64_t r = 0; r < a.logits.rows; ++r) {
+  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) {
     cross_entropy_row_statistics(a, r);
     cross_entropy_row_gradient(a, r);
-  }
+  });
 }
 
 // --- Ensemble
@@ -222,11 +220,10 @@ REAREC_INLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
 
 template <int T, bool kPaper, bool kStatistics, bool kGradient>
 void ensemble_groups(const Ensemble& a) {
-#pragma omp parallel for num_threads(a.logits.threads) schedule(dynamic, 1)
-  for (int64_t g = 0; g < a.logits.rows / a.logits.steps; ++g) {
+  for_each_task(a.logits.threads, a.logits.rows / a.logits.steps, [&](int64_t g) {
     if (kStatistics) ensemble_group_statistics<T, kPaper>(a, g);
     if (kGradient) ensemble_group_gradient<T, kPaper>(a, g);
-  }
+  });
 }
 
 template <int T, bool kStatistics, bool kGradient>
@@ -251,8 +248,7 @@ void ensemble_by_steps(const Ensemble& a) {
 // --- Group mask
 
 void mask_groups(const GroupMask& a) {
-#pragma omp parallel for num_threads(a.logits.threads) schedule(static)
-  for (int64_t r = 0; r < a.logits.rows; ++r) {
+  for_each_evenly(a.logits.threads, a.logits.rows, [&](int64_t r) {
     float* row = a.logits.values + r * a.logits.row_stride;
     const int64_t target = a.logits.target[r / a.logits.steps];
     const int32_t group = a.group[target];
@@ -263,7 +259,7 @@ void mask_groups(const GroupMask& a) {
       store(row + n, groups == group ? broadcast(-kInfinity) : load(row + n));
     }
     row[target] = kept;
-  }
+  });
 }
 
 }  // namespace

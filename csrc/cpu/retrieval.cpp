@@ -2,6 +2,7 @@
 #include "cpu/retrieval.h"
 
 #include "cpu/best_items.h"
+#include "cpu/parallel.h"
 #include "cpu/simd.h"
 
 namespace rearec {
@@ -10,8 +11,7 @@ namespace {
 void topk(const TopK& a) {
   constexpr int kVectors = 8;
   const int64_t columns = a.scores.columns;
-#pragma omp parallel for num_threads(a.scores.threads) schedule(static)
-  for (int64_t row = 0; row < a.scores.rows; ++row) {
+  for_each_evenly(a.scores.threads, a.scores.rows, [&](int64_t row) {
     const float* scores = a.scores.values + row * a.scores.row_stride;
     const ExcludedItems excluded = excluded_of_row(a.exclusion, row);
     Heap heap = heap_of(a.best, row);
@@ -23,7 +23,7 @@ void topk(const TopK& a) {
         for (int64_t j = n; j < n + kVectors * kLanes; ++j) offer(heap, scores[j], a.scores.first_item + j, excluded);
     }
     for (; n < columns; ++n) offer(heap, scores[n], a.scores.first_item + n, excluded);
-  }
+  });
 }
 
 void topk_sort(const Best& best) {
@@ -73,11 +73,10 @@ void direct_by_rows(const DirectTopK& a, int64_t first_item, int64_t end_item, i
 
 void topk_direct(const DirectTopK& a) {
   static_assert(kMaxDirectRows == 8, "direct_by_rows");
-#pragma omp parallel for num_threads(a.parts) schedule(static, 1)
-  for (int part = 0; part < a.parts; ++part) {
+  for_each_task(a.parts, a.parts, [&](int64_t part) {
     const int64_t first = a.items * part / a.parts, end = a.items * (part + 1) / a.parts;
     a.table_is_bfloat16 ? direct_by_rows<bfloat16>(a, first, end, part) : direct_by_rows<float>(a, first, end, part);
-  }
+  });
   for (int64_t row = 0; row < a.best.rows; ++row) {
     Heap result = heap_of(a.best, row);
     for (int part = 1; part < a.parts; ++part) {
@@ -98,8 +97,7 @@ REAREC_INLINE int64_t half_count(float score, float target_score) {
 
 void rank(const Rank& a) {
   const int64_t columns = a.scores.columns, first = a.scores.first_item;
-#pragma omp parallel for num_threads(a.scores.threads) schedule(static)
-  for (int64_t row = 0; row < a.scores.rows; ++row) {
+  for_each_evenly(a.scores.threads, a.scores.rows, [&](int64_t row) {
     const float* scores = a.scores.values + row * a.scores.row_stride;
     const float target_score = a.target_score[row];
     const int64_t target = a.target[row];
@@ -117,7 +115,7 @@ void rank(const Rank& a) {
     for (const int64_t* item = first_not_below(excluded, first); item < excluded.end && *item < first + columns; ++item)
       if (*item != target) total -= half_count(scores[*item - first], target_score);
     a.half_counts[row] += total;
-  }
+  });
 }
 
 }  // namespace

@@ -7,12 +7,9 @@
 
 #include <cmath>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "cpu/attention_row.h"
 #include "cpu/packed_layers.h"
+#include "cpu/parallel.h"
 
 namespace rearec {
 namespace {
@@ -89,9 +86,9 @@ struct Plan {
   int threads;
   bool team;
 
-  explicit Plan(const Rollout& a) {
+  Plan(const Rollout& a, bool may_team) {
     const int64_t count = a.rows.count, members = whole_panels(width_of(a.stack)) / kPanel / kPanelsEach;
-    team = a.threads > 1 && members > 1 && count < 2 * kTileRows;
+    team = may_team && a.threads > 1 && members > 1 && count < 2 * kTileRows;
     int64_t each = team ? count : (count + a.threads - 1) / a.threads;
     each = each < kTileRows ? kTileRows : (each > kBlockRows ? kBlockRows : each);
     blocks = team || count == 0 ? 1 : (count + each - 1) / each;
@@ -224,36 +221,36 @@ void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const B
 constexpr int64_t kArrivalsFloats = 16;  // a cache line in front of the blocks' memory, for Team::arrivals
 
 int64_t scratch_floats(const Rollout& a) {
-  const Plan plan(a);
-  return kArrivalsFloats + plan.threads * BlockMemory(a, plan.rows, nullptr).floats;
+  int64_t most = 0;
+  for (int may_team = 0; may_team < 2; ++may_team) {
+    const Plan plan(a, may_team != 0);
+    const int64_t floats = plan.threads * BlockMemory(a, plan.rows, nullptr).floats;
+    most = floats > most ? floats : most;
+  }
+  return kArrivalsFloats + most;
 }
 
 template <int D>
 void run_blocks(const Rollout& a) {
-  const Plan plan(a);
+  // A member that does not get a processor would keep the others waiting, several times per layer and step.
+  const Plan plan(a, !waits_asleep());
   int* const arrivals = reinterpret_cast<int*>(a.scratch);
   *arrivals = 0;
   float* const blocks = a.scratch + kArrivalsFloats;
-#pragma omp parallel num_threads(plan.threads) if (plan.threads > 1)
-  {
-    int thread = 0, threads = 1;
-#if defined(_OPENMP)
-    thread = omp_get_thread_num();
-    threads = omp_get_num_threads();  // perhaps fewer than asked for
-#endif
+  Tasks tasks(plan.blocks);
+  in_threads(plan.threads, [&](int thread, int threads) {
     const BlockMemory first(a, plan.rows, blocks);
     BlockMemory memory(a, plan.rows, blocks + thread * first.floats);
     if (plan.team) {
       memory.share(first);
       run_block<D>(a, Team{thread, threads, arrivals}, 0, plan.rows, memory);
     } else {
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t b = 0; b < plan.blocks; ++b) {
+      tasks.run([&](int64_t b) {
         const int64_t begin = b * plan.rows, left = a.rows.count - begin;
         if (left > 0) run_block<D>(a, Team{}, begin, left < plan.rows ? left : plan.rows, memory);
-      }
+      });
     }
-  }
+  });
 }
 
 void run(const Rollout& a) {

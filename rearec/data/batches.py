@@ -68,7 +68,9 @@ class Batch:
         return replace(self, items=items, lengths=self.end, row_prefix=rows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; the batch itself where it is there."""
+        if self.items.device == torch.device(device):
+            return self
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(
             self,
@@ -204,8 +206,9 @@ def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], 
         index = int(np.searchsorted(starts, flat.argmin(), side="right")) - 1
         raise ValueError(f"histories[{index}] holds the item id {flat.min()}; ids must not be negative")
     count = len(kept)
+    windows = flat[None] if count == 1 else gather_windows(flat, starts, lengths)
     return Batch(
-        items=torch.from_numpy(gather_windows(flat, starts, lengths)),
+        items=torch.from_numpy(windows),
         lengths=torch.from_numpy(lengths.astype(np.int32)),
         row_prefix=torch.arange(count, dtype=torch.int32),
         end=torch.from_numpy(lengths.astype(np.int32)),

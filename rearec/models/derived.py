@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -18,7 +19,8 @@ T = TypeVar("T")
 class Derived(Generic[T]):
     """What `compute` makes of weights: made once for inference, every time in training or with gradients.
 
-    Weights that are replaced, moved, written in place or trained are noticed (see `WeightSample`).
+    Weights that are replaced, moved, written in place or trained are noticed (see `WeightSample`). Threads may share
+    one.
     """
 
     def __init__(self) -> None:
@@ -30,11 +32,7 @@ class Derived(Generic[T]):
 
     def forget(self) -> None:
         """Derive anew in the next call."""
-        self._value: T | None = None
-        # Each weight and how often it had been written: as long as they are kept, no other takes their memory.
-        self._of: list[tuple[Tensor, int]] = []
-        self._autocast: torch.dtype | None = None
-        self._sample = WeightSample()
+        self._kept: _Kept[T] | None = None
 
     def get(self, module: nn.Module, weights: Sequence[Tensor], compute: Callable[[], T]) -> T:
         """The value for the weights as they are now; ``module`` tells whether it is trained."""
@@ -45,21 +43,31 @@ class Derived(Generic[T]):
         # Values cannot be looked at in a CUDA graph; what is computed there is written anew by every replay.
         captured = kind == "cuda" and torch.cuda.is_current_stream_capturing()
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        value = self._value
-        current = value is not None and autocast == self._autocast and self._unwritten(weights)
-        if value is not None and current and (captured or self._sample.is_current()):
-            return value
+        kept = self._kept  # looked at once: other threads may replace it
+        known = kept is not None and kept.autocast == autocast and kept.is_unwritten(weights)
+        if kept is not None and known and (captured or kept.sample.is_current()):
+            return kept.value
+        if captured:
+            return compute()
+        # Taken before the value: weights that are written meanwhile make it another one's.
+        of, sample = [(x.detach(), _version(x)) for x in weights], WeightSample(*weights)
         value = compute()
-        if not captured:
-            self._value, self._autocast = value, autocast
-            self._of = [(x.detach(), _version(x)) for x in weights]
-            self._sample = WeightSample(*weights)
+        self._kept = _Kept(value, autocast, of, sample)
         return value
 
-    def _unwritten(self, weights: Sequence[Tensor]) -> bool:
-        return len(weights) == len(self._of) and all(
+
+@dataclass(frozen=True)
+class _Kept(Generic[T]):
+    value: T
+    autocast: torch.dtype | None
+    # Each weight and how often it had been written: as long as they are kept, no other takes their memory.
+    of: list[tuple[Tensor, int]]
+    sample: WeightSample
+
+    def is_unwritten(self, weights: Sequence[Tensor]) -> bool:
+        return len(weights) == len(self.of) and all(
             x.is_set_to(before) and _version(x) == version
-            for x, (before, version) in zip(weights, self._of, strict=True)
+            for x, (before, version) in zip(weights, self.of, strict=True)
         )
 
 

@@ -23,12 +23,15 @@ __all__ = [
     "EncodedPrefix",
     "TransformerEncoder",
     "TransformerLayer",
+    "add_and_normalise",
     "gather_rows",
     "init_weights",
     "window_lengths",
 ]
 
 LAYER_NORM_EPS = 1e-12
+# Numbers that torch normalises in less time than a call of our kernel takes.
+_FEW = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,20 @@ def init_weights(module: nn.Module) -> None:
         nn.init.ones_(module.weight)
     if isinstance(module, (nn.Linear, nn.LayerNorm)):
         nn.init.zeros_(module.bias)
+
+
+def add_and_normalise(
+    update: Tensor, inputs: Tensor | None, norm: nn.LayerNorm, *, dropout_p: float = 0.0, output_dropout_p: float = 0.0
+) -> Tensor:
+    """output_dropout(norm(dropout(update) + inputs)), all [..., d]; inputs None for none."""
+    few = update.numel() <= _FEW and update.device.type == "cpu" and not torch.compiler.is_compiling()
+    if few and not dropout_p and not output_dropout_p:
+        total = update if inputs is None else update + inputs
+        if total.dtype == norm.weight.dtype:
+            return F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return dropout_add_layer_norm(
+        update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, output_dropout_p=output_dropout_p
+    )
 
 
 def gather_rows(slots: Tensor, row_prefix: Tensor, slot: Tensor) -> Tensor:
@@ -107,6 +124,11 @@ class TransformerLayer(nn.Module):
 
         Row r stands at slot[r] and sees the slots [0, end[r]): up to its own, or with `length` all of its window.
         """
+        if _sees_all_of_one_window(inputs, end, slot) and self._attention_dropout_p == 0:
+            key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
+            query = self._split_heads(self.query(inputs[:, -1:]))
+            attended = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+            return inputs[:, -1], attended.flatten(1), key, value
         if not _one_by_one(inputs):
             attended, key, value = self.attend_prefix(inputs, length)
             return gather_rows(inputs, row_prefix, slot), gather_rows(attended, row_prefix, slot), key, value
@@ -133,8 +155,7 @@ class TransformerLayer(nn.Module):
         return self.attention_dropout if self.training else 0.0
 
     def _add_and_normalise(self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm) -> Tensor:
-        dropout_p = self.dropout.p if self.training else 0.0
-        return dropout_add_layer_norm(update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p)
+        return add_and_normalise(update, inputs, norm, dropout_p=self.dropout.p if self.training else 0.0)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, row_prefix: Tensor, before: Tensor, last: Tensor | None
@@ -169,6 +190,13 @@ def _one_by_one(inputs: Tensor) -> bool:
     return (
         inputs.device.type == "cpu" and resolve_backend("cached_reason_attention", inputs.device, inputs.dtype) == "cpu"
     )
+
+
+def _sees_all_of_one_window(inputs: Tensor, end: Tensor, slot: Tensor) -> bool:
+    """Whether there is one row, at the last slot of one window without padding: a request for one history."""
+    if inputs.device.type != "cpu" or len(inputs) != 1 or len(end) != 1 or torch.compiler.is_compiling():
+        return False
+    return end.item() == inputs.shape[1] == slot.item() + 1
 
 
 def _index(row_prefix: Tensor, slot: Tensor, slots: int) -> Tensor:

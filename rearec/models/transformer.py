@@ -10,8 +10,14 @@ from torch import Tensor, nn
 
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
-from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, window_lengths
-from rearec_kernels import PrefixRows, ReasoningCache, dropout_add_layer_norm
+from rearec.models.encoder import (
+    LAYER_NORM_EPS,
+    EncodedPrefix,
+    TransformerEncoder,
+    add_and_normalise,
+    window_lengths,
+)
+from rearec_kernels import PrefixRows, ReasoningCache
 
 __all__ = ["TransformerBackbone"]
 
@@ -88,5 +94,5 @@ class TransformerBackbone(Backbone):
         return self._normalise(embedded + self.position_embedding.weight[: embedded.shape[1]])
 
     def _normalise(self, inputs: Tensor) -> Tensor:
-        norm, dropout_p = self.input_norm, self.input_dropout.p if self.training else 0.0
-        return dropout_add_layer_norm(inputs, None, norm.weight, norm.bias, eps=norm.eps, output_dropout_p=dropout_p)
+        dropout_p = self.input_dropout.p if self.training else 0.0
+        return add_and_normalise(inputs, None, self.input_norm, output_dropout_p=dropout_p)
