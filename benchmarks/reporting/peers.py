@@ -70,7 +70,7 @@ def _row(name: str, it: _Speed, ours: _Speed, record: Record) -> Iterator[str]:
 
 
 def quality(record: Record) -> str:
-    """NDCG and recall of the test targets, with the history's items in the lists and out of them."""
+    """NDCG and recall of the test targets, with the history's items in the lists and out of them; ±: standard error."""
     names = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
     short = [name.replace("ndcg", "N").replace("recall", "R") for name in names]
     head = ["", "epochs", "CPU-s of training", *(f"{name}, seen kept" for name in short)]
@@ -78,8 +78,11 @@ def quality(record: Record) -> str:
     for name, (one, *_) in record["contenders"].items():
         trained, found = one["trained"], one["quality"]
         epochs = f"{trained['epochs']} (best {trained['best_epoch']})" if "best_epoch" in trained else trained["epochs"]
-        kept, removed = (
-            [f"{found[how][metric]:.4f}".lstrip("0") for metric in names] for how in ("seen_kept", "seen_removed")
-        )
+        kept, removed = ([_metric(found[how], metric) for metric in names] for how in ("seen_kept", "seen_removed"))
         rows.append([name, str(epochs), f"{trained['cpu_s']:,.0f}", *kept, *removed])
     return table([*head, *(f"{name}, seen removed" for name in short)], rows)
+
+
+def _metric(found: Record, name: str) -> str:
+    values = [found[name], *([found[f"{name}_se"]] if f"{name}_se" in found else [])]
+    return " ± ".join(f"{value:.4f}".lstrip("0") for value in values)
