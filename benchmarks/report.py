@@ -24,6 +24,7 @@ GROUPS = {
     "losses": "Losses",
     "attention": "Attention",
     "retrieval": "Retrieval",
+    "busy_machine": "Two threads on an idle and on a busy machine",
     "": "Kernels, as an earlier form of the benchmarks measured them",
 }
 INTRODUCTION = """# Benchmark results

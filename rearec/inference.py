@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
@@ -140,10 +140,9 @@ class Recommender:
         # Histories of similar length share a batch, so that little of it is padding.
         waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
         with self._evaluation, torch.inference_mode():
-            weight = self._prepared_table()
             for begin in range(0, len(waiting), self.batch_rows):
                 rows = waiting[begin : begin + self.batch_rows]
-                best = self._best([known[row] for row in rows], weight, k, exclude_seen, steps)
+                best = self._best([known[row] for row in rows], k, exclude_seen, steps)
                 for row, (items, scores) in zip(rows, best, strict=True):
                     answers[row] = Recommendation(items, scores, unknown[row], "model")
         return [answer for answer in answers if answer is not None]
@@ -163,7 +162,7 @@ class Recommender:
         return table
 
     def _best(
-        self, histories: list[list[int]], weight: PreparedTable, k: int, exclude_seen: bool, steps: int | None
+        self, histories: list[list[int]], k: int, exclude_seen: bool, steps: int | None
     ) -> list[tuple[list[str], list[float]]]:
         """Ids and scores of the best k items after each history of one batch."""
         device = self.model.weight.device
@@ -178,13 +177,24 @@ class Recommender:
             )
         hidden = self.model.final_state(self._rollout(batch, steps).states)
         count = min(k, self.model.config.num_items)
-        scores, items = catalog_topk(hidden, weight, count, exclude=exclude)
+        scores, items = self._topk(hidden, count, exclude)
         answers = []
         for row_scores, row_items in zip(scores.tolist(), items.tolist(), strict=True):
             # Where fewer than k items are left, the rest is -1.
             left = sum(item >= 0 for item in row_items)
             answers.append(([self.catalog.item_ids[item] for item in row_items[:left]], row_scores[:left]))
         return answers
+
+    def _topk(self, hidden: Tensor, count: int, exclude: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Scores and items, by the table as it is now."""
+        while True:
+            table = self._prepared_table()
+            try:
+                return catalog_topk(hidden, table, count, exclude=exclude)
+            except ValueError:
+                # Another thread has just written to the weights.
+                if table.is_current():
+                    raise
 
     def _popular(self, k: int, unknown: list[str]) -> Recommendation:
         best = self._by_popularity[:k].tolist()

@@ -127,7 +127,7 @@ class TransformerLayer(nn.Module):
         if _sees_all_of_one_window(inputs, end, slot) and self._attention_dropout_p == 0:
             key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
             query = self._split_heads(self.query(inputs[:, -1:]))
-            attended = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+            attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
             return inputs[:, -1], attended.flatten(1), key, value
         if not _one_by_one(inputs):
             attended, key, value = self.attend_prefix(inputs, length)
