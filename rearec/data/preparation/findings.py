@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -19,6 +20,11 @@ MISSING |= {"missing", "?", "-", "nat", "(null)", "[null]"}
 # More events than this share of all are not those of one user or item.
 LARGE_SHARE = 0.1
 MOST_NAMED = 5
+# What stands around ids that were cut at the wrong place.
+REMNANTS = " \t\"'`,;:|()[]{}"
+ROUNDED = re.compile(r"\d(\.\d+)?E\+\d\d")
+# From 1973 on, in what the timestamps count.
+LATE = {"number": 10**8, "us": 10**14, "ns": 10**17}
 
 
 def describe_findings(
@@ -79,6 +85,7 @@ def _describe_suspects(source: Interactions | HistoryRows) -> str:
         found += _missing_values(what, tokens, counts)
         found += _large_shares(what, tokens, counts)
         found += _twins(what, tokens)
+        found += _remnants(what, tokens)
     if isinstance(source, Interactions) and source.times is not None:
         found += _odd_times(source)
     return "; ".join(found) or "nothing"
@@ -134,6 +141,20 @@ def _twins(what: str, tokens: Sequence[str]) -> list[str]:
     return result
 
 
+def _remnants(what: str, tokens: Sequence[str]) -> list[str]:
+    """Signs that another layout was meant, and ids that a spreadsheet has rounded."""
+    result = []
+    for place, sign in (("begin with", 0), ("end in", -1)):
+        mark = tokens[0][sign]
+        if mark in REMNANTS and all(token[sign] == mark for token in tokens):
+            result.append(f"all {what}s {place} {mark!r}, such as {tokens[0]!r}")
+    rounded = [token for token in tokens if ROUNDED.fullmatch(token)]
+    if rounded:
+        example = f"such as {rounded[0]!r}: numbers that a spreadsheet has rounded"
+        result.append(f"{what}s written with an exponent: {len(rounded):,}, {example}")
+    return result
+
+
 def _canonical(token: str) -> str:
     """Without what the eye does not see: the form of its characters, blanks around and between, marks of no width."""
     composed = unicodedata.normalize("NFKC", token)
@@ -145,8 +166,9 @@ def _odd_times(source: Interactions) -> list[str]:
     values = source.times.values
     rest = values[values > 0]
     empty = np.count_nonzero(values <= 0)
-    if source.times.unit == "number" and empty and len(rest) and rest.min() >= 10**8:
-        return [f"{empty:,} timestamps are 0 or less, all others {rest.min()} or more"]
+    if empty and len(rest) and rest.min() >= LATE[source.times.unit]:
+        least = 0 if source.times.unit == "number" else "1970-01-01"
+        return [f"{empty:,} timestamps are {least} or less, all others {source.times.name(rest.min())} or more"]
     return []
 
 

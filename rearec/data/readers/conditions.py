@@ -11,7 +11,7 @@ import polars as pl
 
 from rearec.errors import UserError
 
-__all__ = ["Condition", "parse_conditions"]
+__all__ = ["Condition", "condition_columns", "parse_conditions"]
 
 FORM = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
@@ -50,11 +50,11 @@ class Condition:
             raise UserError(f"--where {self}: column {self.column!r} is of type {values.dtype}; expected single values")
         if self.sign in COMPARISONS:
             return self._compared(values)
-        names = [value.lower() if values.dtype == pl.Boolean else value for value in self.values]
-        if values.dtype == pl.Boolean:
-            names = [{"1": "true", "0": "false"}.get(name, name) for name in names]
+        names, text = list(self.values), values.cast(pl.String)
+        if values.dtype == pl.Boolean or text.is_in(["true", "false", ""]).fill_null(True).all():
+            names = [{"1": "true", "0": "false"}.get(name, name.lower()) for name in names]
         wanted = _plain_numbers(pl.Series(names, dtype=pl.String)).to_list()
-        found = _plain_numbers(values.cast(pl.String)).is_in(wanted).fill_null(False)
+        found = _plain_numbers(text).is_in(wanted).fill_null(False)
         return found if self.sign == "=" else ~found
 
     def _compared(self, values: pl.Series) -> pl.Series:
@@ -93,6 +93,11 @@ def parse_conditions(where: Sequence[str]) -> list[Condition]:
             raise UserError(f"--where {text!r}: {found[3]!r} is no number; {condition.sign} compares numbers")
         result.append(condition)
     return result
+
+
+def condition_columns(where: Sequence[str]) -> list[str]:
+    """The columns of the conditions, each once."""
+    return list(dict.fromkeys(condition.column for condition in parse_conditions(where)))
 
 
 def _plain_numbers(values: pl.Series) -> pl.Series:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rearec.data.options import PrepareOptions
-from rearec.data.readers.conditions import parse_conditions
+from rearec.data.readers.conditions import condition_columns, parse_conditions
 from rearec.data.tables.table import Table
 from rearec.data.tables.times import looks_like_times, parse_times
 from rearec.errors import UserError
@@ -46,8 +46,7 @@ def wanted_columns(options: PrepareOptions) -> list[str]:
     """The columns of a table that may be used."""
     roles = (*USER_NAMES, options.user_column, *ITEM_NAMES, options.item_column, "rating", options.rating_column)
     times = ("timestamp", options.timestamp_column, *(options.timestamp_column or "").split(","))
-    conditions = (condition.column for condition in parse_conditions(options.where))
-    return [name for name in dict.fromkeys((*roles, *times, *conditions)) if name]
+    return [name for name in dict.fromkeys((*roles, *times, *condition_columns(options.where))) if name]
 
 
 def id_columns(options: PrepareOptions) -> list[str]:
@@ -95,6 +94,8 @@ def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Co
     Raises:
         UserError: a column is missing, or lists of one row do not fit together.
     """
+    arrays = [name for name in table.frame.columns if isinstance(table.frame[name].dtype, pl.Array)]
+    table = replace(table, frame=table.frame.with_columns(table.frame[name].arr.to_list() for name in arrays))
     conditions = parse_conditions(options.where)
     listed = [condition for condition in conditions if isinstance(table.column(condition.column).dtype, pl.List)]
     for condition in conditions:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.tables.files import line_blocks
-from rearec.data.tables.hints import header_hint
+from rearec.data.tables.hints import width_hint
 from rearec.data.tables.layout import BLANKS, Layout
 from rearec.data.tables.quoting import Columns, read_likely_record
 from rearec.data.tables.records import Dialect, Fault, Record, Unfinished, read_record
@@ -27,6 +27,7 @@ __all__ = ["read_delimited", "stream_delimited"]
 RECORD_BYTES = 1 << 26
 # Beyond this many columns one pattern for a whole line becomes too large.
 PATTERN_COLUMNS = 64
+SEPARATOR_LINE = re.compile(rb'"?sep=([!-~\t])"?(?=\r*\n)')
 # One of these stands for a separator that is no single ASCII character; no text has all of them.
 CONTROLS = [bytes([code]) for code in (0x1F, 0x1E, 0x1D, 0x1C, *range(1, 9), *range(0xE, 0x1B))]
 
@@ -110,6 +111,7 @@ class _Reader:
         self._likeness: Columns | None = None
         self._rest = b""
         self._row = 1
+        self._first_row = 0
 
     def read(self, block: bytes, final: bool) -> _Rows | None:
         """The rows that begin in the block or in what was left of the one before."""
@@ -122,6 +124,7 @@ class _Reader:
                 return None
         body = data[begin:]
         first_row = self._row + data.count(b"\n", 0, begin)
+        self._first_row = self._first_row or first_row
         if body and not self.sample.height:
             lines = [match.end() for match in re.finditer(rb"\n", body[: 1 << 20])][:SAMPLE_ROWS]
             part = body[: lines[-1]] if lines and (len(lines) == SAMPLE_ROWS or len(body) > 1 << 20) else body
@@ -153,6 +156,16 @@ class _Reader:
         """Find the names of the columns; where the rows begin. Without a whole row there is nothing to find."""
         blank = re.match(rb"[\r\n]*", data)
         assert blank is not None
+        told = SEPARATOR_LINE.match(data, blank.end())
+        if told is not None:
+            # Excel's own first line.
+            if told[1].decode() != self.separator:
+                row = self._row + data.count(b"\n", 0, blank.end())
+                self._fail(
+                    row, f"fields are separated by {told[1].decode()!r}, it says: --separator {told[1].decode()!r}"
+                )
+            blank = re.compile(rb"[\r\n]*").match(data, told.end())
+            assert blank is not None
         begin, row = blank.end(), self._row + data.count(b"\n", 0, blank.end())
         if begin == len(data):
             return begin
@@ -327,7 +340,8 @@ class _Reader:
         return record
 
     def _fail_width(self, row: int, width: int) -> None:
-        hint = header_hint(self.names) if len(self.names) == 1 else ""
+        first = row == self._first_row and self.layout.names is None
+        hint = width_hint(width, self.names) if first or len(self.names) == 1 else ""
         self._fail(row, f"{width} fields, but {self._width_source} {len(self.names)}{hint}")
 
     def _fail(self, row: int | str, message: str) -> NoReturn:
