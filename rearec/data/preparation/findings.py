@@ -22,6 +22,7 @@ LARGE_SHARE = 0.1
 MOST_NAMED = 5
 # What stands around ids that were cut at the wrong place.
 REMNANTS = " \t\"'`,;:|()[]{}"
+LISTED = re.compile(r"[\[(]?\s*['\"]?[\w-]+['\"]?(\s*[,|]\s*['\"]?[\w-]+['\"]?)+\s*[\])]?")
 ROUNDED = re.compile(r"\d(\.\d+)?E\+\d\d")
 # From 1973 on, in what the timestamps count.
 LATE = {"number": 10**8, "us": 10**14, "ns": 10**17}
@@ -103,7 +104,8 @@ def _missing_values(what: str, tokens: Sequence[str], counts: NDArray[np.int64])
     for code, token in enumerate(tokens):
         if token.strip().lower() in MISSING and counts[code]:
             share = f"{_percent(counts[code] / total)} of all interactions ({counts[code]:,} of {total:,})"
-            result.append(f"{what} {token!r} holds {share}: a missing value? --missing {token} drops such rows")
+            option = f"--missing {token}" if token.strip() else "--drop-incomplete"
+            result.append(f"{what} {token!r} holds {share}: a missing value? {option} drops such rows")
     return result
 
 
@@ -148,6 +150,9 @@ def _remnants(what: str, tokens: Sequence[str]) -> list[str]:
         mark = tokens[0][sign]
         if mark in REMNANTS and all(token[sign] == mark for token in tokens):
             result.append(f"all {what}s {place} {mark!r}, such as {tokens[0]!r}")
+    lists = [token for token in tokens if LISTED.fullmatch(token)]
+    if what == "item" and 2 * len(lists) > len(tokens):
+        result.append(f"items that look like lists: {len(lists):,}, such as {lists[0]!r}: --lists reads them")
     rounded = [token for token in tokens if ROUNDED.fullmatch(token)]
     if rounded:
         example = f"such as {rounded[0]!r}: numbers that a spreadsheet has rounded"

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.tables.files import line_blocks
-from rearec.data.tables.hints import width_hint
+from rearec.data.tables.hints import looks_like_header, width_hint
 from rearec.data.tables.layout import BLANKS, Layout
 from rearec.data.tables.quoting import Columns, read_likely_record
 from rearec.data.tables.records import Dialect, Fault, Record, Unfinished, read_record
@@ -209,6 +209,8 @@ class _Reader:
         for cell, name in zip(cells, given, strict=True):
             if cell.strip().casefold() == name.casefold():
                 self._fail(row, f"the file has a header ({name!r} is in its first row): leave --columns out")
+        if looks_like_header(cells):
+            self._fail(row, f"looks like a header ({', '.join(cells[:4])}): leave --columns out")
 
     def _set_names(self, names: list[str]) -> None:
         self.names = names

@@ -89,7 +89,7 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
     """The text in pieces, as UTF-8."""
     utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else encoding)()
-    row, first, done = 1, True, False
+    row, first, done, checked = 1, True, False, False
     while not done:
         data = file.read(max(size, MARK_BYTES))
         done = not data
@@ -110,8 +110,22 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
             first = False
             encoded = encoded.removeprefix(MARK.encode())
         row += encoded.count(b"\n")
+        if not utf8 and not checked and not data.isascii():
+            checked = True
+            _refuse_utf8(path, data, encoding)
         if encoded:
             yield encoded
+
+
+def _refuse_utf8(path: Path, data: bytes, encoding: str) -> None:
+    """UserError where text is UTF-8, which an encoding of a byte a character would take for other characters."""
+    if not codecs.lookup(encoding).name.startswith(("iso8859", "cp125", "cp437", "cp850", "mac", "koi8")):
+        return
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=False)
+    except UnicodeDecodeError:
+        return
+    raise UserError(f"{path}: is UTF-8 text, which --encoding {encoding} would garble: leave the option out")
 
 
 def _undecodable(path: Path, row: int, byte: int, encoding: str, utf8: bool) -> str:

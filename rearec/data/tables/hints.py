@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["header_hint", "near_hint", "sniff_hint", "width_hint"]
+__all__ = ["header_hint", "looks_like_header", "near_hint", "sniff_hint", "width_hint"]
 
 # As a user types them; the longer before what they begin with.
 SEPARATORS = {"::": "'::'", "||": "'||'", "\t": r"'\t'", ";": "';'", "|": "'|'", ",": "','", " ": "' '"}
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+# What columns are called, in parts.
+COLUMN_WORDS = {"user", "item", "product", "visitor", "session", "customer", "movie", "rating", "timestamp", "id"}
 FOUR = "user_id,item_id,rating,timestamp"
 
 
@@ -29,6 +31,14 @@ def header_hint(names: Sequence[str]) -> str:
         )
     columns = _columns(names)
     return f" (the first row looks like data, not like a header:{columns})" if columns else ""
+
+
+def looks_like_header(cells: Sequence[str]) -> bool:
+    """Whether a first row holds names of columns: words alone, and one cell such as columns are called."""
+    if len(cells) < 2 or not all(re.fullmatch(r"[A-Za-z][A-Za-z_ -]*", cell.strip()) for cell in cells):
+        return False
+    words = [{word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", cell)} for cell in cells]
+    return any(of_cell <= COLUMN_WORDS for of_cell in words)
 
 
 def near_hint(names: Sequence[str], wanted: str) -> str:
