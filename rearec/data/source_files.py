@@ -111,7 +111,7 @@ def _spelled_out(source: Path, format: str, any_ending: bool, notes: list[str]) 
         return [source]
     found = [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
     if not found:
-        raise UserError(f"{source}: no file fits this pattern")
+        raise UserError(f"{source}: no such file, and no file fits this pattern")
     return sorted(found, key=lambda path: natural_key(str(path)))
 
 

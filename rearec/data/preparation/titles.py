@@ -112,7 +112,7 @@ def _add_titles(result: dict[str, str], table: Table, item_column: str, title_co
 
 def _from_json(path: Path, names: tuple[str, ...], title_column: str) -> dict[str, str]:
     value = read_json_file(path)
-    if isinstance(value, list):
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         table = read_json_lines(path, [*names, title_column])
         return _from_table(table, next((name for name in names if table.has(name)), names[0]), title_column)
     if not isinstance(value, dict):

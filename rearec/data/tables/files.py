@@ -111,20 +111,24 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
             encoded = encoded.removeprefix(MARK.encode())
         row += encoded.count(b"\n")
         if not utf8 and not checked and not data.isascii():
-            checked = True
-            _refuse_utf8(path, data, encoding)
+            checked = _refuse_utf8(path, data, encoding)
         if encoded:
             yield encoded
 
 
-def _refuse_utf8(path: Path, data: bytes, encoding: str) -> None:
-    """UserError where text is UTF-8, which an encoding of a byte a character would take for other characters."""
+def _refuse_utf8(path: Path, data: bytes, encoding: str) -> bool:
+    """UserError where text is UTF-8, which an encoding of a byte a character would take for other characters.
+
+    Returns:
+        Whether the data can tell.
+    """
     if not codecs.lookup(encoding).name.startswith(("iso8859", "cp125", "cp437", "cp850", "mac", "koi8")):
-        return
+        return True
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(data, final=False)
+        if codecs.getincrementaldecoder("utf-8")().decode(data, final=False).isascii():
+            return False
     except UnicodeDecodeError:
-        return
+        return True
     raise UserError(f"{path}: is UTF-8 text, which --encoding {encoding} would garble: leave the option out")
 
 
