@@ -65,7 +65,8 @@ class PrepareOptions:
         separator, quoting, escape, encoding: see `Layout`.
         titles: a file with item titles, see ``rearec.data.preparation.titles.read_titles``.
         title_column: its column or field with the title; "title" unless given, or "name" for "yelp".
-        title_columns, title_separator: as ``columns`` and ``separator``, of the file with titles.
+        title_columns, title_separator, title_encoding: as ``columns``, ``separator`` and ``encoding``, of the file with
+            titles.
         missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it;
             "drop-null" keeps items whose title is there and blank.
     """
@@ -172,6 +173,7 @@ class PrepareOptions:
     title_separator: str | None = setting(
         "Between its fields.", panel=TITLES, metavar="TEXT", shown="by the file's name"
     )
+    title_encoding: str | None = setting("Its encoding.", panel=TITLES, metavar="NAME", shown="as --encoding")
     missing_titles: str | None = setting("Items without a title.", panel=TITLES, choices=MissingTitles, shown="error")
 
     def check(self) -> None:
@@ -192,7 +194,8 @@ class PrepareOptions:
     @property
     def title_layout(self) -> Layout:
         """How the file with titles is written, if it is a table."""
-        return Layout(self.title_separator, self.quoting, self.escape, self.encoding, _names(self.title_columns))
+        encoding = self.title_encoding or self.encoding
+        return Layout(self.title_separator, self.quoting, self.escape, encoding, _names(self.title_columns))
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -13,7 +13,9 @@ from rearec.errors import UserError
 
 __all__ = ["SourceFiles", "describe_parts", "find_files", "parts_by_name"]
 
-PART_IN_NAME = re.compile(r"(?:^|[._\s-])(train|training|valid|validation|val|dev|test|testing)(?=$|[._\s-])")
+PART_IN_NAME = re.compile(
+    r"(?:^|[._\s-])(train|training|valid|validation|val|dev|test|testing)(?:[._\s-]?(?:set|data)|\d+)?(?=$|[._\s-])"
+)
 PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
 # Of a folder, the files that a format may be in, before what they are compressed with.
 ENDINGS = {
@@ -68,17 +70,27 @@ def find_files(
         paths += found
         root = source if source.is_dir() else None
         named += [_parts_in(path, root) for path in found]
-    seen: dict[Path, Path] = {}
+    seen: set[object] = set()
     for path in paths:
-        if path.resolve() in seen:
+        known = _identity(path)
+        if known in seen:
             raise UserError(f"{path}: given twice; expected different files")
-        seen[path.resolve()] = path
+        seen.add(known)
     natural = sorted(range(len(paths)), key=lambda index: natural_key(str(paths[index])))
     texts = [str(path) for path in paths]
     if not keep_order and texts == sorted(texts) and natural != list(range(len(paths))):
         paths, named = [paths[index] for index in natural], [named[index] for index in natural]
         notes.append(f"files are read in natural order: {_some([path.name for path in paths])}")
     return SourceFiles(paths, None, tuple(named), tuple(notes))
+
+
+def _identity(path: Path) -> object:
+    """What two names of one file have in common, links or not."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.resolve()
+    return found.st_dev, found.st_ino
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
@@ -99,7 +111,7 @@ def _spelled_out(source: Path, format: str, any_ending: bool, notes: list[str]) 
         return [source]
     found = [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
     if not found:
-        raise UserError(f"{source}: no file fits this pattern")
+        raise UserError(f"{source}: no such file, and no file fits this pattern")
     return sorted(found, key=lambda path: natural_key(str(path)))
 
 
@@ -134,7 +146,8 @@ def _ending(path: Path) -> str:
 def _parts_in(path: Path, root: Path | None) -> frozenset[int]:
     """The parts that the file's name speaks of, or else that of a folder from the source on."""
     names = [path.name] if root is None else [path.name, *reversed(path.relative_to(root).parts[:-1]), root.name]
-    for name in names:
+    # Capitals begin words: trainData.
+    for name in (re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in names):
         found = frozenset(PARTS[word] for word in PART_IN_NAME.findall(name.lower()))
         if found:
             return found

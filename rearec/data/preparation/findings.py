@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -19,6 +20,12 @@ MISSING |= {"missing", "?", "-", "nat", "(null)", "[null]"}
 # More events than this share of all are not those of one user or item.
 LARGE_SHARE = 0.1
 MOST_NAMED = 5
+# What stands around ids that were cut at the wrong place.
+REMNANTS = " \t\"'`,;:|()[]{}"
+LISTED = re.compile(r"[\[(]?\s*['\"]?[\w-]+['\"]?(\s*[,|]\s*['\"]?[\w-]+['\"]?)+\s*[\])]?")
+ROUNDED = re.compile(r"\d(\.\d+)?E\+\d\d")
+# From 1973 on, in what the timestamps count.
+LATE = {"number": 10**8, "us": 10**14, "ns": 10**17}
 
 
 def describe_findings(
@@ -79,6 +86,7 @@ def _describe_suspects(source: Interactions | HistoryRows) -> str:
         found += _missing_values(what, tokens, counts)
         found += _large_shares(what, tokens, counts)
         found += _twins(what, tokens)
+        found += _remnants(what, tokens)
     if isinstance(source, Interactions) and source.times is not None:
         found += _odd_times(source)
     return "; ".join(found) or "nothing"
@@ -96,7 +104,8 @@ def _missing_values(what: str, tokens: Sequence[str], counts: NDArray[np.int64])
     for code, token in enumerate(tokens):
         if token.strip().lower() in MISSING and counts[code]:
             share = f"{_percent(counts[code] / total)} of all interactions ({counts[code]:,} of {total:,})"
-            result.append(f"{what} {token!r} holds {share}: a missing value? --missing {token} drops such rows")
+            option = f"--missing {token}" if token.strip() else "--drop-incomplete"
+            result.append(f"{what} {token!r} holds {share}: a missing value? {option} drops such rows")
     return result
 
 
@@ -134,6 +143,23 @@ def _twins(what: str, tokens: Sequence[str]) -> list[str]:
     return result
 
 
+def _remnants(what: str, tokens: Sequence[str]) -> list[str]:
+    """Signs that another layout was meant, and ids that a spreadsheet has rounded."""
+    result = []
+    for place, sign in (("begin with", 0), ("end in", -1)):
+        mark = tokens[0][sign]
+        if mark in REMNANTS and all(token[sign] == mark for token in tokens):
+            result.append(f"all {what}s {place} {mark!r}, such as {tokens[0]!r}")
+    lists = [token for token in tokens if LISTED.fullmatch(token)]
+    if what == "item" and 2 * len(lists) > len(tokens):
+        result.append(f"items that look like lists: {len(lists):,}, such as {lists[0]!r}: --lists reads them")
+    rounded = [token for token in tokens if ROUNDED.fullmatch(token)]
+    if rounded:
+        example = f"such as {rounded[0]!r}: numbers that a spreadsheet has rounded"
+        result.append(f"{what}s written with an exponent: {len(rounded):,}, {example}")
+    return result
+
+
 def _canonical(token: str) -> str:
     """Without what the eye does not see: the form of its characters, blanks around and between, marks of no width."""
     composed = unicodedata.normalize("NFKC", token)
@@ -145,8 +171,9 @@ def _odd_times(source: Interactions) -> list[str]:
     values = source.times.values
     rest = values[values > 0]
     empty = np.count_nonzero(values <= 0)
-    if source.times.unit == "number" and empty and len(rest) and rest.min() >= 10**8:
-        return [f"{empty:,} timestamps are 0 or less, all others {rest.min()} or more"]
+    if empty and len(rest) and rest.min() >= LATE[source.times.unit]:
+        least = 0 if source.times.unit == "number" else "1970-01-01"
+        return [f"{empty:,} timestamps are {least} or less, all others {source.times.name(rest.min())} or more"]
     return []
 
 

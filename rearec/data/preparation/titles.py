@@ -32,7 +32,7 @@ def read_titles(
     """The title of each item that has one, empty if it is blank; the first, where an item has several rows.
 
     The file is a RecBole ``.item`` file, a ``.json`` file of one object ``{item: {title_column: title}}`` or
-    ``{item: title}``, or a table (csv, tsv, parquet, jsonl) with an item and a title column. With named columns a
+    ``{item: title}``, or a table (csv, tsv, parquet, json) with an item and a title column. With named columns a
     ``.item`` file is a table, as that of MovieLens 100K.
 
     Args:
@@ -49,7 +49,7 @@ def read_titles(
         fields = _first_object(path)
         item_column = next((name for name in names if name in fields), names[0])
         if extension(path) == ".json" and item_column not in fields:
-            return _from_json(path, title_column)
+            return _from_json(path, names, title_column)
         return _from_json_lines(path, item_column, title_column)
     else:
         table = read_table(path, [*names, title_column], layout, ids=names)
@@ -117,8 +117,11 @@ def _add_titles(result: dict[str, str], table: Table, item_column: str, title_co
             result[item] = title.strip()
 
 
-def _from_json(path: Path, title_column: str) -> dict[str, str]:
+def _from_json(path: Path, names: tuple[str, ...], title_column: str) -> dict[str, str]:
     value = read_json_file(path)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        table = read_json_lines(path, [*names, title_column])
+        return _from_table(table, next((name for name in names if table.has(name)), names[0]), title_column)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a json object {{item: {{{title_column!r}: title}}}}")
     result: dict[str, str] = {}

@@ -9,6 +9,7 @@ import polars as pl
 from rearec.data.interactions import HistoryRows, Interactions
 from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
+from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.selection import Roles
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.delimited import stream_delimited
@@ -33,11 +34,13 @@ def read_amazon2023(files: SourceFiles, options: PrepareOptions) -> Interactions
         if all(_add_history_rows(rows, path, options) for path in files.paths):
             return rows.build()
     builder = InteractionsBuilder(files, options)
+    further = [name for name in condition_columns(options.where) if name not in COLUMNS]
+    review = REVIEW | dict.fromkeys(further, pl.String())
     for path in files.paths:
         if extension(path) in JSON_LINES:
-            tables = stream_json_lines(path, REVIEW, ids=(USER, ITEM))
+            tables = stream_json_lines(path, review, optional=further, ids=(USER, ITEM), flags=further)
         else:
-            tables = stream_delimited(path, options.layout, COLUMNS, COLUMNS)
+            tables = stream_delimited(path, options.layout, (*COLUMNS, *further), COLUMNS)
         for table in tables:
             builder.add_table(table, Roles(USER, ITEM, RATING, (TIMESTAMP,)))
     return builder.build()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rearec.data.interactions import HistoryRows, Interactions, Place, Reading, Vocabulary
 from rearec.data.options import PrepareOptions
-from rearec.data.readers.conditions import parse_conditions
+from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.selection import Roles, select_rows
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.table import MissingValue, Table
@@ -52,7 +52,9 @@ class _Builder:
         self._used.update(dict.fromkeys((*roles.all, *further)))
         self._order.update(dict.fromkeys(roles.times))
         self._names.update(dict.fromkeys(table.names or table.frame.columns))
-        return select_rows(table, roles, self.options, self._dropped)
+        table = select_rows(table, roles, self.options, self._dropped)
+        _refuse_second_header(table, roles)
+        return table
 
     def _add_rows(self, path: Path, rows: NDArray[np.int64]) -> None:
         self._path.append(self.paths.index(path))
@@ -84,9 +86,20 @@ class _Builder:
 
     def _reading(self) -> Reading:
         used = [name for name in self._used if name in self._names]
-        conditions = {condition.column for condition in parse_conditions(self.options.where)}
+        conditions = condition_columns(self.options.where)
         unused = tuple(name for name in self._names if name not in self._used and name not in conditions)
         return Reading(tuple(self._order), tuple(used), unused, dict(self._dropped))
+
+
+def _refuse_second_header(table: Table, roles: Roles) -> None:
+    """UserError where a row holds the names of its columns: files were joined with their headers."""
+    columns = [table.column(name) for name in (roles.user, roles.item)]
+    if any(column.dtype != pl.String for column in columns):
+        return
+    again = (columns[0] == roles.user) & (columns[1] == roles.item)
+    if again.any():
+        row = table.rows[int(again.arg_max() or 0)]
+        raise UserError(f"{table.path}: row {row}: the header again; --missing {roles.user} drops such rows")
 
 
 class InteractionsBuilder(_Builder):

@@ -11,9 +11,9 @@ import polars as pl
 
 from rearec.errors import UserError
 
-__all__ = ["Condition", "parse_conditions"]
+__all__ = ["Condition", "condition_columns", "is_any_of", "parse_conditions"]
 
-FORM = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+FORM = re.compile(r"(.+?)(!=|<=|>=|==?|<|>)(.*)", re.DOTALL)
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 COMPARISONS: dict[str, Callable[[pl.Series, int | float], pl.Series]] = {
     "<": operator.lt,
@@ -41,7 +41,7 @@ class Condition:
         return f"{self.column}{self.sign}{','.join(self.values)}"
 
     def met(self, values: pl.Series) -> pl.Series:
-        """bool [n], where it holds; without a value only "!=" does. Numbers are equal however they are written.
+        """bool [n], where it holds; no value is the empty text. Numbers are equal however they are written.
 
         Raises:
             UserError: the values are lists or the like, or no numbers though they are to be compared as such.
@@ -50,11 +50,11 @@ class Condition:
             raise UserError(f"--where {self}: column {self.column!r} is of type {values.dtype}; expected single values")
         if self.sign in COMPARISONS:
             return self._compared(values)
-        names = [value.lower() if values.dtype == pl.Boolean else value for value in self.values]
-        if values.dtype == pl.Boolean:
-            names = [{"1": "true", "0": "false"}.get(name, name) for name in names]
-        wanted = _plain_numbers(pl.Series(names, dtype=pl.String)).to_list()
-        found = _plain_numbers(values.cast(pl.String)).is_in(wanted).fill_null(False)
+        # A value may hold commas itself.
+        names, text = [*self.values, ",".join(self.values)], values.cast(pl.String).fill_null("")
+        if text.is_in(["true", "false", ""]).all():
+            names = [{"1": "true", "0": "false"}.get(name, name.lower()) for name in names]
+        found = is_any_of(text, names)
         return found if self.sign == "=" else ~found
 
     def _compared(self, values: pl.Series) -> pl.Series:
@@ -88,11 +88,23 @@ def parse_conditions(where: Sequence[str]) -> list[Condition]:
         if found is None:
             forms = "column=value, column=value,value, column!=value or column>=number"
             raise UserError(f"--where {text!r}: expected {forms}")
-        condition = Condition(found[1].strip(), found[2], tuple(value.strip() for value in found[3].split(",")))
+        condition = Condition(
+            found[1].strip(), found[2].replace("==", "="), tuple(value.strip() for value in found[3].split(","))
+        )
         if condition.sign in COMPARISONS and not NUMBER.fullmatch(found[3]):
             raise UserError(f"--where {text!r}: {found[3]!r} is no number; {condition.sign} compares numbers")
         result.append(condition)
     return result
+
+
+def condition_columns(where: Sequence[str]) -> list[str]:
+    """The columns of the conditions, each once."""
+    return list(dict.fromkeys(condition.column for condition in parse_conditions(where)))
+
+
+def is_any_of(text: pl.Series, tokens: Sequence[str]) -> pl.Series:
+    """bool [n], where text is one of the tokens, blanks around it aside and 1.0 being 1; null where it is null."""
+    return _plain_numbers(text).is_in(_plain_numbers(pl.Series(tokens, dtype=pl.String)).to_list())
 
 
 def _plain_numbers(values: pl.Series) -> pl.Series:

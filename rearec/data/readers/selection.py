@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from rearec.data.options import PrepareOptions
-from rearec.data.readers.conditions import parse_conditions
+from rearec.data.readers.conditions import condition_columns, is_any_of, parse_conditions
 from rearec.data.tables.table import Table
 from rearec.data.tables.times import looks_like_times, parse_times
 from rearec.errors import UserError
@@ -46,8 +48,7 @@ def wanted_columns(options: PrepareOptions) -> list[str]:
     """The columns of a table that may be used."""
     roles = (*USER_NAMES, options.user_column, *ITEM_NAMES, options.item_column, "rating", options.rating_column)
     times = ("timestamp", options.timestamp_column, *(options.timestamp_column or "").split(","))
-    conditions = (condition.column for condition in parse_conditions(options.where))
-    return [name for name in dict.fromkeys((*roles, *times, *conditions)) if name]
+    return [name for name in dict.fromkeys((*roles, *times, *condition_columns(options.where))) if name]
 
 
 def id_columns(options: PrepareOptions) -> list[str]:
@@ -95,6 +96,8 @@ def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Co
     Raises:
         UserError: a column is missing, or lists of one row do not fit together.
     """
+    arrays = [name for name in table.frame.columns if isinstance(table.frame[name].dtype, pl.Array)]
+    table = replace(table, frame=table.frame.with_columns(table.frame[name].arr.to_list() for name in arrays))
     conditions = parse_conditions(options.where)
     listed = [condition for condition in conditions if isinstance(table.column(condition.column).dtype, pl.List)]
     for condition in conditions:
@@ -129,7 +132,7 @@ def _drop(table: Table, kept: pl.Series, why: str, dropped: Counter[str]) -> Tab
 
 
 def _is_missing(values: pl.Series, tokens: Sequence[str]) -> pl.Series:
-    return values.cast(pl.String, strict=False).str.strip_chars().is_in(list(tokens)).fill_null(False)
+    return is_any_of(values.cast(pl.String, strict=False), tokens).fill_null(False)
 
 
 def _is_filled(values: pl.Series) -> pl.Series:
@@ -170,7 +173,9 @@ def _spread_lists(table: Table, roles: Roles, further: Sequence[str], options: P
         ]
         frame = frame.with_columns(fitting)
     elif _are_text_lists(table, roles):
-        frame = frame.with_columns(_split_text(frame[name]) for name in (roles.item, *roles.times))
+        items = _split_text(frame[roles.item])
+        fitting = [_split_text(frame[name]) for name in names if name != roles.item]
+        frame = frame.with_columns(items, *(values for values in fitting if _fits(values, items.list.len())))
     lists = [name for name in names if isinstance(frame[name].dtype, pl.List)]
     if not lists:
         return table
@@ -219,7 +224,7 @@ def _split_text(values: pl.Series) -> pl.Series:
     """Text such as '[1, 2]', '1,2', '1|2' or '1 2' as lists of text."""
     if values.dtype != pl.String:
         return values
-    text = values.str.strip_chars().str.replace(r"^[\[(](.*)[\])]$", "$1").str.strip_chars()
+    text = values.str.strip_chars().str.replace(r"(?s)^[\[(](.*)[\])]$", "$1").str.strip_chars()
     separator = next((mark for mark in LIST_SEPARATORS if text.str.contains(mark, literal=True).any()), None)
     if separator is None:
         text, separator = text.str.replace_all(r"\s+", " "), " "
@@ -233,4 +238,27 @@ def _split_text(values: pl.Series) -> pl.Series:
         )
         .alias(text.name)
     )
-    return pieces.to_series()
+    lists = pieces.to_series()
+    # A quote that stands alone was cut off its text, which holds the separator itself.
+    cut = pl.element().str.contains(r"^['\"]") != pl.element().str.contains(r"['\"]$")
+    odd = lists.list.eval(cut).list.any().fill_null(False)
+    if not odd.any():
+        return lists
+    literal = [_literal_list(value) if is_odd else None for value, is_odd in zip(values, odd, strict=True)]
+    return pl.Series(
+        lists.name,
+        [part if part is not None else old for part, old in zip(literal, lists, strict=True)],
+        dtype=pl.List(pl.String),
+    )
+
+
+def _literal_list(text: str) -> list[str] | None:
+    """A list as json or Python writes it, None where it is none."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, (list, tuple)):
+            return [str(part) for part in value]
+    return None

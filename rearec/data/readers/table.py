@@ -5,6 +5,7 @@ from __future__ import annotations
 from rearec.data.interactions import Interactions
 from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
+from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.selection import find_roles, id_columns, wanted_columns
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.table_files import read_table
@@ -16,6 +17,7 @@ def read_tables(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from csv, tsv, parquet or json files, one a row, or a list of a user's items a row."""
     builder = InteractionsBuilder(files, options)
     for path in files.paths:
-        table = read_table(path, wanted_columns(options), options.layout, ids=id_columns(options))
+        flags = condition_columns(options.where)
+        table = read_table(path, wanted_columns(options), options.layout, id_columns(options), flags)
         builder.add_table(table, find_roles(table, options))
     return builder.build()

@@ -7,6 +7,7 @@ import polars as pl
 from rearec.data.interactions import Interactions
 from rearec.data.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
+from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.selection import Roles
 from rearec.data.source_files import SourceFiles
 from rearec.data.tables.json_lines import stream_json_lines
@@ -19,7 +20,9 @@ REVIEW = {"user_id": pl.String(), "business_id": pl.String(), "stars": pl.Float6
 def read_yelp(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from ``yelp_academic_dataset_review.json``; the dates have no zone and are taken as UTC."""
     builder = InteractionsBuilder(files, options)
+    further = [name for name in condition_columns(options.where) if name not in REVIEW]
+    review = REVIEW | dict.fromkeys(further, pl.String())
     for path in files.paths:
-        for table in stream_json_lines(path, REVIEW, ids=("user_id", "business_id")):
+        for table in stream_json_lines(path, review, optional=further, ids=("user_id", "business_id"), flags=further):
             builder.add_table(table, Roles("user_id", "business_id", "stars", ("date",)))
     return builder.build()

@@ -232,7 +232,7 @@ def _open_zstd(source: BinaryIO) -> io.RawIOBase:
 
 
 OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
-    "gzip": lambda source: gzip.GzipFile(fileobj=source),
+    "gzip": lambda source: gzip.GzipFile(fileobj=source, mode="rb"),
     "bzip2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
     "zstd": _open_zstd,

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from rearec.data.tables.files import line_blocks
+from rearec.data.tables.hints import looks_like_header
 from rearec.data.tables.layout import BLANKS, Layout
 from rearec.data.tables.quoting import Columns, read_likely_record
 from rearec.data.tables.records import Dialect, Fault, Record, Unfinished, read_record
@@ -22,6 +23,7 @@ __all__ = ["read_delimited", "stream_delimited"]
 
 # A record that is longer is taken for one whose last quote is missing.
 RECORD_BYTES = 1 << 26
+SEPARATOR_LINE = re.compile(rb'"?sep=([!-~\t])"?(?=\r*\n)')
 # One of these stands for a separator that is no single ASCII character; no text has all of them.
 CONTROLS = [bytes([code]) for code in (0x1F, 0x1E, 0x1D, 0x1C, *range(1, 9), *range(0xE, 0x1B))]
 
@@ -134,6 +136,16 @@ class _Reader:
         """Find the names of the columns; where the rows begin. Without a whole row there is nothing to find."""
         blank = re.match(rb"[\r\n]*", data)
         assert blank is not None
+        told = SEPARATOR_LINE.match(data, blank.end())
+        if told is not None:
+            # Excel's own first line.
+            if told[1].decode() != self.separator:
+                row = self._row + data.count(b"\n", 0, blank.end())
+                self._fail(
+                    row, f"fields are separated by {told[1].decode()!r}, it says: --separator {told[1].decode()!r}"
+                )
+            blank = re.compile(rb"[\r\n]*").match(data, told.end())
+            assert blank is not None
         begin, row = blank.end(), self._row + data.count(b"\n", 0, blank.end())
         if begin == len(data):
             return begin
@@ -178,6 +190,8 @@ class _Reader:
         for cell, name in zip(cells, given, strict=True):
             if cell.strip().casefold() == name.casefold():
                 self._fail(row, f"the file has a header ({name!r} is in its first row): leave --columns out")
+        if looks_like_header(cells):
+            self._fail(row, f"looks like a header ({', '.join(cells[:4])}): leave --columns out")
 
     def _set_names(self, names: list[str], width_source: str = "the first row has") -> None:
         self.names = names

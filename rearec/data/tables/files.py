@@ -11,7 +11,7 @@ from typing import BinaryIO
 from rearec.data.tables.compression import inner_name, opened
 from rearec.errors import UserError
 
-__all__ = ["extension", "line_blocks", "read_bytes", "read_lines", "read_text"]
+__all__ = ["BEGIN_BYTES", "extension", "line_blocks", "read_bytes", "read_lines", "read_text", "refuse_other_kinds"]
 
 BLOCK_BYTES = 1 << 24
 MARK = "\ufeff"
@@ -23,6 +23,16 @@ WIDE_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+# What a file may be in place of the text that is looked for, by what it begins with in lower case.
+OTHER_KINDS = {
+    b"<!doctype html": "a web page, not data: the download was answered by a page to read",
+    b"<html": "a web page, not data: the download was answered by a page to read",
+    b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS, not the file itself: git lfs pull fetches it",
+    b"par1": "a parquet file: let its name end in .parquet",
+}
+
+BEGIN_BYTES = 64
 
 
 def read_bytes(path: Path) -> bytes:
@@ -64,7 +74,7 @@ def line_blocks(path: Path, size: int = BLOCK_BYTES, encoding: str = "utf-8") ->
                 if empty and block.isspace():
                     line += [block, data[end:]]
                     continue
-                yield _checked(path, block, row)
+                yield _checked(path, block, row, first=empty)
                 row += block.count(b"\n")
                 empty = False
             line.append(data[end:])
@@ -72,14 +82,14 @@ def line_blocks(path: Path, size: int = BLOCK_BYTES, encoding: str = "utf-8") ->
     if empty and (not rest or rest.isspace()):
         raise UserError(f"{path}: the file is empty")
     if rest:
-        yield _checked(path, rest, row)
+        yield _checked(path, rest, row, first=empty)
 
 
 def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[bytes]:
     """The text in pieces, as UTF-8."""
     utf8 = codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
     decoder = codecs.getincrementaldecoder("utf-8" if utf8 else encoding)()
-    row, first, done = 1, True, False
+    row, first, done, checked = 1, True, False, False
     while not done:
         data = file.read(max(size, MARK_BYTES))
         done = not data
@@ -100,8 +110,26 @@ def _decoded(path: Path, file: BinaryIO, size: int, encoding: str) -> Iterator[b
             first = False
             encoded = encoded.removeprefix(MARK.encode())
         row += encoded.count(b"\n")
+        if not utf8 and not checked and not data.isascii():
+            checked = _refuse_utf8(path, data, encoding)
         if encoded:
             yield encoded
+
+
+def _refuse_utf8(path: Path, data: bytes, encoding: str) -> bool:
+    """UserError where text is UTF-8, which an encoding of a byte a character would take for other characters.
+
+    Returns:
+        Whether the data can tell.
+    """
+    if not codecs.lookup(encoding).name.startswith(("iso8859", "cp125", "cp437", "cp850", "mac", "koi8")):
+        return True
+    try:
+        if codecs.getincrementaldecoder("utf-8")().decode(data, final=False).isascii():
+            return False
+    except UnicodeDecodeError:
+        return True
+    raise UserError(f"{path}: is UTF-8 text, which --encoding {encoding} would garble: leave the option out")
 
 
 def _undecodable(path: Path, row: int, byte: int, encoding: str, utf8: bool) -> str:
@@ -110,13 +138,27 @@ def _undecodable(path: Path, row: int, byte: int, encoding: str, utf8: bool) -> 
     return f"{path}: row {row}: not {encoding} text (byte 0x{byte:02x})"
 
 
-def _checked(path: Path, block: bytes, row: int) -> bytes:
-    """The block; UserError where it holds what no text does: what is left of a file that was not written to its end."""
+def _checked(path: Path, block: bytes, row: int, first: bool) -> bytes:
+    """The block; UserError where it holds what no text does: what is left of a file that was not written to its end.
+
+    Args:
+        first: whether the file begins with it; it is no data then if it looks like a page or a pointer in its place.
+    """
+    if first:
+        refuse_other_kinds(path, block[:BEGIN_BYTES])
     at = block.find(b"\0")
     if at >= 0:
         row += block.count(b"\n", 0, at)
         raise UserError(f"{path}: row {row}: a NUL byte: the file is damaged, or in UTF-16 (--encoding utf-16-le)")
     return block
+
+
+def refuse_other_kinds(path: Path, begin: bytes) -> None:
+    """UserError where a file that begins so is a page or a pointer in place of the data, or a parquet file."""
+    found = begin.lstrip().lower()
+    other = next((what for mark, what in OTHER_KINDS.items() if found.startswith(mark)), None)
+    if other is not None:
+        raise UserError(f"{path}: {other}")
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:

@@ -23,7 +23,13 @@ __all__ = ["JSON_LINES", "read_json_lines", "stream_json_lines"]
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
-def read_json_lines(path: Path, columns: Sequence[str], ids: Container[str] = (), encoding: str = "utf-8") -> Table:
+def read_json_lines(
+    path: Path,
+    columns: Sequence[str],
+    ids: Container[str] = (),
+    encoding: str = "utf-8",
+    flags: Container[str] = (),
+) -> Table:
     """One object per line, in json or as Python writes it, or one json array of objects; blank lines are skipped.
 
     Of the fields only ``columns`` are kept, as text; a column of lists as lists of text. What is no number (NaN,
@@ -31,12 +37,13 @@ def read_json_lines(path: Path, columns: Sequence[str], ids: Container[str] = ()
 
     Args:
         ids: columns that hold text or whole numbers.
+        flags: columns that may hold true and false, which are then text.
 
     Raises:
         UserError: the file cannot be read or has no rows, a line is no object, or a value is a flag or an object, or a
             list where others are none.
     """
-    builder = RecordsBuilder(path, columns, ids, lists=True)
+    builder = RecordsBuilder(path, columns, ids, lists=True, flags=flags)
     blocks = line_blocks(path, encoding=encoding)
     next_row = 1
     for block in blocks:
@@ -59,14 +66,18 @@ def read_json_lines(path: Path, columns: Sequence[str], ids: Container[str] = ()
 
 
 def stream_json_lines(
-    path: Path, columns: Mapping[str, pl.DataType], optional: Container[str] = (), ids: Container[str] = ()
+    path: Path,
+    columns: Mapping[str, pl.DataType],
+    optional: Container[str] = (),
+    ids: Container[str] = (),
+    flags: Container[str] = (),
 ) -> Iterator[Table]:
     """Objects, one per line, as tables of some of the rows, for files beyond the memory; every column is there.
 
     Args:
         columns: their types as they are written in most files; where a block has others its columns are text.
         optional: columns that may have no value.
-        ids: columns that hold text or whole numbers.
+        ids, flags: as in `read_json_lines`.
 
     Raises:
         UserError: as in `read_json_lines`, or a value is a list.
@@ -81,7 +92,7 @@ def stream_json_lines(
         required = [] if frame is None else [name for name in columns if name not in optional]
         if frame is None or frame.height < lines or any(frame[name].has_nulls() for name in required):
             # Anything unusual: line by line, which knows the row and the fault.
-            builder = RecordsBuilder(path, list(columns), ids, lists=False)
+            builder = RecordsBuilder(path, list(columns), ids, lists=False, flags=flags)
             _add_lines(builder, block, next_row)
             table = builder.table()
             missing = [pl.lit(None, pl.String).alias(name) for name in columns if not table.has(name)]
@@ -129,11 +140,14 @@ def _parse_with_polars(
 
 
 def _refuse_spread_object(path: Path, data: bytes, columns: Sequence[str]) -> None:
-    """UserError where the file is one object that spans lines."""
+    """UserError where the file is one object that spans lines, or begins with one."""
+    text = data.decode("utf-8").lstrip()
     try:
-        value = json.loads(data)
+        value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not text[end:].strip():
         refuse_single_object(path, value, columns)
         raise UserError(f"{path}: one json object over several lines; expected one object per line")
+    if isinstance(value, dict) and "\n" in text[:end]:
+        raise UserError(f"{path}: json objects over several lines; expected one object per line, or one array of them")

@@ -22,12 +22,22 @@ WHITE = " \t\r\n"
 
 
 class RecordsBuilder:
-    """A table from objects, one after the other; ``lists``: a column may hold a list in every row."""
+    """A table from objects, one after the other.
 
-    def __init__(self, path: Path, columns: Sequence[str], ids: Container[str], lists: bool) -> None:
+    Args:
+        columns: those to keep.
+        ids: columns that hold text or whole numbers.
+        lists: a column may hold a list in every row.
+        flags: columns that may hold true and false.
+    """
+
+    def __init__(
+        self, path: Path, columns: Sequence[str], ids: Container[str], lists: bool, flags: Container[str] = ()
+    ) -> None:
         self.path = path
         self.ids = ids
         self.lists = lists
+        self.flags = flags
         self.rows: list[int] = []
         # A column exists if any object has it; json null is a value that is missing.
         self.names: dict[str, None] = {}
@@ -84,6 +94,8 @@ class RecordsBuilder:
     def _scalar(self, row: int, name: str, value: Any) -> str | None:
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None
+        if isinstance(value, bool) and name in self.flags:
+            return str(value).lower()
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             if self.lists and len(self.rows) == 1:
                 refuse_single_object(self.path, self._first[0], self._values)
@@ -159,6 +171,11 @@ def _skip_white(text: str, at: int) -> int:
     return at
 
 
+def _is_typed(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a value with its type, as MongoDB writes it: {"$oid": "5f"}."""
+    return any(key.startswith("$") for key in value)
+
+
 def refuse_single_object(path: Path, value: Mapping[str, Any], columns: Container[str]) -> None:
     """UserError where a file's only object holds many rows: in another form that pandas writes, or lists per user."""
     keys = set(value)
@@ -169,7 +186,7 @@ def refuse_single_object(path: Path, value: Mapping[str, Any], columns: Containe
         orient = "split"
     elif {"schema", "data"} <= keys:
         orient = "table"
-    elif any(isinstance(value[name], dict) for name in keys if name in columns):
+    elif objects and any(name in columns for name in keys) and not any(_is_typed(part) for part in parts):
         orient = "columns"
     elif objects and any(name in columns for part in parts for name in part):
         orient = "index"

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.tables.hints import header_hint
+from rearec.data.tables.hints import width_hint
 from rearec.data.tables.quoting import Columns, read_likely_record
 from rearec.data.tables.records import Dialect, Fault, Record, Unfinished, read_record
 from rearec.data.tables.table import SAMPLE_ROWS
@@ -56,6 +56,7 @@ class RowParser:
         self.doubtful = doubtful
         self._unique_names = _unique(names)
         self._likeness: Columns | None = None
+        self._first_row: int | None = None
 
     def parse(self, data: bytes, dialect: Dialect, wanted: list[int], first_row: int, final: bool) -> Rows:
         """The columns ``wanted`` (by their numbers) of whole lines, of which the first is ``first_row``.
@@ -66,6 +67,8 @@ class RowParser:
         Raises:
             UserError: a row has too many fields, or its quotes are wrong or doubtful.
         """
+        if self._first_row is None:
+            self._first_row = first_row
         lines = _measure(data, dialect.separator)
         returns = data.count(b"\r") != data.count(b"\r\n")
         if returns or (dialect.quotes and b'"' in data) or (dialect.escape and dialect.escape.encode() in data):
@@ -176,7 +179,8 @@ class RowParser:
         return record
 
     def _fail_width(self, row: int, width: int) -> NoReturn:
-        hint = header_hint(self.names) if len(self.names) == 1 else ""
+        # Where the row below the header has more already, it is the header that is wrong.
+        hint = width_hint(width, self.names) if row == self._first_row or len(self.names) == 1 else ""
         raise UserError(f"{self.path}: row {row}: {width} fields, but {self.width_source} {len(self.names)}{hint}")
 
 

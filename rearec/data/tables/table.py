@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.tables.hints import header_hint
+from rearec.data.tables.hints import header_hint, near_hint
 from rearec.data.tables.times import FLOAT64_DIGITS, FLOAT64_WHOLE, NO_DATES, Times, parse_times
 from rearec.errors import UserError
 
@@ -61,7 +61,8 @@ class Table:
         if column not in self.frame.columns:
             names = self.names or tuple(self.frame.columns)
             known = ", ".join(map(repr, names)) or "(none)"
-            raise UserError(f"{self.path}: no column {column!r}; the columns are {known}{header_hint(names)}")
+            hint = near_hint(names, column) or header_hint(names)
+            raise UserError(f"{self.path}: no column {column!r}; the columns are {known}{hint}")
         if self.names.count(column) > 1:
             raise UserError(f"{self.path}: the column {column!r} occurs more than once")
         return self.frame[column]
@@ -74,7 +75,8 @@ class Table:
         """
         values = self.column(column)
         text = values.dtype in (pl.String, pl.Categorical) or isinstance(values.dtype, pl.Enum)
-        if not text and not values.dtype.is_integer():
+        whole = values.dtype.is_integer() or (isinstance(values.dtype, pl.Decimal) and values.dtype.scale == 0)
+        if not text and not whole:
             self._fail_type(column, values.dtype, "text or whole numbers")
         values = values.cast(pl.String)
         self._check_filled(values.is_null() | (values == ""), column)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rearec.data.tables.compression import is_plain
+from rearec.data.tables.compression import is_plain, opened
 from rearec.data.tables.delimited import read_delimited
-from rearec.data.tables.files import extension, line_blocks, read_bytes
+from rearec.data.tables.files import BEGIN_BYTES, extension, line_blocks, read_bytes, refuse_other_kinds
 from rearec.data.tables.hints import sniff_hint
 from rearec.data.tables.json_lines import JSON_LINES, read_json_lines
 from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
@@ -29,13 +29,20 @@ BINARY = (".feather", ".arrow", ".ipc", ".orc", ".avro", ".pkl", ".pickle", ".h5
 SNIFFED = 1 << 16
 
 
-def read_table(path: Path, columns: Sequence[str], layout: Layout = DEFAULT_LAYOUT, ids: Container[str] = ()) -> Table:
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    layout: Layout = DEFAULT_LAYOUT,
+    ids: Container[str] = (),
+    flags: Container[str] = (),
+) -> Table:
     """A table, its kind told by the extension (before those of compressions): csv, tsv, txt, parquet or json.
 
     Args:
         columns: the columns that may be used; only these are kept, and of parquet decoded.
         layout: of a text table; its separator is the extension's own unless given (a comma for csv, a tab otherwise).
         ids: columns that hold text or whole numbers; json is checked for it.
+        flags: columns that may hold true and false also in json.
 
     Raises:
         UserError: the file cannot be read, or has an unknown extension and no separator is given.
@@ -46,7 +53,7 @@ def read_table(path: Path, columns: Sequence[str], layout: Layout = DEFAULT_LAYO
     if kind in PARQUET:
         return _read_parquet(path, columns)
     if kind in JSON_LINES:
-        return read_json_lines(path, columns, ids, layout.encoding)
+        return read_json_lines(path, columns, ids, layout.encoding, flags)
     if layout.separator is None and kind not in SEPARATORS:
         if kind in BINARY:
             raise UserError(f"{path}: unknown kind of table {kind!r}; write it as parquet or csv")
@@ -81,6 +88,10 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
         sample = sample.head(SAMPLE_ROWS)
         return filled_table(path, frame, np.arange(height) + 1, tuple(names), sample.collect())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        with opened(path) as file:
+            begin = file.read(BEGIN_BYTES)
+        if not begin.startswith(b"PAR1"):
+            refuse_other_kinds(path, begin)
         raise UserError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from None
 
 
