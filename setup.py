@@ -40,7 +40,7 @@ DEFAULT_CUDA_ARCHS = "80;90a;100"
 
 
 def environment_switch(name: str, default: str, allowed: tuple[str, ...]) -> str:
-    value = os.environ.get(name, default).strip().lower()
+    value = (os.environ.get(name) or default).strip().lower()
     if value not in allowed:
         raise SystemExit(f"{name}={value!r}: expected one of {', '.join(allowed)}")
     return value

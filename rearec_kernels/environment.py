@@ -26,8 +26,8 @@ def is_on(name: str) -> bool:
     return value == "1"
 
 
-def whole_number(name: str, default: int, most: int) -> int:
-    """The variable as a number from 0 to `most`, `default` where it is unset.
+def whole_number(name: str, unit: str, default: int, most: int) -> int:
+    """The variable as a number of `unit` from 0 to `most`, `default` where it is unset.
 
     Raises:
         ValueError: it is no such number.
@@ -36,7 +36,7 @@ def whole_number(name: str, default: int, most: int) -> int:
     if not value:
         return default
     if not (value.isascii() and value.isdigit()) or len(value) > 20 or int(value) > most:
-        raise ValueError(f"{name} must be a whole number from 0 to {most}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of {unit}, {most} at most, got {value!r}")
     return int(value)
 
 

@@ -18,7 +18,7 @@ from rearec_kernels.environment import whole_number
 _LARGE_BYTES = 1 << 20
 
 
-_limit = whole_number("REAREC_CPU_CACHE_MB", default=512, most=1 << 40) << 20
+_limit = whole_number("REAREC_CPU_CACHE_MB", "megabytes", default=512, most=1 << 40) << 20
 _C.set_recycling_limit(_limit)
 
 
