@@ -49,7 +49,9 @@ def finish(dataset: SequenceDataset, data: Path, run: Run, folder: Path) -> None
     model.save_pretrained(place.path)
     place.metrics_file.write_text("epoch,train_seconds,valid_seconds\n1,50,10\n2,20,10\n")
     result = {"best_epoch": 1, "epochs": 2, "stopped_early": False, "parameters": 1}
-    result |= {split: evaluate(model, dataset, split, floors=split == "test") for split in ("valid", "test")}  # type: ignore[arg-type]
+    for split in ("valid", "test"):
+        exclude = run.options.exclude_seen
+        result[split] = evaluate(model, dataset, split, exclude_seen=exclude, floors=split == "test")  # type: ignore[arg-type]
     write_json(place.result_file, result)
 
 
@@ -116,11 +118,17 @@ def test_every_table_and_figure_has_its_page_with_all_it_refers_to(make: Make, t
         assert f"rearec reproduce {name} small --out out" in text
         for words in ("fingerprint", "torch", "written 20"):
             assert words in text
+        assert f"seen items {result['seen']}" in text
         assert ("trainings are finished" in text) == (name not in ("table1", "table4"))
         assert "Missing" not in text
     # nothing is left over that no page refers to
     pages = "".join(page.read_text() for page in out.glob("*.md"))
     assert all(f"({path.name})" in pages for path in out.iterdir() if path.suffix in (".csv", ".png"))
+    # whatever ranks says among what
+    unranked = re.compile("table1|table4-sasrec|fig9-sasrec")
+    for path in out.glob("*.csv"):
+        rows = read_csv(path)
+        assert {row.get("seen") for row in rows} == {None if unranked.fullmatch(path.stem) else result["seen"]}, path
 
 
 def test_runs_are_shared_between_tables_and_figures(data: Path) -> None:
@@ -156,13 +164,20 @@ def test_runs_are_shared_between_tables_and_figures(data: Path) -> None:
     assert {("erl", True, False), ("erl", False, False), ("prl", False, True), ("prl", False, False)} <= terms
 
 
-def test_table_2_has_means_deviations_and_paired_gains_over_seeds(make: Make, data: Path, tmp_path: Path) -> None:
-    make("table2", backbones=["sasrec"], methods=["prl"], seeds=2)
+@pytest.mark.parametrize("exclude", [False, True], ids=["kept", "excluded"])
+def test_table_2_has_means_deviations_and_paired_gains_over_seeds(
+    make: Make, data: Path, tmp_path: Path, exclude: bool
+) -> None:
+    settings = {"exclude_seen": exclude}
+    report = make("table2", backbones=["sasrec"], methods=["prl"], seeds=2, settings=settings)
+    assert report["seen"] == ("excluded" if exclude else "kept")
     out, dataset = tmp_path / "out", load_dataset(data)
-    plan = Plan(dataset, seeds=2, settings=SETTINGS)
+    plan = Plan(dataset, seeds=2, settings=SETTINGS | settings)
     ranks = {
         method: [
-            rank_rows(ReaRec.from_pretrained(run.folder(out / "runs").path), dataset, "test").final
+            rank_rows(
+                ReaRec.from_pretrained(run.folder(out / "runs").path), dataset, "test", exclude_seen=exclude
+            ).final
             for run in plan.over_seeds(method)
         ]
         for method in ("base", "prl")
@@ -183,7 +198,7 @@ def test_table_2_has_means_deviations_and_paired_gains_over_seeds(make: Make, da
     half = 196 * (prl - base).mean(axis=0).std(ddof=1) / 40**0.5 / base.mean()
     assert float(gain["high_%"]) - float(gain["low_%"]) == pytest.approx(2 * half, rel=0.15)
     text = (out / "table2.md").read_text()
-    assert "± is the standard deviation over 2 seeds" in text
+    assert f"full catalogue, seen items {report['seen']}; ± is the standard deviation over 2 seeds" in text
     assert "| sasrec | prl |" in text and f"{percent:+.1f} %" in text
     # 1.5 minutes for each of the four trainings
     assert "4 of 4 trainings are finished, 6.0 minutes in all" in text
