@@ -157,7 +157,9 @@ def test_demo_and_download_name_folders_as_they_are(place: Path, monkeypatch: py
     metrics = rank_metrics(np.asarray([0, 3]))
     plots = {"steps": str(place / "steps.png")}
     report: dict[str, Any] = dict.fromkeys(("popularity", "markov", "base", "erl", "prl"), metrics)
-    monkeypatch.setattr("rearec.demo.run_demo", lambda *_, **__: {**report, "seen": "kept", "plots": plots, "seconds": 1.0})
+    monkeypatch.setattr(
+        "rearec.demo.run_demo", lambda *_, **__: {**report, "seen": "kept", "plots": plots, "seconds": 1.0}
+    )
     lines = run("demo", "--out", place / "demo").stdout.splitlines()
     assert f"plot of steps: {visible(str(place / 'steps.png'))}" in lines
     assert any(
