@@ -21,7 +21,7 @@ REAREC_INLINE vfloat exp_or_zero(vfloat x) {
   p = p * r + 2.4022242083e-1f;
   p = p * r + 6.9314697760e-1f;
   p = p * r + 1.0f;
-  const vint exponent = (bits_of(shifted) << 23) + bits_of(broadcast(1.0f));
+  const vuint exponent = ((vuint)shifted << 23) + (vuint)broadcast(1.0f);  // may overflow where the result is 0
   return x < -64.0f ? vfloat{} : p * (vfloat)exponent;
 }
 REAREC_INLINE float exp_or_zero(float x) { return exp_or_zero(broadcast(x))[0]; }
