@@ -24,7 +24,6 @@ from libraries.entries import ENTRIES, REQUIREMENTS, Entry
 from libraries.quality import evaluated, metrics, without
 from libraries.run import run
 from libraries.task import Sequences, Sizes, Task
-from rearec.metrics import rank_metrics
 from reporting.peers import section
 from reporting.records import load
 
@@ -32,6 +31,7 @@ from rearec.data import SequenceDataset, save_dataset
 from rearec.data.synthetic import paper_shaped
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
+from rearec.evaluation.metrics import rank_metrics
 from rearec.reasoning import ReaRec
 
 SMALL = Sizes(dim=16, layers=1, heads=2, ffn=16, max_len=8, rows=64)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from rearec.metrics import row_metrics
 
 from libraries.task import IntArray, Sequences
+from rearec.evaluation.metrics import row_metrics
 
 METRICS = ("ndcg@10", "recall@10", "ndcg@20", "recall@20")
 TOP = 20

@@ -71,7 +71,7 @@ def rows_sorted_on_the_host(
     prefixes, slots = problem.prefix[0].shape[:2]
     index = change(problem.rows().index(prefixes, slots, torch.device("cpu")))
     rows = PrefixRows(problem.start.to(device))
-    rows._indices[prefixes, slots] = RowIndex(*(x.to(device) for x in index))
+    rows._indices.append((prefixes, slots, RowIndex(*(x.to(device) for x in index))))
     return rows
 
 

@@ -22,6 +22,7 @@ if triton_support.INTERPRETED:
     import interpreter
 
     interpreter.guard_bfloat16()
+    interpreter.multiply_evenly()
     interpreter.patch_once_per_launch()
 
 

@@ -95,20 +95,24 @@ torch.manual_seed(0)
 print(rk.build_info()["isa"])
 for dtype in (torch.float32, torch.bfloat16):
     for width in (8, 20, 32, 64, 128, 256):
-        k, v = (torch.randn(3, 37, 2, width, dtype=torch.float64) for _ in range(2))
-        q = torch.randn(3, 4, width, dtype=torch.float64)
-        results = []
-        for kind, backend in ((torch.float64, "reference"), (dtype, "reference"), (dtype, "cpu")):
-            leaves = [x.to(kind).requires_grad_() for x in (k, v, q)]
-            with rk.use_backend(backend):
-                cache = rk.ReasoningCache.from_prefix(*leaves[:2], max_tokens=1)
-                new = leaves[2][:, :2]
-                out = rk.cached_reason_attention(leaves[2], new, new, cache, dropout_p=0.2, seed=1)
-            results.append([out.detach(), *torch.autograd.grad(out.double().square().sum(), leaves)])
-        exact, eager, native = results
-        error = lambda got: max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(got, exact))
-        bound = max(2 * error(eager), 4 * torch.finfo(dtype).eps)
-        assert error(native) <= bound, (dtype, width, error(native), error(eager))
+        # One draw may spare either of them by chance: the errors of several are compared.
+        errors = torch.zeros(2, dtype=torch.float64)
+        for draw in range(8):
+            k, v = (torch.randn(3, 37, 2, width, dtype=torch.float64) for _ in range(2))
+            q = torch.randn(3, 4, width, dtype=torch.float64)
+            results = []
+            for kind, backend in ((torch.float64, "reference"), (dtype, "reference"), (dtype, "cpu")):
+                leaves = [x.to(kind).requires_grad_() for x in (k, v, q)]
+                with rk.use_backend(backend):
+                    cache = rk.ReasoningCache.from_prefix(*leaves[:2], max_tokens=1)
+                    new = leaves[2][:, :2]
+                    out = rk.cached_reason_attention(leaves[2], new, new, cache, dropout_p=0.2, seed=1 + draw)
+                results.append([out.detach(), *torch.autograd.grad(out.double().square().sum(), leaves)])
+            exact, *others = results
+            for index, got in enumerate(others):
+                errors[index] += max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(got, exact))
+        eager, native = (errors / 8).tolist()
+        assert native <= max(2 * eager, 4 * torch.finfo(dtype).eps), (dtype, width, native, eager)
 """
 
 

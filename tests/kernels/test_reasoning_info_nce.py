@@ -173,7 +173,9 @@ def test_groups_of_hundreds_of_rows_in_a_row(backend: str, assert_as_accurate: C
         got = problem.kernel(torch.float32, "none")
     eager, exact = problem.plain(torch.float32, "none"), problem.plain(torch.float64, "none")
     for result, plain, true in zip(got, eager, exact, strict=True):
-        assert_as_accurate(result, plain, true)
+        # On some processors the product adds 1,500 terms one by one where plain PyTorch's adds blocks of them: then the
+        # roundings of the sum walk at random, half a unit each.
+        assert_as_accurate(result, plain, true, magnitude=1500**0.5 / 2 * float(true.abs().max()))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
 
@@ -46,6 +47,23 @@ def _refusing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(self, *arguments, **options)
 
     return guarded
+
+
+def multiply_evenly() -> None:
+    """Products of float32 are rounded once from now on.
+
+    NumPy's own depend on the shape of the tile and the place in it on some processors, so that a probability that is
+    computed again differs from the first one; those of a GPU do not.
+    """
+    create_dot = interpreter.InterpreterBuilder.create_dot
+
+    def create_even_dot(self: Any, a: Any, b: Any, d: Any, *options: Any, **named: Any) -> Any:
+        if d.data.dtype != np.float32 or a.data.dtype != np.float32 or b.data.dtype != np.float32:
+            return create_dot(self, a, b, d, *options, **named)
+        product = np.matmul(a.data, b.data, dtype=np.float64).astype(np.float32)
+        return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_dot = create_even_dot
 
 
 def patch_once_per_launch() -> None:
