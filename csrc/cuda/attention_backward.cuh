@@ -224,11 +224,13 @@ __global__ void __launch_bounds__(kThreads, 5)
   const int token = static_cast<int>(index / kv_heads % tokens), row = static_cast<int>(index / kv_heads / tokens);
   const int64_t group = shape.heads / shape.kv_heads;
   const int head_dim = static_cast<int>(shape.head_dim);
+  // Earlier new tokens do not see it: what their queries hold, NaN perhaps, is left alone.
+  const int64_t unseen = token - (shape.tokens - shape.queries);
   HeadVector<L> grad_k, grad_v;
   grad_k.zero();
   grad_v.zero();
   for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    for (int64_t query = 0; query < shape.queries; ++query) {
+    for (int64_t query = unseen > 0 ? unseen : 0; query < shape.queries; ++query) {
       const int64_t at = ((row * shape.heads + head) * shape.queries + query) * shape.tokens + token;
       const int64_t offset = ((row * shape.queries + query) * shape.heads + head) * head_dim;
       HeadVector<L> vector;

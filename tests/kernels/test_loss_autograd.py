@@ -226,7 +226,8 @@ def test_activation_checkpointing_may_recompute_with_another_backend(backend: st
             with use_backend(second):
                 loss.backward()
             for a, b in zip(x, expected, strict=True):
-                torch.testing.assert_close(a.grad, b)
+                # Two backends round the same sums in another order: by what the largest of them is.
+                torch.testing.assert_close(a.grad, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
 @every_loss
