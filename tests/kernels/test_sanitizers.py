@@ -90,7 +90,7 @@ def test_clean(tmp_path: Path) -> None:
         done = subprocess.run([compiler, *FLAGS, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    sources = [CSRC / "bindings.cpp", *sorted(CSRC.glob("cpu/*.cpp"))]
+    sources = [*sorted(CSRC.glob("*.cpp")), *sorted(CSRC.glob("cpu/*.cpp"))]
     objects = [tmp_path / f"{path.name}.o" for path in sources]
     with ThreadPoolExecutor(2) as pool:
         [*pool.map(lambda pair: build(["-c", str(pair[0]), "-o", str(pair[1])]), zip(sources, objects, strict=True))]

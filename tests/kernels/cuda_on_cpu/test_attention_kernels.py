@@ -65,9 +65,6 @@ MUTATIONS = {
     "dropout looks at the wrong bit": Mutation(
         FORWARD, "dropped >> (u * L::kVectors + L::vector()) & 1", "dropped >> (u + L::vector()) & 1", "none"
     ),
-    "slots that nobody sees stay unwritten": Mutation(
-        BACKWARD, "dscores[i] = i >= begin && i < end ?", "if (i >= begin && i < end) dscores[i] = true ?", "none"
-    ),
     "reads beyond the head": Mutation(
         "head_vector.cuh", "if (wanted && L::element(i) < head_dim) word[i]", "if (wanted) word[i]", "address"
     ),
