@@ -24,9 +24,10 @@ namespace rearec {
 namespace {
 
 constexpr int64_t kMillisecond = 1000 * 1000;
-constexpr int64_t kLongWait = kMillisecond;  // the scheduler gives time in slices of this order
+constexpr int64_t kLongWait = 5 * kMillisecond;  // the scheduler gives time in slices of this order
+constexpr int64_t kLongWork = 100 * kMillisecond;
 constexpr int64_t kHold = 1000 * kMillisecond;
-constexpr int64_t kLookAgain = 10 * kMillisecond;  // a look takes some microseconds
+constexpr int64_t kLookAgain = 40 * kMillisecond;  // a look takes some microseconds
 constexpr int kMostThreads = 64;  // of a team of ours: a process that leaves more processors to others finds one free
 
 struct State {
@@ -139,7 +140,13 @@ int64_t now() {
 }
 
 void report_waiting(int threads, int64_t worked, int64_t waited) {
-  if (waited >= kLongWait && waited >= worked) sleep_from_now_on(threads);
+  // Of many regions together: a single long wait is a processor that the host of a virtual machine took away.
+  static thread_local int64_t all_work = 0, all_waits = 0;
+  all_work += worked;
+  all_waits += waited;
+  if (all_work + all_waits < kLongWork) return;
+  if (all_waits >= all_work) sleep_from_now_on(threads);
+  all_work = all_waits = 0;
 }
 
 void report_delay(int threads) {
@@ -152,7 +159,7 @@ void report_delay(int threads) {
   const int64_t ran = delay.ran - before.ran, waited = delay.waited - before.waited;
   const bool is_first = before.ran < 0;
   before = delay;
-  if (!is_first && waited >= kLongWait && waited >= ran / 8) sleep_from_now_on(threads);
+  if (!is_first && waited >= kLongWait && waited >= ran / 3) sleep_from_now_on(threads);
 }
 
 bool waits_asleep() {
