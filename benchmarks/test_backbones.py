@@ -18,10 +18,10 @@ from training_steps import Ours, sample, seconds_of
 
 from rearec import Recommender
 from rearec.data.dataset import SequenceDataset
-from rearec.lightning_module import TrainingOptions
 from rearec.models.config import BACKBONES, TEXT_BACKBONES, ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
+from rearec.training.module import TrainingOptions
 
 DATA, ROWS, FEATURES = "Beauty-like", 512, 384
 

@@ -15,12 +15,13 @@ from official import OfficialModel
 from plain_model import PlainModel, padded
 from torch import Tensor
 
-from rearec.data.batches import Batch, PairBatches
+from rearec.data.batch import Batch
+from rearec.data.batches import PairBatches
 from rearec.data.dataset import SequenceDataset
-from rearec.lightning_module import TrainingModule, TrainingOptions
 from rearec.models.config import ReaRecConfig
 from rearec.objectives import contrastive_active
 from rearec.reasoning import ReaRec
+from rearec.training.module import TrainingModule, TrainingOptions
 
 Step = Callable[[], int]
 """Trains on some rows; returns how many."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rearec.data.batches import collate_histories
+from rearec.engine.graphed import GraphedRollout
 from rearec.errors import UserError
-from rearec.graphed_rollout import GraphedRollout
 from rearec.models.backbone import Backbone
 from rearec.models.weight_sample import WeightSample
 from rearec.reasoning import ReaRec

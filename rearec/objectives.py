@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rearec.data.batches import IGNORE_INDEX
+from rearec.data.batch import IGNORE_INDEX
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import Rollout
 from rearec_kernels import (

@@ -14,11 +14,14 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from rearec.engine.native import FusedRollout
 from rearec.errors import UserError
-from rearec.fused_rollout import FusedRollout
 from rearec.models.backbone import Backbone
-from rearec.models.backbones import build_backbone
-from rearec.models.checkpoint import (
+from rearec.models.build import build_backbone
+from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.encoder import init_weights
+from rearec.models.official import load_official_state_dict
+from rearec.models.saved import (
     CONFIG_FILE,
     ENCODER_FILE,
     WEIGHTS_FILE,
@@ -27,14 +30,11 @@ from rearec.models.checkpoint import (
     read_config,
     read_weights,
 )
-from rearec.models.config import OWN_BACKBONE, ReaRecConfig
-from rearec.models.encoder import init_weights
-from rearec.models.official import load_official_state_dict
 from rearec.models.text import TextBackbone
-from rearec.models.text_encoder import TitleEncoder
+from rearec.models.title_encoder import TitleEncoder
 
 if TYPE_CHECKING:
-    from rearec.data.batches import Batch
+    from rearec.data.batch import Batch
 
 __all__ = ["ReaRec", "Rollout"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.addresses import seed_tensor
+from rearec_kernels.arguments import as_int, as_number, describe
 from rearec_kernels.cache import ReasoningCache
-from rearec_kernels.checks import as_int, as_number, describe
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.operands import seed_tensor
 
 _NAME = "cached_reason_attention"
 _MAX_HEAD_DIM = 1024

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import as_int, describe
+from rearec_kernels.arguments import as_int, describe
 from rearec_kernels.rows import PrefixRows, RowIndex
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rearec_kernels.arguments import as_int, describe
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.cache import ReasoningCache
-from rearec_kernels.checks import as_int, describe
 from rearec_kernels.rows import PrefixRows
 
 _NAME = "flash_attn_with_kvcache"

@@ -7,9 +7,9 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import reference
-from rearec_kernels.checks import as_number, describe
+from rearec_kernels.addresses import seed_tensor
+from rearec_kernels.arguments import as_number, describe
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.operands import seed_tensor
 from rearec_kernels.precision import operand_dtype
 
 _NAME = "dropout_add_layer_norm"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import as_int, as_number, check_floating, describe
+from rearec_kernels.arguments import as_int, as_number, check_floating, describe
 from rearec_kernels.dispatch import implementation
 from rearec_kernels.writes import WriteMark
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.checks import as_int, as_number, check_floating, check_index, check_same_device
+from rearec_kernels.arguments import as_int, as_number, check_floating, check_index, check_same_device
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import check_precision, operand_dtype
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
-from rearec_kernels.checks import as_int, check_floating, check_index, check_same_device, describe, refuse_tangents
+from rearec_kernels.arguments import as_int, check_floating, check_index, check_same_device, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
 from rearec_kernels.writes import WriteMark

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
+from rearec_kernels.arguments import as_int, check_floating, describe, refuse_tangents
 from rearec_kernels.cache import check_prefix
-from rearec_kernels.checks import as_int, check_floating, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.layer_weights import PreparedLayers
 from rearec_kernels.rows import PrefixRows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.checks import describe
+from rearec_kernels.arguments import describe
 
 
 class RowIndex(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rearec.data.batches import Batch, PairBatches
+from rearec.data.batch import Batch
+from rearec.data.batches import PairBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS

@@ -11,7 +11,8 @@ import torch
 from recomputed import all_recomputed, history_of, recomputed_states
 from torch import Tensor
 
-from rearec.data.batches import Batch, PairBatches, collate_histories
+from rearec.data.batch import Batch
+from rearec.data.batches import PairBatches, collate_histories
 from rearec.data.dataset import SequenceDataset
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from on_gpu.attention import FEWEST_SLOTS
 from on_gpu.comparison import Calls, Results
-from rearec.data.batches import IGNORE_INDEX, Batch
-from rearec.graphed_rollout import GraphedRollout
+from rearec.data.batch import IGNORE_INDEX, Batch
+from rearec.engine.graphed import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.encoder import TransformerLayer
 from rearec.reasoning import ReaRec

@@ -12,7 +12,7 @@ import compare
 import torch
 from torch import Tensor
 
-from rearec.cuda_graphs import CudaGraphs
+from rearec.engine.cuda_graphs import CudaGraphs
 
 Call = Callable[[], Any]
 

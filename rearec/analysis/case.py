@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from rearec.analysis.rows import history_batch
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation import rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
-from rearec.pages import Markdown, Page, escape
-from rearec.plots import lines
 from rearec.reasoning import ReaRec
+from rearec.report.page import Markdown, Page, escape
+from rearec.report.plots import lines
 from rearec.visible import visible
 from rearec_kernels import catalog_topk
 

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from rearec.evaluation.bootstrap import Interval, paired_interval
 from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.evaluation.seen import SeenName, seen_words
-from rearec.pages import Page, escape
-from rearec.plots import bars
+from rearec.report.page import Page, escape
+from rearec.report.plots import bars
 
 __all__ = ["Ceiling", "best_rank", "ceiling", "page", "verdict"]
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from rearec.analysis.rows import history_batch, sample_rows
-from rearec.data.dataset import SequenceDataset, SplitName
-from rearec.graphed_rollout import GraphedRollout
-from rearec.pages import Page
-from rearec.plots import lines
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
+from rearec.engine.graphed import GraphedRollout
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
+from rearec.report.plots import lines
 from rearec_kernels import catalog_topk, prepare_catalog
 
 __all__ = ["latency", "page"]

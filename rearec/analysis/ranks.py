@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.evaluation import rank_rows
 from rearec.evaluation.metrics import rank_metrics
 from rearec.evaluation.seen import SeenName, seen_words
-from rearec.pages import Page
-from rearec.plots import draw_lines, panels
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
+from rearec.report.plots import draw_lines, panels
 
 __all__ = ["distribution", "page", "rank_by_step"]
 

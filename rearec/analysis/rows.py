@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.batches import Batch, collate_histories
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.batch import Batch
+from rearec.data.batches import collate_histories
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.errors import UserError
 
 __all__ = ["history_batch", "sample_rows"]

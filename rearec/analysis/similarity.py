@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from rearec.analysis.rows import history_batch, sample_rows
-from rearec.data.dataset import SequenceDataset, SplitName
-from rearec.pages import Page
-from rearec.plots import draw_heatmap, panels
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
+from rearec.report.plots import draw_heatmap, panels
 
 __all__ = ["page", "similarity"]
 

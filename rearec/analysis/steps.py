@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.evaluation import evaluate
 from rearec.evaluation.metrics import METRICS
 from rearec.evaluation.seen import seen_words
-from rearec.pages import Page
-from rearec.plots import lines
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
+from rearec.report.plots import lines
 
 __all__ = ["metrics_by_step", "page"]
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.evaluation import evaluate
 from rearec.evaluation.seen import seen_words
-from rearec.pages import Page
-from rearec.plots import draw_bars, panels
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
+from rearec.report.plots import draw_bars, panels
 
 __all__ = ["GROUPINGS", "page", "subgroups"]
 

@@ -16,12 +16,13 @@ import torch
 
 from rearec.analysis import case, ceiling, latency, ranks, similarity, steps, subgroups
 from rearec.cli.common import progress_bar
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation import rank_rows
 from rearec.evaluation.seen import SeenName, seen_name
-from rearec.pages import Page
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
 from rearec.run_folder import RunFolder
 
 __all__ = ["ANALYSES", "Subject"]

@@ -31,7 +31,7 @@ from rearec.files import check_way
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
-    from rearec.pages import Page
+    from rearec.report.page import Page
 
 __all__ = ["register"]
 
@@ -127,8 +127,8 @@ def analyze(
 
     from rearec.cli.analyses import ANALYSES, Subject
     from rearec.data import load_dataset
-    from rearec.pages import Page
     from rearec.reasoning import ReaRec
+    from rearec.report.page import Page
 
     dataset = load_dataset(data)
     for folder in folders:

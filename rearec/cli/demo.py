@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rearec.cli.terminal import Terminal
-    from rearec.demo import MethodState
+    from rearec.experiments.demo import MethodState
 
 __all__ = ["register"]
 
@@ -64,7 +64,7 @@ def demo(
     """
     set_threads(threads)
     from rearec.cli.terminal import stderr_terminal
-    from rearec.demo import EXAMPLE, STRUCTURE, run_demo
+    from rearec.experiments.demo import EXAMPLE, STRUCTURE, run_demo
 
     if not as_json:
         stderr_terminal().paragraphs(STRUCTURE)

@@ -78,10 +78,10 @@ def embed(
     """
     set_threads(threads)
     from rearec.data import load_dataset
-    from rearec.data.embedding import drop_partial
-    from rearec.data.features import has_features, project, save_features
-    from rearec.item_features import check_features
-    from rearec.texts import need
+    from rearec.data.features.check import check_features
+    from rearec.data.features.embedding import drop_partial
+    from rearec.data.features.storage import has_features, project, save_features
+    from rearec.data.features.tokens import need
 
     if encoder is not None and features is not None:
         raise UserError("--encoder and --features exclude each other")
@@ -110,7 +110,7 @@ def embed(
 
 
 def _read(dataset: SequenceDataset, path: Path, order: str) -> tuple[NDArray[np.floating[Any]], dict[str, Any]]:
-    from rearec.data.feature_files import read_features, rows_of_items
+    from rearec.data.features.files import read_features, rows_of_items
 
     description = {"file": path.name, "order": order if order in ("prepared", "ids") else Path(order).name}
     if order == "prepared":
@@ -131,8 +131,8 @@ def _read(dataset: SequenceDataset, path: Path, order: str) -> tuple[NDArray[np.
 def _encode(
     directory: Path, dataset: SequenceDataset, name: str | None, device: str, batch_size: int, max_tokens: int
 ) -> tuple[NDArray[np.floating[Any]], dict[str, Any]]:
-    from rearec.data.embedding import embed_titles
-    from rearec.data.encoders import DEFAULT_ENCODER, load_encoder
+    from rearec.data.features.embedding import embed_titles
+    from rearec.data.features.encoders import DEFAULT_ENCODER, load_encoder
 
     titles = dataset.item_titles
     if titles is None or not any(titles):

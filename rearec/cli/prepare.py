@@ -22,7 +22,7 @@ from rearec.cli.common import (
     set_threads,
 )
 from rearec.cli.options import with_options
-from rearec.data.options import Format, PrepareOptions
+from rearec.data.preparation.options import Format, PrepareOptions
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal

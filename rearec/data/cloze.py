@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rearec.data.arrays import ranges
-from rearec.data.batches import MASK_ID, Batch
-from rearec.data.dataset import SequenceDataset
+from rearec.data.batch import MASK_ID, Batch
+from rearec.data.dataset import SequenceDataset, ranges
 from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
 
 __all__ = ["ClozeBatches"]

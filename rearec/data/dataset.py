@@ -7,15 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SPLIT_NAMES", "SequenceDataset", "SplitName"]
+from rearec.data.words import SPLIT_NAMES, SplitName
 
-SplitName = Literal["train", "valid", "test"]
-SPLIT_NAMES: tuple[SplitName, ...] = get_args(SplitName)
+__all__ = ["SequenceDataset", "ranges"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,3 +148,9 @@ class SequenceDataset:
         further = train[~self.first_of_user[train[:, 0]]]
         counted[np.asarray(self.offsets)[further[:, 0]] + further[:, 1]] = True
         return counted
+
+
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The concatenation of [starts[i], starts[i] + counts[i]) over i, int64."""
+    shift = starts - (np.cumsum(counts) - counts)
+    return np.repeat(shift, counts) + np.arange(counts.sum())

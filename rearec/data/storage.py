@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError, in_one_line
 from rearec.files import check_way, partial_name
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
-from rearec.data.interactions import Interactions, Place
 from rearec.data.preparation.prepare import assemble
 from rearec.data.preparation.splits import leave_one_out
+from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.storage import load_dataset, save_dataset
 
 __all__ = ["Planted", "generate", "paper_shaped"]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.arrays import ranges
-
-if TYPE_CHECKING:
-    from rearec.data.batches import Batch
+from rearec.data.batch import Batch
+from rearec.data.dataset import ranges
 
 __all__ = ["IntArray", "WindowBatches", "gather_windows"]
 

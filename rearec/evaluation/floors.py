@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rearec.evaluation.seen import RowHistories
 
 if TYPE_CHECKING:
-    from rearec.data.dataset import SequenceDataset, SplitName
+    from rearec.data.dataset import SequenceDataset
+    from rearec.data.words import SplitName
 
 __all__ = ["MarkovChain", "baseline_lists", "baseline_ranks", "last_items", "popularity_order", "popularity_ranks"]
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.dataset import SequenceDataset, SplitName
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation.floors import baseline_lists, baseline_ranks
 from rearec.evaluation.metrics import METRICS, Metric, parse_metrics, row_metrics, summary

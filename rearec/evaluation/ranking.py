@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rearec.data.batches import Batch, PairBatches, Pairing
-from rearec.data.dataset import SPLIT_NAMES, SequenceDataset, SplitName
+from rearec.data.batch import Batch
+from rearec.data.batches import PairBatches
+from rearec.data.dataset import SequenceDataset
+from rearec.data.words import SPLIT_NAMES, Pairing, SplitName
+from rearec.engine.graphed import GraphedRollout
 from rearec.errors import UserError
 from rearec.evaluation.floors import popularity_order, popularity_ranks
 from rearec.evaluation.seen import RowHistories, seen_items
 from rearec.evaluation.top_lists import TopLists
-from rearec.graphed_rollout import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec_kernels import catalog_rank, catalog_topk, prepare_catalog
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.arrays import ranges
+from rearec.data.dataset import ranges
 
 if TYPE_CHECKING:
-    from rearec.data.dataset import SequenceDataset, SplitName
+    from rearec.data.dataset import SequenceDataset
+    from rearec.data.words import SplitName
 
 __all__ = ["RowHistories", "SeenItems", "SeenName", "repeated_targets", "seen_items", "seen_name", "seen_words"]
 

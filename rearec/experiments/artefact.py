@@ -9,7 +9,7 @@ from rearec.errors import UserError
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
+from rearec.report.page import Page
 
 __all__ = ["Artefact", "per_backbone", "reasoning_runs"]
 

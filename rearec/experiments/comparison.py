@@ -12,8 +12,8 @@ from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
-from rearec.pages import Page
-from rearec.plots import bars
+from rearec.report.page import Page
+from rearec.report.plots import bars
 
 __all__ = ["TABLE2", "TABLE3"]
 

@@ -8,7 +8,7 @@ from rearec.data.preparation.presets import published_counts, with_all_rows
 from rearec.experiments.artefact import Artefact
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
-from rearec.pages import Page
+from rearec.report.page import Page
 
 __all__ = ["TABLE1"]
 

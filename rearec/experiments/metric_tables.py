@@ -10,7 +10,7 @@ from rearec.evaluation.metrics import heading
 from rearec.evaluation.seen import seen_words
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
+from rearec.report.page import Page
 
 __all__ = ["HEADINGS", "METRIC", "Setting", "add_gains", "add_metrics", "error_words", "gain_caption"]
 

@@ -13,8 +13,8 @@ from rearec.experiments.artefact import Artefact, per_backbone, reasoning_runs
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
 from rearec.reasoning import ReaRec
+from rearec.report.page import Page
 
 __all__ = ["FIG2", "FIG4", "FIG8", "FIG9", "FIG11", "TABLE4"]
 

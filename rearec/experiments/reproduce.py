@@ -31,7 +31,7 @@ from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
 from rearec.experiments.step_sweep import FIG5
 from rearec.files import check_way, write_json
-from rearec.pages import Page, escape
+from rearec.report.page import Page, escape
 from rearec.run_folder import RunFolder
 
 __all__ = ["reproduce"]

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rearec.lightning_module import TrainingOptions
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
+from rearec.training.module import TrainingOptions
 
 __all__ = ["Run", "training_minutes"]
 

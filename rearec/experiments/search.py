@@ -13,7 +13,7 @@ from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_met
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Markdown, Page
+from rearec.report.page import Markdown, Page
 
 __all__ = ["SEARCH"]
 

@@ -11,8 +11,8 @@ from rearec.experiments.metric_tables import METRIC, Setting, add_metrics, error
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
-from rearec.plots import draw_lines, panels
+from rearec.report.page import Page
+from rearec.report.plots import draw_lines, panels
 
 __all__ = ["FIG6"]
 

@@ -7,8 +7,8 @@ from rearec.experiments.metric_tables import METRIC, Setting, add_metrics, error
 from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
-from rearec.pages import Page
-from rearec.plots import lines
+from rearec.report.page import Page
+from rearec.report.plots import lines
 
 __all__ = ["FIG5"]
 

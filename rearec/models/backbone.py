@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from rearec.data.batches import Batch
+    from rearec.data.batch import Batch
 
 __all__ = ["Backbone"]
 

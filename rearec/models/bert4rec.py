@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rearec.data.batches import MASK_ID, Batch
+from rearec.data.batch import MASK_ID, Batch
 from rearec.models.config import ReaRecConfig
 from rearec.models.encoder import EncodedPrefix, init_weights
 from rearec.models.transformer import TransformerBackbone

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from rearec.models.config import ReaRecConfig
 from rearec.models.text import TextBackbone
-from rearec.models.text_encoder import TitleEncoder
+from rearec.models.title_encoder import TitleEncoder
 
 __all__ = ["MoRec"]
 

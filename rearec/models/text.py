@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rearec.item_features import check_features
+from rearec.data.features.check import check_features
 from rearec.models.config import ReaRecConfig
 from rearec.models.derived import Derived
 from rearec.models.encoder import init_weights
-from rearec.models.text_encoder import TitleEncoder
+from rearec.models.title_encoder import TitleEncoder
 from rearec.models.transformer import TransformerBackbone
 
 __all__ = ["TextBackbone"]

@@ -10,7 +10,6 @@ from rearec_kernels.cpu.attention import (
     attention_decode,
     attention_prefix_gradient,
 )
-from rearec_kernels.cpu.candidates import catalog_tiles
 from rearec_kernels.cpu.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_backward,
@@ -33,6 +32,7 @@ from rearec_kernels.cpu.rollout import (
     pack_layers,
     rollout,
 )
+from rearec_kernels.cpu.tiled_topk import catalog_tiles
 
 __all__ = [
     "annealed_cross_entropy",

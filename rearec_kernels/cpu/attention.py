@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
-from rearec_kernels.cpu.memory import empty
-from rearec_kernels.operands import (
+from rearec_kernels.addresses import (
     DTYPES,
     prefix_operand,
     rows_operand,
@@ -19,6 +18,7 @@ from rearec_kernels.operands import (
     split_tokens,
     step_operands,
 )
+from rearec_kernels.cpu.memory import empty
 
 
 def _seed(seed: Tensor | None) -> int:

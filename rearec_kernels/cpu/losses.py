@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
-from rearec_kernels.cpu import tiles
+from rearec_kernels.cpu import tiled_softmax as tiles
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products

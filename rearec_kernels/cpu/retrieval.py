@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
-from rearec_kernels.cpu import candidates
+from rearec_kernels.cpu import tiled_topk as candidates
 from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.precision import ieee_products

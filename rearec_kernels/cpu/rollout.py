@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels.addresses import prefix_operand, rows_operand
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.layer_weights import LayerWeights
-from rearec_kernels.operands import prefix_operand, rows_operand
 
 
 def pack_layers(tensors: list[Tensor]) -> list[Tensor]:

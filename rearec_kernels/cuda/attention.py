@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.cuda import stream
-from rearec_kernels.operands import (
+from rearec_kernels.addresses import (
     DTYPES,
     prefix_operand,
     rows_operand,
@@ -19,6 +18,7 @@ from rearec_kernels.operands import (
     split_tokens,
     step_operands,
 )
+from rearec_kernels.cuda import stream
 
 _NOTHING_TO_APPEND = (0, 0, 0, 0, 0, 0)
 

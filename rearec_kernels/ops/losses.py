@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import check_items
+from rearec_kernels.arguments import check_items
 from rearec_kernels.dispatch import implementation
 from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 from rearec_kernels.precision import accumulate_dtype

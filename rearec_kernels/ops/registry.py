@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import refuse_tangents
+from rearec_kernels.arguments import refuse_tangents
 from rearec_kernels.dispatch import implementation
 
 _LIBRARY = torch.library.Library("rearec", "DEF")

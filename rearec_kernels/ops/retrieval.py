@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import check_items, check_offsets
+from rearec_kernels.arguments import check_items, check_offsets
 from rearec_kernels.dispatch import implementation
 from rearec_kernels.ops.registry import define
 

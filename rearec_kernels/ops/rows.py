@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rearec_kernels.checks import checks_values
+from rearec_kernels.arguments import checks_values
 from rearec_kernels.ops.registry import define
 
 _Index = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rearec_kernels.operands import dropout_threshold
+from rearec_kernels.addresses import dropout_threshold
 from rearec_kernels.precision import ieee_products
 
 

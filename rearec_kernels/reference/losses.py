@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.precision import accumulate_dtype, as_operand, ieee_products
-from rearec_kernels.reference.chunks import operands, product, row_chunks
+from rearec_kernels.reference.products import operands, product, row_chunks
 
 
 def _gradient_buffers(first: Tensor, second: Tensor, first_needed: bool, second_needed: bool) -> tuple[Tensor, Tensor]:

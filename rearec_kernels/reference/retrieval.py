@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.precision import ieee_products
-from rearec_kernels.reference.chunks import operands, row_chunks
+from rearec_kernels.reference.products import operands, row_chunks
 
 
 def _score_chunks(

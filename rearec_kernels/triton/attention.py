@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rearec_kernels.operands import dropout_threshold, segment_operand, split_tokens
+from rearec_kernels.addresses import dropout_threshold, segment_operand, split_tokens
 from rearec_kernels.triton import attention_kernels as kernels
 from rearec_kernels.triton.launch import Config, block_size, blocks, config, launch
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE
+from rearec_kernels.triton.tile_kernels import NOWHERE
 
 
 @triton.jit

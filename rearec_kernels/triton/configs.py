@@ -11,7 +11,7 @@ import functools
 import torch
 
 from rearec_kernels.triton.launch import Config, block_size, config
-from rearec_kernels.triton.tiles import INTERPRETED
+from rearec_kernels.triton.tile_kernels import INTERPRETED
 
 _WIDEST = 256  # columns that a kernel accumulates at a time
 

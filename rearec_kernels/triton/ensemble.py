@@ -16,7 +16,7 @@ from rearec_kernels.triton.ensemble_kernels import (
     ensemble_statistics,
 )
 from rearec_kernels.triton.launch import Config, architecture, blocks, config, launch, parts
-from rearec_kernels.triton.operands import PRODUCTS, add_product, nothing, operand, plain_products
+from rearec_kernels.triton.products import PRODUCTS, add_product, nothing, operand, plain_products
 from rearec_kernels.triton.tuning import magnitude, run_best
 
 _CHUNK_BYTES, _CHUNK_UNIT, _LEAST_CHUNKS = 24 << 20, 128, 8

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, held_product, load_tile, power, product
+from rearec_kernels.triton.tile_kernels import NOWHERE, held_product, load_tile, power, product
 
 
 @triton.jit

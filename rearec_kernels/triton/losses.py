@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.launch import Config, architecture, block_size, blocks, config, launch, parts
-from rearec_kernels.triton.operands import PRODUCTS, nothing, on_device, operand
+from rearec_kernels.triton.products import PRODUCTS, nothing, on_device, operand
 from rearec_kernels.triton.softmax_kernels import softmax_merge, softmax_statistics, softmax_table_gradient
 from rearec_kernels.triton.tuning import magnitude, run_best
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.exclusion import Exclusion
 from rearec_kernels.triton.launch import Config, architecture, blocks, launch, parts
-from rearec_kernels.triton.operands import PRODUCTS, operand
+from rearec_kernels.triton.products import PRODUCTS, operand
 from rearec_kernels.triton.retrieval_kernels import best_of_part, count_above, merge_best
 from rearec_kernels.triton.tuning import magnitude, run_best
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from rearec_kernels.triton.exclusion import allowed_items, bar_items, first_barred
-from rearec_kernels.triton.tiles import NOWHERE, held_product, hold, load_tile, product
+from rearec_kernels.triton.tile_kernels import NOWHERE, held_product, hold, load_tile, product
 
 # A candidate as one number: its score in an order-preserving form above, then what ranks lower items higher. Candidates
 # are above EMPTY + MOST_PLACES, and the places of a list start with a number each below that: no two are ever equal.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.tiles import NOWHERE, accumulate, held_product, hold, load_tile, power, store_tile
+from rearec_kernels.triton.tile_kernels import NOWHERE, accumulate, held_product, hold, load_tile, power, store_tile
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from train_rows import dataset_of
 
 from rearec.data import Batch, SequenceDataset
-from rearec.data.batches import MASK_ID
+from rearec.data.batch import MASK_ID
 from rearec.data.cloze import ClozeBatches
 
 # A window as one tuple of its items (MASK_ID where one is masked), the row that each mask is, and their user.

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from rearec.data import SequenceDataset, load_dataset, prepare
-from rearec.data.embedding import drop_partial, embed_titles
-from rearec.data.encoders import load_encoder
-from rearec.data.features import project, save_features
+from rearec.data.features.check import check_features
+from rearec.data.features.embedding import drop_partial, embed_titles
+from rearec.data.features.encoders import load_encoder
+from rearec.data.features.storage import project, save_features
 from rearec.errors import UserError
-from rearec.item_features import check_features
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TITLES = ["red ball", "blue ball", "a large red box", "box", "", "the small blue box of a large ball", "ball ball ball"]
@@ -187,7 +187,7 @@ class Counting:
 
 
 def test_a_run_goes_on_where_it_was_killed(dataset_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rearec.data.embedding.BATCHES_PER_NOTE", 1)
+    monkeypatch.setattr("rearec.data.features.embedding.BATCHES_PER_NOTE", 1)
     dataset = load_dataset(dataset_folder)
     titles = [title or "" for title in dataset.item_titles or []]
     expected = [[len(title), title.count("b")] for title in titles]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rearec.data import SequenceDataset, prepare
-from rearec.data.interactions import Interactions, Place
 from rearec.data.preparation.filters import core, filter_duplicates, minimum_rating
+from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.tables.times import Times
 
 Write = Callable[[str, str], Path]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rearec.data import SequenceDataset, prepare
-from rearec.data.interactions import HistoryRows, Place
 from rearec.data.preparation import splits
 from rearec.data.preparation.splits import from_history_rows
+from rearec.data.readers.interactions import HistoryRows, Place
 
 Write = Callable[[str, str], Path]
 RowsOf = Callable[[SequenceDataset, str], list[tuple[str, tuple[str, ...], str]]]
@@ -38,7 +38,7 @@ def test_leave_one_out_holds_out_the_last_two(write: Write, rows_of: RowsOf, tmp
 def test_thresholds_are_inclusive_and_ties_do_not_matter(
     lines: list[tuple[str, str, int]], valid_from: int, gap: int
 ) -> None:
-    from rearec.data.interactions import Interactions
+    from rearec.data.readers.interactions import Interactions
     from rearec.data.tables.times import Times
 
     users, items, moments = (list(column) for column in zip(*lines, strict=True))

@@ -17,7 +17,7 @@ import torch
 
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
-from rearec.data.features import save_features
+from rearec.data.features.storage import save_features
 from rearec.data.storage import save_dataset
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError

@@ -19,8 +19,8 @@ from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.experiments.pool import Progress, train_all
 from rearec.experiments.runs import Run, training_minutes
-from rearec.lightning_module import TrainingOptions
 from rearec.models.config import ReaRecConfig
+from rearec.training.module import TrainingOptions
 
 # A pool in a process of its own, which a test can kill.
 POOL = """
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from rearec.experiments.pool import train_all
 from rearec.experiments.runs import Run
-from rearec.lightning_module import TrainingOptions
+from rearec.training.module import TrainingOptions
 from rearec.models.config import ReaRecConfig
 
 if __name__ == "__main__":

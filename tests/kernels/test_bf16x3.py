@@ -195,7 +195,7 @@ def test_nothing_beyond_the_buffers_is_written(
 @needs_tiles
 @pytest.mark.parametrize("split", [1, 32, 40, 300])
 def test_a_catalogue_in_two_parts_needs_only_a_reduction_between_the_passes(split: int) -> None:
-    from rearec_kernels.cpu.tiles import Catalogue
+    from rearec_kernels.cpu.tiled_softmax import Catalogue
 
     users, steps, width, items, inverse_temperature = 70, 2, 20, 333, 1 / 0.4
     rows, table = torch.randn(users * steps, width), torch.randn(items, width)

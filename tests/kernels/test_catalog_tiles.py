@@ -40,7 +40,7 @@ def assert_same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> 
 
 def float32_products(hidden: Tensor, catalog: Catalog, k: int) -> tuple[float, Tensor]:
     """How many float32 scores a row takes, and which rows the candidates are proven for."""
-    from rearec_kernels.cpu import candidates
+    from rearec_kernels.cpu import tiled_topk as candidates
 
     no_exclusion = torch.empty(0, dtype=torch.int64)
     assert catalog.tiles is not None

@@ -17,12 +17,13 @@ from recomputed import all_recomputed, history_of, recomputed_states
 from rollouts import HISTORIES, MAX_LEN, NUM_ITEMS, batch_of, dataset_of
 from torch import Tensor
 
-import rearec.fused_rollout
+import rearec.engine.native
 from rearec import Recommender
 from rearec.data import load_dataset
-from rearec.data.batches import MASK_ID, Batch, collate_histories
+from rearec.data.batch import MASK_ID, Batch
+from rearec.data.batches import collate_histories
+from rearec.engine.graphed import GraphedRollout
 from rearec.evaluation import evaluate, rank_rows
-from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.config import METHODS
@@ -154,13 +155,13 @@ def test_a_row_is_the_same_alone_and_in_a_batch(dtype: torch.dtype, task: str) -
 @pytest.mark.parametrize("method", METHODS)
 def test_the_native_rollout_serves_it(method: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    native = rearec.fused_rollout.reasoning_rollout
+    native = rearec.engine.native.reasoning_rollout
 
     def counted(*arguments: Any, **options: Any) -> Tensor:
         calls.append(options["steps"])
         return native(*arguments, **options)
 
-    monkeypatch.setattr(rearec.fused_rollout, "reasoning_rollout", counted)
+    monkeypatch.setattr(rearec.engine.native, "reasoning_rollout", counted)
     model = model_of(method, dtype=torch.float32, training_task=task)
     batch = batch_of(LENGTHS, rows_per_window=None)
     with torch.no_grad():

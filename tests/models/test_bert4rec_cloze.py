@@ -11,7 +11,8 @@ from bert4rec_models import cloze_batch, model_of, training_dataset
 from recomputed import all_recomputed, history_of
 from rollouts import MAX_LEN, NUM_ITEMS, batch_of
 
-from rearec.data.batches import MASK_ID, Batch, collate_histories
+from rearec.data.batch import MASK_ID, Batch
+from rearec.data.batches import collate_histories
 from rearec.data.cloze import ClozeBatches
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec

@@ -16,9 +16,10 @@ from recomputed import all_recomputed, history_of, recomputed_states
 from rollouts import HISTORIES, MAX_LEN, NUM_ITEMS, batch_of, recommender_of
 from torch import Tensor, nn
 
-from rearec.data.batches import Batch, collate_histories
+from rearec.data.batch import Batch
+from rearec.data.batches import collate_histories
+from rearec.engine.graphed import GraphedRollout
 from rearec.errors import UserError
-from rearec.graphed_rollout import GraphedRollout
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS, TEXT_BACKBONES
 from rearec.models.text import TextBackbone

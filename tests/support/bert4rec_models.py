@@ -10,7 +10,7 @@ import torch
 from rollouts import MAX_LEN, NUM_ITEMS, dataset_of
 
 from rearec.data import SequenceDataset
-from rearec.data.batches import Batch
+from rearec.data.batch import Batch
 from rearec.data.cloze import ClozeBatches
 from rearec.models import ReaRecConfig
 from rearec.reasoning import ReaRec

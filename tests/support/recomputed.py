@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rearec.data.batches import MASK_ID, Batch
+from rearec.data.batch import MASK_ID, Batch
 from rearec.models.bert4rec import BERT4Rec
 from rearec.models.encoder import TransformerLayer
 from rearec.models.transformer import TransformerBackbone

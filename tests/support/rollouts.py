@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rearec import Recommender
-from rearec.data.batches import IGNORE_INDEX, Batch, collate_histories
+from rearec.data.batch import IGNORE_INDEX, Batch
+from rearec.data.batches import collate_histories
 from rearec.data.dataset import SequenceDataset
 from rearec.models import ReaRecConfig
 from rearec.reasoning import ReaRec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.errors import UserError
 
 __all__ = ["checked_rating", "core", "filter_duplicates", "minimum_rating", "repeats", "same_rows", "time_order"]

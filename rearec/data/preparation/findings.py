@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.interactions import HistoryRows, Interactions
 from rearec.data.preparation.filters import time_order
+from rearec.data.readers.interactions import HistoryRows, Interactions
 
 __all__ = ["describe_findings"]
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.dataset import SPLIT_NAMES, SequenceDataset
-from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.options import FORMATS, PrepareOptions
+from rearec.data.dataset import SequenceDataset
 from rearec.data.preparation import filters, splits
 from rearec.data.preparation.findings import describe_findings
+from rearec.data.preparation.options import FORMATS, PrepareOptions
 from rearec.data.preparation.presets import check_counts, choose_options
 from rearec.data.preparation.row_filters import RowFilters, filter_rows
 from rearec.data.preparation.split_choice import choose_split, is_split_already, thresholds
@@ -22,8 +21,10 @@ from rearec.data.preparation.splits import Sequences
 from rearec.data.preparation.statistics import describe
 from rearec.data.preparation.titles import read_titles, split_off_item_file
 from rearec.data.readers import READERS, hold_histories
-from rearec.data.source_files import SourceFiles, find_files
+from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.data.readers.source_files import SourceFiles, find_files
 from rearec.data.storage import check_out, load_dataset, save_dataset
+from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 from rearec.fields import flag_of
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rearec.data.options import PrepareOptions
+from rearec.data.preparation.options import PrepareOptions
 from rearec.errors import UserError
 
 __all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options", "published_counts", "with_all_rows"]

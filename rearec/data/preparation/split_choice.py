@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rearec.data.dataset import SPLIT_NAMES
-from rearec.data.options import PrepareOptions
-from rearec.data.source_files import SourceFiles, describe_parts, parts_by_name
+from rearec.data.preparation.options import PrepareOptions
+from rearec.data.readers.source_files import SourceFiles, describe_parts, parts_by_name
+from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 
 __all__ = ["choose_split", "is_split_already", "thresholds"]

@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.arrays import ranges
-from rearec.data.interactions import HistoryRows, Interactions
+from rearec.data.dataset import ranges
 from rearec.data.preparation.filters import time_order
+from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.tables.times import Times, parse_threshold
 from rearec.errors import UserError
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from rearec.data.readers.recbole import read_atomic
 from rearec.data.readers.selection import ITEM_NAMES
-from rearec.data.source_files import SourceFiles
+from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.files import extension, line_blocks
 from rearec.data.tables.json_lines import JSON_LINES, read_json_lines, stream_json_lines
 from rearec.data.tables.json_text import is_broken_text, read_json_file

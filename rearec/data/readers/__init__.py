@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.options import PrepareOptions
+from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.amazon2023 import has_histories, read_amazon2023
+from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.json_users import read_json
 from rearec.data.readers.recbole import is_sequential, read_recbole
+from rearec.data.readers.source_files import SourceFiles
 from rearec.data.readers.table import read_tables
 from rearec.data.readers.text import read_lines_per_user, read_sasrec
 from rearec.data.readers.yelp import read_yelp
-from rearec.data.source_files import SourceFiles
 
 __all__ = ["READERS", "hold_histories"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import polars as pl
 
-from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.options import PrepareOptions
+from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.conditions import condition_columns
+from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.selection import Roles
-from rearec.data.source_files import SourceFiles
+from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.delimited import stream_delimited
 from rearec.data.tables.files import extension
 from rearec.data.tables.json_lines import JSON_LINES, stream_json_lines

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rearec.data.interactions import HistoryRows, Interactions
-from rearec.data.options import PrepareOptions
+from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
+from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.selection import find_roles
-from rearec.data.source_files import SourceFiles
+from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.delimited import read_delimited
 from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
 from rearec.data.tables.table import SAMPLE_ROWS, Table

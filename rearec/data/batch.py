@@ -1,0 +1,72 @@
+"""A batch: R predictions over S windows of items, as tensors on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["IGNORE_INDEX", "MASK_ID", "Batch"]
+
+# The target of a row that has none.
+IGNORE_INDEX = -100
+# What a window holds in place of an item that is masked (the Cloze objective).
+MASK_ID = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of R rows over S windows of at most C items; every tensor is on one device.
+
+    Attributes:
+        items: int64 [S, C], the windows, right padded with item 0 (padding is told by ``lengths``, not by the id);
+            ``MASK_ID`` where an item is masked.
+        lengths: int32 [S], real items of each window, at least 1.
+        row_prefix: int32 [R], the window of each row, non-decreasing.
+        end: int32 [R], row r sees the slots [0, end[r]) of its window; its last item is slot ``end[r] - 1``.
+        target: int64 [R], the next item of each row, -100 where there is none.
+        group: int64 [R], the user of each row: rows of one user are not each other's negatives.
+        row: int64 [R], index of each row in ``dataset.rows(split)``; None for a batch that comes from no dataset.
+        slot: int32 [R], the masked slot below ``end[r]`` at which row r asks for an item, for a backbone trained on the
+            Cloze objective; the rows of a window then see all of it. None: every row asks what follows its last item.
+    """
+
+    items: Tensor
+    lengths: Tensor
+    row_prefix: Tensor
+    end: Tensor
+    target: Tensor
+    group: Tensor
+    row: Tensor | None = None
+    slot: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """R, the number of predictions of this batch."""
+        return self.end.shape[0]
+
+    @property
+    def num_windows(self) -> int:
+        """S, the number of windows of this batch."""
+        return self.items.shape[0]
+
+    def one_window_per_row(self) -> Batch:
+        """The same rows, each with a window of its own."""
+        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.items.device)
+        items = self.items.index_select(0, self.row_prefix)
+        return replace(self, items=items, lengths=self.end, row_prefix=rows)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device; the batch itself where it is there."""
+        if self.items.device == torch.device(device):
+            return self
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{
+                name: tensor.to(device, non_blocking=non_blocking)
+                for name, tensor in tensors.items()
+                if tensor is not None
+            },
+        )

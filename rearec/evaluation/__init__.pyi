@@ -1,0 +1,14 @@
+from .measures import evaluate, quantile_groups
+from .ranking import BatchRanker, RankedRows, evaluation_batches, rank_rows
+from .seen import SeenItems, seen_items
+
+__all__ = [
+    "BatchRanker",
+    "RankedRows",
+    "SeenItems",
+    "evaluate",
+    "evaluation_batches",
+    "quantile_groups",
+    "rank_rows",
+    "seen_items",
+]

@@ -1,0 +1,203 @@
+"""The demonstration: planted data on which depth pays, three methods trained alike, a table and three plots."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from rearec.data.synthetic import Planted, generate
+from rearec.errors import UserError
+from rearec.evaluation import evaluate, seen_items
+from rearec.evaluation.seen import SeenName, seen_words
+from rearec.files import check_way, write_json
+from rearec.models.config import ReaRecConfig
+from rearec.reasoning import ReaRec
+from rearec.report.page import write_png
+from rearec.report.plots import bars, lines
+from rearec.run_folder import RunFolder
+from rearec.training import train
+from rearec.training.module import TrainingOptions
+
+__all__ = ["EPOCHS", "EXAMPLE", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
+
+METHODS = ("base", "erl", "prl")
+USERS = 4000
+EPOCHS = 14
+EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2", "item-1-0")
+
+# Shares of everyday items whose next item is one, two and three look-ups away.
+DEPTHS = (0.3, 0.4, 0.3)
+
+STRUCTURE = (
+    "The data is planted so that depth pays. Every user begins with a set of anchors, one of each kind, and goes on "
+    "with everyday items. An everyday item points to a kind of anchor, and so does every anchor. What comes next is "
+    "found by look-ups in the user's own history: take the kind the last item points to and find the user's anchor of "
+    "that kind; for 30 % of the items its theme is the theme of the next item, for 40 % that anchor only names the "
+    "kind of a second one to look up, for 30 % there is a third. A look-up can only begin when the one before has "
+    "ended, and the models have one attention layer, which is one look-up. base has to guess at the rest; erl and prl "
+    "can spend their two reasoning steps on it. All three have the same size, data, optimiser and number of epochs "
+    "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
+)
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """How far one method is: the last row of its metrics.csv, or None before the first epoch has ended."""
+
+    row: Mapping[str, Any] | None = None
+    best: float = 0.0
+    seconds: float = 0.0
+
+
+def run_demo(
+    out: str | Path = "rearec-demo",
+    *,
+    seed: int = 0,
+    users: int = USERS,
+    epochs: int = EPOCHS,
+    exclude_seen: bool | None = None,
+    device: torch.device | str = "cpu",
+    force: bool = False,
+    on_progress: Callable[[str, Mapping[str, MethodState]], None] | None = None,
+) -> dict[str, Any]:
+    """Generate the planted data, train base, erl and prl on it, evaluate them and draw the plots.
+
+    Args:
+        out: folder for everything: ``data``, one RUN folder per method, ``*.png`` and ``demo.json``.
+        seed: of the data and of the trainings.
+        users, epochs: size of the data and length of each training.
+        exclude_seen: whether targets are ranked among the items that are not in their row's history; None: as the data
+            says (`rearec.evaluation.seen_items`).
+        device: where to train.
+        force: replace an earlier demonstration.
+        on_progress: called with (method, state of every method) after every epoch.
+
+    Returns:
+        ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, ``seen`` ("kept" or "excluded"),
+        for each method the result of `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and
+        ``plots`` (paths by name).
+
+    Raises:
+        UserError: ``out`` holds an earlier demonstration and ``force`` is not given, or holds something else.
+    """
+    began = time.perf_counter()
+    folder = Path(out)
+    data = folder / "data"
+    _check_out(folder, force)
+    dataset = generate(
+        seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
+    )
+
+    seen = seen_items(dataset, exclude_seen)
+    options = TrainingOptions(
+        epochs=epochs, patience=epochs, batch_rows=256, lr=3e-3, exclude_seen=seen.exclude, seed=seed
+    )
+    states = {method: MethodState() for method in METHODS}
+    results: dict[str, dict[str, Any]] = {}
+    floors: dict[str, Any] = {}
+
+    def record(method: str, row: Mapping[str, Any]) -> None:
+        before = states[method]
+        seconds = before.seconds + row["train_seconds"] + row["valid_seconds"]
+        states[method] = MethodState(row, max(before.best, row["valid_ndcg@20"]), seconds)
+        if on_progress is not None:
+            on_progress(method, states)
+
+    for method in METHODS:
+        config = ReaRecConfig(
+            dataset.num_items,
+            method=method,
+            steps=2,
+            dim=64,
+            ffn=128,
+            layers=1,
+            dropout=0.1,
+            input_dropout=0.0,
+            alpha=1.5,
+            kl_weight=0.01,
+            cl_weight=0.0,
+        )
+        on_epoch = partial(record, method)
+        trained = train(data, folder / method, config, options, device=device, force=force, on_epoch=on_epoch)
+        floors = {name: trained["test"][name] for name in ("popularity", "markov")}
+        model = ReaRec.from_pretrained(folder / method, map_location=device)
+        results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
+
+    plots = {}
+    for name, figure in (
+        ("validation", _validation(folder)),
+        ("steps", _steps(results)),
+        ("test", _test({**floors, **results}, seen.name)),
+    ):
+        plots[name] = folder / f"{name}.png"
+        write_png(plots[name], figure)
+    report = {
+        "out": str(folder),
+        "structure": STRUCTURE,
+        "statistics": dataset.statistics,
+        "seen": seen.name,
+        **results,
+        **floors,
+        "plots": {name: str(path) for name, path in plots.items()},
+        "seconds": time.perf_counter() - began,
+    }
+    write_json(folder / "demo.json", report)
+    return report
+
+
+def _check_out(folder: Path, force: bool) -> None:
+    check_way(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: exists and is not a folder; choose another one")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "data" / "dataset.json").is_file():
+        raise UserError(f"{folder}: exists and holds no demonstration; choose another folder")
+    if not force:
+        raise UserError(f"{folder}: already holds a demonstration; --force replaces it")
+    for method in METHODS:
+        RunFolder(folder / method).check_writable(force=True)
+
+
+def _validation(folder: Path) -> Figure:
+    """Validation NDCG@20 by epoch."""
+    series = {}
+    for method in METHODS:
+        with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        series[method] = [(float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in rows]
+    return lines(series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
+
+
+def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Test NDCG@20 of each state taken alone, with standard errors; base has one state only."""
+    return lines(
+        {
+            method: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
+            for method, result in results.items()
+            if method != "base"
+        },
+        levels={"base": results["base"]["ndcg@20"], "erl, mean of its states": results["erl"]["ndcg@20"]},
+        xlabel="reasoning step",
+        ylabel="test NDCG@20",
+        title="Each reasoning state taken alone",
+    )
+
+
+def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
+    """Test NDCG@20 with standard errors, the floors beside the methods."""
+    return bars(
+        list(results),
+        {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
+        errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
+        ylabel="test NDCG@20",
+        title=f"Test rows, full catalogue, {seen_words(seen)}",
+    )

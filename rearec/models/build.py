@@ -1,0 +1,39 @@
+"""The backbones of the paper by name."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rearec.models.backbone import Backbone
+from rearec.models.bert4rec import BERT4Rec
+from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.morec import MoRec
+from rearec.models.sasrec import SASRec
+from rearec.models.text import TextBackbone
+from rearec.models.title_encoder import TitleEncoder
+from rearec.models.transformer import TransformerBackbone
+from rearec.models.unisrec import UniSRec
+
+__all__ = ["build_backbone"]
+
+_BY_ITEM_IDS: dict[str, type[TransformerBackbone]] = {"sasrec": SASRec, "bert4rec": BERT4Rec}
+_BY_FEATURES: dict[str, type[TextBackbone]] = {"unisrec": UniSRec, "morec": MoRec}
+
+
+def build_backbone(config: ReaRecConfig, texts: Tensor | TitleEncoder | None = None) -> Backbone:
+    """The backbone that ``config`` names, with fresh weights.
+
+    texts: features [num_items, feature_dim] or, where config names a text encoder, what makes them, for the backbones
+        that read them; others take no notice.
+    Raises ValueError where they are missing, and for a backbone of the user's own; otherwise as `TextBackbone`.
+    """
+    if config.backbone == OWN_BACKBONE:
+        raise ValueError(f"backbone: got {OWN_BACKBONE!r}, expected the backbone itself in the argument of that name")
+    if not config.reads_texts:
+        return _BY_ITEM_IDS[config.backbone](config)
+    if isinstance(texts, TitleEncoder) == config.reads_features or texts is None:
+        needed = "the items' features, [num_items, feature_dim]" if config.reads_features else "a TitleEncoder"
+        raise ValueError(
+            f"features: {'missing' if texts is None else 'of another kind'}; {config.backbone} needs {needed}"
+        )
+    return _BY_FEATURES[config.backbone](config, texts)

@@ -1,0 +1,163 @@
+"""The LightningModule of ReaRec: objective, batches, optimiser and validation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from rearec.data.batch import Batch
+from rearec.data.batches import PairBatches
+from rearec.data.cloze import ClozeBatches
+from rearec.data.dataset import SequenceDataset
+from rearec.data.window_batches import WindowBatches
+from rearec.errors import UserError
+from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
+from rearec.evaluation.floors import popularity_ranks
+from rearec.evaluation.metrics import METRICS, rank_metrics
+from rearec.evaluation.seen import RowHistories
+from rearec.objectives import contrastive_active, loss
+from rearec.reasoning import ReaRec
+from rearec.training.options import TrainingOptions
+
+__all__ = ["TrainingModule", "learning_rate_factor"]
+
+# Share of the learning rate that parameters take part with which come trained already.
+PRETRAINED_LR = 0.05
+
+
+class TrainingModule(LightningModule):
+    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them."""
+
+    def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+        self._train_batches = _training_batches(model, dataset, options)
+        self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
+        exclude = seen_items(dataset, options.exclude_seen).exclude
+        self._seen = RowHistories(dataset, "valid") if exclude else None
+        empty = self._valid_batches.empty_history_rows
+        self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
+        self._valid_ranks: list[np.ndarray] = []
+        self._ranker: BatchRanker | None = None
+
+    def train_dataloader(self) -> WindowBatches:
+        """The batches of the current epoch; Lightning asks again for each epoch."""
+        self._train_batches.set_epoch(self.current_epoch)
+        return self._train_batches
+
+    def val_dataloader(self) -> PairBatches:
+        """The validation rows."""
+        return self._valid_batches
+
+    def on_train_epoch_start(self) -> None:
+        """Tie dropout and noise to (seed, epoch)."""
+        state = np.random.SeedSequence((self.options.seed, self.current_epoch)).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what training does not change; the dataset has it."""
+        for name in self.model.frozen_state():
+            del checkpoint["state_dict"][f"model.{name}"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what `on_save_checkpoint` left out."""
+        checkpoint["state_dict"] |= {f"model.{name}": value for name, value in self.model.frozen_state().items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch; every term is logged as the epoch's mean over rows."""
+        config = self.model.config
+        contrastive = contrastive_active(config, self.current_epoch)
+        rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
+        terms = loss(
+            config,
+            rollout,
+            batch.target,
+            batch.group,
+            contrastive=contrastive,
+            precision=self.options.precision,
+        )
+        means = {f"train_{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
+        return terms["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Prepare the item table once for all validation batches."""
+        self._ranker = BatchRanker(self.model, seen=self._seen)
+        self._valid_ranks = [self._empty_history_ranks]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Ranks of one batch, in float32 whatever the training precision, as `evaluate` computes them."""
+        assert self._ranker is not None
+        with torch.autocast(self.device.type, enabled=False):
+            self._valid_ranks.append(self._ranker.final(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics, in float64."""
+        self._ranker = None
+        metrics = rank_metrics(np.concatenate(self._valid_ranks))
+        self.log_dict({f"valid_{name}": torch.tensor(metrics[name], dtype=torch.float64) for name in METRICS})
+
+    def on_train_epoch_end(self) -> None:
+        """A loss, a score or a weight that is no finite number ends the training, before the epoch is saved."""
+        values = self.trainer.callback_metrics
+        where = f"in epoch {self.current_epoch + 1}: try a lower --lr or --clip"
+        if not torch.isfinite(values["train_loss"]):
+            raise UserError(f"the training loss is {values['train_loss'].item()} {where}")
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
+        if not finite or not torch.isfinite(values["valid_mrr"]):
+            raise UserError(f"the model's {'scores' if finite else 'weights'} are no longer finite {where}")
+
+    def configure_optimizers(self) -> Any:
+        """Adam, and the schedule where one is wanted."""
+        options = self.options
+        pretrained = self.model.backbone.pretrained_parameters()
+        known = set(map(id, pretrained))
+        groups: list[dict[str, Any]] = [{"params": [x for x in self.parameters() if id(x) not in known]}]
+        if pretrained:
+            groups.append({"params": pretrained, "lr": options.encoder_lr or options.lr * PRETRAINED_LR})
+        # fused: one pass over the item table, which is most of the parameters
+        optimizer = torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        # which leaves no trace in the weights' version counters, by which validation notices that they have changed
+        optimizer.register_step_post_hook(lambda *_: increment_version(self.parameters()))
+        if options.schedule == "constant" and options.lr_warmup == 0:
+            return optimizer
+        total = options.epochs * len(self._train_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(options, step, total)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+
+
+def _training_batches(model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> WindowBatches:
+    """The batches of the training task."""
+    config, batch_rows, seed = model.config, options.batch_rows, options.seed
+    if config.training_task == "cloze":
+        return ClozeBatches(
+            dataset, batch_rows=batch_rows, max_len=config.max_len, mask_share=config.mask_share, seed=seed
+        )
+    pairing = options.pairing if model.backbone.shares_windows else "separate"
+    return PairBatches(
+        dataset, "train", batch_rows=batch_rows, max_len=config.max_len, pairing=pairing, shuffle=True, seed=seed
+    )
+
+
+def learning_rate_factor(options: TrainingOptions, step: int, total: int) -> float:
+    """What the learning rate is multiplied with at an optimiser step (from 0) out of ``total``."""
+    if step < options.lr_warmup:
+        return (step + 1) / options.lr_warmup
+    if options.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - options.lr_warmup) / max(1, total - options.lr_warmup))
+    return 1.0 - done if options.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

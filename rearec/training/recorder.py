@@ -1,0 +1,153 @@
+"""Checkpoints that a kill cannot damage, and the record of a run's epochs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from rearec.errors import UserError
+from rearec.files import open_aside, write_aside
+from rearec.reasoning import ReaRec
+from rearec.run_folder import RunFolder
+from rearec.training.memory import return_free_memory
+
+__all__ = ["AtomicCheckpointIO", "RunRecorder", "load_best_weights"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint aside and renames it, reads with ``weights_only=True``: no code from a file is run."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``; there is the old file or the new one, never a part of it.
+
+        Raises UserError naming ``path`` where it cannot be written.
+        """
+        try:
+            with open_aside(Path(path), "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # torch's writer puts an error of its own in the place of the system's
+            reason = error.__context__ if isinstance(error.__context__, OSError) else str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be written: {reason}") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read ``path``; UserError where it is no checkpoint. ``weights_only`` is always taken as True."""
+        return load_checkpoint(Path(path), map_location)
+
+
+def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, tensors and plain values only."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}); train anew with --force"
+        ) from error
+    return checkpoint
+
+
+def load_best_weights(folder: RunFolder, model: ReaRec) -> ReaRec:
+    """Put the weights of the best epoch into the model; it is returned on the CPU, in evaluation mode."""
+    state = load_checkpoint(folder.best_checkpoint)["state_dict"]
+    model = model.cpu()
+    model.load_state_dict(model.frozen_state() | {name.removeprefix("model."): x for name, x in state.items()})
+    return model.eval()
+
+
+class RunRecorder(Checkpoint):
+    """Writes metrics.csv, best.ckpt and last.ckpt at the end of every epoch.
+
+    The rows of metrics.csv are part of the checkpoint, so that a resumed run continues the table at the right row.
+
+    Attributes:
+        history: one dict per epoch: epoch (from 1), step, learning_rate, train_* and valid_* means, train_seconds,
+            valid_seconds and rows_per_second (of training).
+        best_epoch: the first epoch (from 1) with the largest monitored value, 0 before there is one.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        monitor: str,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+        on_batch: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self._best_value = -float("inf")
+        self._on_epoch = on_epoch
+        self._on_batch = on_batch
+        self._rows = 0
+        self._clock = 0.0
+        self._train_seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {"history": self.history, "best_epoch": self.best_epoch, "best_value": self._best_value}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the table of the checkpoint."""
+        self.history = state_dict["history"]
+        self.best_epoch = state_dict["best_epoch"]
+        self._best_value = state_dict["best_value"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._rows = 0
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the rows and tell the listener."""
+        self._rows += batch.num_rows
+        if self._on_batch is not None:
+            self._on_batch(trainer.current_epoch + 1, batch_idx + 1, int(trainer.num_training_batches))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time of the training part."""
+        self._train_seconds = time.perf_counter() - self._clock
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the epoch's row, then the checkpoints: best before last, so that last never knows a best not there."""
+        values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        row: dict[str, Any] = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **{name: values[name] for name in sorted(values)},
+            "train_seconds": self._train_seconds,
+            "valid_seconds": time.perf_counter() - self._clock - self._train_seconds,
+            "rows_per_second": self._rows / self._train_seconds,
+        }
+        self.history.append(row)
+        write_aside(self.folder.metrics_file, _csv(self.history))
+        if values[self.monitor] > self._best_value:
+            self.best_epoch, self._best_value = row["epoch"], values[self.monitor]
+            trainer.save_checkpoint(self.folder.best_checkpoint, weights_only=True)
+        trainer.save_checkpoint(self.folder.last_checkpoint)
+        # some tens of milliseconds; without it the process grows from epoch to epoch
+        return_free_memory()
+        if self._on_epoch is not None:
+            self._on_epoch({**row, "best_epoch": self.best_epoch})
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,79 @@
+"""Seed and threshold of dropout; operands of attention as addresses, sizes and strides (csrc/attention_tuples.h)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rearec_kernels.arguments import as_int, describe
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def shape_operand(q: Tensor, prefix_k: Tensor, tokens: int, scale: float) -> tuple[Any, ...]:
+    _, queries, heads, width = q.shape
+    return DTYPES[q.dtype], queries, heads, prefix_k.shape[2], width, tokens, scale
+
+
+def prefix_operand(k: Tensor, v: Tensor) -> tuple[Any, ...]:
+    return k.data_ptr(), v.data_ptr(), k.stride()[:3], v.stride()[:3], k.shape[1]
+
+
+def rows_operand(start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor) -> tuple[int, ...]:
+    return start.data_ptr(), end.data_ptr(), row_prefix.data_ptr(), order.data_ptr(), start.shape[0]
+
+
+def segment_operand(k: Tensor, v: Tensor, tokens: int) -> tuple[int, ...]:
+    """The first `tokens` of k, v [R, tokens or more, Hkv, D], their heads dense."""
+    strides = _stride(k, 0), _stride(k, 1)
+    assert strides == (_stride(v, 0), _stride(v, 1))
+    return k.data_ptr(), v.data_ptr(), *strides, tokens
+
+
+def _stride(x: Tensor, dim: int) -> int:
+    """Of a dimension of size 1 a dense tensor may have any stride, and nobody takes the step."""
+    return x.stride(dim) if x.shape[dim] > 1 else 0
+
+
+def segment_operands(token_k: Sequence[Tensor], token_v: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    return [segment_operand(k, v, k.shape[1]) for k, v in zip(token_k, token_v, strict=True)]
+
+
+def step_operands(
+    dscores: Sequence[Tensor], probs: Sequence[Tensor], q: Sequence[Tensor], grad_out: Sequence[Tensor]
+) -> list[tuple[int, ...]]:
+    steps = zip(dscores, probs, q, grad_out, strict=True)
+    return [(ds.data_ptr(), p.data_ptr(), x.data_ptr(), g.data_ptr(), x.shape[1]) for ds, p, x, g in steps]
+
+
+def split_tokens(x: Tensor, segments: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients [R, tokens, Hkv, D] as one dense tensor per segment: outputs of an op must not share memory."""
+    sizes = [segment.shape[1] for segment in segments]
+    if len(sizes) == 1:
+        return [x]
+    return [part.clone(memory_format=torch.contiguous_format) for part in x.split(sizes, dim=1)]
+
+
+def dropout_threshold(dropout_p: float) -> int:
+    """Dropout of attention drops the 32-bit words below this, as csrc/philox.h has it."""
+    return min(math.ceil(dropout_p * 2.0**32), 0xFFFFFFFF)
+
+
+def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """int64 [1]: a copy of `seed`, or one drawn from torch's generator for None. Raises for what is no seed."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
+            raise ValueError(
+                f"{op}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
+            )
+        return seed.clone().view(1)  # a backward pass reads it again, whatever becomes of the caller's
+    number = as_int(op, "seed", seed)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{op}: seed must fit into a signed 64-bit integer, got {seed}")
+    return torch.full((1,), number, dtype=torch.int64, device=device)  # a copy from the host would wait for the device
