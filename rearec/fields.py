@@ -1,67 +1,192 @@
-"""What a field of an options record says about itself: the command line, its help and its checks come from there."""
+"""What a field of an options record says of itself: its checks, command line and documentation are made of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import Field, field, fields
-from typing import Any, get_args
+import textwrap
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rearec.errors import UserError
 
-__all__ = ["check_fields", "choices_of", "flag_of", "setting"]
+__all__ = ["Setting", "check_options", "checked_values", "documented", "setting", "settings"]
+
+Record = TypeVar("Record", bound=type)
 
 
-def setting(
-    help: str,
-    *,
-    default: Any = None,
-    panel: str | None = None,
-    metavar: str | None = None,
-    at_least: int | None = None,
-    choices: Any = None,
-    flags: str | None = None,
-    shown: str | bool = False,
-) -> Any:
-    """A field of a dataclass with what is said of it.
+@dataclass(frozen=True)
+class Setting:
+    """What is said of a field of an options record. Its type says the rest: whether it may be None, its words.
 
-    Args:
-        help: a line for the reader of ``--help``.
-        panel: the heading that it stands under there.
+    Attributes:
+        help: a line for the reader of ``--help``; None: it is no option of the command line.
+        default: ``MISSING``: the field has none.
+        more: what the record's documentation says beyond it.
+        panel: the heading that it stands under in ``--help``.
         metavar: the word for its value there.
-        at_least: its least value.
-        choices: the ``Literal`` of the words that it takes.
         flags: its names on the command line, unless they follow from its own.
-        shown: what ``--help`` says of the default.
+        shown: whether ``--help`` shows the default, or what it says instead.
+        at_least, above, below: the range of a number.
+        expected: what a wrong value is told to be instead, unless it follows from the type and the range.
+        choices: the ``Literal`` of the words that it takes, where its type is a plain ``str``.
+        offered: that of the words that the command line offers, where these are not all.
+        backbones, methods: who alone reads it; others are not changed by its value.
+        name, kind: the field's own, its type for the latter.
     """
-    said = {"help": help, "panel": panel, "metavar": metavar, "at_least": at_least, "choices": choices}
-    return field(default=default, metadata={**said, "flags": flags, "shown": shown})
+
+    help: str | None = None
+    default: Any = None
+    more: str = ""
+    panel: str | None = None
+    metavar: str | None = None
+    flags: str | None = None
+    shown: str | bool = True
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    expected: str | None = None
+    choices: Any = None
+    offered: Any = None
+    backbones: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    name: str = ""
+    kind: Any = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that it takes; empty where it takes others."""
+        kinds = (self.choices, self.kind, *get_args(self.kind))
+        return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line; of a switch that is on by default the one that turns it off."""
+        flags = (self.flags or f"--{self.name.replace('_', '-')}").split("/")
+        return flags[-1] if self.default is True else flags[0]
+
+    def is_a(self, kind: type) -> bool:
+        """Whether its values are of this type, or None."""
+        return kind is self.kind or kind in get_args(self.kind)
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is of its type and in its range."""
+        if value is None:
+            return self.is_a(type(None))
+        if self.words:
+            return isinstance(value, str) and value in self.words
+        if self.is_a(bool) or isinstance(value, bool):
+            return self.is_a(bool) and isinstance(value, bool)
+        if self.is_a(int) or self.is_a(float):
+            return isinstance(value, Integral if self.is_a(int) else Real) and self._is_in_range(value)
+        return isinstance(value, str) and bool(value)
+
+    def plain(self, value: Any) -> Any:
+        """A value that it accepts as json can hold it: numbers of other libraries as Python's own."""
+        if value is None or self.words or self.is_a(bool):
+            return value
+        return int(value) if self.is_a(int) else float(value) if self.is_a(float) else value
+
+    @property
+    def expectation(self) -> str:
+        """What it accepts, in words."""
+        if self.expected or self.words:
+            return self.expected or f"one of {', '.join(self.words)}"
+        if self.is_a(bool):
+            return "true or false"
+        if self.is_a(int):
+            return f"an integer{self._or_more if self.below is None else f' in [{self.at_least}, {self._below})'}"
+        if self.is_a(float) and self.below is None:
+            return "a finite number" + (self._or_more if self.above is None else f" above {self.above}")
+        if self.is_a(float):
+            limits = (
+                f"in [{self.at_least}, {self._below})"
+                if self.above is None
+                else f"between {self.above} and {self._below}"
+            )
+            return f"a number {limits}"
+        return "text"
+
+    def not_read_by(self, backbone: str | None, method: str | None) -> str | None:
+        """The method or else the backbone that does not read it (None: any); None where both do."""
+        for name, readers in ((method, self.methods), (backbone, self.backbones)):
+            if name is not None and readers is not None and name not in readers:
+                return name
+        return None
+
+    @property
+    def _or_more(self) -> str:
+        return "" if self.at_least is None else f", {self.at_least} or more"
+
+    @property
+    def _below(self) -> str:
+        below = self.below
+        is_long = isinstance(below, int) and below > 10**6 and below & (below - 1) == 0
+        return f"2**{below.bit_length() - 1}" if is_long and isinstance(below, int) else str(below)
+
+    def _is_in_range(self, value: Any) -> bool:
+        lowest = self.at_least is None or value >= self.at_least
+        return bool(lowest and (self.above is None or value > self.above) and value < (self.below or math.inf))
 
 
-def flag_of(entry: Field[Any]) -> str:
-    """The name of a field on the command line; of a switch that is on by default the one that turns it off."""
-    flags = str(entry.metadata.get("flags") or f"--{entry.name.replace('_', '-')}").split("/")
-    return flags[-1] if entry.default is True else flags[0]
+def setting(help: str | None = None, *, default: Any = None, **more: Any) -> Any:
+    """A field of a dataclass with what is said of it: the attributes of `Setting`."""
+    return field(default=default, metadata={"said": Setting(help, default, **more)})
 
 
-def choices_of(entry: Field[Any]) -> tuple[str, ...]:
-    """The words that a field takes; empty where it takes others."""
-    return get_args(entry.metadata.get("choices"))
+@lru_cache
+def settings(record: type) -> Mapping[str, Setting]:
+    """What the fields of an options record say of themselves, by name."""
+    kinds = get_type_hints(record)
+    return {
+        entry.name: replace(entry.metadata["said"], name=entry.name, kind=kinds[entry.name]) for entry in fields(record)
+    }
 
 
-def check_fields(options: Any) -> None:
-    """What each field of an options record says of its values.
+def checked_values(options: Any) -> dict[str, Any]:
+    """The values of an options record by field, numbers as Python's own.
+
+    Raises:
+        ValueError: one is not of its field's type or range; the message names it, what it is and what is expected.
+    """
+    values = {}
+    for name, said in settings(options.__class__).items():
+        value = getattr(options, name)
+        if not said.accepts(value):
+            raise ValueError(f"{name}: got {value!r}, expected {said.expectation}")
+        values[name] = said.plain(value)
+    return values
+
+
+def check_options(options: Any) -> None:
+    """Look at the values of an options record as at options of the command line.
 
     Raises:
         UserError: a value is no finite number, is less than the least, or none of the words.
     """
-    for entry in fields(options):
-        value = getattr(options, entry.name)
+    for name, said in settings(options.__class__).items():
+        value = getattr(options, name)
         if value is None:
             continue
-        words, least = choices_of(entry), entry.metadata.get("at_least")
-        if words and value not in words:
-            raise UserError(f"unknown {entry.name.replace('_', ' ')} {value!r}; known are {', '.join(words)}")
+        if said.words and value not in said.words:
+            raise UserError(f"unknown {name.replace('_', ' ')} {value!r}; known are {', '.join(said.words)}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{flag_of(entry)} must be a finite number, got {value}")
-        if least is not None and value < least:
-            raise UserError(f"{flag_of(entry)} must be at least {least}, got {value}")
+            raise UserError(f"{said.flag} must be a finite number, got {value}")
+        if said.at_least is not None and value < said.at_least:
+            raise UserError(f"{said.flag} must be at least {said.at_least}, got {value}")
+
+
+def documented(record: Record) -> Record:
+    """A decorator: the docstring of an options record goes on with what its fields say."""
+    if record.__doc__ is not None:
+        lines = "\n".join(map(_line, settings(record).values()))
+        record.__doc__ = f"{record.__doc__.rstrip()}\n\n    Attributes:\n{lines}\n    "
+    return record
+
+
+def _line(said: Setting) -> str:
+    default = None if said.default in (MISSING, None) else f"Default: {said.default!r}."
+    text = " ".join(filter(None, (f"{said.name}:", said.help, said.more, default)))
+    return textwrap.fill(text, width=120, initial_indent=" " * 8, subsequent_indent=" " * 12)

@@ -14,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, reproduce, train
-from rearec.cli.common import EXIT_USER_ERROR, give_up_stdout, note
+from rearec.cli.command import EXIT_USER_ERROR
+from rearec.cli.output import give_up_stdout, note
 
 __all__ = ["app", "main"]
 

@@ -11,21 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    ExcludeSeen,
-    Force,
-    Json,
-    Seed,
-    Threads,
-    command,
-    compute_device,
-    emit,
-    metric_table,
-    note,
-    set_threads,
-)
+from rearec.cli.command import Common, ExcludeSeen, Force, command
+from rearec.cli.output import emit, metric_table, note
+from rearec.cli.process import compute_device
+from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,38 +37,33 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the data, the runs and the plots.")] = Path(
         "rearec-demo"
     ),
-    users: Annotated[int, typer.Option(min=10, help="Users to generate.")] = 4000,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = 14,
+    users: Annotated[int, typer.Option(min=10, help="Users to generate.")] = DEMO_USERS,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = DEMO_EPOCHS,
     exclude_seen: ExcludeSeen = None,
     force: Force = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 1,
-    debug: Debug = False,
+    common: Common = Common(threads=1),
 ) -> None:
     """Generate data on which depth pays, train base, erl and prl on it side by side, and plot what comes out.
 
     Takes about three minutes on two cores; the models are small, one thread is enough for them.
     """
-    set_threads(threads)
     from rearec.cli.terminal import stderr_terminal
     from rearec.experiments.demo import EXAMPLE, STRUCTURE, run_demo
 
-    if not as_json:
+    if not common.as_json:
         stderr_terminal().paragraphs(STRUCTURE)
     with _live(epochs) as on_progress:
         result = run_demo(
             out,
-            seed=seed,
+            seed=common.seed,
             users=users,
             epochs=epochs,
             exclude_seen=exclude_seen,
-            device=compute_device(device),
+            device=compute_device(common.device),
             force=force,
             on_progress=on_progress,
         )
-    emit(result, as_json, lambda console: _render(console, out, EXAMPLE, result))
+    emit(result, common.as_json, lambda console: _render(console, out, EXAMPLE, result))
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, emit, note
+from rearec.cli.command import Common, command
+from rearec.cli.output import emit, note
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ def download(
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="You have read the terms of the source, may and do accept them.")
     ] = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Fetch the public source of a dataset of the paper.
 
@@ -45,7 +42,7 @@ def download(
 
     if name is None:
         listed = {key: {"terms": source.terms_address, "prepare": source.prepare} for key, source in SOURCES.items()}
-        emit(listed, as_json, _list)
+        emit(listed, common.as_json, _list)
         return
     if name not in SOURCES:
         raise UserError(f"unknown source {name!r}; known are {', '.join(SOURCES)}")
@@ -61,7 +58,7 @@ def download(
         "files": checksums,
         "prepare": source.prepare.replace("DIR", shlex.quote(str(folder))),
     }
-    emit(result, as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}"))
+    emit(result, common.as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}"))
 
 
 def _list(console: Terminal) -> None:

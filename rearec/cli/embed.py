@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    Force,
-    Json,
-    Seed,
-    Threads,
-    command,
-    device_of,
-    emit,
-    note,
-    progress_bar,
-    set_threads,
-)
+from rearec.cli.command import Common, Force, command
+from rearec.cli.output import emit, note, progress_bar
+from rearec.cli.process import device_of
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,18 +54,13 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Titles encoded at a time.")] = 32,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a title that are read.")] = 512,
     force: Force = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Give the items of a prepared dataset features, for the backbones that read text.
 
     They are stored in DIR; row i belongs to item i of rearec.load_dataset(DIR). A run that was killed goes on where it
     was when it is started again.
     """
-    set_threads(threads)
     from rearec.data import load_dataset
     from rearec.data.features.check import check_features
     from rearec.data.features.embedding import drop_partial
@@ -96,7 +80,7 @@ def embed(
     if features is not None:
         vectors, description = _read(dataset, features, order)
     else:
-        vectors, description = _encode(directory, dataset, encoder, device, batch_size, max_tokens)
+        vectors, description = _encode(directory, dataset, encoder, common.device, batch_size, max_tokens)
     check_features(vectors, dataset.num_items, str(features or encoder))
     width = vectors.shape[1]
     if pca:
@@ -106,7 +90,11 @@ def embed(
     save_features(directory, vectors, dataset.fingerprint, description)
     drop_partial(directory)
     result = {"dataset": str(directory), "items": dataset.num_items, "features": vectors.shape[1], **description}
-    emit(result, as_json, lambda console: console.print(f"{result['items']:,} x {result['features']} in {directory}"))
+    emit(
+        result,
+        common.as_json,
+        lambda console: console.print(f"{result['items']:,} x {result['features']} in {directory}"),
+    )
 
 
 def _read(dataset: SequenceDataset, path: Path, order: str) -> tuple[NDArray[np.floating[Any]], dict[str, Any]]:

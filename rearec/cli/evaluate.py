@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    ExcludeSeen,
-    Json,
-    Seed,
-    Threads,
-    check_steps,
-    command,
-    compute_device,
-    dataset_path,
-    emit,
-    metric_table,
-    progress_bar,
-    seen_of_run,
-    set_threads,
-)
+from rearec.cli.command import Common, ExcludeSeen, command
+from rearec.cli.finished_run import check_steps, dataset_path, seen_of_run
+from rearec.cli.output import emit, metric_table, progress_bar
+from rearec.cli.process import compute_device
+from rearec.data.words import SplitName
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
 
 __all__ = ["register"]
-
-
-class Split(str, Enum):
-    train = "train"
-    valid = "valid"
-    test = "test"
-
-
-class UsersBy(str, Enum):
-    length = "length"
-
-
-class ItemsBy(str, Enum):
-    popularity = "popularity"
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +27,7 @@ def register(app: typer.Typer) -> None:
 @command
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
-    split: Annotated[Split, typer.Option(help="Rows to rank.")] = Split.test,
+    split: Annotated[SplitName, typer.Option(help="Rows to rank.")] = "test",
     steps: Annotated[
         int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
     ] = None,
@@ -67,25 +40,22 @@ def evaluate(
             show_default="ndcg and recall at 10 and 20, mrr",
         ),
     ] = None,
-    users_by: Annotated[UsersBy | None, typer.Option(help="Metrics by length of the history.")] = None,
-    items_by: Annotated[ItemsBy | None, typer.Option(help="Metrics by training count of the target.")] = None,
+    users_by: Annotated[Literal["length"] | None, typer.Option(help="Metrics by length of the history.")] = None,
+    items_by: Annotated[
+        Literal["popularity"] | None, typer.Option(help="Metrics by training count of the target.")
+    ] = None,
     by_step: Annotated[bool, typer.Option("--by-step", help="Metrics of each reasoning state alone.")] = False,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 512,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Rank the whole catalogue for every row of a split: NDCG, Recall and MRR beside those of two floors.
 
     Shops that do not offer again what a user has bought leave seen items out (--exclude-seen); the paper keeps them
     (--keep-seen). A target that is in its own history stays a candidate.
     """
-    set_threads(threads)
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(run)
@@ -99,27 +69,27 @@ def evaluate(
 
     dataset = load_dataset(data)
     folder.check_fingerprint(dataset.fingerprint, data)
-    model = ReaRec.from_pretrained(run, map_location=compute_device(device))
+    model = ReaRec.from_pretrained(run, map_location=compute_device(common.device))
     check_steps(steps, model.config.steps)
     chosen = None if metrics is None else [each.name for each in parse_metrics(metrics.split(","), dataset.num_items)]
     seen = seen_of_run(folder, dataset, exclude_seen)
-    with progress_bar(f"ranking {split.value} rows") as progress:
+    with progress_bar(f"ranking {split} rows") as progress:
         result = rank_and_measure(
             model,
             dataset,
-            split.value,
+            split,
             exclude_seen=seen.exclude,
             metrics=chosen,
             steps=steps,
             batch_rows=batch_size,
             per_step=by_step,
-            users_by=users_by and users_by.value,
-            items_by=items_by and items_by.value,
+            users_by=users_by,
+            items_by=items_by,
             progress=progress,
         )
     emit(
         {"run": str(run), "method": model.config.method, **result},
-        as_json,
+        common.as_json,
         lambda c: _render(c, model.config.method, result, chosen),
     )
 

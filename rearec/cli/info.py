@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rearec.cli.common import Debug, Device, Json, Seed, Threads, command, device_of, emit, set_threads
+from rearec.cli.command import Common, command
+from rearec.cli.output import emit
+from rearec.cli.process import device_of
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -23,14 +25,9 @@ def register(app: typer.Typer) -> None:
 
 @command
 def info(
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Versions, the native build, which backends serve which device, threads, and whether a GPU is usable."""
-    set_threads(threads)
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -50,11 +47,11 @@ def info(
         "platform": platform.platform(),
         "libraries": {name: installed(name) for name in LIBRARIES},
         "threads": torch.get_num_threads(),
-        "device": str(device_of(device)),
+        "device": str(device_of(common.device)),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "build": build_info(),
     }
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, common.as_json, lambda console: _render(console, result))
 
 
 def _render(console: Terminal, result: dict[str, Any]) -> None:

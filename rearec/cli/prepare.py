@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    ExcludeSeen,
-    Force,
-    Json,
-    Seed,
-    Threads,
-    command,
-    emit,
-    metric_table,
-    note,
-    set_threads,
-)
-from rearec.cli.options import with_options
-from rearec.data.preparation.options import Format, PrepareOptions
+from rearec.cli.command import Common, ExcludeSeen, Force, command
+from rearec.cli.options import options_of, with_options
+from rearec.cli.output import emit, metric_table, note
+from rearec.data.readers.formats import FORMATS, SOURCE_FORMATS
+from rearec.data.readers.options import PrepareOptions
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
+
+    Format = str
+else:
+    Format = Literal[FORMATS]
 
 __all__ = ["register"]
 
@@ -35,16 +28,14 @@ def register(app: typer.Typer) -> None:
     app.command()(prepare)
 
 
-@with_options(PrepareOptions)
+@with_options(options=options_of(PrepareOptions))
 @command
 def prepare(
     source_format: Annotated[
         Format,
         typer.Argument(
             metavar="FORMAT",
-            help="amazon2023: raw and meta jsonl, or 5-core csv. json: items by user. lines: a user per line. "
-            "recbole: typed headers. sasrec: 'user item' lines. table: csv, parquet or json, with or without header. "
-            "yelp: review and business json, with the filters of the paper unless said otherwise.",
+            help=" ".join(f"{name}: {SOURCE_FORMATS[name].help}" for name in FORMATS),
         ),
     ],
     sources: Annotated[
@@ -55,14 +46,10 @@ def prepare(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
-    options: PrepareOptions,
+    options: dict[str, Any],
     exclude_seen: ExcludeSeen = None,
     force: Force = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Turn interactions into a prepared dataset: ids are opaque tokens, nothing is filtered unless asked.
 
@@ -73,7 +60,6 @@ def prepare(
     the rows and with the metrics of 'rearec evaluate'), and what was found on the way: the split and why, what orders
     the events, the columns that were not used, and what looks wrong.
     """
-    set_threads(threads)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
     from rearec.evaluation.floors import baseline_ranks
@@ -81,7 +67,7 @@ def prepare(
     from rearec.evaluation.seen import seen_items
 
     try:
-        dataset = prepare_dataset(source_format, sources, out, options, force=force, progress=note)
+        dataset = prepare_dataset(source_format, sources, out, PrepareOptions(**options), force=force, progress=note)
     except UnexpectedCounts as error:
         for line in error.differences:
             note(line)
@@ -97,7 +83,7 @@ def prepare(
         "findings": dataset.source["findings"],
         "notes": dataset.source["notes"],
     }
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, common.as_json, lambda console: _render(console, result))
 
 
 def _render(console: Terminal, result: dict[str, Any]) -> None:

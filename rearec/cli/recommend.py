@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    Force,
-    Json,
-    Seed,
-    Threads,
-    check_steps,
-    command,
-    compute_device,
-    emit,
-    note,
-    progress_bar,
-    set_threads,
-)
+from rearec.cli.command import Common, Force, command
+from rearec.cli.finished_run import check_steps
+from rearec.cli.output import emit, note, progress_bar
+from rearec.cli.process import compute_device
 from rearec.data.tables.files import read_lines
 from rearec.data.tables.json_text import parse_json
 from rearec.errors import UserError
@@ -63,11 +52,7 @@ def recommend(
         typer.Option("--output", metavar="FILE", help="Where the answers to --input go, one json per line."),
     ] = None,
     force: Force = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Recommend items for one history, or for a file of histories.
 
@@ -80,7 +65,6 @@ def recommend(
         raise UserError("--input and --output belong together: give both or none")
     if items and input_file is not None:
         raise UserError("give a history as arguments or a file with --input, not both")
-    set_threads(threads)
     from rearec.run_folder import RunFolder
 
     RunFolder(run).check_finished()
@@ -91,15 +75,15 @@ def recommend(
 
     from rearec.inference import Recommender
 
-    recommender = Recommender(run, device=compute_device(device))
+    recommender = Recommender(run, device=compute_device(common.device))
     check_steps(steps, recommender.model.config.steps)
     if requests is None:
         answer = recommender.recommend([items or []], k, exclude_seen=exclude_seen, steps=steps)[0]
-        emit({"history": items or [], **asdict(answer)}, as_json, lambda console: _render(console, answer))
+        emit({"history": items or [], **asdict(answer)}, common.as_json, lambda console: _render(console, answer))
         return
     assert output_file is not None
     summary = _answer_file(recommender, requests, output_file, k, exclude_seen, steps)
-    emit(summary, as_json, lambda console: console.print(_in_words(summary)))
+    emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
 
 
 def _check_output(output: Path, source: Path, force: bool) -> None:

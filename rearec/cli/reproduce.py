@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.common import (
-    Debug,
-    Device,
-    ExcludeSeen,
-    Json,
-    Seed,
-    Threads,
-    command,
-    compute_device,
-    emit,
-    note,
-    set_threads,
-)
-from rearec.cli.training_choices import Precision
+from rearec.cli.command import Common, ExcludeSeen, command
+from rearec.cli.options import unset_options, with_options
+from rearec.cli.output import emit, note
+from rearec.cli.process import compute_device
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.choices import check_names, parse_settings
+from rearec.experiments.presets import usual_setting
+from rearec.models.config import ReaRecConfig
+from rearec.training.options import TrainingOptions
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -33,12 +26,11 @@ __all__ = ["register"]
 
 EXIT_FAILED_RUN = 1
 
+# An Enum, as typer takes no list of a Literal.
 Artefact = Enum("Artefact", {name: name for name in ("all", *ARTEFACTS)}, type=str)  # type: ignore[misc]
-# Options that set one setting, by its field.
-SETTINGS = {
-    **{name: name for name in ("steps", "dim", "epochs", "precision", "exclude_seen")},
-    "batch_size": "batch_rows",
-}
+
+# The settings that have an option of their own, by field.
+MODEL_SETTINGS, TRAINING_SETTINGS = ("steps", "dim"), ("epochs", "batch_rows", "precision")
 
 
 def register(app: typer.Typer) -> None:
@@ -46,9 +38,14 @@ def register(app: typer.Typer) -> None:
     app.command()(reproduce)
 
 
+@with_options(
+    settings=[
+        *unset_options(ReaRecConfig, {name: usual_setting(name) for name in MODEL_SETTINGS}),
+        *unset_options(TrainingOptions, {name: usual_setting(name) for name in TRAINING_SETTINGS}),
+    ]
+)
 @command
 def reproduce(
-    context: typer.Context,
     artefacts: Annotated[list[Artefact], typer.Argument(metavar="ARTEFACT...", help=f"all, {', '.join(ARTEFACTS)}.")],
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
     out: Annotated[Path, typer.Option(metavar="OUT", help="Folder for the pages and, in OUT/runs, the trainings.")],
@@ -60,13 +57,10 @@ def reproduce(
         str | None, typer.Option(metavar="NAME,...", help="Methods, with commas between.", show_default="as the paper")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each setting, from --seed on.")] = 1,
-    steps: Annotated[int | None, typer.Option(min=0, help="Reasoning steps.", show_default="best known")] = None,
-    dim: Annotated[int | None, typer.Option(min=1, help="Model width.", show_default="64")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="30")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.", show_default="512")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Of the losses.", show_default="fp32")] = None,
+    *,
+    settings: dict[str, Any],
     exclude_seen: ExcludeSeen = None,
-    settings: Annotated[
+    further: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="NAME=VALUE", help="Any other setting of the models or the training; repeatable."
@@ -81,11 +75,7 @@ def reproduce(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
-    as_json: Json = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = 0,
-    debug: Debug = False,
+    common: Common = Common(),
 ) -> None:
     """Make the paper's tables and figures on a dataset of yours: train what they need, write a page for each.
 
@@ -94,12 +84,11 @@ def reproduce(
     """
     asked_backbones, asked_methods = _names(backbones), _names(methods)
     check_names(asked_backbones, asked_methods)
-    asked_settings = parse_settings(settings or [])
-    set_threads(threads)
+    asked_settings = parse_settings(further or [])
     from rearec.experiments.reproduce import reproduce as make
 
-    chosen = {field: context.params[name] for name, field in SETTINGS.items() if context.params[name] is not None}
-    chosen = {field: getattr(value, "value", value) for field, value in chosen.items()}
+    settings |= {"exclude_seen": exclude_seen}
+    chosen = {name: value for name, value in settings.items() if value is not None}
     try:
         result = make(
             [artefact.value for artefact in artefacts],
@@ -108,12 +97,12 @@ def reproduce(
             backbones=asked_backbones,
             methods=asked_methods,
             seeds=seeds,
-            first_seed=seed,
+            first_seed=common.seed,
             settings=chosen | asked_settings,
             search_settings=search_settings,
             jobs=jobs,
-            threads=threads,
-            device=compute_device(device),
+            threads=common.threads,
+            device=compute_device(common.device),
             budget_minutes=budget_minutes,
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
@@ -124,7 +113,7 @@ def reproduce(
         raise
     for name, reason in result["left_out"].items():
         note(f"{name} is left out: {reason}")
-    emit(result, as_json, lambda console: _render(console, result))
+    emit(result, common.as_json, lambda console: _render(console, result))
     if result["failed"]:
         raise typer.Exit(EXIT_FAILED_RUN)
 

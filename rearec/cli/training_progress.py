@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from rearec.cli.common import note
+from rearec.cli.output import note
 
 __all__ = ["TrainingProgress"]
 

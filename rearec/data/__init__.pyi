@@ -1,8 +1,9 @@
 from .batch import Batch
 from .batches import PairBatches, collate_histories
 from .dataset import SequenceDataset
-from .preparation.options import FORMATS, SPLITS, PrepareOptions
 from .preparation.prepare import prepare
+from .readers.formats import FORMATS
+from .readers.options import SPLITS, PrepareOptions
 from .storage import load_dataset, save_dataset
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
-from rearec.data.preparation.prepare import assemble
+from rearec.data.preparation.assembly import assemble
 from rearec.data.preparation.splits import leave_one_out
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.storage import load_dataset, save_dataset

@@ -17,6 +17,7 @@ from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, seen_items
 from rearec.evaluation.seen import SeenName, seen_words
+from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
 from rearec.files import check_way, write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -26,11 +27,9 @@ from rearec.run_folder import RunFolder
 from rearec.training import train
 from rearec.training.module import TrainingOptions
 
-__all__ = ["EPOCHS", "EXAMPLE", "METHODS", "STRUCTURE", "USERS", "MethodState", "run_demo"]
+__all__ = ["EXAMPLE", "METHODS", "STRUCTURE", "MethodState", "run_demo"]
 
 METHODS = ("base", "erl", "prl")
-USERS = 4000
-EPOCHS = 14
 EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2", "item-1-0")
 
 # Shares of everyday items whose next item is one, two and three look-ups away.
@@ -61,8 +60,8 @@ def run_demo(
     out: str | Path = "rearec-demo",
     *,
     seed: int = 0,
-    users: int = USERS,
-    epochs: int = EPOCHS,
+    users: int = DEMO_USERS,
+    epochs: int = DEMO_EPOCHS,
     exclude_seen: bool | None = None,
     device: torch.device | str = "cpu",
     force: bool = False,

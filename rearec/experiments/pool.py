@@ -22,10 +22,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rearec.cli.process import set_threads
 from rearec.data import load_dataset
 from rearec.errors import UserError
 from rearec.files import check_way
-from rearec.threads import set_threads
 from rearec.visible import visible
 
 if TYPE_CHECKING:  # imports torch, which a process may do only when it knows its number of threads

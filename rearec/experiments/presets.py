@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rearec.models.config import TEXT_BACKBONES
+from rearec.fields import settings
+from rearec.models.config import ReaRecConfig
+from rearec.training.options import TrainingOptions
 
-__all__ = ["best_settings", "relevant"]
+__all__ = ["best_settings", "relevant", "usual_setting"]
 
 # For every training, by the fields of ReaRecConfig and TrainingOptions.
 SHARED: Mapping[str, Any] = {
@@ -36,17 +38,7 @@ BY_BACKBONE: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("morec", "prl"): {"lr": 3e-3},
 }
 
-# Settings that only some methods or backbones read.
-METHODS_OF: Mapping[str, Collection[str]] = {
-    "steps": ("naive", "rpe", "erl", "prl"),
-    **dict.fromkeys(("kl_weight", "kl_form"), ("erl",)),
-    **dict.fromkeys(("alpha", "step_weights", "pl_weight", "cl_weight", "noise", "warmup", "noised_prefix"), ("prl",)),
-}
-BACKBONES_OF: Mapping[str, Collection[str]] = {
-    "adaptor_dropout": TEXT_BACKBONES,
-    **dict.fromkeys(("experts", "transductive"), ("unisrec",)),
-    "adaptor_layers": ("morec",),
-}
+KNOWN = {**settings(ReaRecConfig), **settings(TrainingOptions)}
 
 
 def best_settings(backbone: str, method: str) -> dict[str, Any]:
@@ -54,6 +46,12 @@ def best_settings(backbone: str, method: str) -> dict[str, Any]:
     return {**SHARED, **BY_METHOD.get(method, {}), **BY_BACKBONE.get((backbone, method), {})}
 
 
-def relevant(setting: str, backbone: str, method: str) -> bool:
+def usual_setting(name: str) -> str:
+    """What `best_settings` holds for all backbones and methods, as text; "best known" where they differ."""
+    special = [*BY_METHOD.values(), *BY_BACKBONE.values()]
+    return "best known" if any(name in changes for changes in special) else str(SHARED[name])
+
+
+def relevant(name: str, backbone: str, method: str) -> bool:
     """Whether a training with this backbone and method reads a setting."""
-    return backbone in BACKBONES_OF.get(setting, (backbone,)) and method in METHODS_OF.get(setting, (method,))
+    return KNOWN[name].not_read_by(backbone, method) is None

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args
+
+from rearec.fields import checked_values, documented, setting
 
 __all__ = [
     "BACKBONES",
     "ID_BACKBONES",
-    "KL_FORMS",
     "METHODS",
-    "NOISED_PREFIXES",
+    "MODEL",
+    "OBJECTIVE",
     "OWN_BACKBONE",
-    "STEP_WEIGHTS",
+    "TEXTS",
     "TEXT_BACKBONES",
-    "TRAINING_TASKS",
     "ReaRecConfig",
 ]
 
-ID_BACKBONES = ("sasrec", "bert4rec")
-TEXT_BACKBONES = ("unisrec", "morec")
+IdBackbone = Literal["sasrec", "bert4rec"]
+TextBackbone = Literal["unisrec", "morec"]
+PaperBackbone = Literal[IdBackbone, TextBackbone]
+# "own": a backbone of the user's own, see `rearec.models.backbone`.
+Backbone = Literal[PaperBackbone, "own"]
+Method = Literal["base", "naive", "rpe", "erl", "prl"]
+Form = Literal["official", "paper"]
+
+ID_BACKBONES: tuple[IdBackbone, ...] = get_args(IdBackbone)
+TEXT_BACKBONES: tuple[TextBackbone, ...] = get_args(TextBackbone)
+BACKBONES: tuple[PaperBackbone, ...] = get_args(PaperBackbone)
+METHODS: tuple[Method, ...] = get_args(Method)
+OWN_BACKBONE: Literal["own"] = "own"
 # Those that can train an encoder of texts too.
-ENCODER_BACKBONES = ("morec",)
-BACKBONES = (*ID_BACKBONES, *TEXT_BACKBONES)
-# A backbone of the user's own, see `rearec.models.backbone`.
-OWN_BACKBONE = "own"
+ENCODER_BACKBONES: tuple[Backbone, ...] = ("morec",)
 # The backbone that can be trained on masked items.
-CLOZE_BACKBONE = "bert4rec"
-TRAINING_TASKS = ("next-item", "cloze")
-METHODS = ("base", "naive", "rpe", "erl", "prl")
-KL_FORMS = ("official", "paper")
-STEP_WEIGHTS = ("official", "paper")
-NOISED_PREFIXES = ("shared", "own")
+CLOZE_BACKBONE: Backbone = "bert4rec"
+REASONING = tuple(method for method in METHODS if method != "base")
 # Limits of the kernels: the width of an attention head, and the states of the ensemble loss (h_0 is one of them).
 MOST_HEAD_WIDTH = 1024
 MOST_ENSEMBLE_STEPS = 63
 
+MODEL, TEXTS, OBJECTIVE = "Model", "Backbones that read texts", "Objective"
+# Integers of a model are numbers of 32 bits.
+INTEGERS = 2**31
 
+
+@documented
 @dataclass(frozen=True)
 class ReaRecConfig:
     """Shape, method and objective of a model. The defaults are the paper's size and the official code's settings.
@@ -47,94 +55,186 @@ class ReaRecConfig:
     Every value is checked when the object is made; a wrong one raises ValueError naming the field, what it got and
     what is expected. Integers are accepted where a float is expected.
 
-    num_items: catalogue size N; item ids are 0..N-1.
-    backbone: how histories are encoded, one of ``BACKBONES``, or ``own`` for an encoder of one's own.
-    method: ``base`` (no reasoning; steps becomes 0), ``naive`` (feeds the state back as it is), ``rpe`` (adds reasoning
-        position embeddings), both trained on the last state only, ``erl`` (ensemble reasoning learning, section 3.3),
-        ``prl`` (progressive reasoning learning, section 3.4).
-    steps: reasoning steps K the model is trained for; 0 makes every method equal to ``base``.
-    dim, ffn, layers, heads: model width d, inner width of the feed-forward layer, Transformer layers, attention heads.
-    max_len: longest history, in items, that the model sees at once.
-    dropout: on attention probabilities and on the output of every sublayer. input_dropout: on the input of the first
-        layer, items and reasoning tokens alike.
-    temperature: τ of the softmax, in training and at inference. alpha: PRL's annealing factor, τ_t = τ·α^(K-t).
-    kl_weight, kl_form: λ of ERL's diversity term and its form (``official``: mean over ordered pairs, gradient stopped
-        on one side; ``paper``: sum over i < j).
-    step_weights: PRL's cross-entropy weights. ``official``: 1 for the last state, pl_weight / K for each other;
-        ``paper``: 1 for every state.
-    cl_weight, noise, warmup: weight of PRL's contrastive term, standard deviation γ of its noise, and the epochs before
-        it is switched on.
-    noised_prefix: what the noised branch's steps attend to: the encoding of the clean branch (``shared``), or one of
-        their ``own``, which differs from it by its dropout masks alone and costs a second pass over the windows.
-    feature_dim: width of the items' features, for the backbones that read texts; 0 for the others.
-    adaptor_dropout: dropout within what makes item vectors of features.
-    experts, transductive: UniSRec's number of whitenings, and whether it adds embeddings of item ids.
-    adaptor_layers: MoRec's layers after the first one.
-    text_encoder, text_tokens: for MoRec end to end, the transformers model that is trained with it (a name or a folder,
-        read when training starts), and how many tokens of a title it sees; feature_dim is then its width.
-    training_task: what rows are in training: the item after each part of a history (``next-item``) or, for bert4rec
-        alone, masked items among the others (``cloze``); either is evaluated on the next item.
-    mask_share: of the items of a window, the share that cloze masks.
+    Example:
+        >>> from rearec.models import ReaRecConfig
+        >>> ReaRecConfig(num_items=100, method="erl", steps=1, dim=64).has_reasoning_positions
+        True
+        >>> ReaRecConfig(num_items=100, dropout=1)
+        Traceback (most recent call last):
+        ValueError: dropout: got 1, expected a number in [0, 1)
     """
 
-    num_items: int
-    backbone: str = "sasrec"
-    method: str = "prl"
-    steps: int = 2
-    dim: int = 256
-    ffn: int = 300
-    layers: int = 2
-    heads: int = 2
-    max_len: int = 50
-    dropout: float = 0.5
-    input_dropout: float = 0.2
-    temperature: float = 0.07
-    alpha: float = 5.0
-    kl_weight: float = 0.05
-    kl_form: str = "official"
-    step_weights: str = "official"
-    pl_weight: float = 1.0
-    cl_weight: float = 1.0
-    noise: float = 0.01
-    warmup: int = 2
-    noised_prefix: str = "shared"
-    feature_dim: int = 0
-    adaptor_dropout: float = 0.2
-    experts: int = 8
-    transductive: bool = False
-    adaptor_layers: int = 1
-    text_encoder: str | None = None
-    text_tokens: int = 32
-    training_task: str = "next-item"
-    mask_share: float = 0.2
+    num_items: int = setting(default=MISSING, more="Catalogue size N; item ids are 0..N-1.", at_least=1, below=INTEGERS)
+    backbone: str = setting(
+        "unisrec and morec read the items' texts: run 'rearec embed' before.",
+        default="sasrec",
+        more="How histories are encoded; 'own' is an encoder of one's own.",
+        panel=MODEL,
+        choices=Backbone,
+        offered=PaperBackbone,
+    )
+    method: str = setting(
+        "base: no reasoning. erl, prl: the paper's two methods. naive, rpe: steps without their objectives.",
+        default="prl",
+        more="base: steps becomes 0. naive feeds the state back as it is, rpe adds reasoning position embeddings, both "
+        "trained on the last state only. erl: ensemble reasoning learning (section 3.3). prl: progressive reasoning "
+        "learning (section 3.4).",
+        panel=MODEL,
+        choices=Method,
+    )
+    steps: int = setting(
+        "Reasoning steps.",
+        default=2,
+        more="K, for which the model is trained; 0 makes every method equal to base.",
+        panel=MODEL,
+        at_least=0,
+        below=INTEGERS,
+        methods=REASONING,
+    )
+    dim: int = setting(
+        "Model width.", default=256, more="A multiple of heads.", panel=MODEL, at_least=1, below=INTEGERS
+    )
+    ffn: int = setting("Inner width of the FFN.", default=300, panel=MODEL, at_least=1, below=INTEGERS)
+    layers: int = setting("Transformer layers.", default=2, panel=MODEL, at_least=1, below=INTEGERS)
+    heads: int = setting("Attention heads.", default=2, panel=MODEL, at_least=1, below=INTEGERS)
+    max_len: int = setting(
+        "Items of a history it sees.", default=50, more="The last ones.", panel=MODEL, at_least=1, below=INTEGERS
+    )
+    dropout: float = setting(
+        "Of attention and of every sublayer's output.", default=0.5, panel=MODEL, at_least=0, below=1
+    )
+    input_dropout: float = setting(
+        "Of the first layer's input.",
+        default=0.2,
+        more="Items and reasoning tokens alike.",
+        panel=MODEL,
+        at_least=0,
+        below=1,
+    )
+    temperature: float = setting(
+        "Temperature of the softmax.",
+        default=0.07,
+        more="τ, in training and at inference.",
+        panel=OBJECTIVE,
+        flags="--tau",
+        above=0,
+    )
+    alpha: float = setting(
+        "prl: annealing factor.", default=5.0, more="τ_t = τ·α^(K-t).", panel=OBJECTIVE, above=0, methods=("prl",)
+    )
+    kl_weight: float = setting(
+        "erl: diversity weight.", default=0.05, more="λ.", panel=OBJECTIVE, at_least=0, methods=("erl",)
+    )
+    kl_form: Form = setting(
+        "erl: form of the KL term.",
+        default="official",
+        more="official: mean over ordered pairs, gradient stopped on one side; paper: sum over i < j.",
+        panel=OBJECTIVE,
+        methods=("erl",),
+    )
+    step_weights: Form = setting(
+        "prl: weights of the steps' losses.",
+        default="official",
+        more="official: 1 for the last state, pl_weight / K for each other; paper: 1 for every state.",
+        panel=OBJECTIVE,
+        methods=("prl",),
+    )
+    pl_weight: float = setting(
+        "prl: weight of the earlier steps' loss.", default=1.0, panel=OBJECTIVE, at_least=0, methods=("prl",)
+    )
+    cl_weight: float = setting(
+        "prl: weight of the contrastive term.", default=1.0, panel=OBJECTIVE, at_least=0, methods=("prl",)
+    )
+    noise: float = setting(
+        "prl: noise of the contrastive term.",
+        default=0.01,
+        more="Its standard deviation γ.",
+        panel=OBJECTIVE,
+        at_least=0,
+        methods=("prl",),
+    )
+    warmup: int = setting(
+        "prl: epochs before the contrastive term.",
+        default=2,
+        panel=OBJECTIVE,
+        at_least=0,
+        below=INTEGERS,
+        methods=("prl",),
+    )
+    noised_prefix: Literal["shared", "own"] = setting(
+        "prl: whether noised steps attend to an encoding of their own.",
+        default="shared",
+        more="It differs from that of the clean branch by its dropout masks alone and costs a second pass over the "
+        "windows.",
+        panel=OBJECTIVE,
+        methods=("prl",),
+    )
+    feature_dim: int = setting(
+        default=0,
+        more="Width of the items' features, for the backbones that read texts; 0 for the others.",
+        at_least=0,
+        below=INTEGERS,
+    )
+    adaptor_dropout: float = setting(
+        "Dropout of what makes item vectors of features.",
+        default=0.2,
+        panel=TEXTS,
+        at_least=0,
+        below=1,
+        backbones=TEXT_BACKBONES,
+    )
+    experts: int = setting(
+        "unisrec: whitenings to mix.", default=8, panel=TEXTS, at_least=1, below=INTEGERS, backbones=("unisrec",)
+    )
+    transductive: bool = setting(
+        "unisrec: with embeddings of item ids too.", default=False, panel=TEXTS, backbones=("unisrec",)
+    )
+    adaptor_layers: int = setting(
+        "morec: layers after the first one.",
+        default=1,
+        panel=TEXTS,
+        at_least=0,
+        below=INTEGERS,
+        backbones=("morec",),
+    )
+    text_encoder: str | None = setting(
+        "morec: train this transformers model too, on the items' titles; no features are read.",
+        more="A name or a folder, read when training starts; feature_dim is then its width.",
+        panel=TEXTS,
+        metavar="NAME_OR_PATH",
+        expected="a name, a folder or none",
+    )
+    text_tokens: int = setting(
+        "Tokens of a title that it sees.",
+        default=32,
+        panel=TEXTS,
+        at_least=1,
+        below=INTEGERS,
+        backbones=ENCODER_BACKBONES,
+    )
+    training_task: Literal["next-item", "cloze"] = setting(
+        "bert4rec: trained on the item after each part of a history, or on masked items (cloze).",
+        default="next-item",
+        more="Either is evaluated on the next item.",
+        panel=OBJECTIVE,
+    )
+    mask_share: float = setting(
+        "cloze: share of the items that are masked.",
+        default=0.2,
+        panel=OBJECTIVE,
+        above=0,
+        below=1,
+        backbones=(CLOZE_BACKBONE,),
+    )
 
     def __post_init__(self) -> None:
-        self._choose("backbone", (*BACKBONES, OWN_BACKBONE))
-        self._choose("method", METHODS)
-        self._choose("kl_form", KL_FORMS)
-        self._choose("step_weights", STEP_WEIGHTS)
-        self._choose("noised_prefix", NOISED_PREFIXES)
-        self._choose("training_task", TRAINING_TASKS)
-        for name in ("num_items", "dim", "ffn", "layers", "heads", "max_len", "experts", "text_tokens"):
-            self._integer(name, least=1)
-        for name in ("steps", "warmup", "feature_dim", "adaptor_layers"):
-            self._integer(name, least=0)
-        for name in ("dropout", "input_dropout", "adaptor_dropout"):
-            self._number(name, "a number in [0, 1)", lambda value: 0 <= value < 1)
-        for name in ("temperature", "alpha"):
-            self._number(name, "a finite number above 0", lambda value: 0 < value < math.inf)
-        for name in ("kl_weight", "pl_weight", "cl_weight", "noise"):
-            self._number(name, "a finite number, 0 or more", lambda value: 0 <= value < math.inf)
-        self._number("mask_share", "a number between 0 and 1", lambda value: 0 < value < 1)
+        for name, value in checked_values(self).items():
+            object.__setattr__(self, name, value)
         if self.training_task == "cloze" and self.backbone != CLOZE_BACKBONE:
             raise ValueError(
                 f"training_task: got 'cloze' for {self.backbone}, expected 'next-item': "
                 f"masked items are for {CLOZE_BACKBONE} alone"
             )
-        if not isinstance(self.transductive, bool):
-            raise ValueError(f"transductive: got {self.transductive!r}, expected true or false")
-        if self.text_encoder is not None and not (isinstance(self.text_encoder, str) and self.text_encoder):
-            raise ValueError(f"text_encoder: got {self.text_encoder!r}, expected a name, a folder or none")
         if self.text_encoder is not None and self.backbone not in ENCODER_BACKBONES:
             known = ", ".join(ENCODER_BACKBONES)
             raise ValueError(f"text_encoder: got one for {self.backbone}, expected none: {known} alone can train it")
@@ -181,20 +281,3 @@ class ReaRecConfig:
         if "num_items" not in values:
             raise ValueError("num_items: missing, expected the number of items in the catalogue")
         return cls(**values)
-
-    def _choose(self, name: str, choices: Collection[str]) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
-
-    def _integer(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**31:
-            raise ValueError(f"{name}: got {value!r}, expected an integer in [{least}, 2**31)")
-        object.__setattr__(self, name, int(value))
-
-    def _number(self, name: str, expected: str, accepts: Callable[[float], bool]) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, Real) or not accepts(float(value)):
-            raise ValueError(f"{name}: got {value!r}, expected {expected}")
-        object.__setattr__(self, name, float(value))

@@ -1,4 +1,5 @@
-from .loop import fitting_config, train
+from .fitting import fitting_config
+from .loop import train
 from .module import TrainingModule
 from .options import TrainingOptions
 

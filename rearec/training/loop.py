@@ -6,25 +6,14 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import signal
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 
 from rearec.data import load_dataset
@@ -33,51 +22,19 @@ from rearec.errors import UserError, in_one_line
 from rearec.evaluation import evaluate, seen_items
 from rearec.files import write_json
 from rearec.models.backbone import Backbone
-from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
-from rearec.models.title_encoder import TitleEncoder, encoder_width
+from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
-from rearec.training.module import TrainingModule, TrainingOptions
-from rearec.training.recorder import AtomicCheckpointIO, RunRecorder, load_best_weights
+from rearec.training.fitting import check_dataset, describe, texts_of
+from rearec.training.module import TrainingModule
+from rearec.training.options import TrainingOptions
+from rearec.training.recorder import RunRecorder, load_best_weights
+from rearec.training.trainer import interruptible, make_trainer, quiet
 from rearec_kernels import annealed_cross_entropy
 
-__all__ = ["TrainingModule", "TrainingOptions", "fitting_config", "train"]
+__all__ = ["train"]
 
 MONITOR = "valid_ndcg@20"
-
-
-class _EarlyStopping(EarlyStopping):
-    """Lightning's, which also holds for a run that was killed after it had stopped and before its result."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
-
-
-def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
-    """A configuration for a dataset: its number of items and, for a backbone that reads texts, their vectors' width.
-
-    settings: the other fields of `ReaRecConfig`.
-
-    Raises:
-        UserError: the backbone reads features and the dataset has none, or it reads titles and there are none, or there
-            is no such text encoder.
-        ValueError: a setting is wrong.
-    """
-    backbone, width = settings.get("backbone"), 0
-    if backbone in TEXT_BACKBONES and settings.get("text_encoder"):
-        if not any(dataset.item_titles or []):
-            raise UserError(
-                "a text encoder reads the items' titles, and the dataset has none; "
-                "prepare it again with 'rearec prepare ... --titles FILE'"
-            )
-        width = encoder_width(settings["text_encoder"])
-    elif backbone in TEXT_BACKBONES:
-        if dataset.features is None:
-            raise UserError(
-                f"{backbone} reads features of the items, and the dataset has none; make them with 'rearec embed DIR'"
-            )
-        width = dataset.features.shape[1]
-    return ReaRecConfig(num_items=dataset.num_items, feature_dim=width, **settings)
 
 
 def train(
@@ -121,12 +78,22 @@ def train(
             has no training or validation rows, the precision is out of reach on this device, the model does not fit in
             memory, or the loss, the weights or the scores are no longer finite.
         KeyboardInterrupt: the user's; the run can be resumed.
+
+    Example:
+        >>> import tempfile
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.training import TrainingOptions, fitting_config, train
+        >>> dataset = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
+        >>> config = fitting_config(dataset, method="prl", steps=1, dim=8, ffn=8, layers=1, max_len=8)
+        >>> result = train(dataset, tempfile.mkdtemp(), config, TrainingOptions(epochs=1, batch_rows=64))
+        >>> result["best_epoch"], result["stopped_early"]
+        (1, False)
     """
     options = options or TrainingOptions()
     device = torch.device(device)
     folder = RunFolder(run)
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
-    _check_dataset(dataset, config)
+    check_dataset(dataset, config)
     _check_precision(options.precision, device)
     continues = resume and folder.last_checkpoint.is_file()
     # A run goes on as it began.
@@ -135,7 +102,7 @@ def train(
     options = replace(options, exclude_seen=seen.exclude)
     record = {
         "rearec": version("rearec"),
-        "dataset": _describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
+        "dataset": describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
         "model": asdict(config),
         "training": asdict(options),
     }
@@ -148,32 +115,15 @@ def train(
         # --resume may replace a run that was killed in its first epoch.
         folder.check_writable(force=force or resume)
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _quiet():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet():
         torch.manual_seed(options.seed)
         module = TrainingModule(_build(config, dataset, None if backbone is None else backbone()), dataset, options)
         recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
-        stopping = _EarlyStopping(MONITOR, patience=options.patience, mode="max", check_on_train_epoch_end=True)
-        trainer = Trainer(
-            accelerator=device.type,
-            devices=1 if device.type == "cpu" else [device.index or 0],
-            max_epochs=options.epochs,
-            precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
-            callbacks=[stopping, recorder],
-            logger=TensorBoardLogger(
-                folder.path, name="tensorboard", version="", default_hp_metric=False, flush_secs=5
-            ),
-            plugins=[AtomicCheckpointIO()],
-            default_root_dir=folder.path,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = make_trainer(recorder, options, device)
         if not continues:
             # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
             folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
-        with _interruptible(trainer):
+        with interruptible(trainer):
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
         model = load_best_weights(folder, module.model).to(device)
 
@@ -198,7 +148,7 @@ def train(
 def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
-        return ReaRec(config, _texts(config, dataset), backbone=backbone)
+        return ReaRec(config, texts_of(config, dataset), backbone=backbone)
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "
@@ -206,50 +156,13 @@ def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | 
         ) from error
 
 
-def _texts(config: ReaRecConfig, dataset: SequenceDataset) -> torch.Tensor | TitleEncoder | None:
-    """What the backbone knows items by, beside their ids."""
-    if config.text_encoder is not None:
-        return TitleEncoder.pretrained(config.text_encoder, dataset.item_titles or [], config.text_tokens)
-    return torch.from_numpy(np.array(dataset.features)) if config.reads_features else None
-
-
-def _check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
-    if config.num_items != dataset.num_items:
-        raise ValueError(f"num_items: got {config.num_items}, expected the dataset's {dataset.num_items}")
-    width = fitting_config(dataset, backbone=config.backbone, text_encoder=config.text_encoder).feature_dim
-    if config.reads_texts and config.feature_dim != width:
-        whose = "the dataset's" if config.reads_features else "the text encoder's"
-        raise ValueError(f"feature_dim: got {config.feature_dim}, expected {whose} {width}")
-    for split, why in (("train", "train on"), ("valid", "choose the best epoch by")):
-        if not len(dataset.rows(split)):  # type: ignore[arg-type]
-            raise UserError(f"the dataset has no {split} rows to {why}; choose another split when preparing it")
-
-
 def _check_precision(precision: str, device: torch.device) -> None:
     """UserError where the losses cannot be computed so on this device."""
-    state, table = torch.ones(1, 1, 1, device=device), torch.ones(1, 1, device=device)
-    target = torch.zeros(1, dtype=torch.int64, device=device)
+    state, target = torch.ones(1, 1, 1, device=device), torch.tensor([0], device=device)
     try:
-        annealed_cross_entropy(state, table, target, temperature=1.0, precision=precision)
+        annealed_cross_entropy(state, state[0], target, temperature=1.0, precision=precision)
     except ValueError as error:
         raise UserError(f"precision {precision!r} is out of reach here: {in_one_line(error)}") from error
-
-
-def _describe(dataset: SequenceDataset, config: ReaRecConfig, path: Path | None) -> dict[str, Any]:
-    return {
-        "path": None if path is None else str(path.resolve()),
-        "items": dataset.num_items,
-        "users": dataset.num_users,
-        "interactions": dataset.num_interactions,
-        "fingerprint": dataset.fingerprint,
-        "features": _digest(np.ascontiguousarray(dataset.features).data) if config.reads_features else None,
-        "titles": None if config.text_encoder is None else _digest(json.dumps(dataset.item_titles).encode()),
-        "rows": {split: len(dataset.rows(split)) for split in ("train", "valid", "test")},
-    }
-
-
-def _digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
@@ -267,35 +180,3 @@ def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
                     f"{folder.path}: was started with {what}; resume with the same options, or start anew with --force"
                 )
     folder.check_fingerprint(record["dataset"]["fingerprint"], record["dataset"]["path"] or "the dataset")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's notes on its own workings away from the user; its real warnings pass."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Batches differ in number from epoch to epoch, which Lightning takes for a checkpoint in mid-epoch.
-            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
-            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Lightning answers Ctrl-C with sys.exit and leaves the signal ignored: give the caller a KeyboardInterrupt."""
-    main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main_thread else None
-    try:
-        yield
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from None
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGINT, handler)

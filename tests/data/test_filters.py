@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rearec.data import SequenceDataset, prepare
+from rearec.data import PrepareOptions, SequenceDataset, prepare
 from rearec.data.preparation.filters import core, filter_duplicates, minimum_rating
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.tables.times import Times
@@ -167,17 +167,18 @@ def test_what_no_row_refers_to_is_cut_off(write: Write, tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=3, max_size=8), min_size=3, max_size=8), st.data())
 def test_row_filters_agree_with_plain_python(sequences: list[list[str]], data: st.DataObject) -> None:
-    from rearec.data.preparation.row_filters import RowFilters, filter_rows
+    from rearec.data.preparation.row_filters import filter_rows
     from rearec.data.preparation.splits import leave_one_out
 
     flat = [(s, "abcdef".index(item)) for s, items in enumerate(sequences) for item in items]
     rating = np.asarray(data.draw(st.lists(st.integers(1, 5), min_size=len(flat), max_size=len(flat))), dtype=float)
     barred = np.asarray(data.draw(st.lists(st.booleans(), min_size=6, max_size=6)))
-    wanted = RowFilters(
-        data.draw(st.none() | st.integers(1, 5)),
-        data.draw(st.integers(0, 3)),
-        data.draw(st.integers(0, 3)),
-        data.draw(st.booleans()),
+    fewest_train, fewest_eval = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+    wanted = PrepareOptions(
+        min_target_rating=data.draw(st.none() | st.integers(1, 5)),
+        min_train_history=fewest_train,
+        min_eval_history=fewest_eval,
+        known_items=data.draw(st.booleans()),
     )
     source = leave_one_out(interactions_of(flat, rating=rating))
     found = filter_rows(source, wanted, barred)
@@ -191,7 +192,7 @@ def test_row_filters_agree_with_plain_python(sequences: list[list[str]], data: s
         strict=True,
     ):
         touched = sequences[sequence][: position + 1]
-        fewest = wanted.min_train_history if part == 0 else wanted.min_eval_history
+        fewest = fewest_train if part == 0 else fewest_eval
         rated = wanted.min_target_rating is None or value >= wanted.min_target_rating
         if rated and position >= fewest and not any(barred["abcdef".index(item)] for item in touched):
             rows.append((part, sequence, touched))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import io
 import itertools
 import json
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rearec.data import FORMATS, SequenceDataset, prepare
-from rearec.data.readers import READERS
+from rearec.data import FORMATS, PrepareOptions, SequenceDataset, prepare
+from rearec.data.readers.formats import SOURCE_FORMATS
 from rearec.data.tables.table import Table
+from rearec.fields import settings
 
 Interaction = tuple[str, str, int]
 Write = Callable[[str, str], Path]
@@ -108,7 +111,7 @@ def written(folder: Path, interactions: list[Interaction]) -> Iterator[tuple[str
     yield "table", folder / "t.parquet", names
 
 
-@settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(interactions_in_order())
 def test_every_format_gives_the_same_arrays(interactions: list[Interaction]) -> None:
     users = list(dict.fromkeys(user for user, _, _ in interactions))
@@ -128,7 +131,7 @@ def test_every_format_gives_the_same_arrays(interactions: list[Interaction]) -> 
             assert dataset.rows("train").tolist() == train
 
 
-@settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(interactions_in_order(), st.randoms(use_true_random=False))
 def test_rows_in_any_order_are_sorted_by_time_and_ties_keep_the_order_of_the_source(
     interactions: list[Interaction], random: Any
@@ -147,7 +150,7 @@ def test_rows_in_any_order_are_sorted_by_time_and_ties_keep_the_order_of_the_sou
         assert [dataset.item_ids[item] for item in dataset.sequence(sequence)] == expected[user]
 
 
-@settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40, deadline=None)
 @given(interactions_in_order(), st.data())
 def test_given_rows_with_histories_keep_their_split(interactions: list[Interaction], data: st.DataObject) -> None:
     rows = [(user, tuple(history), item) for user, item, _, history in histories(interactions)]
@@ -352,8 +355,13 @@ def test_ids_do_not_depend_on_hash_order(write: Write, tmp_path: Path) -> None:
     assert prepare("lines", [source], tmp_path / "o").item_ids == names
 
 
-def test_the_readers_are_the_documented_formats() -> None:
-    assert tuple(READERS) == FORMATS
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_the_table_of_formats_names_is_there(format: str) -> None:
+    source = SOURCE_FORMATS[format]
+    for name in filter(None, (source.reader, source.histories)):
+        module, function = name.split(":")
+        assert callable(getattr(importlib.import_module(f"rearec.data.readers.{module}"), function))
+    assert set(source.options) <= set(settings(PrepareOptions))
 
 
 def test_a_quoted_header_of_an_amazon_file_is_a_header(write: Write, tmp_path: Path) -> None:

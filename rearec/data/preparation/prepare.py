@@ -1,9 +1,9 @@
-"""From source files to a prepared dataset: read, filter, split, write."""
+"""From source files to a prepared dataset in five steps: read, filter, split, filter the rows, assemble."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,20 @@ from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
 from rearec.data.preparation import filters, splits
+from rearec.data.preparation.assembly import assemble
 from rearec.data.preparation.findings import describe_findings
-from rearec.data.preparation.options import FORMATS, PrepareOptions
-from rearec.data.preparation.presets import check_counts, choose_options
-from rearec.data.preparation.row_filters import RowFilters, filter_rows
-from rearec.data.preparation.split_choice import choose_split, is_split_already, thresholds
+from rearec.data.preparation.plan import Plan, make_plan
+from rearec.data.preparation.presets import check_counts
+from rearec.data.preparation.row_filters import filter_rows
 from rearec.data.preparation.splits import Sequences
-from rearec.data.preparation.statistics import describe
-from rearec.data.preparation.titles import read_titles, split_off_item_file
-from rearec.data.readers import READERS, hold_histories
+from rearec.data.preparation.titles import read_titles
 from rearec.data.readers.interactions import HistoryRows, Interactions
-from rearec.data.readers.source_files import SourceFiles, find_files
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.storage import check_out, load_dataset, save_dataset
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
-from rearec.fields import flag_of
 
-__all__ = ["assemble", "prepare"]
-
-# The columns of the files of items that belong to a format: item and title.
-ITEM_COLUMNS = {"amazon2023": ("parent_asin", "title"), "yelp": ("business_id", "name")}
-# Options that only some formats understand.
-FORMATS_OF = {
-    ("user_column", "item_column", "rating_column", "timestamp_column", "timestamps"): ("table", "recbole"),
-    ("time_format",): ("table", "recbole", "amazon2023"),
-    ("columns", "lists", "item_pattern"): ("table",),
-    ("separator",): ("table", "recbole"),
-    ("quoting", "escape"): ("table", "amazon2023"),
-    ("where", "drop_incomplete"): ("table", "recbole", "amazon2023", "yelp"),
-    ("encoding",): ("table", "recbole", "amazon2023", "sasrec", "lines"),
-}
+__all__ = ["prepare"]
 
 
 def prepare(
@@ -85,96 +69,19 @@ def prepare(
     """
     out = Path(out)
     say = progress or (lambda message: None)
-    options = replace(options or PrepareOptions(), **_plain(changes))
-    if format not in READERS:
-        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
-    options.check()
-    _check_format(format, options)
-    if not sources:
-        raise UserError("no source file given")
-    files = find_files(sources, format, options.separator is not None, keep_order=options.split == "given")
-    if format in ITEM_COLUMNS:
-        files, item_file = split_off_item_file(files, ITEM_COLUMNS[format][0])
-        if item_file is not None and options.titles is not None:
-            raise UserError(f"{item_file}: a second file of items beside --titles {options.titles}")
-        if not files.paths:
-            raise UserError(f"{item_file}: holds items, not interactions; give the reviews as well")
-        options = options if item_file is None else replace(options, titles=str(item_file))
-    asked = options.split is not None
-    given = False
-    if options.split is None and format != "yelp":
-        given = is_split_already(files, _three_histories(format, files, options), options.carve_valid)
-    options, split = choose_options(format, options, given)
-    if options.expect and options.preset is None:
-        raise UserError("--expect compares with the published counts of a preset's dataset: give --preset too")
-    if options.missing_titles == "drop-null" and options.titles is None:
-        raise UserError(
-            f"the preset {options.preset!r} drops items without a title: give the meta file too, "
-            "or --missing-titles keep to do without"
-        )
-    split, files, why = choose_split(split, asked, files, options)
-    if format == "yelp" and split == "given":
-        raise UserError("the split 'given' is not for the format 'yelp', whose reviews are not split yet")
-    limits = thresholds(split, options.valid_from, options.test_from)
+    plan = make_plan(format, sources, replace(options or PrepareOptions(), **_plain(changes)))
     check_out(out, force)
 
-    say(f"reading {', '.join(path.name for path in files.paths)}")
-    read = READERS[format](files, options)
-    path = files.paths[0]
-    if len(read) == 0:
-        dropped = ", ".join(f"{count:,} rows {why}" for why, count in read.reading.dropped.items() if count)
-        raise UserError(f"{path}: there are no interactions{f' left: dropped {dropped}' if dropped else ''}")
+    say(f"reading {', '.join(path.name for path in plan.files.paths)}")
+    read = _read(plan)
     say("filtering and splitting")
-    source = _filter_source(read, options)
-    if options.min_target_rating is not None:
-        filters.checked_rating(source)
-    sequences = _split(source, split, limits, options.carve_valid)
-    _check_rows(sequences, f"{path}: the split {split!r}{_time_span(source)} leaves")
-
-    title_of = None
-    if options.titles is not None:
-        say(f"reading {Path(options.titles).name}")
-        item_column, title_column = ITEM_COLUMNS.get(format, (options.item_column, "title"))
-        title_of = read_titles(
-            Path(options.titles), item_column, options.title_column or title_column, options.title_layout
-        )
-    barred = _barred(source, title_of, options.missing_titles)
-    row_filters = RowFilters(
-        options.min_target_rating,
-        options.min_train_history or 0,
-        options.min_eval_history or 0,
-        bool(options.known_items),
-    )
-    if row_filters.any or barred is not None:
-        sequences = filter_rows(sequences, row_filters, barred)
-        _check_rows(sequences, f"{path}: the filters on rows leave")
-
-    titles = None if options.titles is None else Path(options.titles).name
-    dataset = assemble(
-        sequences,
-        source.user_ids,
-        source.item_ids,
-        title_of=title_of,
-        source={
-            "format": format,
-            "files": [path.name for path in files.paths],
-            "findings": describe_findings(read, source, why),
-            "notes": list(files.notes),
-        },
-        options=asdict(
-            replace(
-                options,
-                split=split,
-                user_core=options.user_core or options.core,
-                item_core=options.item_core or options.core,
-                titles=titles,
-            )
-        ),
-    )
-    if title_of is not None and options.missing_titles == "error":
-        _check_titles(dataset, source, Path(options.titles or ""))
-    if options.expect:
-        check_counts(dataset.statistics, options.preset or "")
+    source = _filter(read, plan.options)
+    sequences = _split(source, plan)
+    titles = _read_titles(plan, say)
+    sequences = _filter_rows(sequences, source, titles, plan)
+    dataset = _assemble(sequences, source, titles, describe_findings(read, source, plan.why), plan)
+    if plan.options.expect:
+        check_counts(dataset.statistics, plan.options.preset or "")
     say(f"writing {out}")
     save_dataset(dataset, out, force=force)
     return load_dataset(out)
@@ -191,59 +98,18 @@ def _plain(changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _check_format(format: str, options: PrepareOptions) -> None:
-    """UserError where an option is not for the format."""
-    default = {entry.name: entry for entry in fields(PrepareOptions)}
-    for names, formats in FORMATS_OF.items():
-        for name in names:
-            if format not in formats and getattr(options, name) != default[name].default:
-                known = ", ".join(repr(known) for known in formats)
-                raise UserError(f"{flag_of(default[name])} is for the formats {known}; {format!r} has its own way")
+def _read(plan: Plan) -> Interactions | HistoryRows:
+    """The interactions; UserError where there are none."""
+    read = plan.format.read(plan.files, plan.options)
+    if len(read) == 0:
+        dropped = ", ".join(f"{count:,} rows {why}" for why, count in read.reading.dropped.items() if count)
+        left = f" left: dropped {dropped}" if dropped else ""
+        raise UserError(f"{plan.files.paths[0]}: there are no interactions{left}")
+    return read
 
 
-def _three_histories(format: str, files: SourceFiles, options: PrepareOptions) -> bool:
-    return len(files.paths) == 3 and hold_histories(format, files, options)
-
-
-def assemble(
-    sequences: Sequences,
-    user_ids: Sequence[str],
-    item_ids: Sequence[str],
-    *,
-    title_of: dict[str, str] | None = None,
-    source: dict[str, Any] | None = None,
-    options: dict[str, Any] | None = None,
-) -> SequenceDataset:
-    """A dataset in memory: users and items that occur in no sequence are left out, the order of the others stays."""
-    used_items, items = _compact(sequences.items, len(item_ids))
-    used_users, users = _compact(sequences.user, len(user_ids))
-    rows = sequences.rows
-    pairs = np.stack((rows.sequence, rows.position), axis=1).astype(np.int32)
-    kept_items = [item_ids[index] for index in used_items]
-    dataset = SequenceDataset(
-        items=items,
-        offsets=sequences.offsets.astype(np.int64),
-        sequence_user=users,
-        split_rows={name: pairs[rows.part == part] for part, name in enumerate(SPLIT_NAMES)},
-        item_ids=kept_items,
-        user_ids=[user_ids[index] for index in used_users],
-        statistics={},
-        source=source or {},
-        options=options or {},
-        item_titles=None if title_of is None else [title_of.get(token) or None for token in kept_items],
-    )
-    dataset.statistics.update(describe(dataset))
-    return dataset
-
-
-def _compact(codes: NDArray[np.int32], count: int) -> tuple[list[int], NDArray[np.int32]]:
-    """The codes that occur, ascending, and ``codes`` as indices into them."""
-    occurs = np.bincount(codes, minlength=count) > 0
-    return np.flatnonzero(occurs).tolist(), (np.cumsum(occurs) - 1)[codes].astype(np.int32)
-
-
-def _filter_source(source: Interactions | HistoryRows, options: PrepareOptions) -> Interactions | HistoryRows:
-    """What is left of the source after the filters on interactions."""
+def _filter(source: Interactions | HistoryRows, options: PrepareOptions) -> Interactions | HistoryRows:
+    """What the filters on interactions leave."""
     path = source.place.files[0]
     user_core, item_core = options.user_core or options.core or 0, options.item_core or options.core or 0
     if isinstance(source, HistoryRows):
@@ -262,6 +128,81 @@ def _filter_source(source: Interactions | HistoryRows, options: PrepareOptions) 
     return source
 
 
+def _split(source: Interactions | HistoryRows, plan: Plan) -> Sequences:
+    """Which interactions are predictions of train, valid and test."""
+    if plan.options.min_target_rating is not None:
+        filters.checked_rating(source)
+    sequences = _sequences(source, plan)
+    _check_rows(sequences, f"{plan.files.paths[0]}: the split {plan.split!r}{_time_span(source)} leaves")
+    return sequences
+
+
+def _sequences(source: Interactions | HistoryRows, plan: Plan) -> Sequences:
+    carves = plan.options.carve_valid
+    if isinstance(source, HistoryRows):
+        return splits.from_history_rows(splits.carve_valid_rows(source) if carves else source)
+    if plan.split == "given":
+        return splits.given(splits.carve_valid(source) if carves else source)
+    if plan.limits is None:
+        return splits.leave_one_out(source)
+    return (splits.by_timestamp if plan.split == "timestamp" else splits.by_time_span)(source, *plan.limits)
+
+
+def _read_titles(plan: Plan, say: Callable[[str], None]) -> dict[str, str] | None:
+    """The title of each item that has one; None without a file of titles."""
+    options = plan.options
+    if options.titles is None:
+        return None
+    path = Path(options.titles)
+    say(f"reading {path.name}")
+    item_column, title_column = plan.format.item_columns or (options.item_column, "title")
+    return read_titles(path, item_column, options.title_column or title_column, options.title_layout)
+
+
+def _filter_rows(
+    sequences: Sequences, source: Interactions | HistoryRows, titles: dict[str, str] | None, plan: Plan
+) -> Sequences:
+    """What the filters on rows leave."""
+    left = filter_rows(sequences, plan.options, _barred(source, titles, plan.options.missing_titles))
+    if left is not sequences:
+        _check_rows(left, f"{plan.files.paths[0]}: the filters on rows leave")
+    return left
+
+
+def _assemble(
+    sequences: Sequences,
+    source: Interactions | HistoryRows,
+    titles: dict[str, str] | None,
+    findings: dict[str, str],
+    plan: Plan,
+) -> SequenceDataset:
+    """The dataset, with what is to be told of its origin."""
+    options, files = plan.options, plan.files
+    recorded = replace(
+        options,
+        split=plan.split,
+        user_core=options.user_core or options.core,
+        item_core=options.item_core or options.core,
+        titles=None if options.titles is None else Path(options.titles).name,
+    )
+    dataset = assemble(
+        sequences,
+        source.user_ids,
+        source.item_ids,
+        title_of=titles,
+        source={
+            "format": plan.format_name,
+            "files": [path.name for path in files.paths],
+            "findings": findings,
+            "notes": list(files.notes),
+        },
+        options=asdict(recorded),
+    )
+    if titles is not None and options.missing_titles == "error":
+        _check_titles(dataset, source, Path(options.titles or ""))
+    return dataset
+
+
 def _barred(
     source: Interactions | HistoryRows, title_of: dict[str, str] | None, missing_titles: str | None
 ) -> NDArray[np.bool_] | None:
@@ -271,22 +212,6 @@ def _barred(
     if missing_titles == "drop":
         title_of = {token: title for token, title in title_of.items() if title}
     return np.asarray([token not in title_of for token in source.item_ids])
-
-
-def _split(
-    source: Interactions | HistoryRows, split: str, thresholds: tuple[str, str] | None, carve_valid: bool
-) -> Sequences:
-    if isinstance(source, HistoryRows):
-        return splits.from_history_rows(splits.carve_valid_rows(source) if carve_valid else source)
-    if split == "given":
-        return splits.given(splits.carve_valid(source) if carve_valid else source)
-    if split == "timestamp":
-        assert thresholds is not None
-        return splits.by_timestamp(source, *thresholds)
-    if split == "time-span":
-        assert thresholds is not None
-        return splits.by_time_span(source, *thresholds)
-    return splits.leave_one_out(source)
 
 
 def _time_span(source: Interactions | HistoryRows) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rearec.data.preparation.options import PrepareOptions
+from rearec.data.readers.formats import SOURCE_FORMATS
+from rearec.data.readers.options import PrepareOptions, Split
 from rearec.errors import UserError
 
 __all__ = ["DEFAULTS", "UnexpectedCounts", "check_counts", "choose_options", "published_counts", "with_all_rows"]
@@ -90,18 +91,17 @@ _PRESETS: dict[str, Preset] = {
 }
 
 
-def choose_options(format: str, options: PrepareOptions, given: bool) -> tuple[PrepareOptions, str | None]:
-    """The options with what the preset (that of the format where it has but one), or else the default, says; the split.
+def choose_options(format: str, options: PrepareOptions, given: bool) -> tuple[PrepareOptions, Split | None]:
+    """The options with what the preset (a format may have its own), or else the default, says, and the split.
 
     Args:
-        given: the source is split already, unless ``options.split`` says otherwise.
+        given: the files say that they are split already; what ``options.split`` says goes before it.
 
     Raises:
         UserError: the preset is that of another format.
     """
     preset, split = options.preset, options.split
-    if preset is None and format == "yelp":
-        preset = "yelp"
+    preset = preset or SOURCE_FORMATS[format].preset
     chosen = dict(DEFAULTS)
     if preset is not None:
         made = _PRESETS[preset]

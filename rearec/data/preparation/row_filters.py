@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.preparation.splits import TRAIN, Sequences
+from rearec.data.readers.options import PrepareOptions
 
-__all__ = ["RowFilters", "filter_rows"]
-
-
-@dataclass(frozen=True)
-class RowFilters:
-    """Which rows stay; by default all.
-
-    Attributes:
-        min_target_rating: the target's rating is at least this.
-        min_train_history, min_eval_history: fewest items before the target, in train and in valid and test.
-        known_items: valid and test rows need a target and a history of items that occur in train rows.
-    """
-
-    min_target_rating: float | None = None
-    min_train_history: int = 0
-    min_eval_history: int = 0
-    known_items: bool = False
-
-    @property
-    def any(self) -> bool:
-        """Whether any row may be dropped."""
-        asked = self.min_target_rating is not None or self.known_items
-        return asked or self.min_train_history > 0 or self.min_eval_history > 0
+__all__ = ["filter_rows"]
 
 
-def filter_rows(sequences: Sequences, filters: RowFilters, barred: NDArray[np.bool_] | None = None) -> Sequences:
-    """The sequences with the rows that pass; what no row refers to any more is cut off.
+def filter_rows(sequences: Sequences, options: PrepareOptions, barred: NDArray[np.bool_] | None = None) -> Sequences:
+    """The sequences with the rows that pass the options' filters on rows; what no row refers to any more is cut off.
 
     Args:
         barred: bool [items], items that no row may have as target or in its history; None bars none.
     """
+    fewest_train, fewest_eval = options.min_train_history or 0, options.min_eval_history or 0
+    none_asked = options.min_target_rating is None and not (fewest_train or fewest_eval or options.known_items)
+    if none_asked and barred is None:
+        return sequences
     rows = sequences.rows
     if barred is not None:
         rows = rows.take(~_meets(sequences.with_rows(rows), barred))
-    if filters.min_target_rating is not None:
+    if options.min_target_rating is not None:
         assert rows.rating is not None
-        rows = rows.take(rows.rating >= filters.min_target_rating)
-    fewest = np.where(rows.part == TRAIN, filters.min_train_history, filters.min_eval_history)
+        rows = rows.take(rows.rating >= options.min_target_rating)
+    fewest = np.where(rows.part == TRAIN, fewest_train, fewest_eval)
     rows = rows.take(rows.position >= fewest)
-    if filters.known_items:
+    if options.known_items:
         unknown = ~_trained_items(sequences.with_rows(rows), int(sequences.items.max()) + 1)
         rows = rows.take(~_meets(sequences.with_rows(rows), unknown))
     return _cut(sequences.with_rows(rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rearec.data.preparation.options import PrepareOptions
+from rearec.data.readers.options import PrepareOptions, Split
 from rearec.data.readers.source_files import SourceFiles, describe_parts, parts_by_name
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
@@ -36,8 +36,8 @@ def is_split_already(files: SourceFiles, histories: bool, carve_valid: bool) -> 
 
 
 def choose_split(
-    split: str | None, asked: bool, files: SourceFiles, options: PrepareOptions
-) -> tuple[str, SourceFiles, str]:
+    split: Split | None, asked: bool, files: SourceFiles, options: PrepareOptions
+) -> tuple[Split, SourceFiles, str]:
     """The split, the files with the part that each of them is, and why, in words for the user.
 
     Args:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import Roles
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.delimited import stream_delimited

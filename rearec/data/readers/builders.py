@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.interactions import HistoryRows, Interactions, Place, Reading, Vocabulary
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import Roles, select_rows
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.table import MissingValue, Table

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.interactions import Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.json_text import is_broken_text, read_json_file
 from rearec.errors import UserError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import HistoryRowsBuilder, InteractionsBuilder
 from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import find_roles
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.delimited import read_delimited

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.conditions import condition_columns, is_any_of, parse_conditions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.tables.table import Table
 from rearec.data.tables.times import looks_like_times, parse_times
 from rearec.errors import UserError

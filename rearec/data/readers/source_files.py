@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rearec.data.readers.formats import SOURCE_FORMATS
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 
@@ -17,16 +18,6 @@ PART_IN_NAME = re.compile(
     r"(?:^|[._\s-])(train|training|valid|validation|val|dev|test|testing)(?:[._\s-]?(?:set|data)|\d+)?(?=$|[._\s-])"
 )
 PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
-# Of a folder, the files that a format may be in, before what they are compressed with.
-ENDINGS = {
-    "amazon2023": (".jsonl", ".csv"),
-    "json": (".json",),
-    "lines": (".txt",),
-    "recbole": (".inter",),
-    "sasrec": (".txt",),
-    "table": (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"),
-    "yelp": (".json",),
-}
 COMPRESSED = (".gz", ".bz2", ".zst", ".zip")
 
 
@@ -118,13 +109,14 @@ def _spelled_out(source: Path, format: str, any_ending: bool, notes: list[str]) 
 def _files_of(folder: Path, format: str, any_ending: bool, notes: list[str]) -> list[Path]:
     inside = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
     inside.sort(key=lambda path: natural_key(str(path.relative_to(folder))))
-    taken = [path for path in inside if any_ending or _ending(path) in ENDINGS[format]]
+    endings = SOURCE_FORMATS[format].endings
+    taken = [path for path in inside if any_ending or _ending(path) in endings]
     if not taken:
         holds = f"; it holds {_some([path.name for path in inside])}" if inside else ""
-        raise UserError(f"{folder}: no file for the format {format!r} ({', '.join(ENDINGS[format])}){holds}")
-    endings = sorted({_ending(path) for path in taken})
-    if len(endings) > 1:
-        raise UserError(f"{folder}: holds files of several kinds ({', '.join(endings)}); give those that are meant")
+        raise UserError(f"{folder}: no file for the format {format!r} ({', '.join(endings)}){holds}")
+    kinds = sorted({_ending(path) for path in taken})
+    if len(kinds) > 1:
+        raise UserError(f"{folder}: holds files of several kinds ({', '.join(kinds)}); give those that are meant")
     left = [path.name for path in inside if path not in taken]
     if left:
         notes.append(f"left out of {folder}: {_some(left)}")

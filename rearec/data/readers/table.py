@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.interactions import Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import find_roles, id_columns, wanted_columns
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.table_files import read_table

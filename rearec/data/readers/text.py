@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.interactions import Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.files import read_lines
 from rearec.errors import UserError

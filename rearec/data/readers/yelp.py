@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from rearec.data.preparation.options import PrepareOptions
 from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.conditions import condition_columns
 from rearec.data.readers.interactions import Interactions
+from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import Roles
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.json_lines import stream_json_lines

@@ -6,23 +6,20 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rearec.data.tables.layout import Layout, Quoting
-from rearec.fields import check_fields, setting
+from rearec.fields import check_options, documented, setting
 
-__all__ = ["FORMATS", "SPLITS", "Duplicates", "Format", "MissingTitles", "PrepareOptions", "Preset", "Split"]
+__all__ = ["SPLITS", "PrepareOptions", "Preset", "Split"]
 
-Format = Literal["amazon2023", "json", "lines", "recbole", "sasrec", "table", "yelp"]
 Split = Literal["leave-one-out", "timestamp", "time-span", "given"]
-Duplicates = Literal["keep", "first", "error"]
-MissingTitles = Literal["error", "keep", "drop", "drop-null"]
 Preset = Literal["baby", "cds", "software", "video-games", "yelp"]
 
-FORMATS: tuple[Format, ...] = get_args(Format)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 SPLIT, INTERACTIONS, ROWS = "Split", "Filters on interactions", "Filters on rows"
 COLUMNS, LAYOUT, TITLES = "Columns", "How the files are written", "Titles"
 
 
+@documented
 @dataclass(frozen=True)
 class PrepareOptions:
     """How a dataset is prepared. An option that is None is that of the preset, without one its plain default.
@@ -32,56 +29,35 @@ class PrepareOptions:
     ``min_target_rating``, the history lengths, ``known_items``). A filter on rows drops predictions, not interactions:
     histories keep all their items. Ties in time keep the order of the source.
 
-    Attributes:
-        preset: a dataset of the paper: its filters and, where the source is not split yet, its split. The only one
-            of "yelp" holds without being named.
-        expect: compare the counts with those that were published of the preset's dataset.
-        split: None: "given" where the files' names say train, valid and test or the files hold histories,
-            "leave-one-out" otherwise.
-        valid_from, test_from: thresholds of the split "timestamp": rows from then on are valid, test; or of the split
-            "time-span": rows after these shares of the time from the first to the last interaction are.
-        carve_valid: of a given split without valid file, each user's last train row becomes his valid row.
-        where: conditions ``column=value``, ``column=value,value``, ``column!=value``, or with < <= > >= and a number;
-            a row must meet all.
-        missing: tokens that stand for a missing user, item, rating or timestamp; rows without user, item or timestamp
-            for that reason are dropped.
-        drop_incomplete: also drop the rows where one of them is empty, instead of refusing the file.
-        min_rating: drop interactions with a lower rating.
-        duplicates: repeated (user, item) pairs: "keep" all, only the "first" in time, or "error".
-        core: drop users and items with fewer interactions, iterated until none is left; ``user_core`` and
-            ``item_core`` say it for users and items alone.
-        min_target_rating: drop rows whose target has a lower rating.
-        min_train_history, min_eval_history: drop rows with a shorter history, in train and in valid and test.
-        known_items: drop valid and test rows with a target or history item that occurs in no train row.
-        user_column, item_column: names of the columns ("table", "recbole"); "user_id" or "user", "item_id" or "item".
-        rating_column: "rating" is used where it exists, a column that is named must exist.
-        timestamp_column: likewise "timestamp"; several with commas between: what is equal in the first is ordered by
-            the second, a time of day is added to its date.
-        timestamps: False: the files are in time order; no column of theirs is used for it.
-        time_format: how times are written, in the letters of strftime; "number": numbers are never dates.
-        item_pattern: a regular expression; items that it does not match in full are dropped, its first group is the id.
-        lists: a row holds the list of its user's items, separated by commas, blanks or bars.
-        columns: the names of the columns of text tables without a header.
-        separator, quoting, escape, encoding: see `Layout`.
-        titles: a file with item titles, see ``rearec.data.preparation.titles.read_titles``.
-        title_column: its column or field with the title; "title" unless given, or "name" for "yelp".
-        title_columns, title_separator, title_encoding: as ``columns``, ``separator`` and ``encoding``, of the file with
-            titles.
-        missing_titles: for an item without a title: "error", "keep" it without one, or "drop" rows that involve it;
-            "drop-null" keeps items whose title is there and blank.
+    Raises UserError where a value is none of the words, out of its range, or of no use in reading a table.
+
+    Example:
+        >>> from rearec.data import PrepareOptions
+        >>> PrepareOptions(separator="tab", core=5).layout.separator
+        'tab'
+        >>> PrepareOptions(core=0)
+        Traceback (most recent call last):
+        rearec.errors.UserError: --core must be at least 1, got 0
     """
 
-    preset: str | None = setting("amazon2023: filters and split of the paper; single options override.", choices=Preset)
+    preset: Preset | None = setting(
+        "amazon2023: filters and split of the paper; single options override.",
+        more="The only one of yelp holds without being named.",
+    )
     expect: bool = setting("Fail unless the counts are the published ones of the preset.", default=False)
 
-    split: str | None = setting(
+    split: Split | None = setting(
         "How rows become train, valid and test.",
+        more="None: as the files say, see ``rearec.data.preparation.split_choice``.",
         panel=SPLIT,
-        choices=Split,
         shown="given where file names say train, valid, test; else leave-one-out",
     )
     valid_from: str | None = setting(
-        "timestamp: first time of validation; time-span: share before it.", panel=SPLIT, metavar="TIME"
+        "timestamp: first time of validation; time-span: share before it.",
+        more="Rows from then on are for validation, or those after this share of the time from the first to the last "
+        "interaction.",
+        panel=SPLIT,
+        metavar="TIME",
     )
     test_from: str | None = setting("The same of the test.", panel=SPLIT, metavar="TIME")
     carve_valid: bool = setting(
@@ -90,12 +66,14 @@ class PrepareOptions:
 
     where: tuple[str, ...] = setting(
         "Only rows with this value: event=view; event=view,cart; label!=0; price>=10. May be repeated.",
+        more="A row must meet all conditions; < <= > >= compare with a number.",
         default=(),
         panel=INTERACTIONS,
         metavar="COLUMN=VALUE",
     )
     missing: tuple[str, ...] = setting(
         "Drop rows whose user, item or time is this, such as NA. May be repeated.",
+        more="A missing rating is none.",
         default=(),
         panel=INTERACTIONS,
         metavar="TOKEN",
@@ -104,10 +82,18 @@ class PrepareOptions:
         "Drop rows without a user, item or time instead of refusing the file.", default=False, panel=INTERACTIONS
     )
     min_rating: float | None = setting("Drop interactions rated lower.", panel=INTERACTIONS)
-    duplicates: str | None = setting(
-        "Repeated (user, item) pairs.", panel=INTERACTIONS, choices=Duplicates, shown="keep"
+    duplicates: Literal["keep", "first", "error"] | None = setting(
+        "Repeated (user, item) pairs.",
+        more="keep all, only the first in time, or error.",
+        panel=INTERACTIONS,
+        shown="keep",
     )
-    core: int | None = setting("Drop users and items with fewer, until none is left.", panel=INTERACTIONS, at_least=1)
+    core: int | None = setting(
+        "Drop users and items with fewer, until none is left.",
+        more="Users and items alike.",
+        panel=INTERACTIONS,
+        at_least=1,
+    )
     user_core: int | None = setting("The core of users alone.", panel=INTERACTIONS, at_least=1)
     item_core: int | None = setting("The core of items alone.", panel=INTERACTIONS, at_least=1)
 
@@ -120,6 +106,7 @@ class PrepareOptions:
     )
     known_items: bool | None = setting(
         "Drop valid and test rows with items not in train.",
+        more="Neither as target nor in the history.",
         panel=ROWS,
         flags="--known-items/--all-items",
         shown="all-items",
@@ -127,45 +114,72 @@ class PrepareOptions:
 
     user_column: str | None = setting("Users.", panel=COLUMNS, metavar="NAME", shown="user_id or user")
     item_column: str | None = setting("Items.", panel=COLUMNS, metavar="NAME", shown="item_id or item")
-    rating_column: str | None = setting("Ratings.", panel=COLUMNS, metavar="NAME", shown="rating, if there is one")
+    rating_column: str | None = setting(
+        "Ratings.",
+        more="A column that is named must exist.",
+        panel=COLUMNS,
+        metavar="NAME",
+        shown="rating, if there is one",
+    )
     timestamp_column: str | None = setting(
         "Times; with NAME,NAME the second orders what is equal in the first.",
+        more="A time of day in the second is added to its date.",
         panel=COLUMNS,
         metavar="NAME",
         shown="timestamp, if there is one",
     )
     timestamps: bool = setting(
-        "The rows are in time order; use no column for it.", default=True, panel=COLUMNS, flags=" /--no-timestamps"
+        "The rows are in time order; use no column for it.",
+        default=True,
+        panel=COLUMNS,
+        more="This is what False says.",
+        flags=" /--no-timestamps",
+        shown=False,
     )
     time_format: str | None = setting(
-        "How times are written: '%d/%m/%Y %H:%M'; number: no dates.", panel=COLUMNS, metavar="FORMAT"
+        "How times are written: '%d/%m/%Y %H:%M'; number: no dates.",
+        more="In the letters of strftime.",
+        panel=COLUMNS,
+        metavar="FORMAT",
     )
     item_pattern: str | None = setting(
-        "Drop items that this does not match; its first group is the id.", panel=COLUMNS, metavar="REGEX"
+        "Drop items that this does not match; its first group is the id.",
+        more="A regular expression, matched in full.",
+        panel=COLUMNS,
+        metavar="REGEX",
     )
-    lists: bool = setting("table: a row has a list of items (and times).", default=False, panel=COLUMNS)
+    lists: bool = setting(
+        "table: a row has a list of items (and times).",
+        more="Separated by commas, blanks or bars.",
+        default=False,
+        panel=COLUMNS,
+    )
 
     columns: str | None = setting(
         "Names of the columns of text tables without a header.", panel=LAYOUT, metavar="NAME,NAME,..."
     )
     separator: str | None = setting(
-        "Between fields: ',' '::' '\\t' space '\\s+'.", panel=LAYOUT, metavar="TEXT", shown="by the file's name"
+        "Between fields: ',' '::' '\\t' space '\\s+'.",
+        more="See `Layout`, as for quoting, escape and encoding.",
+        panel=LAYOUT,
+        metavar="TEXT",
+        shown="by the file's name",
     )
     quoting: Quoting = setting(
         "auto: quotes as csv has them, doubtful ones are refused; csv: as they come; none: quotes are characters.",
         default="auto",
         panel=LAYOUT,
-        choices=Quoting,
-        shown=True,
     )
     escape: str | None = setting(
         "The character before a quote inside quotes; doubled quotes otherwise.", panel=LAYOUT, metavar="CHARACTER"
     )
     encoding: str = setting(
-        "Of text files: latin-1, cp1252, utf-16, ...", default="utf-8", panel=LAYOUT, metavar="NAME", shown=True
+        "Of text files: latin-1, cp1252, utf-16, ...", default="utf-8", panel=LAYOUT, metavar="NAME"
     )
 
-    titles: str | None = setting("Item titles.", panel=TITLES, metavar="FILE")
+    titles: str | None = setting(
+        "Item titles.", more="A file, see ``rearec.data.preparation.titles.read_titles``.", panel=TITLES, metavar="FILE"
+    )
     title_column: str | None = setting("Their column.", panel=TITLES, metavar="NAME", shown="title; yelp: name")
     title_columns: str | None = setting(
         "Names of the columns of that file, if it has no header.", panel=TITLES, metavar="NAME,NAME,..."
@@ -174,15 +188,16 @@ class PrepareOptions:
         "Between its fields.", panel=TITLES, metavar="TEXT", shown="by the file's name"
     )
     title_encoding: str | None = setting("Its encoding.", panel=TITLES, metavar="NAME", shown="as --encoding")
-    missing_titles: str | None = setting("Items without a title.", panel=TITLES, choices=MissingTitles, shown="error")
+    missing_titles: Literal["error", "keep", "drop", "drop-null"] | None = setting(
+        "Items without a title.",
+        more="keep goes on without, drop leaves out the rows that involve them, drop-null too, but keeps items whose "
+        "title is there and blank.",
+        panel=TITLES,
+        shown="error",
+    )
 
-    def check(self) -> None:
-        """Look at each value for itself.
-
-        Raises:
-            UserError: one is none of the words, out of its range, or of no use in reading a table.
-        """
-        check_fields(self)
+    def __post_init__(self) -> None:
+        check_options(self)
         # A layout looks at itself when it is made.
         assert self.layout and self.title_layout
 

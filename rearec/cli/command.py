@@ -1,0 +1,97 @@
+"""What every command has: the common options, and errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from rearec.cli.options import with_parameters
+from rearec.cli.output import note
+from rearec.cli.process import set_threads
+from rearec.errors import UserError, in_one_line
+
+__all__ = ["EXIT_USER_ERROR", "Common", "ExcludeSeen", "Force", "command"]
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+ExcludeSeen = Annotated[
+    bool | None,
+    typer.Option(
+        "--exclude-seen/--keep-seen",
+        help="Rank among the items that are not in a row's history, or among all.",
+        show_default="as the run or the data says",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options that every command has."""
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout; progress goes to stderr.")
+    ] = False
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto"
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to the libraries.")
+    ] = 0
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A decorator: the common options in place of the parameter ``common``, whose default has theirs.
+
+    Errors that a user can mend become one line on stderr and exit code 2; ``--debug`` shows the traceback.
+    """
+    default = inspect.signature(function).parameters["common"].default
+    kinds = get_type_hints(Common, include_extras=True)
+    options = [
+        inspect.Parameter(
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(default, entry.name),
+            annotation=kinds[entry.name],
+        )
+        for entry in fields(Common)
+    ]
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        common = Common(**given.pop("common"))
+        set_threads(common.threads)
+        try:
+            function(**given, common=common)
+        except KeyboardInterrupt:
+            note("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except Exception as error:
+            message = _told_to_the_user(error)
+            if message is None:
+                raise
+            if common.debug:
+                for line in traceback.format_exc().splitlines():
+                    note(line)
+            note(f"error: {message}")
+            raise typer.Exit(EXIT_USER_ERROR) from None
+
+    return with_parameters(run, {"common": options})
+
+
+def _told_to_the_user(error: Exception) -> str | None:
+    """What to say of an error that a user can mend; None for those of the program."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    # Where the reader of the output has had enough, typer ends quietly.
+    if isinstance(error, UserError | OSError):
+        return None if isinstance(error, BrokenPipeError) else str(error)
+    # The kernels look at their environment variables when they are imported, and when they are called.
+    return in_one_line(error) if isinstance(error, ValueError) and str(error).startswith("REAREC_") else None

@@ -1,0 +1,103 @@
+"""What commands print: notes, progress, and their result in one of two forms."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rearec.errors import UserError
+from rearec.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rearec.cli.terminal import Terminal
+    from rearec.evaluation.seen import SeenName
+
+__all__ = ["emit", "give_up_stdout", "metric_table", "note", "progress_bar"]
+
+
+def note(message: str) -> None:
+    """One line for the user on stderr, beside the result; control characters in it as escapes."""
+    typer.echo(visible(message), err=True)
+
+
+def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
+    """The result of a command on stdout: one JSON object, or what ``render`` prints."""
+    try:
+        if as_json:
+            typer.echo(json.dumps(result, allow_nan=False))
+            return
+        from rearec.cli.terminal import stdout_terminal
+
+        render(stdout_terminal())
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is not None:
+            raise
+        raise UserError(give_up_stdout(error)) from error
+
+
+def give_up_stdout(error: OSError) -> str:
+    """What to tell the user of a standard output that cannot be written; the rest of what it was to get is dropped."""
+    # Otherwise Python tries again when the process ends, and complains in its own way.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"standard output: cannot be written: {error.strerror or error}"
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, fed with (done, total); where stderr is no terminal, the description alone."""
+    if not sys.stderr.isatty():
+        note(description)
+        yield lambda done, total: None
+        return
+    from rearec.cli.terminal import progress
+
+    with progress() as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def metric_table(
+    title: str, rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None = None, *, seen: SeenName
+) -> Table:
+    """A table of metrics, one line per name; the title says too whether seen items are in the ranking.
+
+    metrics: the columns, with standard errors; None for those of every evaluation, NDCG@20 alone with its error.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from rearec.evaluation.metrics import METRICS, heading
+    from rearec.evaluation.seen import seen_words
+
+    with_error = ("ndcg@20",) if metrics is None else metrics
+    # The usual ones are narrow enough for 80 columns, others are wrapped.
+    table = Table(
+        title=f"{title}, {seen_words(seen)}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("", no_wrap=True)
+    for column in (*(heading(metric) for metric in metrics or METRICS), "rows"):
+        table.add_column(column, justify="right", no_wrap=metrics is None, overflow="fold")
+    for name, row in rows.items():
+        cells = []
+        for metric in metrics or METRICS:
+            error = row[f"{metric}_se"] if metric in with_error else None
+            cells.append(_number(row[metric]) + ("" if error is None else f" ± {_number(error)}"))
+        table.add_row(name, *cells, f"{row['rows']:,}")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"

@@ -1,0 +1,100 @@
+"""The source formats: how their files are named, what of the options they understand, and who reads them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rearec.data.readers.options import Preset
+
+if TYPE_CHECKING:
+    from rearec.data.readers.interactions import HistoryRows, Interactions
+
+__all__ = ["FORMATS", "SOURCE_FORMATS", "SourceFormat"]
+
+
+@dataclass(frozen=True)
+class SourceFormat:
+    """A source format.
+
+    Attributes:
+        help: what it is, in a few words for ``--help``.
+        endings: in which its files end, before what they are compressed with; of a folder no others are read.
+        reader: ``module:function`` under ``rearec.data.readers``, imported when it is used: a function of the files and
+            the `PrepareOptions`.
+        options: those about reading that it understands; the others are refused.
+        histories: ``module:function`` that tells of a path whether its rows have histories, which makes them rows of a
+            given split; None where none have.
+        item_columns: item and title of the files of items that may be given among the sources; None: there are none.
+        preset: the preset that holds without being named; its sources are never split yet.
+    """
+
+    help: str
+    endings: tuple[str, ...]
+    reader: str
+    options: tuple[str, ...] = ()
+    histories: str | None = None
+    item_columns: tuple[str, str] | None = None
+    preset: Preset | None = None
+
+    def read(self, files: Any, options: Any) -> Interactions | HistoryRows:
+        """What the files hold.
+
+        Raises:
+            UserError: they are not of this format.
+        """
+        return _function(self.reader)(files, options)
+
+    def hold_histories(self, files: Any, options: Any) -> bool:
+        """Whether each of the files holds rows with a history, which are split already."""
+        if self.histories is None:
+            return False
+        has_histories = _function(self.histories)
+        return all(has_histories(path, options) for path in files.paths)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(f"rearec.data.readers.{module}"), function)
+
+
+COLUMNS = ("user_column", "item_column", "rating_column", "timestamp_column", "timestamps", "time_format")
+ROWS = ("where", "drop_incomplete")
+
+SOURCE_FORMATS: Mapping[str, SourceFormat] = {
+    "table": SourceFormat(
+        "csv, parquet or json, with or without header.",
+        (".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json"),
+        "table:read_tables",
+        (*COLUMNS, *ROWS, "columns", "lists", "item_pattern", "separator", "quoting", "escape", "encoding"),
+    ),
+    "recbole": SourceFormat(
+        "typed headers.",
+        (".inter",),
+        "recbole:read_recbole",
+        (*COLUMNS, *ROWS, "separator", "encoding"),
+        histories="recbole:is_sequential",
+    ),
+    "amazon2023": SourceFormat(
+        "raw and meta jsonl, or 5-core csv.",
+        (".jsonl", ".csv"),
+        "amazon2023:read_amazon2023",
+        (*ROWS, "time_format", "quoting", "escape", "encoding"),
+        histories="amazon2023:has_histories",
+        item_columns=("parent_asin", "title"),
+    ),
+    "yelp": SourceFormat(
+        "review and business json, with the filters of the paper unless said otherwise.",
+        (".json",),
+        "yelp:read_yelp",
+        ROWS,
+        item_columns=("business_id", "name"),
+        preset="yelp",
+    ),
+    "sasrec": SourceFormat("'user item' lines.", (".txt",), "text:read_sasrec", ("encoding",)),
+    "lines": SourceFormat("a user per line.", (".txt",), "text:read_lines_per_user", ("encoding",)),
+    "json": SourceFormat("items by user.", (".json",), "json_users:read_json"),
+}
+FORMATS = tuple(sorted(SOURCE_FORMATS))

@@ -1,0 +1,80 @@
+"""Lightning's Trainer as a run wants it: quiet, stopping early, and handing the user's Ctrl-C on."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from rearec.training.options import TrainingOptions
+from rearec.training.recorder import AtomicCheckpointIO, RunRecorder
+
+__all__ = ["interruptible", "make_trainer", "quiet"]
+
+
+class _EarlyStopping(EarlyStopping):
+    """Lightning's, which also holds for a run that was killed after it had stopped and before its result."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+def make_trainer(recorder: RunRecorder, options: TrainingOptions, device: torch.device) -> Trainer:
+    """A trainer that stops when what the recorder monitors gets no better, and lets the recorder alone write."""
+    folder = recorder.folder
+    stopping = _EarlyStopping(recorder.monitor, patience=options.patience, mode="max", check_on_train_epoch_end=True)
+    return Trainer(
+        accelerator=device.type,
+        devices=1 if device.type == "cpu" else [device.index or 0],
+        max_epochs=options.epochs,
+        precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
+        callbacks=[stopping, recorder],
+        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False, flush_secs=5),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder.path,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's notes on its own workings away from the user; its real warnings pass."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Batches differ in number from epoch to epoch, which Lightning takes for a checkpoint in mid-epoch.
+            warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Lightning answers Ctrl-C with sys.exit and leaves the signal ignored: give the caller a KeyboardInterrupt."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main_thread else None
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, handler)

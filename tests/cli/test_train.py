@@ -1,0 +1,97 @@
+"""``rearec train`` and ``evaluate``: from end to end, moved data, damaged options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
+
+
+def test_train_evaluate_and_recommend_from_end_to_end(prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
+    run = tmp_path / "run"
+    trained = run_rearec("train", prepared, "--out", run, "--method", "base", "--steps", "2", *SMALL, "--json")
+    assert trained.returncode == 0, trained.stderr
+    assert "--steps is ignored: base does not reason" in trained.stderr
+    assert "epoch   1" in trained.stderr
+    assert "deprecated" not in trained.stderr and "Warning" not in trained.stderr
+    result = json.loads(trained.stdout)
+    assert result["best_epoch"] == 1 and result["test"]["rows"] == 150 and result["steps"] == 0
+
+    again = run_rearec("train", prepared, "--out", run, "--method", "base", *SMALL)
+    assert again.returncode == 2 and "--force replaces it" in again.stderr
+
+    evaluated = run_rearec("evaluate", run, "--json", "--device", "cpu")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads(evaluated.stdout)
+    for name in ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr"):
+        assert metrics[name] == pytest.approx(result["test"][name], rel=1e-12)
+        assert metrics[f"{name}_se"] > 0
+    assert metrics["rows"] == 150
+
+    table = run_rearec(
+        "evaluate", run, "--split", "valid", "--users-by", "length", "--items-by", "popularity", "--by-step"
+    )
+    assert table.returncode == 0, table.stderr
+    for words in ("valid rows", "popularity", "markov", "By length of the history", "By interactions of the target"):
+        assert words in table.stdout
+
+    too_deep = run_rearec("evaluate", run, "--steps", "1")
+    assert too_deep.returncode == 2
+    assert too_deep.stderr == "error: --steps: got 1, expected 0..0: the model was trained for 0 steps\n"
+
+    recommended = run_rearec("recommend", run, "item-001", "nobody knows", "item-010", "-k", "5", "--json")
+    assert recommended.returncode == 0, recommended.stderr
+    answer = json.loads(recommended.stdout)
+    assert answer["unknown"] == ["nobody knows"] and answer["source"] == "model"
+    assert len(set(answer["items"])) == 5 and all(item.startswith("item-") for item in answer["items"])
+
+
+def test_evaluate_finds_a_moved_dataset_with_data_and_refuses_another(
+    run_folder: Path, prepared: Path, source_file: Path, tmp_path: Path, run_rearec: Any
+) -> None:
+    other = tmp_path / "other"
+    histories = json.loads(source_file.read_text())
+    (tmp_path / "source.json").write_text(json.dumps(dict(reversed(histories.items()))))
+    assert run_rearec("prepare", "json", tmp_path / "source.json", "--out", other).returncode == 0
+    refused = run_rearec("evaluate", run_folder, "--data", other)
+    assert refused.returncode == 2 and "was trained on other data or on another split" in refused.stderr
+    # the same items, another split
+    again = tmp_path / "again"
+    assert run_rearec("prepare", "json", source_file, "--out", again, "--min-eval-history", "9").returncode == 0
+    refused = run_rearec("evaluate", run_folder, "--data", again)
+    assert refused.returncode == 2 and "was trained on other data or on another split" in refused.stderr
+
+    lost = tmp_path / "run"
+    lost.mkdir()
+    for path in run_folder.iterdir():
+        if path.is_file():
+            (lost / path.name).write_bytes(path.read_bytes())
+    options = json.loads((lost / "options.json").read_text())
+    options["dataset"]["path"] = str(tmp_path / "gone")
+    (lost / "options.json").write_text(json.dumps(options))
+    missing = run_rearec("evaluate", lost)
+    assert missing.returncode == 2 and "say where it is with --data" in missing.stderr
+    assert run_rearec("evaluate", lost, "--data", prepared).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("options.json", lambda value: value["training"].update(lr="0.1"), "damaged: lr: got '0.1', expected"),
+        ("options.json", lambda value: value["model"].update(dim="16"), "damaged: dim: got '16', expected"),
+        ("options.json", lambda value: value.update(training=[]), "damaged: training is missing"),
+    ],
+)
+def test_damaged_options_of_a_run_to_resume_are_named(
+    name: str, damage: Any, message: str, run_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+) -> None:
+    value = json.loads((run_folder / name).read_text())
+    damage(value)
+    (tmp_path / name).write_text(json.dumps(value))
+    result = run_rearec("train", prepared, "--out", tmp_path, "--resume")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {tmp_path / name}: {message}")
