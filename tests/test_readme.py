@@ -11,6 +11,8 @@ import pytest
 import torch
 from patience import PATIENCE
 
+from rearec.models.config import BACKBONES, METHODS
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 SHELL_BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -18,6 +20,14 @@ SHELL_BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.search(r"@[A-Z]+@|TODO|TBD", README)
+
+
+@pytest.mark.parametrize(("heading", "names"), [("backbone", BACKBONES), ("method", METHODS)])
+def test_the_tables_have_every_backbone_and_method(heading: str, names: tuple[str, ...]) -> None:
+    table = re.search(rf"^\| {heading} \|.*\n((?:\|.*\n)+)", README, re.MULTILINE)
+    assert table is not None
+    first_cells = [row.split("|")[1] for row in table[1].splitlines()[1:]]
+    assert re.findall(r"`(\w+)`", " ".join(first_cells)) == list(names)
 
 
 def test_the_drop_in_call_computes_what_it_replaces() -> None:

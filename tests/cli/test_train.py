@@ -95,3 +95,33 @@ def test_damaged_options_of_a_run_to_resume_are_named(
     result = run_rearec("train", prepared, "--out", tmp_path, "--resume")
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {tmp_path / name}: {message}")
+
+
+def test_what_the_method_or_the_backbone_does_not_read_is_said(
+    prepared: Path, run_folder: Path, tmp_path: Path, run_rearec: Any
+) -> None:
+    unread = ("--kl-weight", "0.1", "--experts", "4", "--mask-share", "0.5")
+    result = run_rearec("train", prepared, "--out", tmp_path / "run", "--alpha", "2", *unread, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stderr.splitlines() if "ignored" in line] == [
+        "--kl-weight is ignored: prl does not read it",
+        "--experts is ignored: sasrec does not read it",
+        "--mask-share is ignored: sasrec does not read it",
+    ]
+    # The run to resume says what it is: nothing is ignored for the sake of a default.
+    contradicts = run_rearec("train", prepared, "--out", run_folder, "--resume", "--kl-weight", "0.1")
+    assert contradicts.returncode == 2
+    assert contradicts.stderr == "error: --kl-weight: the run to resume was started with 0.05, not 0.1\n"
+    ignored = run_rearec("train", prepared, "--out", run_folder, "--resume", "--method", "prl", "--kl-weight", "0.1")
+    assert ignored.returncode == 0, ignored.stderr
+    assert "--kl-weight is ignored: prl does not read it" in ignored.stderr
+
+
+def test_a_wrong_setting_is_told_by_its_option(prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
+    for option, value, expected in (
+        ("--tau", "0", "--tau: got 0.0, expected a finite number above 0"),
+        ("--dropout", "1", "--dropout: got 1.0, expected a number in [0, 1)"),
+        ("--clip", "-1", "--clip: got -1.0, expected a finite number, 0 or more"),
+    ):
+        result = run_rearec("train", prepared, "--out", tmp_path / "run", option, value)
+        assert (result.returncode, result.stderr.splitlines()[-1]) == (2, f"error: {expected}")

@@ -10,7 +10,7 @@ from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.experiments.choices import parse_settings
 from rearec.experiments.plan import Plan, settings_of
-from rearec.experiments.presets import BACKBONES_OF, METHODS_OF, best_settings
+from rearec.experiments.presets import KNOWN, best_settings, usual_setting
 from rearec.models.config import BACKBONES, METHODS
 
 DATASET = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
@@ -48,11 +48,18 @@ def test_what_a_method_does_not_read_makes_no_other_run() -> None:
     assert [run.options.seed for run in Plan(DATASET, seeds=2, first_seed=7).over_seeds("erl")] == [7, 8]
 
 
-def test_the_table_of_readers_names_settings_backbones_and_methods_that_exist() -> None:
-    settings = set(settings_of(Plan(DATASET).run("prl"))) | {"kl_weight", "kl_form"}
-    assert set(METHODS_OF) <= settings
-    assert {method for methods in METHODS_OF.values() for method in methods} <= set(METHODS)
-    assert {backbone for backbones in BACKBONES_OF.values() for backbone in backbones} <= set(BACKBONES)
+def test_settings_say_that_backbones_and_methods_read_them_that_exist() -> None:
+    assert {method for said in KNOWN.values() for method in said.methods or ()} <= set(METHODS)
+    assert {backbone for said in KNOWN.values() for backbone in said.backbones or ()} <= set(BACKBONES)
+
+
+def test_the_command_line_tells_what_the_experiments_start_from() -> None:
+    assert [usual_setting(name) for name in ("dim", "epochs", "precision", "steps")] == [
+        "64",
+        "30",
+        "fp32",
+        "best known",
+    ]
 
 
 @pytest.mark.parametrize(

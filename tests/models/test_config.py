@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rearec.models import ReaRecConfig
+from rearec.models.config import MOST_ENSEMBLE_STEPS, MOST_HEAD_WIDTH
+from rearec_kernels import ReasoningCache, cached_reason_attention, ensemble_reasoning_loss
 
 
 def test_the_defaults_are_the_papers_size_and_the_official_codes_settings() -> None:
@@ -118,3 +121,19 @@ def test_what_the_kernels_cannot_compute_is_refused() -> None:
     with pytest.raises(ValueError, match="steps: got 64, expected at most 63 with the method erl"):
         ReaRecConfig(7, method="erl", steps=64)
     assert ReaRecConfig(7, method="erl", steps=63).steps == ReaRecConfig(7, steps=64).steps - 1
+
+
+def test_the_limits_are_those_of_the_kernels() -> None:
+    def attend(width: int) -> None:
+        q = torch.zeros(1, 1, 1, width)
+        cache = ReasoningCache.from_prefix(q, q, max_tokens=1)
+        cached_reason_attention(q[:, 0], q[:, 0], q[:, 0], cache)
+
+    def learn(states: int) -> None:
+        hidden, weight, target = torch.zeros(1, states, 1), torch.zeros(2, 1), torch.tensor([0])
+        ensemble_reasoning_loss(hidden, weight, target, temperature=1.0, kl_weight=0.1)
+
+    for compute, most in ((attend, MOST_HEAD_WIDTH), (learn, MOST_ENSEMBLE_STEPS + 1)):
+        compute(most)
+        with pytest.raises(ValueError, match=str(most)):
+            compute(most + 1)
