@@ -96,18 +96,10 @@ class Setting:
             return self.expected or f"one of {', '.join(self.words)}"
         if self.is_a(bool):
             return "true or false"
-        if self.is_a(int):
-            return f"an integer{self._or_more if self.below is None else f' in [{self.at_least}, {self._below})'}"
-        if self.is_a(float) and self.below is None:
-            return "a finite number" + (self._or_more if self.above is None else f" above {self.above}")
-        if self.is_a(float):
-            limits = (
-                f"in [{self.at_least}, {self._below})"
-                if self.above is None
-                else f"between {self.above} and {self._below}"
-            )
-            return f"a number {limits}"
-        return "text"
+        if not self.is_a(int) and not self.is_a(float):
+            return "text"
+        noun = "an integer" if self.is_a(int) else "a finite number" if self.below is None else "a number"
+        return noun + self._range_in_words
 
     def not_read_by(self, backbone: str | None, method: str | None) -> str | None:
         """The method or else the backbone that does not read it (None: any); None where both do."""
@@ -117,14 +109,13 @@ class Setting:
         return None
 
     @property
-    def _or_more(self) -> str:
-        return "" if self.at_least is None else f", {self.at_least} or more"
-
-    @property
-    def _below(self) -> str:
-        below = self.below
-        is_long = isinstance(below, int) and below > 10**6 and below & (below - 1) == 0
-        return f"2**{below.bit_length() - 1}" if is_long and isinstance(below, int) else str(below)
+    def _range_in_words(self) -> str:
+        if self.below is None:
+            from_least = "" if self.at_least is None else f", {self.at_least} or more"
+            return from_least if self.above is None else f" above {self.above}"
+        power = int(self.below).bit_length() - 1
+        below = f"2**{power}" if power > 16 and self.below == 2**power else self.below
+        return f" in [{self.at_least}, {below})" if self.above is None else f" between {self.above} and {below}"
 
     def _is_in_range(self, value: Any) -> bool:
         lowest = self.at_least is None or value >= self.at_least
@@ -132,7 +123,18 @@ class Setting:
 
 
 def setting(help: str | None = None, *, default: Any = None, **more: Any) -> Any:
-    """A field of a dataclass with what is said of it: the attributes of `Setting`."""
+    """A field of a dataclass with what is said of it: the attributes of `Setting`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     rows: int = setting("Rows per batch.", default=8, at_least=1)
+        >>> checked_values(Options())
+        {'rows': 8}
+        >>> checked_values(Options(rows=0))
+        Traceback (most recent call last):
+        ValueError: rows: got 0, expected an integer, 1 or more
+    """
     return field(default=default, metadata={"said": Setting(help, default, **more)})
 
 

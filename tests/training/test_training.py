@@ -21,7 +21,7 @@ from patience import PATIENCE
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rearec import objectives, training
+from rearec import objectives
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
