@@ -118,8 +118,8 @@ class Setting:
         return f" in [{self.at_least}, {below})" if self.above is None else f" between {self.above} and {below}"
 
     def _is_in_range(self, value: Any) -> bool:
-        lowest = self.at_least is None or value >= self.at_least
-        return bool(lowest and (self.above is None or value > self.above) and value < (self.below or math.inf))
+        high_enough = (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
+        return bool(high_enough and value < (math.inf if self.below is None else self.below))
 
 
 def setting(help: str | None = None, *, default: Any = None, **more: Any) -> Any:

@@ -55,6 +55,11 @@ class Subject:
         return self.models[0]
 
     @property
+    def rows(self) -> tuple[ReaRec, SequenceDataset, SplitName]:
+        """The model of RUN, and the rows that it is asked about."""
+        return self.model, self.dataset, self.split
+
+    @property
     def names(self) -> list[str]:
         """A name for each model, no two alike; the method comes first, it decides the colour."""
         methods = [model.config.method for model in self.models]
@@ -71,9 +76,7 @@ def _steps(subject: Subject, page: Page) -> Any:
     from rearec.analysis import steps
 
     with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = steps.metrics_by_step(
-            subject.model, subject.dataset, subject.split, exclude_seen=subject.exclude_seen, progress=progress
-        )
+        result = steps.metrics_by_step(*subject.rows, exclude_seen=subject.exclude_seen, progress=progress)
     steps.page(page, {subject.names[0]: result})
     return result
 
@@ -132,12 +135,7 @@ def _latency(subject: Subject, page: Page) -> Any:
 
     with progress_bar("measuring"):
         result = latency.latency(
-            subject.model,
-            subject.dataset,
-            subject.split,
-            rows=subject.options["--rows"],
-            repeats=subject.options["--repeats"],
-            seed=subject.seed,
+            *subject.rows, rows=subject.options["--rows"], repeats=subject.options["--repeats"], seed=subject.seed
         )
     weight = subject.model.weight
     device = (
@@ -151,9 +149,7 @@ def _similarity(subject: Subject, page: Page) -> Any:
     from rearec.analysis import similarity
 
     with progress_bar("encoding rows"):
-        result = similarity.similarity(
-            subject.model, subject.dataset, subject.split, max_rows=subject.options["--rows"], seed=subject.seed
-        )
+        result = similarity.similarity(*subject.rows, max_rows=subject.options["--rows"], seed=subject.seed)
     similarity.page(page, {subject.names[0]: result})
     return result.tolist()
 
@@ -162,9 +158,7 @@ def _ranks(subject: Subject, page: Page) -> Any:
     from rearec.analysis import ranks
 
     with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = ranks.rank_by_step(
-            subject.model, subject.dataset, subject.split, exclude_seen=subject.exclude_seen, progress=progress
-        )
+        result = ranks.rank_by_step(*subject.rows, exclude_seen=subject.exclude_seen, progress=progress)
     ranks.page(page, {subject.names[0]: result}, seen=subject.seen)
     return result
 
@@ -173,14 +167,8 @@ def _case(subject: Subject, page: Page) -> Any:
     from rearec.analysis import case
 
     with progress_bar(f"ranking {subject.split} rows"):
-        result = case.cases(
-            subject.model,
-            subject.dataset,
-            subject.split,
-            exclude_seen=subject.exclude_seen,
-            count=subject.options["--cases"],
-            k=subject.options["-k"],
-        )
+        count, k = subject.options["--cases"], subject.options["-k"]
+        result = case.cases(*subject.rows, exclude_seen=subject.exclude_seen, count=count, k=k)
     case.page(page, result, seen=subject.seen)
     return [asdict(each) for each in result]
 
