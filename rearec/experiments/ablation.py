@@ -9,7 +9,7 @@ from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ReaRecConfig
 from rearec.report.page import Page
-from rearec.report.plots import bars
+from rearec.report.plots import draw_bars, figure
 
 __all__ = ["FIG7"]
 
@@ -49,14 +49,15 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
     page.text(_verdict(results, settings))
     found = {label: results.summary(runs, METRIC) for label, runs in settings.items()}
     cells = {label: summary for label, summary in found.items() if summary is not None}
-    figure = bars(
+    chart = figure(
+        draw_bars,
         list(cells),
         {"NDCG@20": [cell.mean for cell in cells.values()]},
         errors={"NDCG@20": [cell.error or 0.0 for cell in cells.values()]},
         ylabel="NDCG@20 (test)",
         title=f"Ablation, {backbone}",
     )
-    page.figure(figure, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
+    page.figure(chart, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
 
 
 def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:

@@ -21,7 +21,7 @@ from rearec.files import check_way, write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.report.page import write_png
-from rearec.report.plots import bars, lines
+from rearec.report.plots import draw_bars, draw_lines, figure
 from rearec.run_folder import RunFolder
 from rearec.training import train
 from rearec.training.module import TrainingOptions
@@ -132,13 +132,13 @@ def run_demo(
         results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 
     plots = {}
-    for name, figure in (
+    for name, chart in (
         ("validation", _validation(folder)),
         ("steps", _steps(results)),
         ("test", _test({**floors, **results}, seen.name)),
     ):
         plots[name] = folder / f"{name}.png"
-        write_png(plots[name], figure)
+        write_png(plots[name], chart)
     report = {
         "out": str(folder),
         "structure": STRUCTURE,
@@ -174,12 +174,13 @@ def _validation(folder: Path) -> Figure:
         with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         series[method] = [(float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in rows]
-    return lines(series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
+    return figure(draw_lines, series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
 
 
 def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Test NDCG@20 of each state taken alone, with standard errors; base has one state only."""
-    return lines(
+    return figure(
+        draw_lines,
         {
             method: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
             for method, result in results.items()
@@ -194,7 +195,8 @@ def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
     """Test NDCG@20 with standard errors, the floors beside the methods."""
-    return bars(
+    return figure(
+        draw_bars,
         list(results),
         {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
         errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
