@@ -23,7 +23,6 @@ from rearec.cli.common import (
 )
 from rearec.cli.training_choices import Precision
 from rearec.experiments import ARTEFACTS
-from rearec.experiments.choices import check_names, parse_settings
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -92,6 +91,8 @@ def reproduce(
     Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
     and has only to write the pages when all is trained.
     """
+    from rearec.experiments.plan import check_names, parse_settings
+
     asked_backbones, asked_methods = _names(backbones), _names(methods)
     check_names(asked_backbones, asked_methods)
     asked_settings = parse_settings(settings or [])

@@ -67,9 +67,9 @@ def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:
         gain = results.gain(runs, settings["rpe"], METRIC)
         if gain is None or label in ("base", "rpe"):
             continue
-        if not gain.is_real:
+        if not gain.excludes_zero:
             says = "rpe alone does as well: the difference cannot be told from chance"
-        elif gain.percent > 0:
+        elif gain.difference > 0:
             says = "better than rpe alone"
         else:
             says = "worse than rpe alone"

@@ -14,10 +14,9 @@ import torch
 from matplotlib.figure import Figure
 
 from rearec.data.synthetic import Planted, generate
-from rearec.errors import UserError
 from rearec.evaluation import evaluate, seen_items
 from rearec.evaluation.seen import SeenName, seen_words
-from rearec.files import check_way, write_json
+from rearec.files import OutputFolder, write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.report.page import write_png
@@ -45,6 +44,12 @@ STRUCTURE = (
     "ended, and the models have one attention layer, which is one look-up. base has to guess at the rest; erl and prl "
     "can spend their two reasoning steps on it. All three have the same size, data, optimiser and number of epochs "
     "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
+)
+
+OUTPUT = OutputFolder(
+    lambda folder: (folder / "data" / "dataset.json").is_file(),
+    other="holds no demonstration; choose another folder",
+    taken="a demonstration; --force replaces it",
 )
 
 
@@ -154,15 +159,7 @@ def run_demo(
 
 
 def _check_out(folder: Path, force: bool) -> None:
-    check_way(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: exists and is not a folder; choose another one")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "data" / "dataset.json").is_file():
-        raise UserError(f"{folder}: exists and holds no demonstration; choose another folder")
-    if not force:
-        raise UserError(f"{folder}: already holds a demonstration; --force replaces it")
+    OUTPUT.check(folder, replace=force)
     for method in METHODS:
         RunFolder(folder / method).check_writable(force=True)
 

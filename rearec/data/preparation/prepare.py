@@ -23,7 +23,7 @@ from rearec.data.preparation.titles import read_titles, split_off_item_file
 from rearec.data.readers import READERS, hold_histories
 from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.source_files import SourceFiles, find_files
-from rearec.data.storage import check_out, load_dataset, save_dataset
+from rearec.data.storage import OUTPUT, load_dataset, save_dataset
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 from rearec.fields import flag_of
@@ -116,7 +116,7 @@ def prepare(
     if format == "yelp" and split == "given":
         raise UserError("the split 'given' is not for the format 'yelp', whose reviews are not split yet")
     limits = thresholds(split, options.valid_from, options.test_from)
-    check_out(out, force)
+    OUTPUT.check(out, replace=force)
 
     say(f"reading {', '.join(path.name for path in files.paths)}")
     read = READERS[format](files, options)
