@@ -12,7 +12,7 @@ from typing import Any
 
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
-from rearec.training.module import TrainingOptions
+from rearec.training import TrainingOptions
 
 __all__ = ["Run", "training_minutes"]
 
