@@ -27,7 +27,7 @@ from rearec.cli.common import (
 )
 from rearec.cli.evaluate import Split
 from rearec.errors import UserError
-from rearec.files import check_folder
+from rearec.files import check_way
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -177,7 +177,9 @@ def _listed(analyses: Iterable[Analysis]) -> str:
 
 def _check_out(out: Path, analysis: Analysis, force: bool) -> None:
     """UserError where the page may not or cannot be written, before anything is computed."""
-    check_folder(out)
+    check_way(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: exists and is not a folder; choose another one")
     for extension in ("md", "csv", "png"):
         file = out / f"{analysis.value}.{extension}"
         if file.exists() and not force:
