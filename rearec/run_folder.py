@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Mapping
@@ -132,6 +133,13 @@ class RunFolder:
         if not all(isinstance(item, str) for item in item_ids) or not all(map(_is_count, popularity)):
             raise UserError(f"{self.catalog_file}: damaged: item_ids must be texts, popularity counts")
         return Catalog(item_ids, popularity)
+
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv, one for each epoch that has ended."""
+        if not self.metrics_file.is_file():
+            return []
+        with self.metrics_file.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
 
     def result(self) -> dict[str, Any]:
         """Best epoch, validation and test metrics of a finished training, and whether seen items were kept in them."""

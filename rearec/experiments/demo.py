@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,7 +95,9 @@ def run_demo(
     began = time.perf_counter()
     folder = Path(out)
     data = folder / "data"
-    _check_out(folder, force)
+    OUTPUT.check(folder, replace=force)
+    for method in METHODS:
+        RunFolder(folder / method).check_writable(force=True)
     dataset = generate(
         seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
     )
@@ -136,13 +137,13 @@ def run_demo(
         model = ReaRec.from_pretrained(folder / method, map_location=device)
         results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 
-    plots = {}
-    for name, chart in (
-        ("validation", _validation(folder)),
-        ("steps", _steps(results)),
-        ("test", _test({**floors, **results}, seen.name)),
-    ):
-        plots[name] = folder / f"{name}.png"
+    charts = {
+        "validation": _validation(folder),
+        "steps": _steps(results),
+        "test": _test({**floors, **results}, seen.name),
+    }
+    plots = {name: folder / f"{name}.png" for name in charts}
+    for name, chart in charts.items():
         write_png(plots[name], chart)
     report = {
         "out": str(folder),
@@ -158,19 +159,14 @@ def run_demo(
     return report
 
 
-def _check_out(folder: Path, force: bool) -> None:
-    OUTPUT.check(folder, replace=force)
-    for method in METHODS:
-        RunFolder(folder / method).check_writable(force=True)
-
-
 def _validation(folder: Path) -> Figure:
     """Validation NDCG@20 by epoch."""
-    series = {}
-    for method in METHODS:
-        with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        series[method] = [(float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in rows]
+    series = {
+        method: [
+            (float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in RunFolder(folder / method).metrics()
+        ]
+        for method in METHODS
+    }
     return figure(draw_lines, series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
 
 
