@@ -41,7 +41,7 @@ def main() -> None:
     with redirect_stdout(sys.stderr):
         reason = _train(**json.loads(sys.argv[-1]))
     if reason is not None:
-        print(visible(reason))
+        sys.stdout.write(f"{visible(reason)}\n")
         sys.exit(1)
 
 
