@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rearec.errors import UserError, in_one_line
-from rearec.files import check_way, partial_name, write_aside, write_json
+from rearec.errors import UserError
+from rearec.files import OutputFolder, partial_name, read_json, write_aside, write_json
 
 __all__ = ["Catalog", "RunFolder"]
 
@@ -30,13 +31,6 @@ FILES = (
 )
 FOLDERS = ("checkpoints", "tensorboard")
 SAVING_PREFIX = ".saving-"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read: {in_one_line(error)}") from error
 
 
 def _is_count(value: object) -> bool:
@@ -85,18 +79,7 @@ class RunFolder:
         That is a path that is no folder, a folder that is neither empty nor a RUN folder, a RUN folder in which
         something else is kept, and, without ``force``, any RUN folder.
         """
-        check_way(self.path)
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
-            raise UserError(f"{self.path}: exists and is not a folder; choose another one")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
-        if not self._is_ours():
-            raise UserError(f"{self.path}: exists and is not a RUN folder; choose another one")
-        foreign = sorted(entry.name for entry in self.path.iterdir() if not _is_written(entry))
-        if foreign:
-            raise UserError(f"{self.path}: holds {foreign[0]!r}, which no training writes; move it or choose another")
-        if not force:
-            raise UserError(f"{self.path}: already holds a training; --resume continues it, --force replaces it")
+        OUTPUT.check(self.path, replace=force)
 
     def start(self, options: Mapping[str, Any], catalog: Catalog) -> None:
         """Make the folder anew (call `check_writable` first) and write what is known at the start."""
@@ -113,7 +96,7 @@ class RunFolder:
 
     def options(self) -> dict[str, Any]:
         """What `start` was given."""
-        options = _read_json(self.options_file)
+        options = read_json(self.options_file)
         if not isinstance(options, dict) or options.get("format") != FORMAT_NAME:
             raise UserError(f"{self.options_file}: damaged, or not written by 'rearec train'")
         for part in ("dataset", "model", "training"):
@@ -142,7 +125,7 @@ class RunFolder:
 
     def catalog(self) -> Catalog:
         """The items of the model trained here."""
-        value = _read_json(self.catalog_file)
+        value = read_json(self.catalog_file)
         fields = value if isinstance(value, dict) else {}
         item_ids, popularity = fields.get("item_ids"), fields.get("popularity")
         if not isinstance(item_ids, list) or not isinstance(popularity, list) or len(item_ids) != len(popularity):
@@ -151,10 +134,17 @@ class RunFolder:
             raise UserError(f"{self.catalog_file}: damaged: item_ids must be texts, popularity counts")
         return Catalog(item_ids, popularity)
 
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv, one for each epoch that has ended."""
+        if not self.metrics_file.is_file():
+            return []
+        with self.metrics_file.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
     def result(self) -> dict[str, Any]:
         """Best epoch, validation and test metrics of a finished training, and whether seen items were kept in them."""
         self.check_finished()
-        result = _read_json(self.result_file)
+        result = read_json(self.result_file)
         counts = ("best_epoch", "epochs", "parameters")
         # Runs from before there was a choice kept seen items.
         if isinstance(result, dict):
@@ -170,13 +160,14 @@ class RunFolder:
             raise UserError(f"{self.result_file}: damaged: not the result of a training")
         return result
 
-    def _is_ours(self) -> bool:
-        """Whether options.json is one that `start` wrote."""
-        try:
-            self.options()
-        except UserError:
-            return False
-        return True
+
+def _is_run(path: Path) -> bool:
+    """Whether options.json is one that `RunFolder.start` wrote."""
+    try:
+        RunFolder(path).options()
+    except UserError:
+        return False
+    return True
 
 
 def _is_written(entry: Path) -> bool:
@@ -184,3 +175,12 @@ def _is_written(entry: Path) -> bool:
     if entry.is_dir():
         return entry.name in FOLDERS or entry.name.startswith(SAVING_PREFIX)
     return entry.name in (*FILES, *map(partial_name, FILES))
+
+
+OUTPUT = OutputFolder(
+    _is_run,
+    other="is not a RUN folder; choose another one",
+    taken="a training; --resume continues it, --force replaces it",
+    is_part=_is_written,
+    stranger="which no training writes",
+)

@@ -19,7 +19,7 @@ from rearec.evaluation import rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
 from rearec.reasoning import ReaRec
 from rearec.report.page import Markdown, Page, escape
-from rearec.report.plots import lines
+from rearec.report.plots import draw_lines, figure
 from rearec.visible import visible
 from rearec_kernels import catalog_topk
 
@@ -178,14 +178,15 @@ def page(into: Page, results: Sequence[Case], *, seen: SeenName, name: str = "ca
     for number, case in enumerate(results, 1):
         by_step = [rank for step, rank in zip(case.steps, case.ranks, strict=True) if step.startswith("step ")]
         series[f"case {number}"] = [(float(step), rank, None) for step, rank in enumerate(by_step)]
-    figure = lines(
+    chart = figure(
+        draw_lines,
         series,
         xlabel="reasoning step",
         ylabel="rank of the target (1 = top)",
         title="The target's rank step by step",
         log_y=True,
     )
-    into.figure(figure, name, "The rank of the target by each reasoning state taken alone.")
+    into.figure(chart, name, "The rank of the target by each reasoning state taken alone.")
 
 
 def _ranking(case: Case) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from rearec.evaluation.bootstrap import Interval, paired_interval
 from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.report.page import Page, escape
-from rearec.report.plots import bars
+from rearec.report.plots import draw_bars, figure
 
 __all__ = ["Ceiling", "best_rank", "ceiling", "page", "verdict"]
 
@@ -124,7 +124,8 @@ def page(into: Page, results: Mapping[str, Ceiling], *, seen: SeenName, name: st
         BEST_BASE: [result.control for result in results.values()],
     }
     shown = {part: metrics for part, metrics in parts.items() if any(metrics)}
-    figure = bars(
+    chart = figure(
+        draw_bars,
         list(results),
         {part: [of_one[METRIC] if of_one else np.nan for of_one in metrics] for part, metrics in shown.items()},
         errors={
@@ -134,7 +135,7 @@ def page(into: Page, results: Mapping[str, Ceiling], *, seen: SeenName, name: st
         ylabel="NDCG@20",
         title="Ceiling and control",
     )
-    into.figure(figure, name, "NDCG@20 with standard errors over rows.")
+    into.figure(chart, name, "NDCG@20 with standard errors over rows.")
 
 
 def _row(model: str, result: Ceiling) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rearec.data.words import SplitName
 from rearec.engine.graphed import GraphedRollout
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
-from rearec.report.plots import lines
+from rearec.report.plots import draw_lines, figure
 from rearec_kernels import catalog_topk, prepare_catalog
 
 __all__ = ["latency", "page"]
@@ -109,11 +109,12 @@ def page(into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, devi
         "the first line of the model."
     )
     into.table([{"model": model, **entry} for model, entries in results.items() for entry in entries], name)
-    figure = lines(
+    chart = figure(
+        draw_lines,
         {model: [(entry["steps"], entry["ms"], None) for entry in entries] for model, entries in results.items()},
         xlabel="reasoning steps",
         ylabel="median time of a batch (ms)",
         title="What reasoning costs",
         from_zero=True,
     )
-    into.figure(figure, name, "Median time of a batch by number of reasoning steps.")
+    into.figure(chart, name, "Median time of a batch by number of reasoning steps.")

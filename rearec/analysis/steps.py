@@ -12,7 +12,7 @@ from rearec.evaluation.metrics import METRICS
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
-from rearec.report.plots import lines
+from rearec.report.plots import draw_lines, figure
 
 __all__ = ["metrics_by_step", "page"]
 
@@ -57,7 +57,8 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
         name,
         shared={"seen": seen},
     )
-    figure = lines(
+    chart = figure(
+        draw_lines,
         {
             model: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
             for model, result in results.items()
@@ -67,4 +68,4 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
         ylabel="NDCG@20",
         title="Each reasoning state taken alone",
     )
-    into.figure(figure, name, "NDCG@20 by reasoning step; bars are standard errors over rows.")
+    into.figure(chart, name, "NDCG@20 by reasoning step; bars are standard errors over rows.")

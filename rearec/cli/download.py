@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from rearec.errors import UserError
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
-    from rearec.data.sources import Source
+    from rearec.data.download import Source
 
 __all__ = ["register"]
 
@@ -36,51 +37,35 @@ def download(
 ) -> None:
     """Fetch the public source of a dataset of the paper.
 
-    What was cut goes on at the next call; files are checked against the SHA-256 of their first download.
+    Amazon Reviews 2023 comes from the Hugging Face Hub; a file that is there is not fetched again. For Yelp's data it
+    says where to get them.
     """
-    from rearec.data.sources import SOURCES
+    from rearec.data.download import SOURCES
+    from rearec.data.download import download as fetch
 
     if name is None:
         listed = {key: {"terms": source.terms_address, "prepare": source.prepare} for key, source in SOURCES.items()}
-        emit(listed, common.as_json, _list)
+        emit(listed, common.as_json, lambda console: _list(console, SOURCES))
         return
     if name not in SOURCES:
         raise UserError(f"unknown source {name!r}; known are {', '.join(SOURCES)}")
     source = SOURCES[name]
     note(f"terms: {source.terms}; see {source.terms_address}")
+    if source.by_hand:
+        raise UserError(f"{name}: not fetched by this command: {source.by_hand}; next: {source.prepare}")
     asked = accept_terms or sys.stdin.isatty()
     if not asked or not (accept_terms or typer.confirm("Do you accept them, and may you use the data?", err=True)):
         raise UserError(f"{name}: nothing is fetched without --accept-terms")
     folder = out or Path(name)
-    checksums = _fetch_with_progress(source, folder)
+    note(f"fetching {', '.join(source.names)}")
     result = {
         "folder": str(folder),
-        "files": checksums,
+        "files": fetch(source, folder),
         "prepare": source.prepare.replace("DIR", shlex.quote(str(folder))),
     }
     emit(result, common.as_json, lambda console: console.print(f"in {folder}; next: {result['prepare']}"))
 
 
-def _list(console: Terminal) -> None:
-    from rearec.data.sources import SOURCES
-
-    for key, source in SOURCES.items():
-        console.print(f"{key}: {', '.join(file.name for file in source.files)}")
-
-
-def _fetch_with_progress(source: Source, folder: Path) -> dict[str, str]:
-    from rearec.data.download import download as fetch
-
-    if not sys.stderr.isatty():
-        note(f"fetching {', '.join(file.name for file in source.files)}")
-        return fetch(source, folder)
-    from rich.progress import BarColumn, DownloadColumn, TaskProgressColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from rearec.cli.terminal import progress
-
-    columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), DownloadColumn(), TransferSpeedColumn())
-    with progress(*columns, transient=False) as bar:
-        tasks = {file.name: bar.add_task(file.name, total=None) for file in source.files}
-        return fetch(
-            source, folder, lambda file, done, total: bar.update(tasks[file], completed=done, total=total or None)
-        )
+def _list(console: Terminal, sources: Mapping[str, Source]) -> None:
+    for key, source in sources.items():
+        console.print(f"{key}: {', '.join(source.names) or source.by_hand}")

@@ -1,196 +1,107 @@
-"""Fetching files over HTTP: continued where they were cut, checked, and there as a whole or not at all."""
+"""The public sources of the paper's datasets: on what terms they are published, and how to get them."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import json
-import re
 import shutil
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rearec.data.sources import Source, SourceFile
-from rearec.errors import UserError
-from rearec.files import check_way, partial_name, write_json
+from rearec.errors import UserError, in_one_line
+from rearec.files import check_folder, partial_name
 
-__all__ = ["CHECKSUMS", "download"]
+__all__ = ["SOURCES", "Source", "download"]
 
-CHECKSUMS = "checksums.json"
-PIECE = 1 << 20
-TIMEOUT_S = 60.0
-# How often a connection that is cut is made again; each of them must have brought something.
-ATTEMPTS = 5
+# The dataset on the Hugging Face Hub that all files are fetched from.
+HUB = "McAuley-Lab/Amazon-Reviews-2023"
+AMAZON_TERMS = (
+    "Amazon Reviews 2023 (McAuley Lab, UCSD) is published for research, to be cited as arXiv 2403.03952; its authors "
+    "state no licence for the reviews"
+)
+CATEGORIES = {"baby": "Baby_Products", "cds": "CDs_and_Vinyl", "software": "Software", "video-games": "Video_Games"}
 
 
-def download(source: Source, out: Path, progress: Callable[[str, int, int], None] | None = None) -> dict[str, str]:
-    """Fetch the files of ``source`` into the folder ``out``; those that are there are checked instead.
+@dataclass(frozen=True)
+class Source:
+    """What belongs together.
 
-    The SHA-256 of each is that of the table or, where it has none, is noted in ``checksums.json`` the first time. What
-    a cut connection or a kill leaves is kept under a hidden name and continued by the next call.
+    files: paths on the Hub of all that is fetched. by_hand: how to get what is not.
+    terms: under which licence or terms, in a sentence; terms_address: where they stand.
+    prepare: the command that reads it, DIR being the folder.
+    """
 
-    Args:
-        progress: called with a file's name, the bytes that are here and those of the whole file (0: not known).
+    files: tuple[str, ...]
+    terms: str
+    terms_address: str
+    prepare: str
+    by_hand: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """What the files are called here."""
+        return [Path(file).name for file in self.files]
+
+
+def _amazon(preset: str, category: str, raw: bool) -> Source:
+    if raw:
+        files = [f"raw/review_categories/{category}.jsonl"]
+    else:
+        files = [f"benchmark/5core/timestamp_w_his/{category}.{part}.csv" for part in ("train", "valid", "test")]
+    files.append(f"raw/meta_categories/meta_{category}.jsonl")
+    read = " ".join(f"DIR/{Path(file).name}" for file in files)
+    prepare = f"rearec prepare amazon2023 {read} --preset {preset} --out data"
+    return Source(tuple(files), AMAZON_TERMS, "https://amazon-reviews-2023.github.io/", prepare)
+
+
+YELP = "https://business.yelp.com/data/resources/open-dataset/"
+SOURCES: dict[str, Source] = {
+    **{name: _amazon(name, category, False) for name, category in CATEGORIES.items()},
+    **{f"{name}-raw": _amazon(name, category, True) for name, category in CATEGORIES.items()},
+    "yelp": Source(
+        (),
+        "the Yelp Open Dataset is for personal, educational and academic use under Yelp's Dataset User Agreement",
+        YELP,
+        "rearec prepare yelp yelp_academic_dataset_review.json yelp_academic_dataset_business.json --out data",
+        by_hand=f"Yelp hands out Yelp-JSON.zip at {YELP} to those who accept its agreement there; unzip it, and "
+        "'tar -xf' the archive in it",
+    ),
+}
+
+
+def download(source: Source, out: Path) -> dict[str, str]:
+    """Fetch the files of ``source`` from the Hugging Face Hub into the folder ``out``, but those that are there.
+
+    Progress is shown by `huggingface_hub`, which also checks what comes and heeds ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``
+    and the like. A file has its name when all of it is there; until then it is in a hidden folder.
 
     Returns:
-        The SHA-256 of each file.
+        The path of each file by its name.
 
     Raises:
-        UserError: a file cannot be fetched or written, or its checksum is wrong.
+        UserError: a file cannot be fetched or written.
     """
-    check_way(out / "x")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        noted = _read_note(out / CHECKSUMS)
-        for file in source.files:
-            path = out / file.name
-            say = _reporter(progress, file.name)
-            expected = file.sha256 or noted.get(file.name)
-            if not path.exists():
-                _fetch(file, path, expected, say)
-            digest = _digest(path)
-            if expected is not None and digest != expected:
-                raise UserError(
-                    f"{path}: its SHA-256 is {digest}, expected {expected}: "
-                    f"delete it (and its line in {CHECKSUMS} if the source has a new edition) and fetch it again"
-                )
-            if expected is None:
-                noted[file.name] = digest
-                write_json(out / CHECKSUMS, noted)
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from error
-    return {file.name: file.sha256 or noted[file.name] for file in source.files}
+    from huggingface_hub import hf_hub_download
 
-
-def _reporter(progress: Callable[[str, int, int], None] | None, name: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(name, done, total) if progress else None
-
-
-def _read_note(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        note = None
-    if not isinstance(note, dict) or not all(isinstance(value, str) for value in note.values()):
-        raise UserError(f"{path}: damaged; expected a json object of file names and SHA-256")
-    return note
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def _fetch(file: SourceFile, path: Path, expected: str | None, progress: Callable[[int, int], None]) -> None:
-    partial = path.with_name(partial_name(path.name))
-    attempts = ATTEMPTS
-    while True:
-        before = partial.stat().st_size if partial.exists() else 0
-        total, complete = _fetch_piece(file, partial, progress)
-        here = partial.stat().st_size
-        if complete:
-            break
-        attempts = attempts - 1 if here > before else 0
-        if attempts <= 0:
-            of = f" of {total:,}" if total else ""
-            raise UserError(
-                f"{file.address}: the connection was cut after {here:,}{of} bytes; the next try goes on there"
-            )
-    digest = _digest(partial)
-    if expected is not None and digest != expected:
-        partial.unlink()
-        _validator(partial).unlink(missing_ok=True)
-        raise UserError(f"{file.address}: the SHA-256 of what came is {digest}, expected {expected}; it is deleted")
-    partial.replace(path)
-    _validator(partial).unlink(missing_ok=True)
-
-
-def _validator(partial: Path) -> Path:
-    """The file that says of which edition the partial one is."""
-    return partial.with_name(partial.name + ".json")
-
-
-def _fetch_piece(file: SourceFile, partial: Path, progress: Callable[[int, int], None]) -> tuple[int, bool]:
-    """Append what one connection brings; the size of the whole file (0: not known), and whether all of it is here."""
-    edition = _edition(partial, file.address)
-    start = partial.stat().st_size if partial.exists() and edition is not None else 0
-    request = urllib.request.Request(file.address, headers={"User-Agent": "rearec", "Accept-Encoding": "identity"})
-    if start and edition:
-        # Another edition comes from its beginning, with the status 200.
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", edition)
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            resumed = response.status == 206 and _range(response.headers)[0] == start
-            if response.status == 206 and not resumed:
-                raise UserError(f"{file.address}: the server sent another part than bytes {start:,} and after")
-            length = int(response.headers.get("Content-Length") or 0)
-            begin = start if resumed else 0
-            total = begin + length if length else 0
-            _check_space(partial, length, file.address)
-            tag = response.headers.get("ETag")
-            strong = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
-            write_json(_validator(partial), {"address": file.address, "edition": strong or ""})
-            return total, _append(response, partial, resumed, begin, total, progress)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416 and start and _range(error.headers)[1] == start:
-                return start, True
-            why = f"HTTP {error.code} {error.reason}"
-        if error.code == 416:
-            partial.unlink()
-            return 0, False
-        raise UserError(f"{file.address}: {why}") from None
-    except urllib.error.URLError as error:
-        raise UserError(f"{file.address}: cannot be reached: {error.reason}") from None
-    except (http.client.HTTPException, TimeoutError, ConnectionError):
-        partial.touch()
-        return 0, False
-
-
-def _append(
-    response: Any, partial: Path, resumed: bool, done: int, total: int, progress: Callable[[int, int], None]
-) -> bool:
-    """Write what comes; whether that was all. A cut connection is an end like any other, told by the length."""
-    with partial.open("ab" if resumed else "wb") as out:
-        progress(done, total)
+    check_folder(out)
+    aside = out / partial_name("download")
+    for file, name in zip(source.files, source.names, strict=True):
+        if (out / name).exists():
+            continue
         try:
-            while piece := response.read(PIECE):
-                out.write(piece)
-                done += len(piece)
-                progress(done, total)
-        except (http.client.HTTPException, TimeoutError, ConnectionError):
-            return False
-    return not total or done == total
+            fetched = hf_hub_download(HUB, file, repo_type="dataset", local_dir=aside, library_name="rearec")
+            Path(fetched).replace(out / name)
+        except Exception as error:
+            # Whatever the Hub, the network or the disk refuse, the libraries in between have an error of their own for.
+            raise UserError(f"{out / name}: cannot be fetched from {HUB}: {_reason(error)}") from error
+    shutil.rmtree(aside, ignore_errors=True)
+    return {name: str(out / name) for name in source.names}
 
 
-def _edition(partial: Path, address: str) -> str | None:
-    """What tells the edition of a partial file; None where it is none of this address that can be continued."""
-    try:
-        note = json.loads(_validator(partial).read_text(encoding="utf-8"))
-        return str(note["edition"]) or None if note["address"] == address else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _reason(error: Exception) -> str:
+    """What lies behind an error of the Hub's library, in one line."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-
-def _range(headers: Any) -> tuple[int | None, int | None]:
-    """The first byte and the size of the whole file that a Content-Range names."""
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range") or "")
-    if found is None:
-        return None, None
-    first, whole = found.groups()
-    return None if first is None else int(first), None if whole == "*" else int(whole)
-
-
-def _check_space(partial: Path, length: int, address: str) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if length > free:
-        raise UserError(f"{address}: {length:,} bytes are to come, but {partial.parent} has {free:,} left")
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return _reason(error.__cause__)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return in_one_line(error) or type(error).__name__

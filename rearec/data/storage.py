@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SPLIT_NAMES
-from rearec.errors import UserError, in_one_line
-from rearec.files import check_way, partial_name
+from rearec.errors import UserError
+from rearec.files import OutputFolder, partial_name, read_json
 
 __all__ = [
     "FEATURES_FILE",
@@ -23,9 +23,9 @@ __all__ = [
     "FEATURES_VERSION",
     "FORMAT_NAME",
     "FORMAT_VERSION",
+    "OUTPUT",
     "PARTIAL_FEATURES",
     "PARTIAL_NOTE",
-    "check_out",
     "load_dataset",
     "save_dataset",
 ]
@@ -47,31 +47,24 @@ FILES = (
 )
 
 
-def check_out(out: Path, force: bool) -> None:
-    """Refuse a directory that may not be written: an existing one without ``force``, or with anything but a dataset."""
-    check_way(out)
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir() or out.is_symlink():
-        raise UserError(f"{out}: exists and is not a directory; choose another output directory")
-    if not any(out.iterdir()):
-        return
-    if not _is_ours(out):
-        raise UserError(f"{out}: exists and holds no prepared dataset; choose another output directory")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in FILES or entry.is_dir())
-    if foreign:
-        raise UserError(f"{out}: holds {foreign[0]!r}, which is no part of a dataset; move it or choose another")
-    if not force:
-        raise UserError(f"{out}: already holds a prepared dataset; use --force to replace it")
-
-
-def _is_ours(directory: Path) -> bool:
+def _is_dataset(directory: Path) -> bool:
     """Whether the directory's description is one of a prepared dataset, of whatever version."""
     try:
         description: dict[str, Any] = _read_json(directory, DESCRIPTION_FILE, dict)
     except UserError:
         return False
     return description.get("format") == FORMAT_NAME
+
+
+# A directory that may be written: without --force a new or an empty one, and never one with anything but a dataset.
+OUTPUT = OutputFolder(
+    _is_dataset,
+    other="holds no prepared dataset; choose another output directory",
+    taken="a prepared dataset; use --force to replace it",
+    is_part=lambda entry: entry.name in FILES and not entry.is_dir(),
+    stranger="which is no part of a dataset",
+    no_folder="exists and is not a directory; choose another output directory",
+)
 
 
 def save_dataset(dataset: SequenceDataset, out: str | Path, *, force: bool = False) -> None:
@@ -81,7 +74,7 @@ def save_dataset(dataset: SequenceDataset, out: str | Path, *, force: bool = Fal
         UserError: ``out`` exists (and ``force`` is not given, or it holds no prepared dataset), or cannot be written.
     """
     out = Path(os.path.abspath(out))
-    check_out(out, force)
+    OUTPUT.check(out, replace=force)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -202,11 +195,11 @@ def _read_features(path: Path, fingerprint: str, shapes: dict[str, Any]) -> NDAr
 
 def _read_json(path: Path, name: str, kind: type) -> Any:
     try:
-        value = json.loads((path / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path / name}: missing from the prepared dataset: prepare again") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path / name}: cannot be read: {in_one_line(error)}") from error
+        value = read_json(path / name)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UserError(f"{path / name}: missing from the prepared dataset: prepare again") from None
+        raise
     if not isinstance(value, kind):
         raise UserError(f"{path / name}: damaged (a json {kind.__name__} was expected): prepare again")
     return value

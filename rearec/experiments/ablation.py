@@ -9,7 +9,7 @@ from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ReaRecConfig
 from rearec.report.page import Page
-from rearec.report.plots import bars
+from rearec.report.plots import draw_bars, figure
 
 __all__ = ["FIG7"]
 
@@ -49,14 +49,15 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
     page.text(_verdict(results, settings))
     found = {label: results.summary(runs, METRIC) for label, runs in settings.items()}
     cells = {label: summary for label, summary in found.items() if summary is not None}
-    figure = bars(
+    chart = figure(
+        draw_bars,
         list(cells),
         {"NDCG@20": [cell.mean for cell in cells.values()]},
         errors={"NDCG@20": [cell.error or 0.0 for cell in cells.values()]},
         ylabel="NDCG@20 (test)",
         title=f"Ablation, {backbone}",
     )
-    page.figure(figure, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
+    page.figure(chart, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
 
 
 def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:
@@ -66,9 +67,9 @@ def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:
         gain = results.gain(runs, settings["rpe"], METRIC)
         if gain is None or label in ("base", "rpe"):
             continue
-        if not gain.is_real:
+        if not gain.excludes_zero:
             says = "rpe alone does as well: the difference cannot be told from chance"
-        elif gain.percent > 0:
+        elif gain.difference > 0:
             says = "better than rpe alone"
         else:
             says = "worse than rpe alone"

@@ -13,7 +13,7 @@ from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.report.page import Page
-from rearec.report.plots import bars
+from rearec.report.plots import draw_bars, figure
 
 __all__ = ["TABLE2", "TABLE3"]
 
@@ -80,8 +80,8 @@ def _add_figure(page: Page, plan: Plan, results: Results, grid: Grid, name: str,
             assert summary is not None
             values.setdefault(method, []).append(summary.mean)
             errors.setdefault(method, []).append(summary.error or 0.0)
-    figure = bars(whole, values, errors=errors, ylabel="NDCG@20 (test)", title=title)
-    page.figure(figure, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
+    chart = figure(draw_bars, whole, values, errors=errors, ylabel="NDCG@20 (test)", title=title)
+    page.figure(chart, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
 
 
 def _beside_id_backbones(page: Page, plan: Plan, results: Results, grid: Grid, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,15 +13,14 @@ import torch
 from matplotlib.figure import Figure
 
 from rearec.data.synthetic import Planted, generate
-from rearec.errors import UserError
 from rearec.evaluation import evaluate, seen_items
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
-from rearec.files import check_way, write_json
+from rearec.files import OutputFolder, write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.report.page import write_png
-from rearec.report.plots import bars, lines
+from rearec.report.plots import draw_bars, draw_lines, figure
 from rearec.run_folder import RunFolder
 from rearec.training import train
 from rearec.training.module import TrainingOptions
@@ -44,6 +42,12 @@ STRUCTURE = (
     "ended, and the models have one attention layer, which is one look-up. base has to guess at the rest; erl and prl "
     "can spend their two reasoning steps on it. All three have the same size, data, optimiser and number of epochs "
     "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
+)
+
+OUTPUT = OutputFolder(
+    lambda folder: (folder / "data" / "dataset.json").is_file(),
+    other="holds no demonstration; choose another folder",
+    taken="a demonstration; --force replaces it",
 )
 
 
@@ -90,7 +94,9 @@ def run_demo(
     began = time.perf_counter()
     folder = Path(out)
     data = folder / "data"
-    _check_out(folder, force)
+    OUTPUT.check(folder, replace=force)
+    for method in METHODS:
+        RunFolder(folder / method).check_writable(force=True)
     dataset = generate(
         seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
     )
@@ -130,14 +136,14 @@ def run_demo(
         model = ReaRec.from_pretrained(folder / method, map_location=device)
         results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 
-    plots = {}
-    for name, figure in (
-        ("validation", _validation(folder)),
-        ("steps", _steps(results)),
-        ("test", _test({**floors, **results}, seen.name)),
-    ):
-        plots[name] = folder / f"{name}.png"
-        write_png(plots[name], figure)
+    charts = {
+        "validation": _validation(folder),
+        "steps": _steps(results),
+        "test": _test({**floors, **results}, seen.name),
+    }
+    plots = {name: folder / f"{name}.png" for name in charts}
+    for name, chart in charts.items():
+        write_png(plots[name], chart)
     report = {
         "out": str(folder),
         "structure": STRUCTURE,
@@ -152,33 +158,21 @@ def run_demo(
     return report
 
 
-def _check_out(folder: Path, force: bool) -> None:
-    check_way(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: exists and is not a folder; choose another one")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "data" / "dataset.json").is_file():
-        raise UserError(f"{folder}: exists and holds no demonstration; choose another folder")
-    if not force:
-        raise UserError(f"{folder}: already holds a demonstration; --force replaces it")
-    for method in METHODS:
-        RunFolder(folder / method).check_writable(force=True)
-
-
 def _validation(folder: Path) -> Figure:
     """Validation NDCG@20 by epoch."""
-    series = {}
-    for method in METHODS:
-        with RunFolder(folder / method).metrics_file.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        series[method] = [(float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in rows]
-    return lines(series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
+    series = {
+        method: [
+            (float(row["epoch"]), float(row["valid_ndcg@20"]), None) for row in RunFolder(folder / method).metrics()
+        ]
+        for method in METHODS
+    }
+    return figure(draw_lines, series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
 
 
 def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Test NDCG@20 of each state taken alone, with standard errors; base has one state only."""
-    return lines(
+    return figure(
+        draw_lines,
         {
             method: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
             for method, result in results.items()
@@ -193,7 +187,8 @@ def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
     """Test NDCG@20 with standard errors, the floors beside the methods."""
-    return bars(
+    return figure(
+        draw_bars,
         list(results),
         {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
         errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},

@@ -54,7 +54,7 @@ def add_metrics(page: Page, results: Results, settings: Sequence[Setting], name:
             numbers |= {metric: summary.mean, f"{metric}_{'std' if len(setting.runs) > 1 else 'se'}": summary.error}
         if any(each.over for each in settings):
             gain = results.gain(setting.runs, setting.over, METRIC)
-            line["NDCG@20 over base"] = gain and f"{gain.percent:+.1f} %"
+            line["NDCG@20 over base"] = gain and f"{gain.difference:+.1f} %"
         shown.append(line)
         data.append(numbers)
     seeds = max(len(setting.runs) for setting in settings)
@@ -72,7 +72,7 @@ def add_gains(page: Page, results: Results, settings: Sequence[Setting], name: s
             continue
         shown.append({**setting.labels, **{HEADINGS[metric]: gain and str(gain) for metric, gain in gains.items()}})
         data += [
-            {**setting.labels, "metric": metric, "gain_%": gain.percent, "low_%": gain.low, "high_%": gain.high}
+            {**setting.labels, "metric": metric, "gain_%": gain.difference, "low_%": gain.low, "high_%": gain.high}
             for metric, gain in gains.items()
             if gain is not None
         ]

@@ -30,7 +30,7 @@ from rearec.experiments.runs import Run, training_minutes
 from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
 from rearec.experiments.step_sweep import FIG5
-from rearec.files import check_way, write_json
+from rearec.files import OutputFolder, read_json, write_json
 from rearec.report.page import Page, escape
 from rearec.run_folder import RunFolder
 
@@ -43,6 +43,7 @@ _KNOWN = {
 FORMAT_NAME = "rearec-experiments"
 MARK = "experiments.json"
 RUNS = "runs"
+OUTPUT = OutputFolder(lambda folder: (folder / MARK).is_file(), other="holds no experiments; choose another folder")
 
 
 def reproduce(
@@ -161,20 +162,13 @@ def _choose(names: Sequence[str], plan: Plan) -> tuple[list[Artefact], dict[str,
 
 def _claim(out: Path, dataset: SequenceDataset, data: Path) -> None:
     """Make the folder, or UserError where it is another dataset's or holds something else."""
-    check_way(out)
+    OUTPUT.check(out, replace=True)
     mark = out / MARK
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: exists and is not a folder; choose another one")
     if mark.is_file():
-        try:
-            found = json.loads(mark.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{mark}: damaged: {error}") from error
-        if found.get("fingerprint") != dataset.fingerprint:
+        found = read_json(mark, "damaged: {}")
+        if not isinstance(found, dict) or found.get("fingerprint") != dataset.fingerprint:
             raise UserError(f"{out}: holds experiments on other data than {data}; choose another folder")
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out}: exists and holds no experiments; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(mark, {"format": FORMAT_NAME, "fingerprint": dataset.fingerprint})
 

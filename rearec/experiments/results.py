@@ -40,27 +40,19 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """How far one setting is above another in a metric: all values in per cent of the other."""
-
-    percent: float
-    low: float
-    high: float
+class Gain(Interval):
+    """How far one setting is above another in a metric: difference, low and high are in per cent of the other."""
 
     @classmethod
     def of(cls, interval: Interval, reference: float) -> Gain | None:
         """Of a difference; None where the reference is 0."""
         if reference <= 0:
             return None
-        return cls(*(100 * part / reference for part in (interval.difference, interval.low, interval.high)))
-
-    @property
-    def is_real(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
+        difference, low, high = (100 * part / reference for part in (interval.difference, interval.low, interval.high))
+        return cls(difference, low, high, interval.level, interval.rows)
 
     def __str__(self) -> str:
-        return f"{self.percent:+.1f} % ({self.low:+.1f} to {self.high:+.1f})"
+        return f"{self.difference:+.1f} % ({self.low:+.1f} to {self.high:+.1f})"
 
 
 class Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +11,7 @@ from typing import Any
 
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
-from rearec.training.module import TrainingOptions
+from rearec.training import TrainingOptions
 
 __all__ = ["Run", "training_minutes"]
 
@@ -60,7 +59,4 @@ def _changed(settings: ReaRecConfig | TrainingOptions) -> dict[str, Any]:
 
 def training_minutes(folder: RunFolder) -> float:
     """Minutes that the epochs of a run took, over all its resumptions; 0 before the first epoch has ended."""
-    if not folder.metrics_file.is_file():
-        return 0.0
-    with folder.metrics_file.open(encoding="utf-8", newline="") as file:
-        return sum(float(row["train_seconds"]) + float(row["valid_seconds"]) for row in csv.DictReader(file)) / 60
+    return sum(float(row["train_seconds"]) + float(row["valid_seconds"]) for row in folder.metrics()) / 60

@@ -8,7 +8,7 @@ from rearec.experiments.plan import Plan
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.report.page import Page
-from rearec.report.plots import lines
+from rearec.report.plots import draw_lines, figure
 
 __all__ = ["FIG5"]
 
@@ -45,14 +45,15 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
             levels["base"] = summary.mean
         else:
             series.setdefault(method, []).append((steps, summary.mean, summary.error))
-    figure = lines(
+    chart = figure(
+        draw_lines,
         series,
         xlabel="reasoning steps K, in training and at inference",
         ylabel="NDCG@20 (test)",
         title=f"Reasoning steps, {backbone}",
         levels=levels,
     )
-    page.figure(figure, name, f"NDCG@20 by number of steps; bars are {error_words(plan.seeds)}.")
+    page.figure(chart, name, f"NDCG@20 by number of steps; bars are {error_words(plan.seeds)}.")
 
 
 FIG5 = per_backbone("fig5", "Figure 5: reasoning steps", _runs, _fill)

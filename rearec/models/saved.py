@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rearec.errors import UserError, in_one_line
+from rearec.files import read_json
 from rearec.models.config import ReaRecConfig
 
 __all__ = ["CONFIG_FILE", "ENCODER_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
@@ -54,10 +54,7 @@ def locate_model(
 
 def read_config(path: Path) -> ReaRecConfig:
     """The configuration in a config.json. Raises UserError naming the file, the field, what it holds and what fits."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from error
+    values = read_json(path, "not a readable JSON file ({})")
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds a JSON {type(values).__name__}, expected an object with the model's settings")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rearec.data.features.tokens import load_tokenizer, mean_over_tokens, need, tokenize
 from rearec.errors import UserError, in_one_line
+from rearec.files import read_json
 from rearec.models.config import ReaRecConfig
 
 __all__ = ["TitleEncoder", "encoder_width"]
@@ -64,13 +64,13 @@ class TitleEncoder(nn.Module):
         architecture: the json file that `architecture` was written to. Raises UserError where it is none.
         """
         transformers = need("transformers")
+        values = read_json(architecture, "not the configuration of a transformers model ({})")
         try:
-            values = json.loads(architecture.read_text(encoding="utf-8"))
             values.pop("auto_map", None)
             encoder = transformers.AutoModel.from_config(
                 transformers.AutoConfig.for_model(**values), trust_remote_code=False
             )
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{architecture}: not the configuration of a transformers model ({in_one_line(error)})"
             ) from error

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: continued, checked, refused."""
+"""Downloads with the Hugging Face Hub's own library, from a server on this machine: whole, cut, refused."""
 
 from __future__ import annotations
 
@@ -6,88 +6,71 @@ import hashlib
 import http.server
 import json
 import os
-import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from typer.testing import CliRunner
 
-from rearec.data import download as module
-from rearec.data.download import CHECKSUMS, download
-from rearec.data.sources import SOURCES, Source, SourceFile
+from rearec.cli.app import app
+from rearec.data.download import HUB, SOURCES, download
 from rearec.errors import UserError
 
-CONTENT = random.Random(0).randbytes(300_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SOFTWARE = SOURCES["software"]
+CONTENT = {file: file.encode() * 3000 for file in SOFTWARE.files}
+COMMIT = "0123456789" * 4
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``content``; cuts the first ``cuts`` answers after ``cut_after`` bytes."""
-
-    content = CONTENT
-    edition = '"1"'
-    cuts = 0
-    cut_after = 100_000
-    ranges = True
+class Hub(http.server.ThreadingHTTPServer):
+    """Has ``files``; the first answer with one of them is cut in its middle."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[str | None] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def source(self, sha256: str | None = None, path: str = "file.gz") -> Source:
-        return Source(
-            (SourceFile("file.gz", f"{self.address}/{path}", sha256),), "free for tests", "nowhere", "read DIR"
-        )
+        self.files = dict(CONTENT)
+        self.cuts = 1
+        self.sent: list[str] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.requests.append(asked)
-        content = self.server.content
-        if not self.path.endswith("file.gz"):
-            self.send_error(404)
+        self.answer(with_body=True)
+
+    def answer(self, with_body: bool) -> None:
+        file = self.path.removeprefix(f"/datasets/{HUB}/resolve/main/")
+        content = self.server.files.get(file)
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
-        start = 0
-        if asked and self.server.ranges and self.headers.get("If-Range") == self.server.edition:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", self.server.edition)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        rest = content[start:]
-        if self.server.cuts:
-            self.server.cuts -= 1
-            rest = rest[: self.server.cut_after]
-        self.wfile.write(rest)
+        if with_body:
+            cut, self.server.cuts = self.server.cuts > 0, self.server.cuts - 1
+            self.server.sent.append(file)
+            self.wfile.write(content[: len(content) // 2 if cut else None])
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server on this machine, never reached through a proxy."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    running = Server()
+def hub() -> Iterator[Hub]:
+    running = Hub()
     thread = threading.Thread(target=running.serve_forever, args=(0.01,))
     thread.start()
     yield running
@@ -96,114 +79,85 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.server_close()
 
 
-def test_a_file_is_fetched_once_and_its_checksum_noted(server: Server, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    out = tmp_path / "new" / "folder"
-    assert download(server.source(), out, lambda *values: told.append(values)) == {"file.gz": SHA256}
-    assert (out / "file.gz").read_bytes() == CONTENT
-    assert told[0] == ("file.gz", 0, len(CONTENT)) and told[-1] == ("file.gz", len(CONTENT), len(CONTENT))
-    assert json.loads((out / CHECKSUMS).read_text()) == {"file.gz": SHA256}
-    assert sorted(os.listdir(out)) == [CHECKSUMS, "file.gz"]
-    assert download(server.source(), out) == {"file.gz": SHA256} and len(server.requests) == 1
-    # What is there is checked against the note.
-    (out / "file.gz").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match=r"file\.gz: its SHA-256 is .*, expected " + SHA256):
-        download(server.source(), out)
+def test_the_files_come_from_the_hub_whole_or_not_at_all(hub: Hub, tmp_path: Path, run_rearec: Any) -> None:
+    out = tmp_path / "new" / "raw"
+    meta = SOFTWARE.files[-1]
+    del hub.files[meta]
+    asked = ("download", "software", "--out", out, "--accept-terms", "--json")
+    where = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HOME": str(tmp_path), "no_proxy": "*"}
+    failed = run_rearec(*asked, **where)
+    assert failed.returncode == 2 and failed.stdout == ""
+    assert "meta_Software.jsonl: cannot be fetched from McAuley-Lab/Amazon-Reviews-2023: 404" in failed.stderr
+    # The one that was cut was asked for again.
+    assert hub.sent == [SOFTWARE.files[0], *SOFTWARE.files[:-1]]
+    names = sorted(name for name in os.listdir(out) if not name.startswith("."))
+    assert names == ["Software.test.csv", "Software.train.csv", "Software.valid.csv"]
 
-
-def test_a_cut_connection_is_continued(server: Server, tmp_path: Path) -> None:
-    server.cuts = 2
-    assert download(server.source(SHA256), tmp_path) == {"file.gz": SHA256}
-    assert server.requests == [None, "bytes=100000-", "bytes=200000-"]
-    assert os.listdir(tmp_path) == ["file.gz"]
-
-
-def test_the_next_call_goes_on_where_the_last_one_was_cut(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS", 1)
-    server.cuts = 1
-    with pytest.raises(UserError, match="the connection was cut after 100,000 of 300,000 bytes; the next try goes on"):
-        download(server.source(), tmp_path)
-    assert not (tmp_path / "file.gz").exists()
-    assert download(server.source(), tmp_path) == {"file.gz": SHA256}
-    assert server.requests == [None, "bytes=100000-"]
-
-
-def test_a_connection_that_brings_nothing_is_not_tried_for_ever(server: Server, tmp_path: Path) -> None:
-    server.cuts, server.cut_after = 99, 0
-    with pytest.raises(UserError, match="the connection was cut after 0 of 300,000 bytes"):
-        download(server.source(), tmp_path)
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("change", ["another edition", "no ranges"])
-def test_what_cannot_be_continued_begins_anew(
-    change: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS", 1)
-    server.cuts = 1
-    with pytest.raises(UserError, match="cut"):
-        download(server.source(), tmp_path)
-    if change == "no ranges":
-        server.ranges = False
-    else:
-        server.content, server.edition = b"new" + CONTENT, '"2"'
-    download(server.source(), tmp_path)
-    assert (tmp_path / "file.gz").read_bytes() == server.content
-
-
-def test_a_kill_after_the_last_byte_costs_nothing(server: Server, tmp_path: Path) -> None:
-    (tmp_path / ".file.gz.partial").write_bytes(CONTENT)
-    note = {"address": f"{server.address}/file.gz", "edition": '"1"'}
-    (tmp_path / ".file.gz.partial.json").write_text(json.dumps(note))
-    assert download(server.source(), tmp_path) == {"file.gz": SHA256}
-    assert server.requests == ["bytes=300000-"]
-
-
-def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"the SHA-256 of what came is {SHA256}, expected {'0' * 64}; it is deleted"):
-        download(server.source("0" * 64), tmp_path)
-    assert os.listdir(tmp_path) == []
-
-
-def test_what_is_not_there_or_not_reached(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/nothing: HTTP 404 Not Found"):
-        download(server.source(path="nothing"), tmp_path)
-    source = server.source()
-    closed = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    free = closed.server_address[1]
-    closed.server_close()
-    unreached = Source((SourceFile("x", f"http://127.0.0.1:{free}/x"),), "", "", "")
-    with pytest.raises(UserError, match=r"/x: cannot be reached: .*[Rr]efused"):
-        download(unreached, tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file, not a folder"):
-        download(source, tmp_path / "file" / "out")
-    assert sorted(os.listdir(tmp_path)) == ["file"]
-
-
-def test_the_command_asks_for_the_terms(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rearec.cli.app import app
-
-    monkeypatch.setitem(SOURCES, "small", server.source())
-    runner = CliRunner()
-    refused = runner.invoke(app, ["download", "small", "--out", str(tmp_path / "d")])
-    assert refused.exit_code == 2 and not (tmp_path / "d").exists() and not server.requests
-    assert "terms: free for tests; see nowhere" in refused.stderr and "without --accept-terms" in refused.stderr
-    done = runner.invoke(app, ["download", "small", "--out", str(tmp_path / "d"), "--accept-terms", "--json"])
-    assert done.exit_code == 0, done.stderr
+    hub.files = {meta: CONTENT[meta]}
+    done = run_rearec(*asked, **where)
+    assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["files"] == {"file.gz": SHA256} and result["prepare"] == f"read {tmp_path / 'd'}"
-    unknown = runner.invoke(app, ["download", "books"])
-    assert unknown.exit_code == 2 and "unknown source 'books'; known are baby, cds, software" in unknown.stderr
-    listed = runner.invoke(app, ["download"])
-    assert listed.exit_code == 0 and "video-games-raw: Video_Games.jsonl.gz, meta_Video_Games.jsonl.gz" in listed.stdout
+    assert result["files"] == {name: str(out / name) for name in SOFTWARE.names}
+    assert sorted(os.listdir(out)) == sorted(SOFTWARE.names)
+    assert all((out / Path(file).name).read_bytes() == content for file, content in CONTENT.items())
+    assert result["prepare"].split()[:4] == ["rearec", "prepare", "amazon2023", str(out / "Software.train.csv")]
+
+    # What is there needs no Hub; what is not says why it cannot be fetched.
+    hub.files = {}
+    assert run_rearec(*asked, **where, HF_HUB_OFFLINE="1").returncode == 0
+    (out / "Software.test.csv").unlink()
+    offline = run_rearec(*asked, **where, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 2 and "Software.test.csv: cannot be fetched" in offline.stderr
+    assert "offline mode" in offline.stderr.lower() or "HF_HUB_OFFLINE" in offline.stderr
+    assert not (out / "Software.test.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OfflineModeIsEnabled("offline mode is enabled"), "offline mode is enabled"),
+        (RuntimeError("Data processing error:\n  the rest"), "Data processing error: the rest"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_errors_are_one_line_with_what_lies_behind(
+    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("An error happened. We cannot find it.") from error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(UserError) as raised:
+        download(SOFTWARE, tmp_path)
+    assert str(raised.value) == f"{tmp_path / 'Software.train.csv'}: cannot be fetched from {HUB}: {reason}"
+
+
+def test_nothing_is_fetched_without_the_terms_and_into_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    runner = CliRunner()
+    refused = runner.invoke(app, ["download", "software", "--out", str(tmp_path / "d")])
+    assert refused.exit_code == 2 and not (tmp_path / "d").exists()
+    assert "see https://amazon-reviews-2023.github.io/" in refused.stderr and "without --accept-terms" in refused.stderr
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UserError, match="file"):
+            download(SOFTWARE, folder)
+    yelp = runner.invoke(app, ["download", "yelp", "--accept-terms", "--out", str(tmp_path / "d")])
+    assert yelp.exit_code == 2 and not (tmp_path / "d").exists()
+    terms, error = yelp.stderr.splitlines()
+    assert "Dataset User Agreement; see https://business.yelp.com/" in terms
+    assert "Yelp-JSON.zip at https://business.yelp.com/" in error and "rearec prepare yelp" in error
 
 
 def test_the_table_names_every_dataset_with_its_terms() -> None:
     assert set(SOURCES) == {"yelp", *(n + r for n in ("baby", "cds", "software", "video-games") for r in ("", "-raw"))}
     for name, source in SOURCES.items():
         assert source.terms and source.terms_address.startswith("https://")
-        assert all(file.address.startswith("https://") and file.address.endswith(file.name) for file in source.files)
-        assert name.removesuffix("-raw") in source.prepare
+        assert all(f"DIR/{file}" in source.prepare for file in source.names)
+        assert name.removesuffix("-raw") in source.prepare and bool(source.files) != bool(source.by_hand)
+    runner = CliRunner()
+    listed = runner.invoke(app, ["download"])
+    assert listed.exit_code == 0 and "video-games-raw: Video_Games.jsonl, meta_Video_Games.jsonl" in listed.stdout
+    unknown = runner.invoke(app, ["download", "books"])
+    assert unknown.exit_code == 2 and "unknown source 'books'; known are baby, cds, software" in unknown.stderr

@@ -8,8 +8,7 @@ import pytest
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.choices import parse_settings
-from rearec.experiments.plan import Plan, settings_of
+from rearec.experiments.plan import Plan, parse_settings, settings_of
 from rearec.experiments.presets import KNOWN, best_settings, usual_setting
 from rearec.models.config import BACKBONES, METHODS
 

@@ -1,14 +1,16 @@
-"""Training many runs: several at a time, killed, out of budget, one of them failing."""
+"""Training many runs, a process for each: several at a time, killed, out of budget, one of them failing."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from patience import PATIENCE
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.pool import Progress, train_all
+from rearec.experiments.pool import TRAIN_RUN, Progress, train_all
 from rearec.experiments.runs import Run, training_minutes
+from rearec.experiments.train_run import arguments_of
 from rearec.models.config import ReaRecConfig
-from rearec.training.module import TrainingOptions
+from rearec.training import TrainingOptions
 
 # A pool in a process of its own, which a test can kill.
 POOL = """
@@ -28,13 +31,14 @@ import sys
 from pathlib import Path
 from rearec.experiments.pool import train_all
 from rearec.experiments.runs import Run
-from rearec.training.module import TrainingOptions
+from rearec.training import TrainingOptions
 from rearec.models.config import ReaRecConfig
 
 if __name__ == "__main__":
-    data, folder, items = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    data, folder, items, *epochs = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
     config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
-    train_all(data, [Run(config, TrainingOptions(epochs=40, patience=40, batch_rows=64))], folder, threads=1)
+    runs = [Run(config, TrainingOptions(epochs=number, patience=number, batch_rows=64)) for number in epochs]
+    train_all(data, runs, folder, jobs=2, threads=1)
 """
 
 
@@ -106,7 +110,7 @@ def test_two_jobs_leave_the_same_runs_as_one_and_a_failing_run_loses_no_other(
     # finished runs are not touched, and need no process
     before = good[0].folder(tmp_path / "one").result_file.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr("rearec.experiments.pool._Worker", None)
+        patch.setattr("rearec.experiments.pool._Training", None)
         again = train_all(path, good, tmp_path / "one", budget_minutes=1)
     assert again.failed == {} and again.unfinished == []
     assert good[0].folder(tmp_path / "one").result_file.stat().st_mtime_ns == before
@@ -125,7 +129,7 @@ def test_a_process_that_dies_takes_only_its_own_run_with_it(data: tuple[Path, in
         if state.run == short:
             wait_for(endless.folder(tmp_path).last_checkpoint.is_file)
             for child in children_of(os.getpid()):
-                if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                if "train_run" in Path(f"/proc/{child}/cmdline").read_text():
                     os.kill(child, signal.SIGKILL)
 
     outcome = train_all(path, [endless, short], tmp_path, jobs=2, threads=1, on_progress=kill_the_other)
@@ -146,21 +150,42 @@ def test_a_budget_stops_what_is_being_trained_and_leaves_it_to_be_resumed(
     assert not endless.folder(tmp_path).finished and not never.folder(tmp_path).options_file.is_file()
 
 
-def test_a_killed_pool_leaves_no_process_behind_and_resumes(data: tuple[Path, int], tmp_path: Path) -> None:
-    path, items = data
+@contextmanager
+def pool(tmp_path: Path, data: tuple[Path, int], *epochs: int) -> Iterator[subprocess.Popen[str]]:
+    """A pool that trains in a process group of its own, with a checkpoint of each of its runs."""
     script = tmp_path / "pool.py"
     script.write_text(POOL)
-    runs = tmp_path / "runs"
-    process = subprocess.Popen([sys.executable, str(script), str(path), str(runs), str(items)])
+    path, items = data
+    command = [sys.executable, script, path, tmp_path / "runs", *map(str, (items, *epochs))]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: any(runs.glob("*/checkpoints/last.ckpt")))
+        wait_for(lambda: len(list((tmp_path / "runs").glob("*/checkpoints/last.ckpt"))) == len(epochs))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_ends_all_that_is_trained(data: tuple[Path, int], tmp_path: Path) -> None:
+    with pool(tmp_path, data, 10_000, 10_001) as process:
+        children = children_of(process.pid)
+        assert len(children) == 2
+        # As a terminal does: to the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, printed = process.communicate(timeout=PATIENCE)
+    assert not any(map(is_running, children))
+    # Nothing but the interruption of the pool itself.
+    assert printed.count("Traceback") == 1 and printed.endswith("KeyboardInterrupt\n")
+
+
+def test_a_killed_pool_leaves_no_process_behind_and_resumes(data: tuple[Path, int], tmp_path: Path) -> None:
+    path, items = data
+    runs = tmp_path / "runs"
+    with pool(tmp_path, data, 40) as process:
         with pytest.raises(UserError, match="another process trains here"):
             train_all(path, [make_run(items)], runs)
         children = children_of(process.pid)
         assert children
-    finally:
-        process.kill()
-        process.wait()
     wait_for(lambda: not any(map(is_running, children)))
     (folder,) = runs.glob("sasrec-rpe-*")
     with (folder / "metrics.csv").open() as file:
@@ -175,3 +200,13 @@ def test_a_killed_pool_leaves_no_process_behind_and_resumes(data: tuple[Path, in
     with (folder / "metrics.csv").open() as file:
         after = list(csv.DictReader(file))
     assert len(after) == 40 and after[: len(before)] == before
+
+
+def test_a_training_whose_pool_is_gone_before_it_begins_ends_too(data: tuple[Path, int], tmp_path: Path) -> None:
+    path, items = data
+    run = make_run(items, epochs=10_000, patience=10_000)
+    arguments = json.loads(arguments_of(run, path, tmp_path, "cpu", False))
+    command = [sys.executable, "-c", TRAIN_RUN, ":".join(sys.path), json.dumps({**arguments, "parent": 1})]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "") and "Traceback" not in ended.stderr
+    assert run.folder(tmp_path).options_file.is_file() and not run.folder(tmp_path).finished

@@ -14,7 +14,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from rearec.report.plots import METHOD_COLORS, bars, draw_bars, draw_lines, heatmap, lines, panels
+from rearec.report.plots import METHOD_COLORS, draw_bars, draw_heatmap, draw_lines, figure, panels
 
 
 def boxes(figure: Figure) -> list[Bbox]:
@@ -57,8 +57,8 @@ def tick_texts_overlap(figure: Figure) -> bool:
 
 def test_lines_have_labels_method_colours_error_bars_and_levels() -> None:
     series = {"erl": [(1, 0.2, 0.01), (0, 0.1, None)], "another": [(0, 0.3, None)]}
-    figure = lines(series, xlabel="step", ylabel="NDCG@20", title="T", levels={"base": 0.15})
-    (axes,) = figure.axes
+    chart = figure(draw_lines, series, xlabel="step", ylabel="NDCG@20", title="T", levels={"base": 0.15})
+    (axes,) = chart.axes
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "NDCG@20", "T")
     erl, another = axes.containers
     assert np.asarray(erl.lines[0].get_xydata()).tolist() == [[0, 0.1], [1, 0.2]]
@@ -68,25 +68,27 @@ def test_lines_have_labels_method_colours_error_bars_and_levels() -> None:
     assert not any(same_color(another.lines[0].get_color(), color) for color in METHOD_COLORS.values())
     (level,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert level.get_ydata() == [0.15, 0.15] and same_color(level.get_color(), METHOD_COLORS["base"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base", "erl", "another"]
+    assert [text.get_text() for text in chart.legends[0].get_texts()] == ["base", "erl", "another"]
 
 
 def test_one_line_needs_no_legend() -> None:
-    assert lines({"prl": [(0, 1, None), (1, 2, None)]}, xlabel="x", ylabel="y").legends == []
+    assert figure(draw_lines, {"prl": [(0, 1, None), (1, 2, None)]}, xlabel="x", ylabel="y").legends == []
 
 
 def test_a_logarithmic_axis_names_the_values_and_refuses_those_it_cannot_show() -> None:
-    figure = lines({"prl": [(x, 1, None) for x in (0.05, 0.1, 2)]}, xlabel="τ", ylabel="y", log_x=True)
-    (axes,) = figure.axes
+    chart = figure(draw_lines, {"prl": [(x, 1, None) for x in (0.05, 0.1, 2)]}, xlabel="τ", ylabel="y", log_x=True)
+    (axes,) = chart.axes
     assert axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.05", "0.1", "2"]
     with pytest.raises(ValueError, match="got 0, expected positive"):
-        lines({"prl": [(0, 1, None)]}, xlabel="x", ylabel="y", log_x=True)
+        figure(draw_lines, {"prl": [(0, 1, None)]}, xlabel="x", ylabel="y", log_x=True)
 
 
 def test_bars_stand_side_by_side_with_their_values() -> None:
-    figure = bars(["short", "long"], {"base": [1.0, 2.0], "prl": [0.1234, 4.0]}, ylabel="y", errors={"prl": [0.1, 0.2]})
-    (axes,) = figure.axes
+    chart = figure(
+        draw_bars, ["short", "long"], {"base": [1.0, 2.0], "prl": [0.1234, 4.0]}, ylabel="y", errors={"prl": [0.1, 0.2]}
+    )
+    (axes,) = chart.axes
     first, second = (container for container in axes.containers if hasattr(container, "patches"))
     assert [bar.get_height() for bar in first] == [1, 2] and [bar.get_height() for bar in second] == [0.1234, 4]
     for bar, beside in zip(first, second, strict=True):
@@ -97,27 +99,29 @@ def test_bars_stand_side_by_side_with_their_values() -> None:
 
 
 def test_a_single_series_of_methods_has_their_colours_and_no_legend() -> None:
-    figure = bars(["popularity", "base", "erl"], {"NDCG@20": [0.1, 0.2, 0.3]}, ylabel="NDCG@20")
-    assert figure.legends == []
-    popularity, *rest = figure.axes[0].patches
+    chart = figure(draw_bars, ["popularity", "base", "erl"], {"NDCG@20": [0.1, 0.2, 0.3]}, ylabel="NDCG@20")
+    assert chart.legends == []
+    popularity, *rest = chart.axes[0].patches
     assert same_color(popularity.get_facecolor(), "0.75")
     for bar, method in zip(rest, ("base", "erl"), strict=True):
         assert same_color(bar.get_facecolor(), METHOD_COLORS[method])
 
 
 def test_heatmap_writes_its_values_and_leaves_what_is_missing_blank() -> None:
-    figure = heatmap([[1.0, 0.25], [np.nan, 0.5]], rows=["a", "b"], columns=["c", "d"], label="cosine", xlabel="step")
-    axes, colorbar = figure.axes
+    chart = figure(
+        draw_heatmap, [[1.0, 0.25], [np.nan, 0.5]], rows=["a", "b"], columns=["c", "d"], label="cosine", xlabel="step"
+    )
+    axes, colorbar = chart.axes
     assert [text.get_text() for text in axes.texts] == ["1.00", "0.25", "0.50"]
     assert colorbar.get_ylabel() == "cosine" and axes.get_xlabel() == "step"
 
 
 def test_panels_share_one_legend_and_hide_what_is_left_over() -> None:
     draw = partial(draw_lines, series={"erl": [(0, 1, None)], "prl": [(0, 2, None)]}, xlabel="x", ylabel="y")
-    figure = panels([draw] * 4, title="All", columns=3)
-    assert len(figure.legends) == 1 and len(figure.legends[0].get_texts()) == 2
-    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
-    assert_nothing_overlaps(figure)
+    chart = panels([draw] * 4, title="All", columns=3)
+    assert len(chart.legends) == 1 and len(chart.legends[0].get_texts()) == 2
+    assert [axes.get_visible() for axes in chart.axes] == [True] * 4 + [False] * 2
+    assert_nothing_overlaps(chart)
 
 
 LONG = {f"a rather long name of a series, number {number}": [(0, number, 1.0), (1, 2, None)] for number in range(9)}
@@ -126,13 +130,25 @@ GROUPS = ["a group with a long name", "another group, long too", "and a third", 
 
 
 @pytest.mark.parametrize(
-    "figure",
+    "chart",
     [
-        lines(LONG, xlabel="step", ylabel="NDCG@20", title="Long names"),
-        lines({"prl": [(x, 1, None) for x in (1, 1.2, 1.5, 2, 5, 10)]}, xlabel="α", ylabel="y", log_x=True),
-        bars(GROUPS, {name: [0.1, 0.2, 0.3, 0.4] for name in METHOD_COLORS}, ylabel="NDCG@20", xlabel="items"),
-        heatmap(np.eye(6), rows=GROUPS + GROUPS[:2], columns=list("012345"), label="cosine", ylabel="step"),
-        bars(["1", "2", "3", "4"], {name: [0.0101, 0.0202, 0.103, 0.0104] for name in METHOD_COLORS}, ylabel="y"),
+        figure(draw_lines, LONG, xlabel="step", ylabel="NDCG@20", title="Long names"),
+        figure(
+            draw_lines, {"prl": [(x, 1, None) for x in (1, 1.2, 1.5, 2, 5, 10)]}, xlabel="α", ylabel="y", log_x=True
+        ),
+        figure(
+            draw_bars, GROUPS, {name: [0.1, 0.2, 0.3, 0.4] for name in METHOD_COLORS}, ylabel="NDCG@20", xlabel="items"
+        ),
+        panels(
+            [partial(draw_heatmap, values=np.eye(4), rows=GROUPS, columns=list("0123"), label="cosine", ylabel="step")]
+            * 2
+        ),
+        figure(
+            draw_bars,
+            ["1", "2", "3", "4"],
+            {name: [0.0101, 0.0202, 0.103, 0.0104] for name in METHOD_COLORS},
+            ylabel="y",
+        ),
         panels([partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, errors=BARS, ylabel="y", title="T")] * 2),
         panels(
             [partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, ylabel="y", title="T")] * 3, one_legend=False
@@ -141,20 +157,22 @@ GROUPS = ["a group with a long name", "another group, long too", "and a third", 
     ],
     ids=["lines", "log", "bars", "heatmap", "long numbers", "bar panels", "own legends", "panels"],
 )
-def test_nothing_overlaps_or_leaves_the_figure(figure: Figure) -> None:
-    assert_nothing_overlaps(figure)
-    assert_numbers_stand_apart(figure)
-    rotated = any(tick.get_rotation() for axes in figure.axes for tick in axes.get_xticklabels())
-    assert rotated or not tick_texts_overlap(figure)
+def test_nothing_overlaps_or_leaves_the_figure(chart: Figure) -> None:
+    assert_nothing_overlaps(chart)
+    assert_numbers_stand_apart(chart)
+    rotated = any(tick.get_rotation() for axes in chart.axes for tick in axes.get_xticklabels())
+    assert rotated or not tick_texts_overlap(chart)
 
 
 def test_names_are_drawn_as_they_are_and_never_as_mathematics() -> None:
     names = {name: shown for name, shown in SHOWN.items() if len(shown) < 40}
-    figure = lines({name: [(0, 1, None), (1, 2, None)] for name in names}, xlabel="x", ylabel="y", title="$5 off $x_")
-    figure.set_layout_engine("none")
+    chart = figure(
+        draw_lines, {name: [(0, 1, None), (1, 2, None)] for name in names}, xlabel="x", ylabel="y", title="$5 off $x_"
+    )
+    chart.set_layout_engine("none")
     with pytest.warns(UserWarning, match="Glyph"):
-        FigureCanvasAgg(figure).draw()
-    (legend,) = figure.legends
+        FigureCanvasAgg(chart).draw()
+    (legend,) = chart.legends
     drawn = [text.get_text() for text in legend.get_texts()]
     assert not any(is_math_text(text) for text in drawn)
     assert [text.replace(r"\$", "$").removeprefix("\u200b") for text in drawn] == list(names.values())

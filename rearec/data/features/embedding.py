@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.features.encoders import TextEncoder
 from rearec.data.storage import PARTIAL_FEATURES, PARTIAL_NOTE
 from rearec.errors import UserError
-from rearec.files import write_json
+from rearec.files import read_json, write_json
 
 __all__ = ["drop_partial", "embed_titles"]
 
@@ -67,12 +66,12 @@ def embed_titles(
 def _resume(directory: Path, key: dict[str, Any]) -> tuple[int, NDArray[np.float32] | None]:
     """How many items of the order are done, and their vectors; none of another dataset or encoder."""
     try:
-        note = json.loads((directory / PARTIAL_NOTE).read_text(encoding="utf-8"))
+        note = read_json(directory / PARTIAL_NOTE)
         if {name: note[name] for name in key} != key:
             return 0, None
         vectors = np.lib.format.open_memmap(directory / PARTIAL_FEATURES, "r+")
         return int(note["done"]), vectors
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return 0, None
 
 

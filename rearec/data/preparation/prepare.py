@@ -21,7 +21,7 @@ from rearec.data.preparation.splits import Sequences
 from rearec.data.preparation.titles import read_titles
 from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.options import PrepareOptions
-from rearec.data.storage import check_out, load_dataset, save_dataset
+from rearec.data.storage import OUTPUT, load_dataset, save_dataset
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 
@@ -70,7 +70,7 @@ def prepare(
     out = Path(out)
     say = progress or (lambda message: None)
     plan = make_plan(format, sources, replace(options or PrepareOptions(), **_plain(changes)))
-    check_out(out, force)
+    OUTPUT.check(out, replace=force)
 
     say(f"reading {', '.join(path.name for path in plan.files.paths)}")
     read = _read(plan)
