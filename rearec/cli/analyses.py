@@ -124,11 +124,9 @@ def _latency(subject: Subject, page: Page) -> Any:
             repeats=subject.options["--repeats"],
             seed=subject.seed,
         )
-    weight = subject.model.weight
-    device = (
-        torch.cuda.get_device_name(weight.device) if weight.is_cuda else f"a CPU, {torch.get_num_threads()} threads"
-    )
-    latency.page(page, {subject.names[0]: result}, device=device)
+    device = subject.model.device
+    words = torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU, {torch.get_num_threads()} threads"
+    latency.page(page, {subject.names[0]: result}, device=words)
     return result
 
 

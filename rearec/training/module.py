@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from rearec.data.batch import Batch
 from rearec.data.batches import PairBatches
@@ -88,7 +87,7 @@ class TrainingModule(LightningModule):
         return terms["loss"]
 
     def on_validation_epoch_start(self) -> None:
-        """Prepare the item table once for all validation batches."""
+        """Take the model as the epoch left it, for all validation batches."""
         self._ranker = BatchRanker(self.model, seen=self._seen)
         self._valid_ranks = [self._empty_history_ranks]
 
@@ -124,8 +123,6 @@ class TrainingModule(LightningModule):
             groups.append({"params": pretrained, "lr": options.encoder_lr or options.lr * PRETRAINED_LR})
         # fused: one pass over the item table, which is most of the parameters
         optimizer = torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        # which leaves no trace in the weights' version counters, by which validation notices that they have changed
-        optimizer.register_step_post_hook(lambda *_: increment_version(self.parameters()))
         if options.schedule == "constant" and options.lr_warmup == 0:
             return optimizer
         total = options.epochs * len(self._train_batches)

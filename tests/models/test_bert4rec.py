@@ -22,7 +22,7 @@ from rearec import Recommender
 from rearec.data import load_dataset
 from rearec.data.batch import MASK_ID, Batch
 from rearec.data.batches import collate_histories
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.evaluation import evaluate, rank_rows
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
@@ -240,7 +240,7 @@ def test_it_is_saved_and_loaded(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_padded_replays_equal_calling_the_model(task: str) -> None:
     model = model_of("prl", training_task=task)
-    rollout = GraphedRollout(model, capture=lambda run: run)
+    rollout = Engine(model, capture=lambda run: run)
     for _ in range(3):
         for lengths in (LENGTHS, [4], [9, 9, 2]):
             batch = batch_of(lengths, rows_per_window=None)
