@@ -30,6 +30,12 @@ class Recommendation:
         only), or for an answer by popularity the item's training count.
     unknown: ids of the history that the model does not know, in order; they were skipped.
     source: "model", or "popularity" where no known item was left in the history.
+
+    Examples:
+        >>> from rearec.inference import Recommendation
+        >>> answer = Recommendation(items=["tea", "rice"], scores=[1.5, 0.5], unknown=["?"], source="model")
+        >>> answer.items[0]
+        'tea'
     """
 
     items: list[str]
@@ -55,6 +61,20 @@ class Recommender:
     Raises:
         UserError: the RUN folder is missing, unfinished or damaged, or its model needs a ``backbone`` or takes none.
         ValueError: a model without a catalogue, or with one of another size.
+
+    Examples:
+        A model in memory, untrained; after `rearec train`, ``Recommender("run")`` is all it takes.
+
+        >>> import rearec
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.run_folder import Catalog
+        >>> model = rearec.ReaRec(ReaRecConfig(num_items=3, method="prl", dim=8))
+        >>> recommender = rearec.Recommender(model, Catalog(["tea", "rice", "salt"], popularity=[5, 9, 1]))
+        >>> known, new = recommender.recommend([["tea", "rice"], ["unheard of"]], k=2)
+        >>> known.source, len(known.items)
+        ('model', 2)
+        >>> new.source, new.items, new.unknown
+        ('popularity', ['rice', 'tea'], ['unheard of'])
     """
 
     def __init__(

@@ -41,6 +41,17 @@ class BatchRanker:
         model: on the device to compute on.
         steps: reasoning steps, None for as many as the model was trained for.
         seen: the histories of the split that the batches are of, to leave their items out; None to keep them.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> ranker = rearec.evaluation.BatchRanker(model)
+        >>> batch = rearec.evaluation.evaluation_batches(model, dataset, "test", batch_rows=32)[0]
+        >>> ranker.final(batch).shape
+        (32,)
     """
 
     def __init__(self, model: ReaRec, steps: int | None = None, *, seen: RowHistories | None = None) -> None:
@@ -81,6 +92,13 @@ class RankedRows:
 
     final: float64 [R]. by_step: float64 [R, K + 1], ranks by each state alone, or None where it was not asked for.
     empty_history_rows: how many rows have no history; they are ranked by popularity.
+
+    Examples:
+        >>> import numpy as np
+        >>> from rearec.evaluation import RankedRows
+        >>> ranked = RankedRows(final=np.array([0.0, 12.0, 3.5]), by_step=None, empty_history_rows=0)
+        >>> float((ranked.final < 10).mean())  # Recall@10
+        0.6666666666666666
     """
 
     final: FloatArray
@@ -97,7 +115,18 @@ def check_split(dataset: SequenceDataset, split: str) -> None:
 
 
 def evaluation_batches(model: ReaRec, dataset: SequenceDataset, split: SplitName, batch_rows: int) -> PairBatches:
-    """The rows of a split in a fixed order, paired as the model's backbone encodes them best."""
+    """The rows of a split in a fixed order, paired as the model's backbone encodes them best.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> batches = rearec.evaluation.evaluation_batches(model, dataset, "test", batch_rows=32)
+        >>> [batch.num_rows for batch in batches]
+        [32, 18]
+    """
     pairing: Pairing = "shared" if model.backbone.shares_windows else "separate"
     return PairBatches(dataset, split, batch_rows=batch_rows, max_len=model.config.max_len, pairing=pairing)
 
@@ -120,6 +149,16 @@ def rank_rows(
 
     lists: gets the first items of every row too: as state 0 those by the model's answer, with ``per_step`` as the
         states after it those by each state alone.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> ranked = rearec.evaluation.rank_rows(model, dataset, "test", per_step=True)
+        >>> ranked.final.shape, ranked.by_step.shape
+        ((50,), (50, 3))
     """
     check_split(dataset, split)
     if dataset.num_items != model.config.num_items:

@@ -31,7 +31,28 @@ PRETRAINED_LR = 0.05
 
 
 class TrainingModule(LightningModule):
-    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them."""
+    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them.
+
+    Args:
+        model: is trained in place.
+        dataset: whose training rows it is trained on, and whose validation rows choose the best epoch.
+        options: how.
+
+    Examples:
+        >>> import rearec
+        >>> from lightning.pytorch import Trainer
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.training import TrainingModule, TrainingOptions
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> module = TrainingModule(model, dataset, TrainingOptions(batch_rows=256))
+        >>> quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        >>> trainer = Trainer(fast_dev_run=True, accelerator="cpu", **quiet)
+        >>> trainer.fit(module)
+        >>> sorted(trainer.callback_metrics)[:2]
+        ['train_contrastive', 'train_cross_entropy']
+    """
 
     def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
         super().__init__()
