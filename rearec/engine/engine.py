@@ -31,8 +31,8 @@ class Engine:
     graphs (`GraphedPasses`). The rest of the model is used as it is, by reference.
 
     Passes run without gradients and in evaluation mode; a model in training mode is put back into it. Any number of
-    threads may call one engine. `refresh` is for one of them, while no other calls. A copy takes a view of its own, of
-    the copy of the model.
+    threads may call one engine; `refresh` is for one thread while no other calls. A copy takes a view of its own, of
+    the copy of the model. Autocast of the caller holds for a pass; the table is as exact as where the engine was made.
 
     Args:
         model: on the device to compute on.
@@ -128,7 +128,7 @@ class _Pass:
             batch = backbone.arrange(batch)
             prefix = backbone.encode_batch(batch, self.tables[0])
             return backbone.scored(self.native(prefix, batch, steps))
-        # a forward of somebody else's knows nothing of tables
+        # a subclass's own forward takes no tables
         is_ours = getattr(self.model.forward, "__func__", None) is ReaRec.forward
         rollout: Rollout = self.model(batch, steps=steps, **({"tables": self.tables} if is_ours else {}))
         return rollout.states

@@ -89,7 +89,7 @@ class GraphedPasses:
         return self._run(batch.to(self._device, non_blocking=True), steps)
 
     def _can_replay(self, batch: Batch) -> bool:
-        # A batch that is none is for the model to refuse, before padding hides what is wrong with it.
+        # The model refuses a batch of wrong shapes; padding would hide what is wrong with it.
         if batch.items.ndim != 2 or batch.items.shape[1] > self._config.max_len:
             return False
         if batch.row_prefix.shape != batch.end.shape or batch.slot is not None:

@@ -18,6 +18,8 @@ __all__ = ["NativeRollout", "native_rollout"]
 _KNOWN_MODULES = frozenset(
     {TransformerEncoder, TransformerLayer, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding}
 )
+# What a backbone reasons by.
+_METHODS = ("reason", "reason_batch", "step")
 
 
 def native_rollout(model: ReaRec) -> NativeRollout | None:
@@ -33,7 +35,7 @@ def native_rollout(model: ReaRec) -> NativeRollout | None:
     modules += [] if position is None else [position]
     as_known = all(map(_is_known, modules)) and not any(map(_is_altered, [model, backbone, *modules]))
     if not as_known or any(
-        getattr(type(backbone), name) is not getattr(TransformerBackbone, name) for name in ("reason_batch", "step")
+        getattr(type(backbone), name) is not getattr(TransformerBackbone, name) for name in _METHODS
     ):
         return None
     norm = backbone.input_norm.weight
@@ -87,5 +89,5 @@ def _is_known(module: nn.Module) -> bool:
 
 def _is_altered(module: nn.Module) -> bool:
     """Whether something was hung on this very module."""
-    replaced = vars(module).keys() & {"forward", "step", "reason", "reason_batch"}
+    replaced = vars(module).keys() & {"forward", *_METHODS}
     return bool(module._forward_hooks or module._forward_pre_hooks or replaced)

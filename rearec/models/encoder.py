@@ -50,7 +50,7 @@ class WindowRows(NamedTuple):
 
 
 class _Sight(NamedTuple):
-    """What some rows attend to: the last of the slots that each sees is to the kernel a new token, the rest the prefix.
+    """What rows attend to, as our kernel takes it: the last slot of each is a new token, those before it the prefix.
 
     before: the slots before the last. last: int64 [R], where the last stands among all slots of all windows; None where
     the rows are all slots of all windows, each its own last.

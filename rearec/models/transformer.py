@@ -68,7 +68,9 @@ class TransformerBackbone(Backbone):
         return self._reason(prefix, PrefixRows(end=end, row_prefix=row_prefix), steps)
 
     def reason_batch(self, prefix: EncodedPrefix, batch: Batch, steps: int) -> Callable[[Tensor], Tensor]:
-        """As `Backbone.reason_batch`; a subclass that reasons otherwise overrides it and `reason`."""
+        """As `Backbone.reason_batch`, with the rows that the batch keeps."""
+        if type(self).reason is not TransformerBackbone.reason:  # a subclass that reasons in its own way
+            return super().reason_batch(prefix, batch, steps)
         return self._reason(prefix, batch.rows, steps)
 
     def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:

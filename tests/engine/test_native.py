@@ -254,8 +254,8 @@ class Halved(ReaRec):
 
 
 class OwnReasoning(SASRec):
-    def reason_batch(self, *arguments: Any) -> Callable[[Tensor], Tensor]:
-        reason = super().reason_batch(*arguments)
+    def reason(self, *arguments: Any) -> Callable[[Tensor], Tensor]:
+        reason = super().reason(*arguments)
         return lambda token: 2 * reason(token)
 
 
@@ -263,8 +263,11 @@ def test_it_stands_aside_for_subclasses(calls: list[int]) -> None:
     plain, batch = model_of(), batch_of([3, 20, 1])
     halved = model_of(cls=Halved)
     assert torch.equal(Engine(halved)(batch).states, plain(batch).states / 2)
+    before = plain(batch).states
     plain.backbone.__class__ = OwnReasoning
-    assert torch.equal(Engine(plain)(batch).states, plain(batch).states)
+    states = Engine(plain)(batch).states
+    assert torch.equal(states, plain(batch).states)
+    torch.testing.assert_close(states[:, 1], 2 * before[:, 1])
     assert not calls
 
 
