@@ -96,7 +96,7 @@ def train_a_step(model: ReaRec) -> None:
 
 
 def train_as_lightning_does(model: ReaRec) -> None:
-    """Modes are set without calling train(), and a fused optimiser does not count its writes."""
+    """Modes are set without calling train(), and the optimiser is fused."""
     for module in model.modules():
         module.training = True
     with torch.enable_grad():

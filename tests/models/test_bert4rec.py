@@ -165,7 +165,7 @@ def test_the_native_rollout_serves_it(method: str, task: str, monkeypatch: pytes
     model = model_of(method, dtype=torch.float32, training_task=task)
     batch = batch_of(LENGTHS, rows_per_window=None)
     with torch.no_grad():
-        states = model(batch).states
+        states = Engine(model)(batch).states
         torch.testing.assert_close(states, all_recomputed(model, batch), rtol=1e-5, atol=1e-5)
     assert calls == ([model.config.steps] if model.config.steps else [])
 
