@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from rearec.data.batches import collate_histories
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.errors import UserError
 from rearec.models.backbone import Backbone
-from rearec.models.weight_sample import WeightSample
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
-from rearec_kernels import catalog_topk, prepare_catalog
-from rearec_kernels.retrieval import Catalog as PreparedTable
+from rearec_kernels import catalog_topk
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -34,6 +30,12 @@ class Recommendation:
         only), or for an answer by popularity the item's training count.
     unknown: ids of the history that the model does not know, in order; they were skipped.
     source: "model", or "popularity" where no known item was left in the history.
+
+    Examples:
+        >>> from rearec.inference import Recommendation
+        >>> answer = Recommendation(items=["tea", "rice"], scores=[1.5, 0.5], unknown=["?"], source="model")
+        >>> answer.items[0]
+        'tea'
     """
 
     items: list[str]
@@ -45,8 +47,9 @@ class Recommendation:
 class Recommender:
     """Answers raw histories with a trained model; on a GPU its passes are replayed as CUDA graphs.
 
-    Any number of threads may call one instance at the same time; on a GPU they take turns. Weights that were written,
-    trained or replaced count from the next call on; a call that runs while they are written may see a part of them.
+    It answers with the model as it was when the recommender was made: after training it further, or changing it in any
+    other way, call `refresh` (see `rearec.engine.Engine`). Any number of threads may call `recommend` of one instance
+    at the same time; on a GPU they take turns.
 
     Args:
         model: a finished RUN folder, or a `ReaRec` model together with ``catalog``.
@@ -58,6 +61,20 @@ class Recommender:
     Raises:
         UserError: the RUN folder is missing, unfinished or damaged, or its model needs a ``backbone`` or takes none.
         ValueError: a model without a catalogue, or with one of another size.
+
+    Examples:
+        A model in memory, untrained; after `rearec train`, ``Recommender("run")`` is all it takes.
+
+        >>> import rearec
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.run_folder import Catalog
+        >>> model = rearec.ReaRec(ReaRecConfig(num_items=3, method="prl", dim=8))
+        >>> recommender = rearec.Recommender(model, Catalog(["tea", "rice", "salt"], popularity=[5, 9, 1]))
+        >>> known, new = recommender.recommend([["tea", "rice"], ["unheard of"]], k=2)
+        >>> known.source, len(known.items)
+        ('model', 2)
+        >>> new.source, new.items, new.unknown
+        ('popularity', ['rice', 'tea'], ['unheard of'])
     """
 
     def __init__(
@@ -91,10 +108,7 @@ class Recommender:
             raise ValueError(f"batch_rows: got {batch_rows}, expected 1 or more")
         self.catalog = catalog
         self.batch_rows = batch_rows
-        self._rollout = GraphedRollout(model)
-        # The table and how it was, replaced together: other threads may look at it.
-        self._table: tuple[PreparedTable, WeightSample] | None = None
-        self._evaluation = _EvaluationMode(model)
+        self._engine = Engine(model)
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)
         self._by_popularity = np.argsort(-popularity, kind="stable")
@@ -102,7 +116,11 @@ class Recommender:
     @property
     def model(self) -> ReaRec:
         """The model that answers."""
-        return self._rollout.model
+        return self._engine.model
+
+    def refresh(self) -> None:
+        """Take the model as it is now: to be called after it was trained or changed in any other way."""
+        self._engine.refresh()
 
     def recommend(
         self,
@@ -139,7 +157,7 @@ class Recommender:
         ]
         # Histories of similar length share a batch, so that little of it is padding.
         waiting = sorted((row for row, items in enumerate(known) if items), key=lambda row: len(known[row]))
-        with self._evaluation, torch.inference_mode():
+        with torch.inference_mode():
             for begin in range(0, len(waiting), self.batch_rows):
                 rows = waiting[begin : begin + self.batch_rows]
                 best = self._best([known[row] for row in rows], k, exclude_seen, steps)
@@ -147,25 +165,11 @@ class Recommender:
                     answers[row] = Recommendation(items, scores, unknown[row], "model")
         return [answer for answer in answers if answer is not None]
 
-    def _prepared_table(self) -> PreparedTable:
-        """What retrieval derives from the item table, anew only where that is another or was written to."""
-        weight = self.model.weight.detach()
-        kept = self._table
-        if kept is not None:
-            table, sample = kept
-            if weight.is_set_to(table.weight) and table.is_current() and sample.is_current():
-                return table
-        # The sample first: what is written meanwhile makes it another table's.
-        sample = WeightSample(weight)
-        table = prepare_catalog(weight)
-        self._table = table, sample
-        return table
-
     def _best(
         self, histories: list[list[int]], k: int, exclude_seen: bool, steps: int | None
     ) -> list[tuple[list[str], list[float]]]:
         """Ids and scores of the best k items after each history of one batch."""
-        device = self.model.weight.device
+        device = self._engine.device
         batch = collate_histories(histories, self.model.config.max_len)
         exclude = None
         if exclude_seen:
@@ -175,26 +179,15 @@ class Recommender:
                 torch.from_numpy(offsets).to(device),
                 torch.tensor([item for items in seen for item in items], dtype=torch.int64, device=device),
             )
-        hidden = self.model.final_state(self._rollout(batch, steps).states)
+        hidden = self.model.final_state(self._engine(batch, steps).states)
         count = min(k, self.model.config.num_items)
-        scores, items = self._topk(hidden, count, exclude)
+        scores, items = catalog_topk(hidden, self._engine.catalog, count, exclude=exclude)
         answers = []
         for row_scores, row_items in zip(scores.tolist(), items.tolist(), strict=True):
             # Where fewer than k items are left, the rest is -1.
             left = sum(item >= 0 for item in row_items)
             answers.append(([self.catalog.item_ids[item] for item in row_items[:left]], row_scores[:left]))
         return answers
-
-    def _topk(self, hidden: Tensor, count: int, exclude: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Scores and items, by the table as it is now."""
-        while True:
-            table = self._prepared_table()
-            try:
-                return catalog_topk(hidden, table, count, exclude=exclude)
-            except ValueError:
-                # Another thread has just written to the weights.
-                if table.is_current():
-                    raise
 
     def _popular(self, k: int, unknown: list[str]) -> Recommendation:
         best = self._by_popularity[:k].tolist()
@@ -204,43 +197,3 @@ class Recommender:
             unknown=unknown,
             source="popularity",
         )
-
-
-class _EvaluationMode:
-    """A model in evaluation mode as long as any thread is inside; the last one out puts its mode back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._switched = self._was_training = False
-
-    def __reduce__(self) -> tuple[type[_EvaluationMode], tuple[nn.Module]]:
-        return _EvaluationMode, (self._model,)
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            # Switching the mode of all modules takes longer than looking at it.
-            if self._inside == 1 and _is_any_trained(self._model):
-                self._switched, self._was_training = True, self._model.training
-                self._model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._switched:
-                self._switched = False
-                self._model.train(self._was_training)
-
-
-def _is_any_trained(model: nn.Module) -> bool:
-    """Whether the model or a part of it is in training mode; `model.modules()` takes twenty times as long."""
-    parts: list[nn.Module | None] = [model]
-    while parts:
-        part = parts.pop()
-        if part is not None:
-            if part.training:
-                return True
-            parts += part._modules.values()
-    return False

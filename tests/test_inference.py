@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from rearec import Recommender, inference
+from rearec import Recommender
 from rearec.data import collate_histories
+from rearec.engine import engine
 from rearec.errors import UserError
 from rearec.inference import Recommendation
 from rearec.reasoning import ReaRec
@@ -82,31 +83,23 @@ def test_seen_items_are_excluded_on_demand_only(recommender: Recommender) -> Non
     assert "item-001" not in rest[1].items and len(rest[1].items) == len(recommender.catalog.item_ids) - 1
 
 
-def test_the_item_table_is_prepared_anew_only_when_it_was_written_to(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_table_is_prepared_once_and_anew_by_refresh(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[torch.Tensor] = []
 
     def prepare(weight: torch.Tensor) -> object:
         prepared.append(weight)
         return prepare_catalog(weight)
 
-    monkeypatch.setattr(inference, "prepare_catalog", prepare)
+    monkeypatch.setattr(engine, "prepare_catalog", prepare)
     recommender = Recommender(run_folder)
     first, again = (recommender.recommend([["item-001"]], k=3) for _ in range(2))
     assert first == again and len(prepared) == 1
-    with torch.no_grad():
-        recommender.model.weight.mul_(-1)
-    other = recommender.recommend([["item-001"]], k=3)
-    assert len(prepared) == 2
-    fresh = Recommender(recommender.model, recommender.catalog).recommend([["item-001"]], k=3)
-    assert other == fresh
-    recommender.model.weight.grad = torch.ones_like(recommender.model.weight)
-    torch.optim.Adam([recommender.model.weight], fused=True).step()  # does not count its writes
-    recommender.recommend([["item-001"]], k=3)
-    assert len(prepared) == 4
-    recommender.model.bfloat16()
-    recommender.recommend([["item-001"]], k=3)
+    table = recommender.model.backbone.item_embedding.weight
+    for write in (lambda: table.data.mul_(-1), lambda: recommender.model.bfloat16()):
+        write()
+        recommender.refresh()
+        fresh = Recommender(copy.deepcopy(recommender.model), recommender.catalog)
+        assert recommender.recommend([["item-001"]], k=3) == fresh.recommend([["item-001"]], k=3) != first
     assert len(prepared) == 5 and prepared[-1].dtype == torch.bfloat16
 
 
@@ -157,34 +150,17 @@ def test_threads_get_the_answers_of_one(run_folder: Path, training: bool) -> Non
         assert recommender.model.training is training
 
 
-def test_weights_that_change_between_the_calls_of_threads_count(run_folder: Path) -> None:
+def test_threads_answer_with_the_weights_of_the_last_refresh(run_folder: Path) -> None:
     recommender = Recommender(run_folder)
     for factor in (-1.0, 0.5, -2.0):
         answers_of_threads(recommender, times=1)
         with torch.no_grad():
             for parameter in recommender.model.parameters():
                 parameter.mul_(factor)
+        recommender.refresh()
         fresh = Recommender(copy.deepcopy(recommender.model), recommender.catalog)
         expected = [fresh.recommend(histories, **options) for histories, options in requests()]
         assert answers_of_threads(recommender, times=2) == expected * 2
-
-
-def test_weights_that_change_meanwhile_count_from_the_next_call_on(run_folder: Path) -> None:
-    recommender = Recommender(run_folder)
-    with ThreadPoolExecutor(4) as pool:
-        running = [
-            pool.submit(recommender.recommend, histories, **options)
-            for _ in range(8)
-            for histories, options in requests()
-        ]
-        with torch.no_grad():
-            for parameter in recommender.model.parameters():
-                parameter.mul_(-0.5)
-        for call in running:
-            call.result()
-    fresh = Recommender(copy.deepcopy(recommender.model), recommender.catalog)
-    for histories, options in requests():
-        assert recommender.recommend(histories, **options) == fresh.recommend(histories, **options)
 
 
 def test_a_copy_answers_alike(run_folder: Path) -> None:

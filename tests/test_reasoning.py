@@ -18,7 +18,7 @@ from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS
 from rearec.models.encoder import EncodedPrefix
 from rearec.reasoning import ReaRec
-from rearec_kernels import PrefixRows, ReasoningCache
+from rearec_kernels import PrefixRows, ReasoningCache, available_backends
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
 
@@ -180,6 +180,21 @@ def test_an_own_prefix_is_seen_by_the_noised_branch_alone(monkeypatch: pytest.Mo
     torch.testing.assert_close(changed.states, whole.states, rtol=1e-12, atol=1e-12)
     assert whole.noised is not None and changed.noised is not None
     assert (changed.noised != whole.noised).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize(("training", "again"), [(True, 2), (False, 1)])
+def test_rows_are_prepared_once_for_all_layers(training: bool, again: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the reasoning steps once per batch; per pass those of the last layer, and in training of every slot."""
+    made: list[dict[str, Any]] = []
+    init = PrefixRows.__init__
+    monkeypatch.setattr(PrefixRows, "__init__", lambda self, **rows: (made.append(rows), init(self, **rows))[1])
+    model = model_of(dtype=torch.float32, layers=4, dropout=0.1).train(training)
+    batch = batch_of("shared")
+    of_encoder = again if "cpu" in available_backends("cpu") else 0
+    for of_batch in (1, 0):
+        made.clear()
+        model(batch)
+        assert len(made) == of_batch + of_encoder
 
 
 def test_the_noised_branch_is_computed_only_when_asked_for() -> None:

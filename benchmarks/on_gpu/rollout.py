@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from on_gpu.attention import FEWEST_SLOTS
 from on_gpu.comparison import Calls, Results
 from rearec.data.batch import IGNORE_INDEX, Batch
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.models import ReaRecConfig
 from rearec.models.encoder import TransformerLayer
 from rearec.reasoning import ReaRec
@@ -25,7 +25,7 @@ class Rollouts:
     """The contenders of one model: a call per batch, and the rollout that should have become a graph."""
 
     contenders: dict[str, Calls]
-    graphed: GraphedRollout
+    graphed: Engine
 
 
 def build_model(config: ReaRecConfig, device: torch.device, dtype: torch.dtype) -> ReaRec:
@@ -46,7 +46,7 @@ def random_batch(config: ReaRecConfig, rows: int, device: torch.device, seed: in
 
 def rollouts(model: ReaRec, batches: Sequence[Batch]) -> Rollouts:
     """To be called without gradients. "ours" is the graph, where the model is on a GPU."""
-    graphed = GraphedRollout(model)
+    graphed = Engine(model)
     contenders: dict[str, Calls] = {
         "ours": [partial(_states, graphed, batch) for batch in batches],
         "ours, no graph": [partial(_states, model, batch) for batch in batches],
@@ -55,7 +55,7 @@ def rollouts(model: ReaRec, batches: Sequence[Batch]) -> Rollouts:
     return Rollouts(contenders, graphed)
 
 
-def _states(model: ReaRec | GraphedRollout, batch: Batch) -> Results:
+def _states(model: ReaRec | Engine, batch: Batch) -> Results:
     return [model(batch).states]
 
 

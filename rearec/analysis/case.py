@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from rearec.analysis.rows import history_batch
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
-from rearec.errors import UserError
+from rearec.engine import Engine
+from rearec.errors import UserError, visible
 from rearec.evaluation import rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
 from rearec.reasoning import ReaRec
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_lines, figure
-from rearec.visible import visible
 from rearec_kernels import catalog_topk
 
 __all__ = ["Case", "cases", "page"]
@@ -94,14 +94,15 @@ def cases(
     ranks = ranked.by_step[chosen]
     batch = history_batch(dataset, split, chosen, model.config.max_len)
     with torch.inference_mode():
-        states = model(batch.to(model.weight.device)).states
+        engine = Engine(model)
+        states = engine(batch).states
         if model.config.method == "erl":
             steps.append("mean of the steps")
             ranks = np.concatenate([ranks, ranked.final[chosen, None]], axis=1)
             states = torch.cat([states, model.final_state(states)[:, None]], dim=1)
         k = min(k, model.config.num_items)
         barred = _rivals_left_out(dataset, split, np.repeat(chosen, len(steps)), states.device) if exclude else None
-        top = catalog_topk(states.flatten(0, 1), model.weight, k, exclude=barred)[1]
+        top = catalog_topk(states.flatten(0, 1), engine.catalog, k, exclude=barred)[1]
     tops = top.view(len(chosen), len(steps), k).tolist()
     return [
         _case(dataset, split, row, model.config.max_len, steps, (ranks[index] + 1).tolist(), tops[index])

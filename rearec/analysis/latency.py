@@ -13,11 +13,11 @@ import torch
 from rearec.analysis.rows import history_batch, sample_rows
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
 from rearec.report.plots import draw_lines, figure
-from rearec_kernels import catalog_topk, prepare_catalog
+from rearec_kernels import catalog_topk
 
 __all__ = ["latency", "page"]
 
@@ -63,20 +63,19 @@ def latency(
     whole: dict[int, list[float]] = {count: [] for count in counts}
     rollout: dict[int, list[float]] = {count: [] for count in counts}
     with torch.inference_mode():
-        catalog = prepare_catalog(model.weight.detach())
-        run = GraphedRollout(model)
+        engine = Engine(model)
 
         def clock() -> float:
-            if model.weight.is_cuda:
-                torch.cuda.synchronize(model.weight.device)
+            if engine.device.type == "cuda":
+                torch.cuda.synchronize(engine.device)
             return 1000 * time.perf_counter()
 
         for repeat in range(-WARM_UPS, repeats):
             for count in generator.permutation(counts).tolist():
                 began = clock()
-                states = run(batch, count).states
+                states = engine(batch, count).states
                 reasoned = clock()
-                catalog_topk(model.final_state(states), catalog, min(TOP, model.config.num_items))
+                catalog_topk(model.final_state(states), engine.catalog, min(TOP, model.config.num_items))
                 ended = clock()
                 if repeat >= 0:
                     rollout[count].append(reasoned - began)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rearec.analysis.rows import history_batch, sample_rows
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
+from rearec.engine import Engine
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
 from rearec.report.plots import draw_heatmap, panels
@@ -35,12 +36,12 @@ def similarity(
         UserError: no row of the split has a history.
     """
     rows = sample_rows(dataset, split, max_rows, seed)
-    device = model.weight.device
+    engine = Engine(model)
     total = np.zeros((model.config.steps + 1,) * 2)
     with torch.inference_mode():
         for begin in range(0, len(rows), BATCH_ROWS):
             batch = history_batch(dataset, split, rows[begin : begin + BATCH_ROWS], model.config.max_len)
-            unit = torch.nn.functional.normalize(model(batch.to(device)).states.double(), dim=-1)
+            unit = torch.nn.functional.normalize(engine(batch).states.double(), dim=-1)
             total += torch.einsum("rid,rjd->ij", unit, unit).cpu().numpy()
     return total / len(rows)
 

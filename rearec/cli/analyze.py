@@ -137,10 +137,8 @@ def _latency(subject: Subject, page: Page) -> Any:
         result = latency.latency(
             *subject.rows, rows=subject.options["--rows"], repeats=subject.options["--repeats"], seed=subject.seed
         )
-    weight = subject.model.weight
-    device = (
-        torch.cuda.get_device_name(weight.device) if weight.is_cuda else f"a CPU, {torch.get_num_threads()} threads"
-    )
+    on = subject.model.device
+    device = torch.cuda.get_device_name(on) if on.type == "cuda" else f"a CPU, {torch.get_num_threads()} threads"
     latency.page(page, {subject.names[0]: result}, device=device)
     return result
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rearec.errors import UserError
-from rearec.visible import visible
+from rearec.errors import UserError, visible
 
 if TYPE_CHECKING:
     from rich.table import Table

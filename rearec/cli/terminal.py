@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from rearec.visible import visible
+from rearec.errors import visible
 
 __all__ = ["Terminal", "progress", "stderr_terminal", "stdout_terminal"]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from rearec_kernels import PrefixRows
+
 __all__ = ["IGNORE_INDEX", "MASK_ID", "Batch"]
 
 # The target of a row that has none.
@@ -30,6 +32,22 @@ class Batch:
         row: int64 [R], index of each row in ``dataset.rows(split)``; None for a batch that comes from no dataset.
         slot: int32 [R], the masked slot below ``end[r]`` at which row r asks for an item, for a backbone trained on the
             Cloze objective; the rows of a window then see all of it. None: every row asks what follows its last item.
+
+    Examples:
+        Two users; the first one's window is read by two rows, as they would be after its second and its third item.
+
+        >>> import torch
+        >>> from rearec.data import Batch
+        >>> batch = Batch(
+        ...     items=torch.tensor([[3, 1, 4], [5, 0, 0]]),
+        ...     lengths=torch.tensor([3, 1], dtype=torch.int32),
+        ...     row_prefix=torch.tensor([0, 0, 1], dtype=torch.int32),
+        ...     end=torch.tensor([2, 3, 1], dtype=torch.int32),
+        ...     target=torch.tensor([4, 1, 5]),
+        ...     group=torch.tensor([0, 0, 1]),
+        ... )
+        >>> batch.num_rows, batch.num_windows
+        (3, 2)
     """
 
     items: Tensor
@@ -50,6 +68,20 @@ class Batch:
     def num_windows(self) -> int:
         """S, the number of windows of this batch."""
         return self.items.shape[0]
+
+    @property
+    def rows(self) -> PrefixRows:
+        """Which slots of which window each row sees, for `rearec_kernels`: made once and used by every layer.
+
+        The tensors of a batch are not to be written to once it was asked for.
+        """
+        if torch.compiler.is_compiling():  # what a trace leaves in an object is of no use outside of it
+            return PrefixRows(end=self.end, row_prefix=self.row_prefix)
+        rows: PrefixRows | None = self.__dict__.get("_rows")
+        if rows is None:
+            rows = PrefixRows(end=self.end, row_prefix=self.row_prefix)
+            object.__setattr__(self, "_rows", rows)
+        return rows
 
     def one_window_per_row(self) -> Batch:
         """The same rows, each with a window of its own."""

@@ -44,6 +44,15 @@ class PairBatches(WindowBatches):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Examples:
+        >>> from rearec.data import PairBatches
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> batches = PairBatches(dataset, "train", batch_rows=256, max_len=20, shuffle=True)
+        >>> batches.set_epoch(1)
+        >>> sum(batch.num_rows for batch in batches) == batches.num_rows == len(dataset.rows("train"))
+        True
     """
 
     def __init__(
@@ -125,6 +134,12 @@ def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], 
 
     Raises:
         ValueError: ``max_len`` is below 1, there is no history, or a history is empty or holds a negative id.
+
+    Examples:
+        >>> from rearec.data import collate_histories
+        >>> batch = collate_histories([[3, 1, 4, 1], [5]], max_len=3)
+        >>> batch.items.tolist(), batch.end.tolist()
+        ([[1, 4, 1], [5, 0, 0]], [3, 1])
     """
     if max_len < 1:
         raise ValueError(f"max_len must be at least 1, got {max_len}")

@@ -37,6 +37,24 @@ class SequenceDataset:
         source, options: what the dataset was made of, and how.
         item_titles: the title of each item, None where it has none; None where no titles were given.
         features: float32 [items, width], made by ``rearec embed``; None where it has not run.
+
+    Examples:
+        Two users of four items; the last item of each is the target of a test row.
+
+        >>> import numpy as np
+        >>> from rearec.data import SequenceDataset
+        >>> none = np.empty((0, 2), dtype=np.int32)
+        >>> dataset = SequenceDataset(
+        ...     items=np.array([2, 0, 1, 3, 1], dtype=np.int32),
+        ...     offsets=np.array([0, 3, 5]),
+        ...     sequence_user=np.array([0, 1], dtype=np.int32),
+        ...     split_rows={"train": none, "valid": none, "test": np.array([[0, 2], [1, 1]], dtype=np.int32)},
+        ...     item_ids=["a", "b", "c", "d"],
+        ...     user_ids=["ann", "bob"],
+        ...     statistics={},
+        ... )
+        >>> dataset.num_items, dataset.history(0, 2).tolist(), dataset.targets("test").tolist()
+        (4, [2, 0], [1, 1])
     """
 
     items: NDArray[np.int32]

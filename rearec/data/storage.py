@@ -72,6 +72,13 @@ def save_dataset(dataset: SequenceDataset, out: str | Path, *, force: bool = Fal
 
     Raises:
         UserError: ``out`` exists (and ``force`` is not given, or it holds no prepared dataset), or cannot be written.
+
+    Examples:
+        >>> from rearec.data import load_dataset, save_dataset
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> save_dataset(generate(0, planted=Planted(users=50)), "data")
+        >>> load_dataset("data").num_users
+        50
     """
     out = Path(os.path.abspath(out))
     OUTPUT.check(out, replace=force)
@@ -140,6 +147,15 @@ def load_dataset(path: str | Path, *, features: bool = True) -> SequenceDataset:
 
     Raises:
         UserError: ``path`` is no prepared dataset, is of another version, or is damaged.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data import save_dataset
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> save_dataset(generate(0, planted=Planted(users=50)), "data")
+        >>> dataset = rearec.load_dataset("data")
+        >>> dataset.num_users, len(dataset.rows("test"))
+        (50, 50)
     """
     path = Path(path)
     if not path.is_dir():

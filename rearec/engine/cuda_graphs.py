@@ -28,7 +28,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
-        # torch's allocators may go on referring to a graph whose capture broke, and to its pool.
+        # Graphs whose capture broke are kept: torch's allocators may still refer to them and to their pools.
         self._broken: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -42,7 +42,7 @@ class CudaGraphs:
         stream = _capture_stream(self.device)
         # torch.cuda.graph leaves its stream the current one when a capture breaks; the outer context puts it back.
         with self._capturing, torch.cuda.device(self.device), torch.cuda.stream(stream):
-            # Neither may the graph read weights cast before it, nor may others read those that it casts.
+            # The graph must not read copies of weights that autocast made before it, nor leave its own to others.
             torch.clear_autocast_cache()
             try:
                 with torch.inference_mode(False), torch.no_grad(), _capture_into(graph, pool, stream):

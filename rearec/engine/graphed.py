@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,33 +19,36 @@ from torch import Tensor
 from rearec.data.batch import IGNORE_INDEX, Batch
 from rearec.engine.cuda_graphs import CudaGraphs
 from rearec.models.transformer import TransformerBackbone
-from rearec.reasoning import ReaRec, Rollout
+from rearec.reasoning import ReaRec
 from rearec_kernels import resolve_backend
 
-__all__ = ["GraphedRollout"]
+__all__ = ["Capture", "GraphedPasses"]
 
+# The states [R, T, d] of a batch after so many reasoning steps.
+Pass = Callable[[Batch, int], Tensor]
 # Turns a computation on tensors that stay where they are into its replay: calling that again computes it from what they
 # then hold, into the tensor that it returned before.
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
-class GraphedRollout:
-    """Calls a model for inference; on a GPU, by replaying a CUDA graph of its whole forward pass.
+class GraphedPasses:
+    """Passes of one model for inference; on a GPU, by replaying CUDA graphs of whole passes.
 
     A graph is made for a shape: windows, slots, rows and steps, and whatever else decides which kernels run. Batches
     are padded to few shapes (rows and windows to a power of two, above 256 to a multiple of 256; slots to a multiple of
     8, at most ``config.max_len``). A graph costs a few passes to make, so a shape gets one when it comes for the second
-    time. Weights may change in place between calls; when they are replaced (``model.to``, a new parameter), all graphs
-    are dropped.
+    time. Graphs read the memory that the weights had when they were captured.
 
-    It simply calls the model where there is nothing to replay: on a CPU, in training mode, with gradients enabled,
-    under REAREC_DEBUG=1 (which looks at values and so waits for the GPU), and while the caller captures a graph of its
-    own. Where a capture fails it says so in one warning and calls the model until its weights are replaced.
+    The pass is simply made where there is nothing to replay: on a CPU, under REAREC_DEBUG=1 (which looks at values and
+    so waits for the GPU), and while the caller captures a graph of its own. Where a capture fails it says so in one
+    warning, and captures no more.
 
     Threads take turns; all of them must compute on one CUDA stream. A replay runs no Python: hooks stay silent.
 
     Args:
-        model: may be on any device, and be moved.
+        run: the pass, called without gradients for batches on the model's device.
+        model: whose pass it is.
+        weight: the item table; its device and dtype are those of the pass.
         max_graphs: most shapes kept; beyond that, those that were not used for longest are dropped. 64 are enough for
             every shape that `Recommender` makes of up to 256 histories of up to 50 items.
         capture: how to record a pass; None for CUDA graphs, and then only where the model is on a GPU.
@@ -54,62 +57,55 @@ class GraphedRollout:
         ValueError: max_graphs is below 1.
     """
 
-    def __init__(self, model: ReaRec, *, max_graphs: int = 64, capture: Capture | None = None) -> None:
+    def __init__(self, run: Pass, model: ReaRec, weight: Tensor, *, max_graphs: int, capture: Capture | None) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs: got {max_graphs}, expected 1 or more")
-        self.model = model
-        self.max_graphs = max_graphs
+        self._run = run
+        self._config = model.config
+        self._has_kernels_of_ours = isinstance(model.backbone, TransformerBackbone)
+        self._device, self._dtype = weight.device, weight.dtype
+        self._max_graphs = max_graphs
         self._given_capture = capture
-        self._capture = capture or CudaGraphs(model.weight.device)
+        self._capture = capture or CudaGraphs(weight.device)
         self._capture_failed = False
-        # The passes over padded batches by shape, the last one used last, and the weights that their graphs read.
+        # The passes over padded batches by shape, the last one used last.
         self._passes: OrderedDict[Hashable, _PaddedPass] = OrderedDict()
-        self._weights: Hashable = None
         self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Callable[..., GraphedRollout], tuple[ReaRec]]:
-        """A copy has the model and no graphs."""
-        return partial(GraphedRollout, max_graphs=self.max_graphs, capture=self._given_capture), (self.model,)
 
     @property
     def num_graphs(self) -> int:
         """How many graphs are kept."""
         return sum(padded.replay is not None for padded in self._passes.values())
 
-    def __call__(self, batch: Batch, steps: int | None = None) -> Rollout:
-        """What ``model(batch, steps=steps)`` returns, up to rounding: products of padded shapes may round differently.
+    def __call__(self, batch: Batch, steps: int) -> Tensor:
+        """The states [R, T, d], up to rounding: products of padded shapes may round differently.
 
         batch: on any device. The states are the caller's own; no later call writes to them.
         """
-        steps = self.model.config.steps if steps is None else steps
-        with self._lock:
-            if self._can_replay(batch):
-                self._drop_graphs_of_replaced_weights()
+        if self._can_replay(batch):
+            with self._lock:
                 if not self._capture_failed:
-                    return Rollout(self._padded_states(batch, steps), self.model.weight)
-        return self.model(batch.to(self.model.weight.device, non_blocking=True), steps=steps)
+                    return self._padded_states(batch, steps)
+        return self._run(batch.to(self._device, non_blocking=True), steps)
 
     def _can_replay(self, batch: Batch) -> bool:
-        if self.model.training or torch.is_grad_enabled():
-            return False
-        # A batch that is none is for the model to refuse, before padding hides what is wrong with it.
-        if batch.items.ndim != 2 or batch.items.shape[1] > self.model.config.max_len:
+        # The model refuses a batch of wrong shapes; padding would hide what is wrong with it.
+        if batch.items.ndim != 2 or batch.items.shape[1] > self._config.max_len:
             return False
         if batch.row_prefix.shape != batch.end.shape or batch.slot is not None:
             return False
         if self._given_capture is not None:
             return True
-        device = self.model.weight.device
-        if device.type != "cuda" or os.environ.get("REAREC_DEBUG") == "1":
+        if self._device.type != "cuda" or os.environ.get("REAREC_DEBUG") == "1":
             return False
         return not torch.cuda.is_current_stream_capturing()
 
     def _padded_states(self, batch: Batch, steps: int) -> Tensor:
         """The states [R, T, d] of the batch's rows."""
-        shape = _padded_shape(batch, self.model.config.max_len)
+        shape = _padded_shape(batch, self._config.max_len)
         key = (shape, steps, self._kernel_choice(steps))
         first_time = key not in self._passes
-        padded = _PaddedPass(self.model, steps, *shape) if first_time else self._passes[key]
+        padded = _PaddedPass(self._run, self._device, steps, *shape) if first_time else self._passes[key]
         padded.load(batch)
         if padded.replay is not None:
             states = padded.replay()
@@ -120,7 +116,7 @@ class GraphedRollout:
         if not self._capture_failed:
             self._passes[key] = padded
             self._passes.move_to_end(key)
-            if len(self._passes) > self.max_graphs:
+            if len(self._passes) > self._max_graphs:
                 self._passes.popitem(last=False)
         return states[: batch.num_rows].clone()
 
@@ -132,29 +128,18 @@ class GraphedRollout:
             self._passes.clear()
             warnings.warn(
                 f"the model cannot be captured as a CUDA graph, its kernels are launched one by one: {_reason(error)}",
-                stacklevel=4,
+                stacklevel=5,
             )
-
-    def _drop_graphs_of_replaced_weights(self) -> None:
-        # the item table is one of the parameters or derived from them
-        read = (*self.model.parameters(), *self.model.backbone.item_tables())
-        weights = tuple((x.data_ptr(), x.dtype) for x in read)
-        if weights != self._weights:
-            self._passes.clear()
-            self._capture_failed = False
-            self._weights = weights
-            self._capture = self._given_capture or CudaGraphs(self.model.weight.device)
 
     def _kernel_choice(self, steps: int) -> Hashable:
         """What the choice of kernels depends on beside the shape: a graph keeps those that it was captured with."""
-        weight = self.model.weight
-        kind = weight.device.type
+        kind = self._device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         backend = None
-        if steps > 0 and isinstance(self.model.backbone, TransformerBackbone):
-            head_dim = self.model.config.dim // self.model.config.heads
-            dtype = autocast or weight.dtype
-            backend = resolve_backend("cached_reason_attention", weight.device, dtype, head_dim)
+        if steps > 0 and self._has_kernels_of_ours:
+            head_dim = self._config.dim // self._config.heads
+            dtype = autocast or self._dtype
+            backend = resolve_backend("cached_reason_attention", self._device, dtype, head_dim=head_dim)
         return autocast, backend, torch.backends.cuda.matmul.fp32_precision
 
 
@@ -176,13 +161,12 @@ def _round_up(count: int) -> int:
 
 
 class _PaddedPass:
-    """The model's pass over S windows of C slots and R rows, on inputs that stay where they are."""
+    """The pass over S windows of C slots and R rows, on inputs that stay where they are."""
 
-    def __init__(self, model: ReaRec, steps: int, windows: int, slots: int, rows: int) -> None:
-        self.model = model
+    def __init__(self, run: Pass, device: torch.device, steps: int, windows: int, slots: int, rows: int) -> None:
+        self._run = run
         self.steps = steps
         self.replay: Callable[[], Tensor] | None = None
-        device = model.weight.device
         # Outside of the caller's inference mode, whose tensors can only be written to inside of one.
         with torch.inference_mode(False):
             self.inputs = Batch(
@@ -202,7 +186,8 @@ class _PaddedPass:
 
     def run(self) -> Tensor:
         """The states of all rows, [R, T, d]."""
-        return self.model(self.inputs, steps=self.steps).states
+        # another batch of the same tensors: their `rows` are to be those of what was loaded last
+        return self._run(replace(self.inputs), self.steps)
 
 
 def _write(buffer: Tensor, values: Tensor, padding: int) -> None:

@@ -2,128 +2,76 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from rearec.data.batch import Batch
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
 from rearec.models.transformer import TransformerBackbone
-from rearec.models.weight_sample import WeightSample
+from rearec.reasoning import ReaRec
 from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
 
-if TYPE_CHECKING:
-    from rearec.reasoning import ReaRec
-    from rearec_kernels.layer_weights import PreparedLayers
-
-__all__ = ["FusedRollout"]
+__all__ = ["NativeRollout", "native_rollout"]
 
 _KNOWN_MODULES = frozenset(
     {TransformerEncoder, TransformerLayer, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding}
 )
+# What a backbone reasons by.
+_METHODS = ("reason", "reason_batch", "step")
 
 
-class FusedRollout:
-    """Runs a model's reasoning steps through `reasoning_rollout`, with the weights prepared once.
+def native_rollout(model: ReaRec) -> NativeRollout | None:
+    """The model's reasoning steps as one call, or None where its modules compute something else or elsewhere.
 
-    Weights that are written in place, replaced, moved or trained are noticed. Other writes through ``parameter.data``
-    leave no trace: they count from the next ``model.train()`` or pass with gradients on.
-
-    It stands aside wherever the modules may compute something else or another backend is to: with gradients, in
-    training mode, under autocast, in a trace, off the CPU, in other dtypes than float32, with weights made in inference
-    mode, and where a module was subclassed, replaced by another kind or given a hook. Threads may share one.
+    That is off the CPU, in another dtype than float32, with another backend asked for, and where a module was
+    subclassed, replaced by one of another kind, or given a hook.
     """
+    backbone, position = model.backbone, model.reasoning_position_embedding
+    if type(model).forward is not ReaRec.forward or not isinstance(backbone, TransformerBackbone):
+        return None
+    modules = [backbone.input_norm, backbone.input_dropout, *backbone.encoder.modules()]
+    modules += [] if position is None else [position]
+    as_known = all(map(_is_known, modules)) and not any(map(_is_altered, [model, backbone, *modules]))
+    if not as_known or any(
+        getattr(type(backbone), name) is not getattr(TransformerBackbone, name) for name in _METHODS
+    ):
+        return None
+    norm = backbone.input_norm.weight
+    if norm.device.type != "cpu" or norm.dtype != torch.float32:
+        return None
+    head_dim = model.config.dim // model.config.heads
+    if resolve_backend("reasoning_rollout", norm.device, norm.dtype, head_dim=head_dim) != "cpu":
+        return None
+    return NativeRollout(backbone, position, model.config.heads)
 
-    def __init__(self) -> None:
-        self.forget()
 
-    def __reduce__(self) -> tuple[type[FusedRollout], tuple[()]]:
-        """A copy prepares the weights of its own model."""
-        return FusedRollout, ()
+class NativeRollout:
+    """Calls `reasoning_rollout` with the layers' weights prepared once."""
 
-    def forget(self) -> None:
-        """Prepares the weights anew in the next call."""
-        self._prepared: _Prepared | None = None
+    def __init__(self, backbone: TransformerBackbone, position: nn.Embedding | None, heads: int) -> None:
+        self._layers = prepare_layers(
+            [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
+            heads=heads,
+            input_norm=(backbone.input_norm.weight, backbone.input_norm.bias),
+            position_embedding=None if position is None else position.weight,
+            norm_eps=LAYER_NORM_EPS,
+        )
+        # of requests for one history there are few different ones, one per length
         self._single_rows: dict[tuple[int, int], PrefixRows] = {}
 
-    def states(
-        self, model: ReaRec, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int
-    ) -> Tensor | None:
-        """h_0 .. h_K [R, K + 1, d], or None where the modules have to compute them.
+    def __call__(self, prefix: EncodedPrefix, batch: Batch, steps: int) -> Tensor:
+        """h_0 .. h_K of the batch's rows, [R, K + 1, d]."""
+        rows = self._single_row(batch) if batch.num_rows == 1 else batch.rows
+        return reasoning_rollout(prefix.states, self._layers, prefix.keys, prefix.values, steps=steps, rows=rows)
 
-        row_prefix, end: int [R], which slots of which window each row sees.
-        """
-        state = prefix.states
-        if torch.is_grad_enabled() or model.training:
-            if self._prepared is not None and not torch.compiler.is_compiling():
-                self.forget()
-            return None
-        backbone = model.backbone
-        if not isinstance(backbone, TransformerBackbone) or type(backbone).step is not TransformerBackbone.step:
-            return None
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-            return None
-        if state.device.type != "cpu" or state.dtype != torch.float32:
-            return None
-        head_dim = model.config.dim // model.config.heads
-        if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
-            return None
-        prepared = self._prepared  # looked at once: other threads may replace it
-        if prepared is None or not prepared.is_current():
-            prepared = self._prepared = _Prepared(model, backbone)
-        if prepared.weights is None or prepared.acts_differently():
-            return None
-        rows = self._rows(row_prefix, end)
-        return reasoning_rollout(state, prepared.weights, prefix.keys, prefix.values, steps=steps, rows=rows)
-
-    def _rows(self, row_prefix: Tensor, end: Tensor) -> PrefixRows:
-        """The rows, validated; those of requests for one history are kept, of which there is one per length."""
-        if len(end) != 1:
-            return PrefixRows(end=end, row_prefix=row_prefix)
-        key = int(row_prefix), int(end)
+    def _single_row(self, batch: Batch) -> PrefixRows:
+        key = int(batch.row_prefix), int(batch.end)
         rows = self._single_rows.get(key)
         if rows is None:
-            # of tensors of their own: nobody else can write to them
-            rows = self._single_rows[key] = PrefixRows(end=end.clone(), row_prefix=row_prefix.clone())
+            rows = self._single_rows[key] = batch.rows
         return rows
-
-
-class _Prepared:
-    """The weights as they were, None where a module is of an unknown kind, and what tells whether they still are."""
-
-    def __init__(self, model: ReaRec, backbone: TransformerBackbone) -> None:
-        position = model.reasoning_position_embedding
-        modules = [backbone.input_norm, backbone.input_dropout, *backbone.encoder.modules()]
-        if position is not None:
-            modules.append(position)
-        self.weights: PreparedLayers | None = None
-        self._modules: list[nn.Module] = [model, backbone, *modules]
-        self._norms = [module for module in modules if isinstance(module, nn.LayerNorm)]
-        # Where modules and parameters may be replaced by others, and what was there when they were prepared.
-        self._places: list[dict[str, Any]] = [part for x in self._modules for part in (x._modules, x._parameters)]
-        self._were = self._identities()
-        self._sample = WeightSample(*(norm.bias for norm in self._norms if norm.bias is not None))
-        if all(map(_is_known, modules)):
-            self.weights = prepare_layers(
-                [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
-                heads=model.config.heads,
-                input_norm=(backbone.input_norm.weight, backbone.input_norm.bias),
-                position_embedding=None if position is None else position.weight,
-                norm_eps=LAYER_NORM_EPS,
-            )
-
-    def is_current(self) -> bool:
-        """Whether the same modules and parameters are there, untrained."""
-        return self._were == self._identities() and self._sample.is_current()
-
-    def acts_differently(self) -> bool:
-        """Whether a module computes something else than the native call."""
-        return any(x.training or x._forward_hooks or x._forward_pre_hooks for x in self._modules) or any(
-            norm.eps != LAYER_NORM_EPS for norm in self._norms
-        )
-
-    def _identities(self) -> list[int]:
-        return [id(x) for place in self._places for x in place.values()]
 
 
 def _layer_weights(layer: TransformerLayer) -> LayerWeights:
@@ -133,7 +81,13 @@ def _layer_weights(layer: TransformerLayer) -> LayerWeights:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether the module computes what the native call does, and its weights count how often they are written."""
-    return type(module) in _KNOWN_MODULES and all(
-        x is not None and not x.is_inference() for x in module._parameters.values()
-    )
+    """Whether the module computes what the native call does."""
+    has_all = all(parameter is not None for parameter in module._parameters.values())
+    same_eps = not isinstance(module, nn.LayerNorm) or module.eps == LAYER_NORM_EPS
+    return type(module) in _KNOWN_MODULES and has_all and same_eps
+
+
+def _is_altered(module: nn.Module) -> bool:
+    """Whether something was hung on this very module."""
+    replaced = vars(module).keys() & {"forward", *_METHODS}
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)

@@ -69,9 +69,17 @@ def evaluate(
             scores that are no numbers.
         ValueError: more steps than trained.
 
-    Example:
-        >>> result = evaluate(model, dataset, exclude_seen=True, metrics=["hit@5", "coverage@20"])  # doctest: +SKIP
-        >>> result["hit@5"], result["hit@5_se"], result["coverage@20"]  # doctest: +SKIP
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> result = rearec.evaluation.evaluate(model, dataset, exclude_seen=True, metrics=["hit@5", "coverage@20"])
+        >>> result["rows"], result["seen"], 0 <= result["hit@5"] <= 1
+        (50, 'excluded', True)
+        >>> sorted(result["popularity"])  # the same metrics of a floor
+        ['coverage@20', 'coverage@20_se', 'hit@5', 'hit@5_se', 'rows']
     """
     steps = model.config.steps if steps is None else steps
     if users_by not in (None, "length"):
@@ -176,6 +184,13 @@ def quantile_groups(values: IntArray, groups: int = 4) -> list[tuple[int, int, B
 
     Returns:
         for each group, in rising order, (smallest value, largest value, bool [R] mask).
+
+    Examples:
+        >>> import numpy as np
+        >>> from rearec.evaluation import quantile_groups
+        >>> groups = quantile_groups(np.array([1, 1, 2, 3, 7, 9]), groups=2)
+        >>> [(low, high, int(mask.sum())) for low, high, mask in groups]
+        [(1, 2, 3), (3, 9, 3)]
     """
     edges = np.unique(np.quantile(values, np.arange(1, groups) / groups, method="inverted_cdf"))
     member = np.searchsorted(edges, values)

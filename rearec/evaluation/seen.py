@@ -29,7 +29,13 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SeenItems:
-    """Whether seen items are left out of the ranking (exclude), and why (reason, in words)."""
+    """Whether seen items are left out of the ranking (exclude), and why (reason, in words).
+
+    Examples:
+        >>> from rearec.evaluation import SeenItems
+        >>> print(SeenItems(exclude=True, reason="as asked for"))
+        seen items excluded: as asked for
+    """
 
     exclude: bool
     reason: str
@@ -63,6 +69,15 @@ def seen_items(dataset: SequenceDataset, exclude: bool | None = None, *, of_run:
         dataset: the data that says.
         exclude: what was asked for; None for nothing.
         of_run: what the run was trained with; None where there is no run, or it does not say.
+
+    Examples:
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.evaluation import seen_items
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> seen_items(dataset, exclude=True).name
+        'excluded'
+        >>> seen_items(dataset).exclude  # as its validation rows say
+        False
     """
     if exclude is not None:
         return SeenItems(exclude, "as asked for")

@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rearec.errors import UserError, in_one_line
-from rearec.visible import visible
+from rearec.errors import UserError, in_one_line, visible
 
 if TYPE_CHECKING:
     from rearec.experiments.runs import Run

@@ -78,6 +78,10 @@ class Backbone(nn.Module, ABC):
             raise ValueError("slot: got a batch with masked items, expected one without: this model was not trained so")
         return self.encode(batch.items, batch.row_prefix, batch.end, table)
 
+    def reason_batch(self, prefix: Any, batch: Batch, steps: int) -> Callable[[Tensor], Tensor]:
+        """`reason` for the rows of a batch, over what `encode_batch` returned."""
+        return self.reason(prefix, batch.row_prefix, batch.end, steps)
+
     def scored(self, vectors: Tensor) -> Tensor:
         """[..., d] -> [..., d]: what states, and the items of the table, are scored as; by default they themselves.
 
@@ -87,7 +91,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """[N, d]: the table that states are scored with."""
+        """[N, d]: the table that states are scored with, computed at every access; a pass asks `item_tables` once."""
         return self.item_tables()[1]
 
     def frozen_state(self) -> dict[str, Tensor]:

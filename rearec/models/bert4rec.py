@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rearec.data.batch import MASK_ID, Batch
 from rearec.models.config import ReaRecConfig
-from rearec.models.encoder import EncodedPrefix, init_weights
+from rearec.models.encoder import EncodedPrefix, WindowRows, init_weights
 from rearec.models.transformer import TransformerBackbone
 
 __all__ = ["BERT4Rec"]
@@ -55,18 +55,20 @@ class BERT4Rec(TransformerBackbone):
         if self.mask_embedding is None or batch.slot is None:
             prefix: EncodedPrefix = super().encode_batch(batch, table)
             return prefix
-        self._check(batch.items, batch.row_prefix, batch.end)
+        rows = WindowRows(batch.row_prefix, batch.end, batch.slot)
+        self._check(batch.items, rows)
         masked = batch.items == MASK_ID
         if batch.slot.device.type == "cpu":
-            _check_slots(masked, batch.row_prefix, batch.slot, batch.end)
+            _check_slots(masked, rows)
         embedded = F.embedding(batch.items.masked_fill(masked, 0), table)
         embedded = torch.where(masked[..., None], self.mask_embedding.weight, embedded)
-        return self.encoder.encode(self._inputs(embedded), batch.row_prefix, batch.end, batch.slot)
+        return self.encoder.encode(self._inputs(embedded), rows)
 
 
-def _check_slots(masked: Tensor, row_prefix: Tensor, slot: Tensor, end: Tensor) -> None:
+def _check_slots(masked: Tensor, rows: WindowRows) -> None:
+    slot, end = rows.slot, rows.end
     seen = slot.shape == end.shape and bool(((slot >= 0) & (slot < end)).all())
-    if not seen or not masked[row_prefix.long(), slot.long()].all():
+    if not seen or not masked[rows.row_prefix.long(), slot.long()].all():
         raise ValueError("slot: expected for every row a slot that it sees and that holds the mask")
 
 

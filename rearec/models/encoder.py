@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +23,41 @@ __all__ = [
     "EncodedPrefix",
     "TransformerEncoder",
     "TransformerLayer",
+    "WindowRows",
     "add_and_normalise",
-    "gather_rows",
     "init_weights",
-    "window_lengths",
 ]
 
 LAYER_NORM_EPS = 1e-12
 # Numbers that torch normalises in less time than a call of our kernel takes.
 _FEW = 1 << 14
+
+
+class WindowRows(NamedTuple):
+    """Where R rows stand: row r at slot[r] of window row_prefix[r], of which it sees the slots [0, end[r]); int [R]."""
+
+    row_prefix: Tensor
+    end: Tensor
+    slot: Tensor
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """What stands where the rows do: [S, C, d] -> [R, d]."""
+        return slots.flatten(0, 1).index_select(0, _index(self.row_prefix, self.slot, slots.shape[1]))
+
+    def window_lengths(self, windows: int) -> Tensor:
+        """How many slots of each of S windows its rows see, int [S]; 1 for a window without rows."""
+        return self.end.new_ones(windows).scatter(0, self.row_prefix.long(), self.end)
+
+
+class _Sight(NamedTuple):
+    """What rows attend to, as our kernel takes it: the last slot of each is a new token, those before it the prefix.
+
+    before: the slots before the last. last: int64 [R], where the last stands among all slots of all windows; None where
+    the rows are all slots of all windows, each its own last.
+    """
+
+    before: PrefixRows
+    last: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -71,11 +97,6 @@ def add_and_normalise(
     )
 
 
-def gather_rows(slots: Tensor, row_prefix: Tensor, slot: Tensor) -> Tensor:
-    """One slot for each row: slots [S, C, d], row_prefix and slot int [R] -> [R, d]."""
-    return slots.flatten(0, 1).index_select(0, _index(row_prefix, slot, slots.shape[1]))
-
-
 class TransformerLayer(nn.Module):
     """Multi-head attention and a GELU feed-forward layer, each followed by dropout, residual and LayerNorm."""
 
@@ -93,16 +114,18 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def attend_prefix(self, inputs: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def attend_prefix(
+        self, inputs: Tensor, length: Tensor | None = None, one_by_one: _Sight | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Self-attention over [S, C, d]: the attended values [S, C, d], and K and V [S, C, H, D].
 
         length: int [S], 1 or more: all slots of window s attend to its first length[s] slots. None: every slot attends
         to those up to itself. Windows are right padded, so a real slot never sees padding; what padding slots compute
-        is never read.
+        is never read. one_by_one: the same said of every slot, to attend slot by slot through our kernel.
         """
         query, key, value = self._project(inputs)
-        if _one_by_one(inputs) and self._attention_dropout_p > 0:
-            attended = self._attend(query.flatten(0, 1), key, value, *_every_slot(inputs, length))
+        if one_by_one is not None:
+            attended = self._attend(query.flatten(0, 1), key, value, one_by_one)
             return attended.unflatten(0, inputs.shape[:2]), key, value
         within = None
         if length is not None:
@@ -112,31 +135,33 @@ class TransformerLayer(nn.Module):
             key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=within,
-            dropout_p=self._attention_dropout_p,
+            dropout_p=self.attention_dropout_p,
             is_causal=within is None,
         )
         return attended.transpose(1, 2).flatten(-2), key, value
 
     def attend_rows(
-        self, inputs: Tensor, row_prefix: Tensor, end: Tensor, slot: Tensor, length: Tensor | None
+        self, inputs: Tensor, rows: WindowRows, length: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The same for one slot of each of R rows alone: their inputs and attended values [R, d], and K and V.
+        """The same for R rows alone, where they stand: their inputs and attended values [R, d], and K and V.
 
-        Row r stands at slot[r] and sees the slots [0, end[r]): up to its own, or with `length` all of its window.
+        A row sees the slots up to its own, or with `length` all of its window that its rows see.
         """
-        if _sees_all_of_one_window(inputs, end, slot) and self._attention_dropout_p == 0:
+        if _sees_all_of_one_window(inputs, rows) and self.attention_dropout_p == 0:
             key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
             query = self._split_heads(self.query(inputs[:, -1:]))
             attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
             return inputs[:, -1], attended.flatten(1), key, value
-        if not _one_by_one(inputs):
+        if not _prefers_one_by_one(inputs):
             attended, key, value = self.attend_prefix(inputs, length)
-            return gather_rows(inputs, row_prefix, slot), gather_rows(attended, row_prefix, slot), key, value
+            return rows.gather(inputs), rows.gather(attended), key, value
         key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
-        rows = gather_rows(inputs, row_prefix, slot)
-        query = self._split_heads(self.query(rows))
-        last = _index(row_prefix, end - 1, inputs.shape[1])
-        return rows, self._attend(query, key, value, row_prefix, end - 1, last), key, value
+        own = rows.gather(inputs)
+        before = rows.end - 1
+        sight = _Sight(
+            PrefixRows(end=before, row_prefix=rows.row_prefix), _index(rows.row_prefix, before, inputs.shape[1])
+        )
+        return own, self._attend(self._split_heads(self.query(own)), key, value, sight), key, value
 
     def finish(self, inputs: Tensor, attended: Tensor) -> Tensor:
         """All that follows the attention, position by position: [..., d] inputs and attended values -> [..., d]."""
@@ -147,30 +172,24 @@ class TransformerLayer(nn.Module):
     def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
         query, key, value = self._project(token)
-        attended = cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p)
+        attended = cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p)
         return self.finish(token, attended.flatten(1))
 
     @property
-    def _attention_dropout_p(self) -> float:
+    def attention_dropout_p(self) -> float:
+        """Of the attention's probabilities, as the layer drops them now."""
         return self.attention_dropout if self.training else 0.0
 
     def _add_and_normalise(self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm) -> Tensor:
         return add_and_normalise(update, inputs, norm, dropout_p=self.dropout.p if self.training else 0.0)
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, row_prefix: Tensor, before: Tensor, last: Tensor | None
-    ) -> Tensor:
-        """Row r attends to the slots [0, before[r]] of window row_prefix[r].
-
-        The last of them (index last[r] of all slots, None: row r is slot r) is to the kernel a new token, those before
-        it the prefix.
-        """
-        rows = PrefixRows(end=before, row_prefix=row_prefix)
-        cache = ReasoningCache.from_prefix(key, value, max_tokens=1, rows=rows)
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, sight: _Sight) -> Tensor:
+        """Rows [R, H, D] over the slots [S, C, H, D] that they see -> [R, d]."""
+        cache = ReasoningCache.from_prefix(key, value, max_tokens=1, rows=sight.before)
         key, value = key.flatten(0, 1), value.flatten(0, 1)
-        if last is not None:
-            key, value = key.index_select(0, last), value.index_select(0, last)
-        return cached_reason_attention(query, key, value, cache, dropout_p=self._attention_dropout_p).flatten(1)
+        if sight.last is not None:
+            key, value = key.index_select(0, sight.last), value.index_select(0, sight.last)
+        return cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p).flatten(1)
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         """[..., d] -> [..., H, D]."""
@@ -182,7 +201,7 @@ class TransformerLayer(nn.Module):
         return query, key, value
 
 
-def _one_by_one(inputs: Tensor) -> bool:
+def _prefers_one_by_one(inputs: Tensor) -> bool:
     """Whether the attention kernel of the reasoning tokens serves single slots of a prefix better than torch.
 
     Torch has no fused attention with dropout for CPUs, and none for the last slots of windows alone.
@@ -192,11 +211,11 @@ def _one_by_one(inputs: Tensor) -> bool:
     )
 
 
-def _sees_all_of_one_window(inputs: Tensor, end: Tensor, slot: Tensor) -> bool:
+def _sees_all_of_one_window(inputs: Tensor, rows: WindowRows) -> bool:
     """Whether there is one row, at the last slot of one window without padding: a request for one history."""
-    if inputs.device.type != "cpu" or len(inputs) != 1 or len(end) != 1 or torch.compiler.is_compiling():
+    if inputs.device.type != "cpu" or len(inputs) != 1 or len(rows.end) != 1 or torch.compiler.is_compiling():
         return False
-    return end.item() == inputs.shape[1] == slot.item() + 1
+    return rows.end.item() == inputs.shape[1] == rows.slot.item() + 1
 
 
 def _index(row_prefix: Tensor, slot: Tensor, slots: int) -> Tensor:
@@ -204,19 +223,15 @@ def _index(row_prefix: Tensor, slot: Tensor, slots: int) -> Tensor:
     return row_prefix.long() * slots + slot.long()
 
 
-def _every_slot(inputs: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Every slot of [S, C, d] as a row, as `_attend` wants it; arguments as those of `attend_prefix`."""
+def _sight_of_every_slot(inputs: Tensor, length: Tensor | None) -> _Sight:
+    """What every slot of [S, C, d] attends to; arguments as those of `attend_prefix`."""
     windows, slots, _ = inputs.shape
     row_prefix = torch.arange(windows, dtype=torch.int32).repeat_interleave(slots)
     if length is None:
-        return row_prefix, torch.arange(slots, dtype=torch.int32).repeat(windows), None
+        before = torch.arange(slots, dtype=torch.int32).repeat(windows)
+        return _Sight(PrefixRows(end=before, row_prefix=row_prefix), None)
     before = (length - 1).repeat_interleave(slots)
-    return row_prefix, before, _index(row_prefix, before, slots)
-
-
-def window_lengths(windows: int, row_prefix: Tensor, end: Tensor) -> Tensor:
-    """How many slots of each window its rows see, int [S]; 1 for a window without rows."""
-    return end.new_ones(windows).scatter(0, row_prefix.long(), end)
+    return _Sight(PrefixRows(end=before, row_prefix=row_prefix), _index(row_prefix, before, slots))
 
 
 class TransformerEncoder(nn.Module):
@@ -232,23 +247,26 @@ class TransformerEncoder(nn.Module):
         self.bidirectional = bidirectional
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, ffn, dropout) for _ in range(layers))
 
-    def encode(self, inputs: Tensor, row_prefix: Tensor, end: Tensor, slot: Tensor | None = None) -> EncodedPrefix:
-        """Encode right padded windows [S, C, d]; row r sees the slots [0, end[r]) of window row_prefix[r].
+    def encode(self, inputs: Tensor, rows: WindowRows) -> EncodedPrefix:
+        """Encode right padded windows [S, C, d] for R rows.
 
-        row_prefix, end: int [R]; in a bidirectional encoder the rows of one window see the same slots. slot: int [R],
-        where the rows stand, for a bidirectional encoder; None: at the last slot that they see. Only the rows' states
-        are needed from the last layer, so all of it but K and V is computed for R rows instead of S·C slots.
+        In a bidirectional encoder the rows of one window see the same slots of it, and may stand at any of them; else
+        each stands at the last slot that it sees. Only the rows' states are needed from the last layer, so all of it
+        but K and V is computed for R rows instead of S·C slots.
         """
-        length = window_lengths(len(inputs), row_prefix, end) if self.bidirectional else None
-        slot = end - 1 if slot is None else slot
+        length = rows.window_lengths(len(inputs)) if self.bidirectional else None
+        every_slot: _Sight | None = None
         keys: list[Tensor] = []
         values: list[Tensor] = []
         hidden = inputs
         for depth, layer in enumerate(self._each_layer(), start=1):
             if depth == len(self.layers):
-                hidden, attended, key, value = layer.attend_rows(hidden, row_prefix, end, slot, length)
+                hidden, attended, key, value = layer.attend_rows(hidden, rows, length)
             else:
-                attended, key, value = layer.attend_prefix(hidden, length)
+                one_by_one = layer.attention_dropout_p > 0 and _prefers_one_by_one(hidden)
+                if one_by_one and every_slot is None:
+                    every_slot = _sight_of_every_slot(hidden, length)
+                attended, key, value = layer.attend_prefix(hidden, length, every_slot if one_by_one else None)
             keys.append(key)
             values.append(value)
             hidden = layer.finish(hidden, attended)

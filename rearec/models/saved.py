@@ -1,30 +1,53 @@
-"""Reading a saved model: config.json + model.safetensors from a folder or the Hugging Face Hub. No code is executed."""
+"""Saved models: config.json and model.safetensors in a folder or on the Hugging Face Hub; no code is executed."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
-from huggingface_hub import hf_hub_download
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rearec.errors import UserError, in_one_line
 from rearec.files import read_json
-from rearec.models.config import ReaRecConfig
+from rearec.models.backbone import Backbone
+from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.official import load_official_state_dict
+from rearec.models.text import TextBackbone
+from rearec.models.title_encoder import TitleEncoder
 
-__all__ = ["CONFIG_FILE", "ENCODER_FILE", "WEIGHTS_FILE", "load_weights", "locate_model", "read_config", "read_weights"]
+__all__ = ["SavedModel", "load_weights", "locate_model", "read_config", "read_weights"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # The architecture of a text encoder that was trained too.
 ENCODER_FILE = "text_encoder.json"
 EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+A sequential recommender with latent reasoning (ReaRec, arXiv 2503.22675), trained with the `rearec` library.
+`config.json` holds its settings, `model.safetensors` its weights:
+
+```python
+from rearec import ReaRec
+
+model = ReaRec.from_pretrained("path or name of this folder")
+```
+"""
+
+M = TypeVar("M", bound="SavedModel")
 
 
 def locate_model(
@@ -90,3 +113,118 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str |
         if not weights[name].isfinite().all():
             raise UserError(f"{source}: tensor {name} holds values that are no finite numbers")
     module.load_state_dict(dict(weights))
+
+
+class SavedModel(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="rearec",
+    tags=["recommendation", "sequential-recommendation"],
+    paper_url="https://arxiv.org/abs/2503.22675",
+    model_card_template=MODEL_CARD,
+):
+    """A model of a config and a backbone as files: what `rearec.reasoning.ReaRec` is saved and loaded by."""
+
+    config: ReaRecConfig
+    backbone: Backbone
+
+    @classmethod
+    def from_official(cls: type[M], source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> M:
+        """A model with the weights of the official code's checkpoint, in evaluation mode.
+
+        source, method, settings: as in `rearec.models.official.load_official_state_dict`.
+        """
+        config, weights = load_official_state_dict(source, method=method, **settings)
+        model = cls._untrained(config)
+        load_weights(model, weights, "state dict" if isinstance(source, Mapping) else source)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls: type[M],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        map_location: str | torch.device = "cpu",
+        backbone: Backbone | None = None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> M:
+        """The model saved in a folder, or published on the Hugging Face Hub as ``owner/name``, in evaluation mode.
+
+        map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder; its
+        weights are replaced. The other options concern the Hub. Only safetensors and JSON are read.
+        Raises UserError if there is no such model or its files are damaged or do not fit together.
+        """
+        locate = partial(
+            locate_model,
+            pretrained_model_name_or_path,
+            force_download=force_download,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            revision=revision,
+        )
+        config_file, weights_file = locate()
+        config = read_config(config_file)
+        if (config.backbone == OWN_BACKBONE) != (backbone is not None):
+            has = f"its backbone is {config.backbone!r}"
+            raise UserError(
+                f"{config_file}: {has}, expected {'the encoder as' if backbone is None else 'no'} backbone="
+            )
+        text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
+        model = cls._untrained(config, backbone, text_encoder)
+        load_weights(model, read_weights(weights_file), weights_file)
+        return model.to(map_location).eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: Any = None,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write config.json and model.safetensors, text_encoder.json where there is one, and a README.md if missing.
+
+        With push_to_hub, then publish it as repo_id (default: the folder's name) and return the commit's address; the
+        other options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. Every file is written aside and
+        renamed when it is complete, config.json last: an interrupted save leaves nothing that looks like a model but
+        is none.
+        """
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
+            super().save_pretrained(aside, config=config or self.config, model_card_kwargs=model_card_kwargs)
+            # safetensors makes its file private; it shall be as readable as its neighbours
+            shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
+            if not (directory / "README.md").exists():
+                Path(aside, "README.md").rename(directory / "README.md")
+            files = [WEIGHTS_FILE, CONFIG_FILE]
+            if isinstance(self.backbone, TextBackbone) and self.backbone.text_encoder is not None:
+                Path(aside, ENCODER_FILE).write_text(self.backbone.text_encoder.architecture, encoding="utf-8")
+                files.insert(0, ENCODER_FILE)
+            for file in files:
+                Path(aside, file).replace(directory / file)
+        if push_to_hub:
+            return self.push_to_hub(
+                repo_id or directory.name, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
+            )
+        return None
+
+    @classmethod
+    def _untrained(
+        cls: type[M], config: ReaRecConfig, backbone: Backbone | None = None, text_encoder: Path | None = None
+    ) -> M:
+        """A model whose weights are about to be replaced; the random state of the caller is left alone.
+
+        text_encoder: the file with its architecture, where config names one.
+        """
+        features = torch.zeros(config.num_items, config.feature_dim) if config.reads_features else None
+        with torch.random.fork_rng(devices=[]):
+            encoder = None if text_encoder is None else TitleEncoder.untrained(text_encoder, config)
+            return cls(config, features if encoder is None else encoder, backbone=backbone)

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from rearec.data.features.check import check_features
 from rearec.models.config import ReaRecConfig
-from rearec.models.derived import Derived
 from rearec.models.encoder import init_weights
 from rearec.models.title_encoder import TitleEncoder
 from rearec.models.transformer import TransformerBackbone
@@ -42,7 +41,6 @@ class TextBackbone(TransformerBackbone):
                 raise ValueError(f"feature_dim: got {config.feature_dim}, expected the features' {texts.shape[1]}")
             self.register_buffer("item_features", texts.detach().clone())
             self.text_encoder = None
-        self._tables = Derived[tuple[Tensor, Tensor]]()
 
     def text_vectors(self) -> Tensor:
         """[N, F]: the features, or what the encoder now makes of the titles."""
@@ -52,24 +50,13 @@ class TextBackbone(TransformerBackbone):
         vectors: Tensor = self.text_encoder()
         return vectors
 
-    def item_tables(self) -> tuple[Tensor, Tensor]:
-        """As `Backbone.item_tables`; inference computes them once for given weights."""
-        return self._tables.get(self, self.item_weights(), super().item_tables)
-
-    def item_weights(self) -> list[Tensor]:
-        """What `item_table` is computed from."""
-        return [*self._texts().values(), *self.pretrained_parameters(), *self.adaptor.parameters()]
-
     def frozen_state(self) -> dict[str, Tensor]:
         """The features, or the tokens of the titles."""
-        return self._texts()
-
-    def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Those of the encoder of the titles."""
-        return [] if self.text_encoder is None else list(self.text_encoder.parameters())
-
-    def _texts(self) -> dict[str, Tensor]:
         if self.item_features is not None:
             return {"item_features": self.item_features}
         assert self.text_encoder is not None
         return {"text_encoder.tokens": self.text_encoder.tokens, "text_encoder.lengths": self.text_encoder.lengths}
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Those of the encoder of the titles."""
+        return [] if self.text_encoder is None else list(self.text_encoder.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,13 @@ from rearec.models.encoder import (
     LAYER_NORM_EPS,
     EncodedPrefix,
     TransformerEncoder,
+    WindowRows,
     add_and_normalise,
-    window_lengths,
 )
 from rearec_kernels import PrefixRows, ReasoningCache
+
+if TYPE_CHECKING:
+    from rearec.data.batch import Batch
 
 __all__ = ["TransformerBackbone"]
 
@@ -54,27 +58,37 @@ class TransformerBackbone(Backbone):
         Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item and for
         rows of a bidirectional encoder that see different parts of one window.
         """
-        self._check(items, row_prefix, end)
+        rows = WindowRows(row_prefix, end, end - 1)
+        self._check(items, rows)
         table = self.item_tables()[0] if table is None else table
-        return self.encoder.encode(self._inputs(F.embedding(items, table)), row_prefix, end)
+        return self.encoder.encode(self._inputs(F.embedding(items, table)), rows)
 
     def reason(self, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """As `Backbone.reason`."""
-        rows = PrefixRows(end=end, row_prefix=row_prefix)
+        return self._reason(prefix, PrefixRows(end=end, row_prefix=row_prefix), steps)
+
+    def reason_batch(self, prefix: EncodedPrefix, batch: Batch, steps: int) -> Callable[[Tensor], Tensor]:
+        """As `Backbone.reason_batch`, with the rows that the batch keeps."""
+        if type(self).reason is not TransformerBackbone.reason:  # a subclass that reasons in its own way
+            return super().reason_batch(prefix, batch, steps)
+        return self._reason(prefix, batch.rows, steps)
+
+    def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:
+        """One reasoning token per row, not yet normalised, [R, d] -> its state [R, d]; one cache per layer."""
+        return self.encoder.step(self._normalise(token), caches)
+
+    def _reason(self, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
         caches = [
             ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
             for key, value in zip(prefix.keys, prefix.values, strict=True)
         ]
         return lambda token: self.step(token, caches)
 
-    def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:
-        """One reasoning token per row, not yet normalised, [R, d] -> its state [R, d]; one cache per layer."""
-        return self.encoder.step(self._normalise(token), caches)
-
-    def _check(self, items: Tensor, row_prefix: Tensor, end: Tensor) -> None:
+    def _check(self, items: Tensor, rows: WindowRows) -> None:
         max_len = self.position_embedding.num_embeddings
         if items.ndim != 2 or not 1 <= items.shape[1] <= max_len:
             raise ValueError(f"items: got shape {tuple(items.shape)}, expected [windows, 1..{max_len} slots]")
+        row_prefix, end = rows.row_prefix, rows.end
         if row_prefix.ndim != 1 or row_prefix.shape != end.shape:
             raise ValueError(
                 f"row_prefix and end: got shapes {tuple(row_prefix.shape)} and {tuple(end.shape)}, expected [rows] each"
@@ -85,7 +99,7 @@ class TransformerBackbone(Backbone):
             if low < 1 or high > items.shape[1]:
                 raise ValueError(f"end: got values {low}..{high}, expected 1..{items.shape[1]} (items that a row sees)")
             if self.encoder.bidirectional:
-                length = window_lengths(len(items), row_prefix, end)
+                length = rows.window_lengths(len(items))
                 if not torch.equal(length.index_select(0, row_prefix), end):
                     raise ValueError("end: differs between rows of one window, expected a window for each such row")
 

@@ -64,10 +64,6 @@ class UniSRec(TextBackbone):
         vectors: Tensor = self.adaptor(self.text_vectors())
         return vectors if self.item_embedding is None else vectors + self.item_embedding.weight
 
-    def item_weights(self) -> list[Tensor]:
-        """As `TextBackbone.item_weights`."""
-        return super().item_weights() + ([] if self.item_embedding is None else [self.item_embedding.weight])
-
     def scored(self, vectors: Tensor) -> Tensor:
         """L2-normalised."""
         return F.normalize(vectors, dim=-1)

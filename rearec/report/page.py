@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rearec.errors import UserError
+from rearec.errors import UserError, visible
 from rearec.files import check_way, open_aside, write_aside
-from rearec.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

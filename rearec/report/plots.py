@@ -18,7 +18,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from rearec.visible import visible
+from rearec.errors import visible
 
 __all__ = ["METHOD_COLORS", "draw_bars", "draw_heatmap", "draw_lines", "figure", "panels"]
 

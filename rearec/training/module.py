@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from rearec.data.batch import Batch
 from rearec.data.batches import PairBatches
@@ -32,7 +31,28 @@ PRETRAINED_LR = 0.05
 
 
 class TrainingModule(LightningModule):
-    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them."""
+    """A ReaRec model with its objective, batches, optimiser and validation, as Lightning wants them.
+
+    Args:
+        model: is trained in place.
+        dataset: whose training rows it is trained on, and whose validation rows choose the best epoch.
+        options: how.
+
+    Examples:
+        >>> import rearec
+        >>> from lightning.pytorch import Trainer
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.training import TrainingModule, TrainingOptions
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> module = TrainingModule(model, dataset, TrainingOptions(batch_rows=256))
+        >>> quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        >>> trainer = Trainer(fast_dev_run=True, accelerator="cpu", **quiet)
+        >>> trainer.fit(module)
+        >>> sorted(trainer.callback_metrics)[:2]
+        ['train_contrastive', 'train_cross_entropy']
+    """
 
     def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
         super().__init__()
@@ -88,7 +108,7 @@ class TrainingModule(LightningModule):
         return terms["loss"]
 
     def on_validation_epoch_start(self) -> None:
-        """Prepare the item table once for all validation batches."""
+        """Take the model as the epoch left it, for all validation batches."""
         self._ranker = BatchRanker(self.model, seen=self._seen)
         self._valid_ranks = [self._empty_history_ranks]
 
@@ -124,8 +144,6 @@ class TrainingModule(LightningModule):
             groups.append({"params": pretrained, "lr": options.encoder_lr or options.lr * PRETRAINED_LR})
         # fused: one pass over the item table, which is most of the parameters
         optimizer = torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
-        # which leaves no trace in the weights' version counters, by which validation notices that they have changed
-        optimizer.register_step_post_hook(lambda *_: increment_version(self.parameters()))
         if options.schedule == "constant" and options.lr_warmup == 0:
             return optimizer
         total = options.epochs * len(self._train_batches)

@@ -12,11 +12,11 @@ import pytest
 from analysis_models import random_model, states_of
 
 from rearec.analysis import case, ceiling, latency, ranks, rows, similarity, steps, subgroups
-from rearec.data import SequenceDataset, load_dataset
+from rearec.data import Batch, SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
 from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
-from rearec.reasoning import ReaRec
+from rearec.reasoning import ReaRec, Rollout
 from rearec.report.page import Page
 
 
@@ -161,13 +161,15 @@ def test_latency_takes_turns_and_times_nothing_but_the_work(
     model = random_model(dataset)
     now, order = 0.0, []
 
-    def run(batch: object, count: int) -> object:
-        nonlocal now
-        now += (1 + count) / 1000
-        order.append(count)
-        return model(batch, steps=count)
+    class CountingEngine(latency.Engine):
+        def __call__(self, batch: Batch, steps: int | None = None) -> Rollout:
+            nonlocal now
+            assert steps is not None
+            now += (1 + steps) / 1000
+            order.append(steps)
+            return super().__call__(batch, steps)
 
-    monkeypatch.setattr(latency, "GraphedRollout", lambda _: run)
+    monkeypatch.setattr(latency, "Engine", CountingEngine)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
     result = latency.latency(model, dataset, rows=4, repeats=5)
     assert [entry["rollout_ms"] for entry in result] == pytest.approx([1, 2, 3])

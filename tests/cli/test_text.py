@@ -24,7 +24,7 @@ import rearec_kernels
 from rearec.cli import terminal
 from rearec.cli.app import app
 from rearec.data.storage import load_dataset
-from rearec.visible import visible
+from rearec.errors import visible
 
 TINY = (
     "--method",

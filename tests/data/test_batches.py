@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -248,6 +250,19 @@ def test_moving_a_batch_keeps_its_values() -> None:
     tensors = (batch.items, batch.lengths, batch.row_prefix, batch.end, batch.target, batch.group, batch.row)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert collate_histories([[1]], 5).to("cpu").row is None
+
+
+def test_rows_are_made_once_for_a_batch_and_anew_for_another() -> None:
+    batch = PairBatches(random_dataset(6), "train", batch_rows=8, max_len=5)[0]
+    assert batch.rows is batch.rows
+    index = batch.rows.index(batch.num_windows, batch.items.shape[1], batch.items.device)
+    assert torch.equal(index.end, batch.end) and torch.equal(index.row_prefix, batch.row_prefix)
+    shorter = replace(batch, end=batch.end.clamp(max=2))
+    assert torch.equal(shorter.rows.index(batch.num_windows, 9, batch.items.device).end, shorter.end)
+    twin = copy.deepcopy(batch)
+    assert twin.rows is not batch.rows and batch.to("cpu").rows is batch.rows
+    alone = batch.one_window_per_row().rows.index(batch.num_rows, 9, batch.items.device)
+    assert alone.row_prefix.tolist() == list(range(batch.num_rows))
 
 
 @settings(max_examples=50, deadline=None)

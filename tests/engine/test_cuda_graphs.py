@@ -23,8 +23,8 @@ from rollouts import (
 )
 from torch import Tensor, nn
 
+from rearec.engine import Engine
 from rearec.engine.cuda_graphs import CudaGraphs
-from rearec.engine.graphed import GraphedRollout
 from rearec.evaluation import rank_rows
 from rearec.models.config import METHODS
 from rearec_kernels import ReasoningCache, available_backends, cached_reason_attention, use_backend
@@ -51,7 +51,7 @@ def assert_equal_but_for_rounding(states: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("device_of_batches", ["cpu", "cuda"])
 def test_cuda_graphs_equal_calling_the_model(method: str, dtype: torch.dtype, device_of_batches: str) -> None:
     model = model_of(method, dtype, dim=32).cuda()
-    rollout = GraphedRollout(model)
+    rollout = Engine(model)
     kept, shapes = [], [*LENGTHS, [MAX_LEN] * 40, [1] * 300]
     steps_of_graphs = {model.config.steps, model.config.steps // 2}
     for seed in range(4):
@@ -69,7 +69,7 @@ def test_cuda_graphs_equal_calling_the_model(method: str, dtype: torch.dtype, de
 @pytest.mark.parametrize("backend", available_backends("cuda"))
 def test_every_cuda_backend_can_be_captured(backend: str) -> None:
     model, batch = model_of(dtype=torch.float32).cuda(), batch_of([4, 5]).to("cuda")
-    rollout = GraphedRollout(model)
+    rollout = Engine(model)
     with use_backend(backend), warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):
@@ -78,26 +78,31 @@ def test_every_cuda_backend_can_be_captured(backend: str) -> None:
 
 
 @pytest.mark.usefixtures("no_gradients")
-def test_cuda_graphs_see_changed_weights_and_are_dropped_with_replaced_ones() -> None:
+def test_refresh_drops_cuda_graphs_and_takes_the_weights_as_they_are() -> None:
     model, batch = model_of(dtype=torch.float32).cuda(), batch_of([4, 5]).to("cuda")
-    rollout = GraphedRollout(model)
+    rollout = Engine(model)
     before = [rollout(batch).states for _ in range(3)][-1]
     model.load_state_dict(other_weights(model))
-    after = rollout(batch).states
+    rollout.refresh()
+    after = [rollout(batch).states for _ in range(3)][-1]
     assert_equal_but_for_rounding(after, model(batch).states)
     assert not torch.allclose(before, after, rtol=1e-2) and rollout.num_graphs == 1
     model.double()
+    with pytest.raises(ValueError, match=r"model: is torch\.float64 on cuda"):
+        rollout(batch)
+    rollout.refresh()
     assert rollout(batch).states.dtype == torch.float64 and rollout.num_graphs == 0
     assert_equal_but_for_rounding(rollout(batch).states, model(batch).states)
     assert rollout.num_graphs == 1
     model.cpu()
+    rollout.refresh()
     assert rollout(batch_of([4, 5])).states.device.type == "cpu"
 
 
 @pytest.mark.usefixtures("no_gradients")
 def test_dropped_cuda_graphs_can_be_captured_again() -> None:
     model = model_of(dtype=torch.float32).cuda()
-    rollout = GraphedRollout(model, max_graphs=2)
+    rollout = Engine(model, max_graphs=2)
     batches = [batch_of(lengths).to("cuda") for lengths in LENGTHS]
     for order in ([0, 0, 1, 2], [0, 0, 1, 1, 0, 2, 2, 1, 1, 0, 0]):  # the first leaves no graph at all
         for index in order:
@@ -109,16 +114,17 @@ def test_dropped_cuda_graphs_can_be_captured_again() -> None:
 @pytest.mark.usefixtures("no_gradients")
 def test_cuda_graphs_under_autocast_keep_their_cast_weights_to_themselves() -> None:
     model, batch = model_of(dtype=torch.float32).cuda(), batch_of([4, 5]).to("cuda")
-    rollout = GraphedRollout(model)
+    rollout = Engine(model)
     for _ in range(2):
         with torch.autocast("cuda", dtype=torch.bfloat16):
             for _ in range(3):
                 torch.testing.assert_close(rollout(batch).states, model(batch).states, rtol=0.1, atol=0.1)
         assert rollout.num_graphs == 1
         model.load_state_dict(other_weights(model))
+        rollout.refresh()
     for _ in range(3):
         assert_equal_but_for_rounding(rollout(batch).states, model(batch).states)
-    assert rollout.num_graphs == 2
+    assert rollout.num_graphs == 1
 
 
 def waits_for_the_gpu(*_: Any) -> None:
@@ -139,11 +145,11 @@ def raises_while_capturing(*_: Any) -> None:
 @pytest.mark.parametrize("hook", [waits_for_the_gpu, reads_a_value, raises_while_capturing])
 def test_a_capture_that_fails_leaves_torch_usable(hook: Callable[..., None], inference_mode: bool) -> None:
     model, batch = model_of(dtype=torch.float32).cuda(), batch_of([4, 5]).to("cuda")
-    healthy = GraphedRollout(copy.deepcopy(model))
+    healthy = Engine(copy.deepcopy(model))
     for _ in range(2):
         healthy(batch)
     handle = model.backbone.encoder.layers[0].inner.register_forward_hook(hook)
-    rollout, stream = GraphedRollout(model), torch.cuda.current_stream()
+    rollout, stream = Engine(model), torch.cuda.current_stream()
     expected = model(batch).states
     # torch.inference_mode(False) would enable gradients, which nothing is captured with.
     mode = torch.inference_mode() if inference_mode else nullcontext()
@@ -155,7 +161,7 @@ def test_a_capture_that_fails_leaves_torch_usable(hook: Callable[..., None], inf
     assert torch.cuda.current_stream() == stream and not torch.cuda.is_current_stream_capturing()
     assert torch.rand(1000, device="cuda").std() > 0.1
     handle.remove()
-    again = GraphedRollout(model)
+    again = Engine(model)
     for anew in (again, healthy):
         for _ in range(3):
             assert_equal_but_for_rounding(anew(batch).states, expected)
@@ -165,7 +171,7 @@ def test_a_capture_that_fails_leaves_torch_usable(hook: Callable[..., None], inf
 @pytest.mark.usefixtures("no_gradients")
 def test_what_cannot_be_captured_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = model_of(dtype=torch.float32).cuda(), batch_of([4, 5]).to("cuda")
-    rollout, expected = GraphedRollout(model), model(batch).states
+    rollout, expected = Engine(model), model(batch).states
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # the caller's own
         states = rollout(batch).states
@@ -189,7 +195,7 @@ def test_a_recommender_on_a_gpu_answers_like_one_on_a_cpu(method: str) -> None:
         assert [answer.items for answer in answers] == [answer.items for answer in expected]
         for answer, other in zip(answers, expected, strict=True):
             assert answer.scores == pytest.approx(other.scores, rel=1e-6)
-    assert recommender._rollout.num_graphs > 0
+    assert recommender._engine.num_graphs > 0
 
 
 @pytest.mark.parametrize("per_step", [False, True])

@@ -1,4 +1,4 @@
-"""Replays of padded passes: equal to calling the model, never stale, bounded; what cannot be replayed is called.
+"""Replays of padded passes: equal to calling the model, dropped by refresh, bounded; else the model is called.
 
 A stand-in records the passes; test_cuda_graphs.py captures real CUDA graphs.
 """
@@ -29,8 +29,8 @@ from rollouts import (
 )
 from torch import Tensor, nn
 
+from rearec.engine import Engine
 from rearec.engine.cuda_graphs import CudaGraphs
-from rearec.engine.graphed import GraphedRollout
 from rearec.models.config import METHODS
 from rearec.reasoning import ReaRec
 from rearec_kernels import available_backends, use_backend
@@ -68,9 +68,9 @@ class Recorder:
         return replay
 
 
-def graphed(model: ReaRec, **options: Any) -> tuple[GraphedRollout, Recorder]:
+def graphed(model: ReaRec, **options: Any) -> tuple[Engine, Recorder]:
     recorder = Recorder(model)
-    return GraphedRollout(model, capture=recorder, **options), recorder
+    return Engine(model, capture=recorder, **options), recorder
 
 
 @settings(max_examples=25, deadline=None)
@@ -140,7 +140,7 @@ def test_padding_depends_on_no_earlier_batch() -> None:
         inputs.append(run.__self__.inputs)
         return run
 
-    rollout = GraphedRollout(model_of(), capture=capture)
+    rollout = Engine(model_of(), capture=capture)
     batch = batch_of([2, 7, 1])
     for before in ([8, 8, 8, 8], [1, 1, 1]):
         for lengths in (before, before):
@@ -186,16 +186,18 @@ def test_a_replay_does_not_write_to_the_results_of_earlier_ones() -> None:
 
 
 @pytest.mark.usefixtures("no_gradients")
-def test_weights_changed_in_place_are_those_of_the_next_replay() -> None:
+def test_refresh_drops_the_graphs_and_takes_the_weights() -> None:
     model = model_of()
     rollout, recorder = graphed(model)
     batch = batch_of([4, 5])
     before = [rollout(batch).states for _ in range(3)][-1]
     model.load_state_dict(other_weights(model))
-    after = rollout(batch).states
+    rollout.refresh()
+    assert rollout.num_graphs == 0
+    after = [rollout(batch).states for _ in range(3)][-1]
     torch.testing.assert_close(after, model(batch).states, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(before, after)
-    assert (recorder.recorded, recorder.replayed) == (1, 2)
+    assert (recorder.recorded, recorder.replayed) == (2, 2)
 
 
 def replaced_by_moving(model: ReaRec) -> None:
@@ -217,13 +219,14 @@ def replaced_by_hand(model: ReaRec) -> None:
 
 @pytest.mark.usefixtures("no_gradients")
 @pytest.mark.parametrize("change", [replaced_by_moving, replaced_in_memory, replaced_by_loading, replaced_by_hand])
-def test_graphs_of_replaced_weights_are_dropped(change: Callable[[ReaRec], None]) -> None:
+def test_no_graph_of_replaced_weights_is_replayed_after_refresh(change: Callable[[ReaRec], None]) -> None:
     model = model_of()
     rollout, recorder = graphed(model)
     batches = [batch_of(lengths) for lengths in LENGTHS]
     for batch in batches * 2:
         rollout(batch)
     change(model)
+    rollout.refresh()
     for batch in batches * 3:
         torch.testing.assert_close(rollout(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
     assert (recorder.recorded, recorder.replayed, rollout.num_graphs) == (6, 3, 3)
@@ -240,7 +243,7 @@ def test_a_failing_capture_is_one_warning_and_right_results_from_then_on() -> No
         finally:
             raise ValueError("operation failed due to a previous error during capture")
 
-    rollout = GraphedRollout(model, capture=refuse)
+    rollout = Engine(model, capture=refuse)
     batches = [batch_of(lengths) for lengths in LENGTHS]
     with pytest.warns(UserWarning) as caught:
         for batch in batches * 3:
@@ -254,21 +257,17 @@ def test_a_failing_capture_is_one_warning_and_right_results_from_then_on() -> No
     assert len(attempts) == 1 and rollout.num_graphs == 0
 
 
-def test_with_gradients_and_in_training_the_model_is_called() -> None:
+def test_graphs_are_replayed_whatever_the_mode_of_the_caller_and_of_the_model() -> None:
     model, batch = model_of(), batch_of([4, 5])
     rollout, recorder = graphed(model)
-    for _ in range(3):
-        rollout(batch).states.sum().backward()
-    assert model.weight.grad is not None
     with torch.no_grad():
-        model.train()
-        drawn = [rollout(batch).states for _ in range(3)]
-        assert not torch.equal(drawn[1], drawn[2])  # dropout
-        assert (recorder.recorded, recorder.replayed) == (0, 0)
-        for _ in range(3):
-            model.eval()
-            rollout(batch)
-        assert (recorder.recorded, recorder.replayed) == (1, 1)
+        expected = model(batch).states
+    model.train()
+    for _ in range(3):
+        states = rollout(batch).states
+        torch.testing.assert_close(states, expected, rtol=1e-12, atol=1e-12)
+        assert not states.requires_grad and model.training
+    assert (recorder.recorded, recorder.replayed) == (1, 1)
 
 
 @pytest.mark.usefixtures("no_gradients")
@@ -286,7 +285,7 @@ def test_the_model_refuses_what_does_not_fit_it() -> None:
             rollout(replace(batch, row_prefix=batch.row_prefix[:1]))
     assert recorder.recorded == 0
     with pytest.raises(ValueError, match="max_graphs: got 0"):
-        GraphedRollout(model_of(), max_graphs=0)
+        Engine(model_of(), max_graphs=0)
 
 
 @pytest.mark.usefixtures("no_gradients")
@@ -328,7 +327,7 @@ def test_threads_take_turns() -> None:
 
         return replay
 
-    rollout = GraphedRollout(model, capture=capture)
+    rollout = Engine(model, capture=capture)
     batches = [batch_of([4, 5], seed) for seed in range(4)]
     results: list[Tensor] = [torch.empty(0)] * len(batches)
     rollout(batches[0]), rollout(batches[0])
@@ -355,11 +354,12 @@ class NeverCaptures(CudaGraphs):
 def test_on_a_cpu_the_model_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rearec.engine.graphed.CudaGraphs", NeverCaptures)
     model, batch = model_of(dtype=torch.float32), batch_of([4, 5])
-    rollout = GraphedRollout(model)
+    rollout = Engine(model)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        expected = model(batch).states
-        assert all(torch.equal(rollout(batch).states, expected) for _ in range(3))
+        states = [rollout(batch).states for _ in range(3)]
+        assert torch.equal(states[0], states[1]) and torch.equal(states[0], states[2])
+        torch.testing.assert_close(states[0], model(batch).states, rtol=1e-5, atol=1e-5)
     recommender = recommender_of(model)
     answers = [recommender.recommend(HISTORIES, k=3) for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
@@ -370,4 +370,4 @@ def test_a_copy_of_a_recommender_answers_alike_and_has_no_graphs() -> None:
     twin = copy.deepcopy(recommender)
     assert twin.recommend(HISTORIES) == recommender.recommend(HISTORIES)
     assert twin.model is not recommender.model
-    assert (twin._rollout.num_graphs, twin._rollout.max_graphs) == (0, recommender._rollout.max_graphs)
+    assert twin._engine.num_graphs == 0

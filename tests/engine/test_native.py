@@ -1,4 +1,4 @@
-"""The native rollout inside the model: equal to its modules, used where it may be, and never stale."""
+"""The native rollout of an engine: equal to the model's modules, used where it may be, decided when it is made."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 import rearec.engine.native
 from rearec.data.batch import Batch
+from rearec.engine import Engine
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS
-from rearec.reasoning import ReaRec
+from rearec.models.sasrec import SASRec
+from rearec.reasoning import ReaRec, Rollout
 from rearec_kernels import available_backends, reasoning_rollout, use_backend
 
 pytestmark = [
@@ -27,20 +29,14 @@ pytestmark = [
 SIZES = {"dim": 16, "heads": 2, "ffn": 12}
 
 
-def model_of(method: str = "prl", steps: int = 2, **settings: Any) -> ReaRec:
+def model_of(method: str = "prl", steps: int = 2, cls: type[ReaRec] = ReaRec, **settings: Any) -> ReaRec:
     """In evaluation mode, with weights large enough for attention to matter."""
     torch.manual_seed(0)
-    model = ReaRec(ReaRecConfig(17, method=method, steps=steps, max_len=20, **{**SIZES, **settings})).eval()
+    model = cls(ReaRecConfig(17, method=method, steps=steps, max_len=20, **{**SIZES, **settings})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=model.config.dim**-0.5)
     return model
-
-
-def of_modules(model: ReaRec, batch: Batch) -> Tensor:
-    """The states step by step and module by module, as with gradients."""
-    with torch.enable_grad():
-        return model(batch).states.detach()
 
 
 @pytest.fixture
@@ -61,8 +57,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_it_equals_the_modules(method: str, steps: int, layers: int, calls: list[int]) -> None:
     model = model_of(method, steps, layers=layers)
+    engine = Engine(model)
     for batch in (batch_of([3, 20, 1, 7], rows_per_window=None), batch_of([9])):
-        torch.testing.assert_close(model(batch).states, of_modules(model, batch), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(engine(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
     assert calls == [model.config.steps] * 2 * (model.config.steps > 0)
 
 
@@ -73,12 +70,21 @@ def test_it_equals_the_modules(method: str, steps: int, layers: int, calls: list
 @pytest.mark.parametrize("windows", [1, 60])
 def test_it_equals_the_modules_in_other_sizes(sizes: dict[str, int], windows: int, calls: list[int]) -> None:
     model = model_of(steps=3, **sizes)
+    engine = Engine(model)
     lengths = np.random.default_rng(0).integers(1, 21, windows).tolist()
     batch = batch_of(lengths, rows_per_window=None)
-    torch.testing.assert_close(model(batch).states, of_modules(model, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(engine(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
     with torch.inference_mode():
-        torch.testing.assert_close(model(batch).states, of_modules(model, batch), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(engine(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
     assert calls == [3, 3]
+
+
+def test_single_rows_of_different_requests_are_told_apart(calls: list[int]) -> None:
+    engine, model = Engine(model_of()), model_of()
+    batches = [batch_of([length], seed) for length in (4, 9, 4, 20, 9) for seed in (1, 2)]
+    for batch in batches * 2:
+        torch.testing.assert_close(engine(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 20
 
 
 def train_a_step(model: ReaRec) -> None:
@@ -89,14 +95,8 @@ def train_a_step(model: ReaRec) -> None:
     model.eval()
 
 
-def step_without_train(model: ReaRec) -> None:
-    with torch.enable_grad():
-        model(batch_of([3, 5])).states.sum().backward()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
-
-
 def train_as_lightning_does(model: ReaRec) -> None:
-    """Modes are set without calling train(), and a fused optimiser does not count its writes."""
+    """Modes are set without calling train(), and the optimiser is fused."""
     for module in model.modules():
         module.training = True
     with torch.enable_grad():
@@ -104,15 +104,6 @@ def train_as_lightning_does(model: ReaRec) -> None:
     torch.optim.Adam(model.parameters(), lr=0.1, fused=True).step()
     for module in model.modules():
         module.training = False
-
-
-def step_after_an_evaluation(model: ReaRec) -> None:
-    with torch.enable_grad():
-        loss = model(batch_of([3, 5])).states.square().sum()
-    model(batch_of([3, 5]))
-    with torch.enable_grad():
-        loss.backward()
-    torch.optim.Adam(model.parameters(), lr=0.1, fused=True).step()
 
 
 def load(model: ReaRec) -> None:
@@ -123,10 +114,15 @@ def assign(model: ReaRec) -> None:
     model.load_state_dict({name: value.flip(0) for name, value in model.state_dict().items()}, assign=True)
 
 
-def write_behind_the_back_between_epochs(model: ReaRec) -> None:
+def write_behind_the_back(model: ReaRec) -> None:
     for parameter in model.parameters():
         parameter.data.mul_(0.5)
-    model.train().eval()
+
+
+def convert_there_and_back(model: ReaRec) -> None:
+    model.bfloat16().float()
+    for parameter in model.parameters():
+        parameter.mul_(0.5)
 
 
 def replace_a_layer(model: ReaRec) -> None:
@@ -137,52 +133,60 @@ def replace_the_positions(model: ReaRec) -> None:
     model.reasoning_position_embedding = nn.Embedding(2, 16).eval()
 
 
-def go_to_double_and_back(model: ReaRec) -> None:
-    model.double()
-    model(batch_of([3, 5]))
-    for parameter in model.parameters():
-        parameter.mul_(0.5)
-    model.float()
-
-
-@pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
 @pytest.mark.parametrize(
     "change",
     [
         train_a_step,
         train_as_lightning_does,
-        step_without_train,
-        step_after_an_evaluation,
         load,
         assign,
-        write_behind_the_back_between_epochs,
+        write_behind_the_back,
+        convert_there_and_back,
         replace_a_layer,
         replace_the_positions,
-        go_to_double_and_back,
     ],
 )
-def test_changes_of_the_model_are_noticed(change: Callable[[ReaRec], None], calls: list[int]) -> None:
+def test_refresh_takes_every_change_of_the_model(change: Callable[[ReaRec], None], calls: list[int]) -> None:
     model, batch = model_of(), batch_of([3, 20, 1])
-    before = model(batch).states
+    engine = Engine(model)
+    before = engine(batch).states
     change(model)
+    engine.refresh()
     calls.clear()
-    states = model(batch).states
+    states = engine(batch).states
     assert calls == [2]
     assert not torch.allclose(states, before)
-    torch.testing.assert_close(states, of_modules(model, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(states, model(batch).states, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_has_weights_of_its_own(duplicate: Callable[[ReaRec], ReaRec], calls: list[int]) -> None:
+def test_the_model_itself_is_its_modules(calls: list[int]) -> None:
+    """So it needs no refresh, compiled or not."""
     model, batch = model_of(), batch_of([3, 20, 1])
-    states = model(batch).states
-    twin = duplicate(model)
+    engine, compiled = Engine(model), torch.compile(model, backend="eager")
+    for _ in range(2):
+        states = model(batch).states
+        assert not calls
+        torch.testing.assert_close(compiled(batch).states, states, rtol=1e-6, atol=1e-6)
+        engine.refresh()
+        torch.testing.assert_close(engine(batch).states, states, rtol=1e-5, atol=1e-5)
+        calls.clear()
+        write_behind_the_back(model)
+        assert not torch.allclose(model(batch).states, states)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda engine: pickle.loads(pickle.dumps(engine))])
+def test_a_copy_takes_a_view_of_its_own(duplicate: Callable[[Engine], Engine], calls: list[int]) -> None:
+    engine, batch = Engine(model_of()), batch_of([3, 20, 1])
+    states = engine(batch).states
+    twin = duplicate(engine)
     assert torch.equal(twin(batch).states, states)
-    for parameter in twin.parameters():
+    for parameter in twin.model.parameters():
         parameter.mul_(0.5)
-    assert torch.equal(model(batch).states, states)
-    torch.testing.assert_close(twin(batch).states, of_modules(twin, batch), rtol=1e-5, atol=1e-5)
-    assert calls == [2] * 4
+    twin.refresh()
+    assert torch.equal(engine(batch).states, states)
+    torch.testing.assert_close(twin(batch).states, twin.model(batch).states, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(twin(batch).states, states)
+    assert calls == [2] * 5
 
 
 class Doubled(nn.Linear):
@@ -198,11 +202,11 @@ def subclass(model: ReaRec) -> None:
 
 
 def hook(model: ReaRec) -> None:
-    model.backbone.encoder.layers[1].outer.register_forward_hook(lambda module, inputs, output: output + 1)
+    model.backbone.encoder.layers[1].outer.register_forward_hook(lambda module, inputs, output: 2 * output)
 
 
 def hook_on_inputs(model: ReaRec) -> None:
-    model.backbone.input_norm.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+    model.backbone.encoder.layers[1].value.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
 
 
 def parametrize(model: ReaRec) -> None:
@@ -217,47 +221,77 @@ def no_bias(model: ReaRec) -> None:
     model.backbone.encoder.layers[0].output = nn.Linear(16, 16, bias=False).eval()
 
 
-@pytest.mark.parametrize("change", [subclass, hook, hook_on_inputs, parametrize, other_eps, no_bias])
+def own_step(model: ReaRec) -> None:
+    model.backbone.step = lambda token, caches: token + 1
+
+
+def hook_on_the_model(model: ReaRec) -> None:
+    model.register_forward_hook(lambda module, inputs, rollout: Rollout(rollout.states + 1, rollout.weight))
+
+
+@pytest.mark.parametrize(
+    "change", [subclass, hook, hook_on_inputs, hook_on_the_model, own_step, parametrize, other_eps, no_bias]
+)
 def test_it_stands_aside_where_a_module_computes_something_else(
     change: Callable[[ReaRec], None], calls: list[int]
 ) -> None:
     model, batch = model_of(), batch_of([3, 20, 1])
-    model(batch)
+    engine = Engine(model)
+    before = engine(batch).states
     change(model)
+    engine.refresh()
     calls.clear()
-    states = model(batch).states
+    states = engine(batch).states
     assert not calls
-    torch.testing.assert_close(states, of_modules(model, batch), rtol=1e-6, atol=1e-6)
+    assert torch.equal(states, model(batch).states)
+    assert (states - before).abs().max() > 1e-4 or change is parametrize
 
 
-def test_it_stands_aside_with_dropout(calls: list[int]) -> None:
-    model, batch = model_of(dropout=0.5), batch_of([3, 20, 1])
-    model(batch)
-    model.backbone.encoder.layers[1].train()  # one layer alone
-    assert not torch.equal(model(batch).states, model(batch).states)
-    model.train()
-    model(batch)
-    assert calls == [2]
+class Halved(ReaRec):
+    def forward(self, batch: Batch, *, steps: int | None = None) -> Rollout:  # type: ignore[override]
+        rollout = super().forward(batch, steps=steps)
+        return Rollout(rollout.states / 2, rollout.weight)
 
 
-def test_it_stands_aside_for_gradients_autocast_noise_and_other_backends(calls: list[int]) -> None:
+class OwnReasoning(SASRec):
+    def reason(self, *arguments: Any) -> Callable[[Tensor], Tensor]:
+        reason = super().reason(*arguments)
+        return lambda token: 2 * reason(token)
+
+
+def test_it_stands_aside_for_subclasses(calls: list[int]) -> None:
+    plain, batch = model_of(), batch_of([3, 20, 1])
+    halved = model_of(cls=Halved)
+    assert torch.equal(Engine(halved)(batch).states, plain(batch).states / 2)
+    before = plain(batch).states
+    plain.backbone.__class__ = OwnReasoning
+    states = Engine(plain)(batch).states
+    assert torch.equal(states, plain(batch).states)
+    torch.testing.assert_close(states[:, 1], 2 * before[:, 1])
+    assert not calls
+
+
+def test_it_stands_aside_for_autocast_and_other_backends(calls: list[int]) -> None:
     model, batch = model_of(), batch_of([3, 20, 1])
-    with torch.enable_grad():
-        assert model(batch).states.requires_grad
+    engine = Engine(model)
     with torch.autocast("cpu", torch.bfloat16):
-        model(batch)
-    model(batch, return_noised=True)
+        assert torch.equal(engine(batch).states, model(batch).states)
     with use_backend("reference"):
-        model(batch)
+        Engine(model)(batch)
     assert not calls
+    with use_backend("reference"):  # which an engine made before it obeys too
+        torch.testing.assert_close(engine(batch).states, model(batch).states, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_made_in_inference_mode_are_not_packed(calls: list[int]) -> None:
-    """Nothing tells when they are written."""
+def test_weights_made_in_inference_mode_are_packed_too(calls: list[int]) -> None:
     with torch.inference_mode():
         model, batch = model_of(), batch_of([3, 20, 1])
-        before = model(batch).states
+        engine = Engine(model)
+        before = engine(batch).states
         for parameter in model.parameters():
             parameter.mul_(0.5)
-        assert not torch.allclose(model(batch).states, before)
-    assert not calls
+        engine.refresh()
+        states = engine(batch).states
+        assert not torch.allclose(states, before)
+        torch.testing.assert_close(states, model(batch).states, rtol=1e-5, atol=1e-5)
+    assert calls == [2, 2]

@@ -22,7 +22,7 @@ from rearec import Recommender
 from rearec.data import load_dataset
 from rearec.data.batch import MASK_ID, Batch
 from rearec.data.batches import collate_histories
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.evaluation import evaluate, rank_rows
 from rearec.models import ReaRecConfig
 from rearec.models.bert4rec import BERT4Rec
@@ -165,7 +165,7 @@ def test_the_native_rollout_serves_it(method: str, task: str, monkeypatch: pytes
     model = model_of(method, dtype=torch.float32, training_task=task)
     batch = batch_of(LENGTHS, rows_per_window=None)
     with torch.no_grad():
-        states = model(batch).states
+        states = Engine(model)(batch).states
         torch.testing.assert_close(states, all_recomputed(model, batch), rtol=1e-5, atol=1e-5)
     assert calls == ([model.config.steps] if model.config.steps else [])
 
@@ -240,7 +240,7 @@ def test_it_is_saved_and_loaded(task: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_padded_replays_equal_calling_the_model(task: str) -> None:
     model = model_of("prl", training_task=task)
-    rollout = GraphedRollout(model, capture=lambda run: run)
+    rollout = Engine(model, capture=lambda run: run)
     for _ in range(3):
         for lengths in (LENGTHS, [4], [9, 9, 2]):
             batch = batch_of(lengths, rows_per_window=None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rearec.models import ReaRecConfig
-from rearec.models.encoder import TransformerEncoder, gather_rows
+from rearec.models.encoder import TransformerEncoder, WindowRows
 from rearec.models.sasrec import SASRec
 
 ITEMS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0], [8, 0, 0, 0, 0]])
@@ -90,10 +90,11 @@ def test_rows_may_stand_anywhere_in_any_order() -> None:
     torch.testing.assert_close(states, every[chosen], rtol=1e-12, atol=1e-12)
 
 
-def test_gather_rows_reads_one_slot_for_each_row() -> None:
-    slots = torch.arange(12.0).view(2, 3, 2)
-    rows = gather_rows(slots, torch.tensor([1, 0, 0], dtype=torch.int32), torch.tensor([1, 0, 2], dtype=torch.int32))
-    assert rows.tolist() == [[8, 9], [0, 1], [4, 5]]
+def test_rows_gather_the_slot_where_they_stand() -> None:
+    window, slot = (torch.tensor(x, dtype=torch.int32) for x in ([1, 0, 0], [1, 0, 2]))
+    rows = WindowRows(window, slot + 1, slot)
+    assert rows.gather(torch.arange(12.0).view(2, 3, 2)).tolist() == [[8, 9], [0, 1], [4, 5]]
+    assert WindowRows(window, slot + 1, slot).window_lengths(3)[1:].tolist() == [2, 1]
 
 
 def test_dropout_works_on_attention_sublayers_and_input_in_training_only() -> None:

@@ -19,7 +19,7 @@ from transformers import LlamaConfig
 import rearec
 from rearec.data.batch import Batch
 from rearec.data.batches import collate_histories
-from rearec.engine.graphed import GraphedRollout
+from rearec.engine import Engine
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
 from rearec.models import ReaRecConfig
@@ -30,7 +30,7 @@ from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
-DOC = (Path(__file__).parent.parent / "docs" / "own-backbone.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "own-backbone.md").read_text(encoding="utf-8")
 ENCODER, USE = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
 NAMES: dict[str, Any] = {}
 exec(ENCODER, NAMES)
@@ -88,7 +88,7 @@ def recomputed(model: ReaRec, history: Tensor, noise: list[Tensor] | None = None
 
 def test_the_doc_is_short_and_shows_the_protocol_alone() -> None:
     assert len([line for line in ENCODER.splitlines() if line.strip()]) < 40
-    assert "own-backbone.md" in (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert "own-backbone.md" in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -189,7 +189,7 @@ def test_replayed_passes_equal_calling_the_model() -> None:
         recorded.append(run)
         return run
 
-    rollout = GraphedRollout(model, capture=capture)
+    rollout = Engine(model, capture=capture)
     for _ in range(3):
         for lengths in ([3, 1, 6], [12], [2, 2, 2, 2, 2]):
             batch = batch_of(lengths, rows_per_window=None)

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from rearec import ReaRec, Recommender, load_dataset
 from rearec.data import SequenceDataset, prepare
+from rearec.engine import Engine
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
-from rearec.models import ReaRecConfig, text_encoder
+from rearec.models import ReaRecConfig, title_encoder
 from rearec.models.config import METHODS
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
@@ -73,7 +74,7 @@ def dataset(prepared: Path) -> SequenceDataset:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_encoder, "CHUNK_ITEMS", 5)
+    monkeypatch.setattr(title_encoder, "CHUNK_ITEMS", 5)
 
 
 def model_of(folder: Path, method: str = "prl", num_items: int = 17, **settings: Any) -> ReaRec:
@@ -121,15 +122,18 @@ def test_the_cached_rollout_equals_recomputing_everything(method: str, encoder_f
 
 
 @pytest.mark.usefixtures("no_gradients")
-def test_tables_are_made_once_and_anew_when_the_encoder_or_its_tokens_change(encoder_folder: Path) -> None:
-    model = model_of(encoder_folder)
-    encoder = encoder_of(model)
-    before = model.weight
-    assert model(batch_of([3, 5])).weight is before
-    for changed in (next(encoder.parameters()), encoder.tokens, encoder.lengths):
+def test_an_engine_encodes_the_titles_once_and_anew_by_refresh(encoder_folder: Path) -> None:
+    model, batch = model_of(encoder_folder), batch_of([3, 5])
+    encoder, calls = encoder_of(model), []
+    encoder.register_forward_hook(lambda *_: calls.append(1))
+    engine = Engine(model)
+    for number, changed in enumerate((next(encoder.parameters()), encoder.tokens, encoder.lengths), start=1):
+        before = [engine(batch).weight for _ in range(3)][-1]
+        assert len(calls) == number
         changed.copy_(changed.flip(0))
-        assert not torch.equal(model.weight, before)
-        before = model.weight
+        engine.refresh()
+        assert not torch.equal(engine.weight, before)
+    assert torch.equal(engine(batch).weight, model(batch).weight)
 
 
 def gradients(model: ReaRec) -> dict[str, Tensor]:
@@ -154,7 +158,7 @@ def test_recomputed_chunks_have_the_gradients_of_one_pass_that_keeps_everything(
     def at_once(run: Callable[..., Tensor], *arguments: Any, use_reentrant: bool) -> Tensor:
         return run(*arguments)
 
-    monkeypatch.setattr(text_encoder, "checkpoint", at_once)
+    monkeypatch.setattr(title_encoder, "checkpoint", at_once)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-9, atol=1e-12)
 
@@ -173,7 +177,7 @@ def test_memory_holds_no_activations_of_all_titles(encoder_folder: Path, monkeyp
 
     tokens_and_lengths = 20 * 9 + 20
     assert kept(40) - kept(20) <= 2 * tokens_and_lengths
-    monkeypatch.setattr(text_encoder, "checkpoint", lambda run, *arguments, use_reentrant: run(*arguments))
+    monkeypatch.setattr(title_encoder, "checkpoint", lambda run, *arguments, use_reentrant: run(*arguments))
     assert kept(40) - kept(20) > 20 * 9 * WIDTH
 
 
@@ -184,7 +188,7 @@ class _Stop(Exception):
 def test_it_trains_resumes_and_is_loaded_without_the_encoder_it_began_with(
     encoder_folder: Path, dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_encoder, "CHUNK_ITEMS", 30)
+    monkeypatch.setattr(title_encoder, "CHUNK_ITEMS", 30)
     folder = tmp_path / "encoder"
     shutil.copytree(encoder_folder, folder)
     config = fitting_config(

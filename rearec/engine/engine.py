@@ -1,0 +1,134 @@
+"""A frozen view of a model for inference: what is derived from its weights is taken once and refreshed when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rearec.data.batch import Batch
+from rearec.engine.evaluation_mode import evaluation_mode
+from rearec.engine.graphed import Capture, GraphedPasses
+from rearec.engine.native import NativeRollout, native_rollout
+from rearec.reasoning import ReaRec, Rollout
+from rearec_kernels import prepare_catalog
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Computes the states of batches with a model's weights as they were when the engine was made or refreshed.
+
+    **An engine is frozen: whoever changes the model afterwards calls `refresh()`; until then its answers may mix old
+    and new weights.** Nothing is watched. Training, ``load_state_dict``, writes to a weight, another layer and a hook
+    are such changes; only a model that was moved to another device or dtype is noticed, and refused.
+
+    Taken once are the item table (of a backbone that reads texts, all texts go through it), the prepared catalogue,
+    whether the reasoning steps run as one native call, with the layers' weights packed for it, and on a GPU the CUDA
+    graphs (`GraphedPasses`). The rest of the model is used as it is, by reference.
+
+    Passes run without gradients and in evaluation mode; a model in training mode is put back into it. Any number of
+    threads may call one engine; `refresh` is for one thread while no other calls. A copy takes a view of its own, of
+    the copy of the model. Autocast of the caller holds for a pass; the table is as exact as where the engine was made.
+
+    Args:
+        model: on the device to compute on.
+        max_graphs, capture: as for `GraphedPasses`.
+
+    Attributes:
+        model: as given.
+        device: of the model.
+        weight: [N, d], the table that states are scored with.
+        catalog: what `rearec_kernels.prepare_catalog` made of it, for `catalog_topk` and `catalog_rank`.
+
+    Raises:
+        ValueError: the backbone's item table is of another shape than the config says, or max_graphs is below 1.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data import collate_histories
+        >>> from rearec.engine import Engine
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec_kernels import catalog_topk
+        >>> model = rearec.ReaRec(ReaRecConfig(num_items=50, method="prl", steps=2, dim=8))
+        >>> engine = Engine(model)
+        >>> states = engine(collate_histories([[3, 1, 4], [15]], max_len=50)).states
+        >>> scores, items = catalog_topk(model.final_state(states), engine.catalog, 5)
+        >>> items.shape
+        torch.Size([2, 5])
+        >>> _ = model.backbone.item_embedding.weight.data.mul_(2)  # training, for example
+        >>> engine.refresh()
+    """
+
+    def __init__(self, model: ReaRec, *, max_graphs: int = 64, capture: Capture | None = None) -> None:
+        self.model = model
+        self._max_graphs = max_graphs
+        self._capture = capture
+        self.refresh()
+
+    def __reduce__(self) -> tuple[Callable[..., Engine], tuple[ReaRec]]:
+        return partial(Engine, max_graphs=self._max_graphs, capture=self._capture), (self.model,)
+
+    def refresh(self) -> None:
+        """Takes the model as it is now; graphs that were captured are dropped."""
+        # tensors made in inference mode could not be used outside of it
+        with evaluation_mode(self.model), torch.inference_mode(False), torch.no_grad():
+            tables = self.model.item_tables()
+            self.weight = tables[1].detach()
+            self.catalog = prepare_catalog(self.weight)
+            native = native_rollout(self.model)
+        self.device = self.weight.device
+        # the first parameter tells where the model is; it may become another tensor when the model is moved
+        name = next((name for name, _ in self.model.named_parameters()), "")
+        owner, _, self._first = name.rpartition(".")
+        self._owner = self.model.get_submodule(owner)
+        self._place = self._place_now()
+        run = _Pass(self.model, (tables[0].detach(), self.weight), native)
+        self._passes = GraphedPasses(run, self.model, self.weight, max_graphs=self._max_graphs, capture=self._capture)
+
+    @property
+    def num_graphs(self) -> int:
+        """How many CUDA graphs are kept."""
+        return self._passes.num_graphs
+
+    def __call__(self, batch: Batch, steps: int | None = None) -> Rollout:
+        """The rollout of a batch on any device, without a noised branch; its states are the caller's own.
+
+        steps: reasoning steps, None for as many as the model was trained for.
+
+        Raises ValueError for steps outside 0..config.steps, for a batch that does not fit the model, and for a model
+        that was moved to another device or dtype since.
+        """
+        steps = self.model.number_of_steps(steps)
+        if (place := self._place_now()) != self._place:
+            now, then = (f"{dtype} on {device}" for dtype, device in (place, self._place))
+            raise ValueError(f"model: is {now}, but was {then} when the engine was made; call refresh()")
+        with evaluation_mode(self.model), torch.no_grad():
+            return Rollout(self._passes(batch, steps), self.weight)
+
+    def _place_now(self) -> tuple[torch.dtype | None, torch.device | None]:
+        first = getattr(self._owner, self._first, None)
+        return (None, None) if first is None else (first.dtype, first.device)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """The states [R, T, d] of a batch on the model's device."""
+
+    model: ReaRec
+    tables: tuple[Tensor, Tensor]
+    native: NativeRollout | None
+
+    def __call__(self, batch: Batch, steps: int) -> Tensor:
+        if self.native is not None and steps > 0 and not torch.is_autocast_enabled("cpu"):
+            backbone = self.model.backbone
+            batch = backbone.arrange(batch)
+            prefix = backbone.encode_batch(batch, self.tables[0])
+            return backbone.scored(self.native(prefix, batch, steps))
+        # a subclass's own forward takes no tables
+        is_ours = getattr(self.model.forward, "__func__", None) is ReaRec.forward
+        rollout: Rollout = self.model(batch, steps=steps, **({"tables": self.tables} if is_ours else {}))
+        return rollout.states
