@@ -19,8 +19,8 @@ from rearec.models.backbone import Backbone
 from rearec.models.weight_sample import WeightSample
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
+from rearec_kernels import PreparedCatalog as PreparedTable
 from rearec_kernels import catalog_topk, prepare_catalog
-from rearec_kernels.retrieval import Catalog as PreparedTable
 
 __all__ = ["Recommendation", "Recommender"]
 
@@ -153,7 +153,7 @@ class Recommender:
         kept = self._table
         if kept is not None:
             table, sample = kept
-            if weight.is_set_to(table.weight) and table.is_current() and sample.is_current():
+            if weight.is_set_to(table.weight) and sample.is_current():
                 return table
         # The sample first: what is written meanwhile makes it another table's.
         sample = WeightSample(weight)
@@ -187,14 +187,7 @@ class Recommender:
 
     def _topk(self, hidden: Tensor, count: int, exclude: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Scores and items, by the table as it is now."""
-        while True:
-            table = self._prepared_table()
-            try:
-                return catalog_topk(hidden, table, count, exclude=exclude)
-            except ValueError:
-                # Another thread has just written to the weights.
-                if table.is_current():
-                    raise
+        return catalog_topk(hidden, self._prepared_table(), count, exclude=exclude)
 
     def _popular(self, k: int, unknown: list[str]) -> Recommendation:
         best = self._by_popularity[:k].tolist()

@@ -154,7 +154,7 @@ class GraphedRollout:
         if steps > 0 and isinstance(self.model.backbone, TransformerBackbone):
             head_dim = self.model.config.dim // self.model.config.heads
             dtype = autocast or weight.dtype
-            backend = resolve_backend("cached_reason_attention", weight.device, dtype, head_dim)
+            backend = resolve_backend("cached_reason_attention", weight.device, dtype, head_dim=head_dim)
         return autocast, backend, torch.backends.cuda.matmul.fp32_precision
 
 

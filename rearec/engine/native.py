@@ -66,7 +66,7 @@ class FusedRollout:
         if state.device.type != "cpu" or state.dtype != torch.float32:
             return None
         head_dim = model.config.dim // model.config.heads
-        if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim) != "cpu":
+        if resolve_backend("reasoning_rollout", state.device, state.dtype, head_dim=head_dim) != "cpu":
             return None
         prepared = self._prepared  # looked at once: other threads may replace it
         if prepared is None or not prepared.is_current():
