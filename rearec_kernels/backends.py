@@ -7,7 +7,7 @@ one computes a call stands in its record here; `dispatch` reads the records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -135,8 +135,8 @@ def build_info() -> dict[str, Any]:
 
 _LOSSES = ("annealed_cross_entropy", "ensemble_reasoning_loss", "reasoning_info_nce")
 _RETRIEVAL = ("catalog_rank", "catalog_topk")
-_WIDE = frozenset({torch.float32, torch.bfloat16})
-_GPU = frozenset({torch.float32, torch.bfloat16, torch.float16})
+_CPU_DTYPES = frozenset({torch.float32, torch.bfloat16})
+_GPU_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 
 def _cpu_obstacle(device: torch.device) -> str | None:
@@ -145,15 +145,17 @@ def _cpu_obstacle(device: torch.device) -> str | None:
     return None if device.type == "cpu" else "not a cpu device"
 
 
+_CPU_PRECISIONS = ("fp32", "bf16")
+_CPU_LOSS_PRECISIONS = _CPU_PRECISIONS if native.AMX is None else (*_CPU_PRECISIONS, "bf16x3")
 register(
     Backend(
         "cpu",
         ("cpu",),
         _cpu_obstacle,
         {
-            **dict.fromkeys(_LOSSES, Serves(_WIDE, ("fp32", "bf16", *(() if native.AMX is None else ("bf16x3",))))),
-            **dict.fromkeys(_RETRIEVAL, Serves(_WIDE, ("fp32", "bf16"))),
-            "cached_reason_attention": Serves(_WIDE),
+            **dict.fromkeys(_LOSSES, Serves(_CPU_DTYPES, _CPU_LOSS_PRECISIONS)),
+            **dict.fromkeys(_RETRIEVAL, Serves(_CPU_DTYPES, _CPU_PRECISIONS)),
+            "cached_reason_attention": Serves(_CPU_DTYPES),
             "dropout_add_layer_norm": Serves(frozenset({torch.float32})),
             "reasoning_rollout": Serves(frozenset({torch.float32})),
         },
@@ -163,30 +165,27 @@ register(
     Backend(
         "cuda",
         ("cuda",),
-        lambda device: native.cuda_obstacle(device),
-        {"cached_reason_attention": Serves(_GPU, limits={"head_dim": getattr(native.CUDA, "MAX_HEAD_DIM", 0)})},
+        native.cuda_obstacle,
+        {"cached_reason_attention": Serves(_GPU_DTYPES, limits={"head_dim": getattr(native.CUDA, "MAX_HEAD_DIM", 0)})},
     )
 )
-_TRITON_PRECISIONS = ("fp32", "tf32", "bf16")
+
+_TRITON = Serves(_GPU_DTYPES, ("fp32", "tf32", "bf16"))
+# Slower than "reference" in fp32: measured on an H100, where Triton's products of float32 without tensor cores are far
+# from what cuBLAS makes of them.
+_TRITON_LOSS = replace(_TRITON, slow_precisions=("fp32",))
 register(
     Backend(
         "triton",
         ("cuda",),
         triton_support.obstacle,
         {
-            # In fp32 these two are slower than "reference": measured on an H100, where Triton's products of float32
-            # without tensor cores are far from what cuBLAS makes of them.
-            "annealed_cross_entropy": Serves(_GPU, _TRITON_PRECISIONS, slow_precisions=("fp32",)),
-            "ensemble_reasoning_loss": Serves(
-                _GPU,
-                _TRITON_PRECISIONS,
-                slow_precisions=("fp32",),
-                limits={"states": 8},  # all of a row are in registers at once
-            ),
-            "reasoning_info_nce": Serves(_GPU, _TRITON_PRECISIONS),
-            "catalog_rank": Serves(_GPU, _TRITON_PRECISIONS),
-            "catalog_topk": Serves(_GPU, _TRITON_PRECISIONS, limits={"k": 512}),  # candidates are in registers too
-            "cached_reason_attention": Serves(_GPU),
+            "annealed_cross_entropy": _TRITON_LOSS,
+            "ensemble_reasoning_loss": replace(_TRITON_LOSS, limits={"states": 8}),  # all of a row are in registers
+            "reasoning_info_nce": _TRITON,
+            "catalog_rank": _TRITON,
+            "catalog_topk": replace(_TRITON, limits={"k": 512}),  # a row's candidates are in registers
+            "cached_reason_attention": Serves(_GPU_DTYPES),
         },
     )
 )
