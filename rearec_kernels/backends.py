@@ -66,14 +66,12 @@ class Backend:
     serves: Mapping[str, Serves]
 
 
-_registered: dict[str, Backend] = {}  # fastest first; "reference", which serves everything, is the last
+_registered: dict[str, Backend] = {}  # those for the same device: fastest first
 
 
 def register(backend: Backend) -> None:
-    """Adds a backend, which is preferred to "reference" alone, or replaces the one of its name in its place."""
+    """Adds a backend, or replaces the one of its name in its place."""
     _registered[backend.name] = backend
-    if "reference" in _registered:
-        _registered["reference"] = _registered.pop("reference")
 
 
 def find(name: str, asked_by: str = "backends") -> Backend:
@@ -89,8 +87,10 @@ def find(name: str, asked_by: str = "backends") -> Backend:
 
 
 def chosen_for(device: torch.device) -> list[Backend]:
-    """The backends that are chosen for tensors on `device` where they can run there, fastest first."""
-    return [x for x in _registered.values() if x.devices is None or device.type in x.devices]
+    """The backends that are chosen for tensors on `device` where they can run there, fastest first: those made for such
+    devices, then "reference", which is made for none in particular and serves everything."""
+    made_for_it = [x for x in _registered.values() if x.devices is not None and device.type in x.devices]
+    return made_for_it + [x for x in _registered.values() if x.devices is None]
 
 
 def available_backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
@@ -145,6 +145,21 @@ def _cpu_obstacle(device: torch.device) -> str | None:
     return None if device.type == "cpu" else "not a cpu device"
 
 
+register(
+    Backend(
+        "reference",
+        None,
+        lambda device: None,
+        {
+            **dict.fromkeys(_LOSSES, Serves(precisions=("fp32", "bf16", "bf16x3"))),
+            **dict.fromkeys(_RETRIEVAL, Serves(precisions=("fp32", "bf16"))),
+            "cached_reason_attention": Serves(),
+            "dropout_add_layer_norm": Serves(stands_in=True),
+            "reasoning_rollout": Serves(),
+        },
+    )
+)
+
 _CPU_PRECISIONS = ("fp32", "bf16")
 _CPU_LOSS_PRECISIONS = _CPU_PRECISIONS if native.AMX is None else (*_CPU_PRECISIONS, "bf16x3")
 register(
@@ -186,20 +201,6 @@ register(
             "catalog_rank": _TRITON,
             "catalog_topk": replace(_TRITON, limits={"k": 512}),  # a row's candidates are in registers
             "cached_reason_attention": Serves(_GPU_DTYPES),
-        },
-    )
-)
-register(
-    Backend(
-        "reference",
-        None,
-        lambda device: None,
-        {
-            **dict.fromkeys(_LOSSES, Serves(precisions=("fp32", "bf16", "bf16x3"))),
-            **dict.fromkeys(_RETRIEVAL, Serves(precisions=("fp32", "bf16"))),
-            "cached_reason_attention": Serves(),
-            "dropout_add_layer_norm": Serves(stands_in=True),
-            "reasoning_rollout": Serves(),
         },
     )
 )

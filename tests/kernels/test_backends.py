@@ -189,7 +189,7 @@ def every_backend_runs() -> Iterator[None]:
         yield
 
 
-def test_a_backend_that_is_registered_is_chosen_before_the_reference(every_backend_runs: None) -> None:
+def test_a_backend_that_is_registered_is_preferred_to_the_reference(every_backend_runs: None) -> None:
     meta, call = torch.device("meta"), ("catalog_topk", torch.device("meta"), torch.float32)
     assert resolve_backend(*call) == "reference"
     register(Backend("toy", ("meta",), lambda device: None, {"catalog_topk": Serves(limits={"k": 4})}))
