@@ -55,7 +55,7 @@ class PreparedLayers:
     They are frozen by contract: whoever writes to the weights, or gives them other memory, calls `refresh` before the
     next rollout. Until then no rollout mixes old and new weights: an eager one computes with the copy that its backend
     packed in its first rollout, or with the weights as they are where the backend packs none ("reference"). Code that
-    torch.compile made reads the weights as they are, and packs them in every call.
+    torch.compile made reads the weights as they are, and packs them in every call; what it leaves to Python is eager.
 
     A copy (copy, deepcopy, pickle) packs its own.
 

@@ -31,7 +31,8 @@ class PreparedCatalog:
     answer mixes two tables: eager calls answer for the table as it was where they read a copy of it, and for the table
     as it is where they do not. The one place where they read both is the top-k in "fp32" on a CPU with AMX: a float32
     score that contradicts the copy is a ValueError, and what is answered holds for the old table up to the rounding of
-    bfloat16. Code that torch.compile made reads the table itself, in every call.
+    bfloat16. Code that torch.compile made reads the table itself, in every call; what it leaves to Python is
+    eager.
 
     A copy (copy, deepcopy, pickle) derives its own from its own table.
 

@@ -71,6 +71,12 @@ compilers = pytest.mark.parametrize("compiler", COMPILERS)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """What torch.compile could not compile in an earlier test it would leave to Python in the next."""
+    torch._dynamo.reset()
+
+
 def weights_of(problem: LayerStack) -> list[Tensor]:
     """All of them, the position embedding too."""
     assert problem.position_embedding is not None
