@@ -79,7 +79,7 @@ def cached_reason_attention(
     mask_seed = seed_tensor(_NAME, seed, q.device) if dropout_p > 0 else None
     checkpointed = _may_be_checkpointed(k, v)
     if checkpointed:
-        with torch.enable_grad():  # what is appended keeps its place in the graph, should a backward pass need it
+        with torch.enable_grad():  # a backward pass may need the tokens' place in the graph
             k4, v4 = (_dense(_with_query(x) if single else x, dtype) for x in (k, v))
     q4, k4, v4 = (_dense(x, dtype) for x in (q4, k4, v4))
 
@@ -106,7 +106,7 @@ def cached_reason_attention(
 
 
 def _with_query(x: Tensor) -> Tensor:
-    """[R, H, D] -> [R, 1, H, D]; what is something else is for the checks to refuse."""
+    """[R, H, D] -> [R, 1, H, D]; anything else as it is, for the checks to refuse."""
     return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
 
 

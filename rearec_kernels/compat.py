@@ -37,9 +37,10 @@ def flash_attn_with_kvcache(
     """FlashAttention's `flash_attn_with_kvcache` for decoding without gradients; CPUs and float32 included.
 
     Supported: appending k and v in place at cache_seqlens, cache_batch_idx, cache_leftpad, grouped heads,
-    softmax_scale, and causal (aligned to the bottom right, as there) or not. `num_splits` and `rotary_interleaved` are
-    tuning or follow-on arguments and have no effect. Not supported, and refused: rotary embeddings, a block table,
-    windows, softcap, ALiBi, return_softmax_lse, inputs that require gradients.
+    softmax_scale, and causal (aligned to the bottom right, as there) or not. `num_splits`, which tunes
+    FlashAttention's kernel, and `rotary_interleaved`, which matters with rotary embeddings only, have no effect. Not
+    supported, and refused: rotary embeddings, a block table, windows, softcap, ALiBi, return_softmax_lse, inputs that
+    require gradients.
 
     Args:
         q: [B, Q, H, D].

@@ -1,7 +1,7 @@
 """Environment variables that steer the kernels.
 
 They are read once, when the package (or the backend that needs one) is imported: what a program sets later changes
-nothing. An empty variable counts as unset; a value that none can have is an error.
+nothing. An empty variable counts as unset; a value without a meaning is an error.
 
 Attributes:
     BACKEND: REAREC_BACKEND, the backend of every call; None for the fastest. Its name is checked in the calls.

@@ -28,11 +28,11 @@ def dropout_add_layer_norm(
     """output_dropout(LayerNorm(dropout(x) + residual)): what follows every sublayer of a post-LN Transformer.
 
     Differentiable once in x, residual, weight and bias. The masks are recomputed in the backward pass, so that besides
-    the arguments two numbers per row are kept. Where no kernel serves the device or the dtype it is what torch makes
-    of it.
+    the arguments two numbers per row are kept. Where no kernel serves the device or the dtype, PyTorch's own ops
+    compute it.
 
     Args:
-        x: [..., d], float32 or bfloat16 (others by torch), e.g. the output of a linear layer under autocast.
+        x: [..., d], float32 or bfloat16 (others by PyTorch), e.g. the output of a linear layer under autocast.
         residual: of x's shape, or None for none.
         weight, bias: [d], of the LayerNorm.
         eps: added to the variance.

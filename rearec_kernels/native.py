@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-# One that is there but does not load is an error, not a fallback.
+# A module that is there but does not load is an error: without it, everything would be slow in silence.
 C: Any = None
 if importlib.util.find_spec("rearec_kernels._C") is not None:
     C = importlib.import_module("rearec_kernels._C")
