@@ -1,4 +1,4 @@
-"""Helpers of the argument checks: how an argument is named in an error, and when its values are looked at."""
+"""Checks of arguments: whether they are what a call needs, and the errors that say why not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checks_values(device: torch.device) -> bool:
 
 
 def refuse_tangents(op: str, tensors: Iterable[Tensor]) -> None:
-    """Raises NotImplementedError if a tensor has a tangent, of forward-mode AD: no op here would carry it on."""
+    """Raises NotImplementedError if a tensor has a tangent (forward-mode AD), which no op here would carry on."""
     level = forward_ad._current_level
     if level >= 0 and any(forward_ad.unpack_dual(x, level=level).tangent is not None for x in tensors):
         raise NotImplementedError(
@@ -32,10 +32,10 @@ def refuse_tangents(op: str, tensors: Iterable[Tensor]) -> None:
 
 
 def as_number(op: str, name: str, x: object) -> float:
-    """x as Python's number; NumPy's scalars are numbers too, a bool is none.
+    """x as a Python number; a NumPy scalar is a number too, a bool is not.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
     """
     if isinstance(x, int | float) and not isinstance(x, bool):
         return x
@@ -45,10 +45,10 @@ def as_number(op: str, name: str, x: object) -> float:
 
 
 def as_int(op: str, name: str, x: object, least: int | None = None) -> int:
-    """x as Python's int, of at least `least`; NumPy's integers are ints too, a bool is none.
+    """x as a Python int of at least `least`; a NumPy integer is an int too, a bool is not.
 
     Raises:
-        TypeError: it is no int; ValueError: it is too small.
+        TypeError: it is not an int; ValueError: it is too small.
     """
     if not isinstance(x, int | numbers.Integral) or isinstance(x, bool):
         raise TypeError(f"{op}: {name} must be an int, got {describe(x)}")
@@ -104,3 +104,19 @@ def check_offsets(op: str, offsets: Tensor | None, items: Tensor) -> None:
             f"{op}: the offsets of exclude must rise from 0 to its number of items {items.shape[0]}, got "
             f"{int(offsets[0])} .. {int(offsets[-1])}{' with a decrease' if bool((offsets.diff() < 0).any()) else ''}"
         )
+
+
+def check_prefix(op: str, k: Tensor, v: Tensor) -> None:
+    """Raises unless k and v are a prefix's K and V: [S, C, Hkv, D], any outer strides, the last dimension dense."""
+    for name, x in (("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{op}: {name} must be a floating-point tensor, got {describe(x)}")
+        shape = x.shape
+        if len(shape) != 4:
+            raise ValueError(f"{op}: {name} must have shape [S, C, Hkv, D], got {list(shape)}")
+        if shape[3] == 0 or shape[2] == 0:
+            raise ValueError(f"{op}: {name} needs at least one head of width 1, got {list(shape)}")
+        if x.stride(3) != 1 and shape[3] != 1:
+            raise ValueError(f"{op}: the last dimension of {name} must be dense, strides {x.stride()}")
+    if k.shape != v.shape or k.dtype != v.dtype or k.device != v.device:
+        raise ValueError(f"{op}: k and v must agree, got {describe(k)} on {k.device} and {describe(v)} on {v.device}")

@@ -53,6 +53,15 @@ def cached_reason_attention(
         IndexError: `step` leaves a gap, or the tokens do not fit into max_tokens.
         RuntimeError: a checkpoint with use_reentrant=True computes a step again.
         NotImplementedError: an argument has a tangent, of forward-mode AD.
+
+    Examples:
+        >>> k, v = torch.zeros(1, 3, 2, 4), torch.ones(1, 3, 2, 4)  # one prefix of three slots, two heads
+        >>> cache = ReasoningCache.from_prefix(k, v, max_tokens=2)
+        >>> q = torch.zeros(1, 2, 4, requires_grad=True)
+        >>> out = cached_reason_attention(q, torch.zeros(1, 2, 4), 5 * torch.ones(1, 2, 4), cache)
+        >>> out[0, 0].detach()  # the mean over three slots and the new token
+        tensor([2., 2., 2., 2.])
+        >>> out.sum().backward()
     """
     if not isinstance(cache, ReasoningCache):
         raise TypeError(f"{_NAME}: cache must be a ReasoningCache, got {type(cache).__name__}")
@@ -66,19 +75,21 @@ def cached_reason_attention(
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
-    backend = resolve_backend(_NAME, q.device, dtype, width)
+    backend = resolve_backend(_NAME, q.device, dtype, head_dim=width)
     mask_seed = seed_tensor(_NAME, seed, q.device) if dropout_p > 0 else None
     checkpointed = _may_be_checkpointed(k, v)
     if checkpointed:
-        with torch.enable_grad():  # what is appended keeps its place in the graph, should a backward pass need it
+        with torch.enable_grad():  # a backward pass may need the tokens' place in the graph
             k4, v4 = (_dense(_with_query(x) if single else x, dtype) for x in (k, v))
     q4, k4, v4 = (_dense(x, dtype) for x in (q4, k4, v4))
 
-    gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
+    given = (q4, k4, v4, cache.prefix_k, cache.prefix_v)
+    known = cache.tokens
+    gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in given) or known.requires_grad())
     rows = cache.index[:4]
-    if gradients or checkpointed or cache.holds_segments():
-        segments = cache.append(slot, k4, v4, recorded=gradients)
-        carriers = cache.carriers(queries, heads, backend) if gradients else []
+    if gradients or checkpointed or known.segments:
+        segments = known.append(slot, k4, v4, recorded=gradients)
+        carriers = cache.carriers.take(cache, queries, heads, backend) if gradients else []
         tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
             q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, *rows, scale, dropout_p, mask_seed, gradients,
@@ -86,16 +97,16 @@ def cached_reason_attention(
         )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
-            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), *rows, slot, scale, dropout_p, mask_seed,
+            q4, k4, v4, cache.prefix_k, cache.prefix_v, *known.buffer(), *rows, slot, scale, dropout_p, mask_seed,
             backend,
         )  # fmt: skip
-    cache.length = max(cache.length, slot + queries)
+    known.length = max(known.length, slot + queries)
     out = out.to(q.dtype)
     return out.squeeze(1) if single else out
 
 
 def _with_query(x: Tensor) -> Tensor:
-    """[R, H, D] -> [R, 1, H, D]; what is something else is for the checks to refuse."""
+    """[R, H, D] -> [R, 1, H, D]; anything else as it is, for the checks to refuse."""
     return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() == 3 else x
 
 

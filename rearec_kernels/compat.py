@@ -37,9 +37,10 @@ def flash_attn_with_kvcache(
     """FlashAttention's `flash_attn_with_kvcache` for decoding without gradients; CPUs and float32 included.
 
     Supported: appending k and v in place at cache_seqlens, cache_batch_idx, cache_leftpad, grouped heads,
-    softmax_scale, and causal (aligned to the bottom right, as there) or not. `num_splits` and `rotary_interleaved` are
-    tuning or follow-on arguments and have no effect. Not supported, and refused: rotary embeddings, a block table,
-    windows, softcap, ALiBi, return_softmax_lse, inputs that require gradients.
+    softmax_scale, and causal (aligned to the bottom right, as there) or not. `num_splits`, which tunes
+    FlashAttention's kernel, and `rotary_interleaved`, which matters with rotary embeddings only, have no effect. Not
+    supported, and refused: rotary embeddings, a block table, windows, softcap, ALiBi, return_softmax_lse, inputs that
+    require gradients.
 
     Args:
         q: [B, Q, H, D].
@@ -54,6 +55,15 @@ def flash_attn_with_kvcache(
 
     Raises:
         ValueError: an argument is not supported, or shapes and values do not fit; TypeError: not a tensor.
+
+    Examples:
+        >>> k_cache, v_cache = torch.zeros(1, 8, 1, 4), torch.ones(1, 8, 1, 4)  # room for 8 keys, 3 of them are there
+        >>> q, k, v = torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 1, 4), 5 * torch.ones(1, 1, 1, 4)
+        >>> flash_attn_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=3, causal=True)[0, 0]
+        tensor([[2., 2., 2., 2.],
+                [2., 2., 2., 2.]])
+        >>> v_cache[0, :5, 0, 0]
+        tensor([1., 1., 1., 5., 1.])
     """
     refused = {
         "rotary_cos": rotary_cos is not None,

@@ -1,29 +1,37 @@
-"""Environment variables that steer the kernels: an empty one counts as unset, and what none can mean is an error.
+"""Environment variables that steer the kernels.
+
+They are read once, when the package (or the backend that needs one) is imported: what a program sets later changes
+nothing. An empty variable counts as unset; a value without a meaning is an error.
 
 Attributes:
-    SWITCHES: those that are 0 or 1, and what they are where unset. Read in every call that depends on them; looked at
-        here too, so that a wrong one is named when the package is imported.
+    BACKEND: REAREC_BACKEND, the backend of every call; None for the fastest. Its name is checked in the calls.
+    SWITCHES: the variables that are 0 or 1. REAREC_DEBUG (0): look at index values on a GPU too, and raise in the call
+        whose kernel failed. REAREC_TRITON_AUTOTUNE (1): measure the block sizes of a Triton kernel on its first calls.
 """
 
 from __future__ import annotations
 
 import os
 
-SWITCHES = {"REAREC_DEBUG": False, "REAREC_TRITON_AUTOTUNE": True}
 
-
-def is_on(name: str) -> bool:
-    """Whether the switch `name` is on now.
-
-    Raises:
-        ValueError: it is neither 0 nor 1.
-    """
+def _switch(name: str, default: bool) -> bool:
     value = os.environ.get(name)
     if not value:
-        return SWITCHES[name]
+        return default
     if value not in ("0", "1"):
         raise ValueError(f"{name} must be 0 or 1, got {value!r}")
     return value == "1"
+
+
+BACKEND: str | None = os.environ.get("REAREC_BACKEND") or None
+SWITCHES = {
+    name: _switch(name, default) for name, default in (("REAREC_DEBUG", False), ("REAREC_TRITON_AUTOTUNE", True))
+}
+
+
+def is_on(name: str) -> bool:
+    """Whether the switch `name` is on."""
+    return SWITCHES[name]
 
 
 def whole_number(name: str, unit: str, default: int, most: int) -> int:
@@ -38,7 +46,3 @@ def whole_number(name: str, unit: str, default: int, most: int) -> int:
     if not (value.isascii() and value.isdigit()) or len(value) > 20 or int(value) > most:
         raise ValueError(f"{name} must be a whole number of {unit}, {most} at most, got {value!r}")
     return int(value)
-
-
-for _name in SWITCHES:
-    is_on(_name)

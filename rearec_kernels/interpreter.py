@@ -1,4 +1,4 @@
-"""Refuses to be imported in a subinterpreter: neither torch nor the native module keeps a state for each."""
+"""Refuses to be imported in a subinterpreter: torch and the native module have one state for all of a process."""
 
 from __future__ import annotations
 

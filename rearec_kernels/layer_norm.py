@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels import reference
 from rearec_kernels.addresses import seed_tensor
 from rearec_kernels.arguments import as_number, describe
-from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.dispatch import implementation, resolve_backend
 from rearec_kernels.precision import operand_dtype
 
 _NAME = "dropout_add_layer_norm"
@@ -29,11 +28,11 @@ def dropout_add_layer_norm(
     """output_dropout(LayerNorm(dropout(x) + residual)): what follows every sublayer of a post-LN Transformer.
 
     Differentiable once in x, residual, weight and bias. The masks are recomputed in the backward pass, so that besides
-    the arguments two numbers per row are kept. Where no kernel serves the device or the dtype it is what torch makes
-    of it.
+    the arguments two numbers per row are kept. Where no kernel serves the device or the dtype, PyTorch's own ops
+    compute it.
 
     Args:
-        x: [..., d], float32 or bfloat16 (others by torch), e.g. the output of a linear layer under autocast.
+        x: [..., d], float32 or bfloat16 (others by PyTorch), e.g. the output of a linear layer under autocast.
         residual: of x's shape, or None for none.
         weight, bias: [d], of the LayerNorm.
         eps: added to the variance.
@@ -48,6 +47,15 @@ def dropout_add_layer_norm(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+
+    Examples:
+        >>> x, residual = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+        >>> weight, bias = torch.ones(2), torch.ones(2)
+        >>> dropout_add_layer_norm(x, residual, weight, bias, eps=0.0)
+        tensor([[0., 2.]])
+        >>> dropped = dropout_add_layer_norm(x, residual, weight, bias, dropout_p=0.5, seed=1)
+        >>> dropped.equal(dropout_add_layer_norm(x, residual, weight, bias, dropout_p=0.5, seed=1))
+        True
     """
     _check(x, residual, weight, bias)
     eps, dropout_p = as_number(_NAME, "eps", eps), as_number(_NAME, "dropout_p", dropout_p)
@@ -55,12 +63,14 @@ def dropout_add_layer_norm(
     for name, p in (("dropout_p", dropout_p), ("output_dropout_p", output_dropout_p)):
         if not 0.0 <= p < 1.0:
             raise ValueError(f"{_NAME}: {name} must be in [0, 1), got {p}")
-    dtype = torch.promote_types(operand_dtype(x, weight), weight.dtype if residual is None else residual.dtype)
+    dtype = weight.dtype
+    if dtype == torch.float32:  # else that of the parameters decides: no kernel serves it
+        dtype = torch.promote_types(operand_dtype(x, weight), weight.dtype if residual is None else residual.dtype)
     backend = resolve_backend(_NAME, x.device, dtype)
     drops = dropout_p > 0 or output_dropout_p > 0
-    if backend == "reference" or weight.dtype != torch.float32:
+    if backend == "reference":  # PyTorch's own ops, which autograd knows: not one op of ours
         given = None if seed is None or not drops else seed_tensor(_NAME, seed, x.device)
-        return reference.dropout_add_layer_norm(x, residual, weight, bias, eps, dropout_p, output_dropout_p, given)
+        return implementation(backend, _NAME)(x, residual, weight, bias, eps, dropout_p, output_dropout_p, given)
     width = weight.shape[0]
     rows = (x if x.dtype in (torch.float32, torch.bfloat16) else x.float()).reshape(-1, width).contiguous()
     others = None if residual is None else residual.reshape(-1, width).float().contiguous()

@@ -10,14 +10,21 @@ from torch import Tensor
 
 from rearec_kernels.arguments import as_int, as_number, check_floating, describe
 from rearec_kernels.dispatch import implementation
-from rearec_kernels.writes import WriteMark
 
 _NAME = "prepare_layers"
 
 
 class LayerWeights(NamedTuple):
     """A post-LN Transformer layer: multi-head attention and a GELU feed-forward layer, each followed by the residual
-    and LayerNorm. Weights of linear layers are [outputs, inputs], as in torch.nn.Linear."""
+    and LayerNorm. Weights of linear layers are [outputs, inputs], as in torch.nn.Linear.
+
+    Examples:
+        >>> d, ffn = 2, 3
+        >>> linear, norm = (torch.zeros(d, d), torch.zeros(d)), (torch.ones(d), torch.zeros(d))
+        >>> feed_forward = torch.zeros(ffn, d), torch.zeros(ffn), torch.zeros(d, ffn), torch.zeros(d)
+        >>> LayerWeights(*linear * 4, *norm, *feed_forward, *norm).outer_weight.shape
+        torch.Size([2, 3])
+    """
 
     query_weight: Tensor  # [d, d]
     query_bias: Tensor
@@ -37,15 +44,36 @@ class LayerWeights(NamedTuple):
     feed_forward_norm_bias: Tensor
 
 
+class _Packed(NamedTuple):
+    weights: list[Tensor]
+    position_embedding: Tensor | None
+
+
 class PreparedLayers:
     """Weights by reference, and what backends derive from them (packed copies); made by `prepare_layers`.
 
-    Weights that were written or got other memory since are noticed as far as `writes.WriteMark` says, and what was
-    derived from them is derived again; `refresh` does so whatever was noticed. Under torch.compile every call derives
-    it anew. A copy derives its own.
+    They are frozen by contract: whoever writes to the weights, or gives them other memory, calls `refresh` before the
+    next rollout. Until then no rollout mixes old and new weights: an eager one computes with the copy that its backend
+    packed in its first rollout, or with the weights as they are where the backend packs none ("reference"). Code that
+    torch.compile made reads the weights as they are, and packs them in every call; what it leaves to Python is eager.
+
+    A copy (copy, deepcopy, pickle) packs its own.
 
     Attributes:
         layers, input_norm, position_embedding, heads, norm_eps: as given.
+        dim, ffn: the widths d of the model and of the feed-forward layers, when they were prepared or refreshed.
+        dtype, device: of all weights then.
+
+    Examples:
+        >>> d, ffn = 2, 3
+        >>> linear, norm = (torch.zeros(d, d), torch.zeros(d)), (torch.ones(d), torch.zeros(d))
+        >>> feed_forward = torch.zeros(ffn, d), torch.zeros(ffn), torch.zeros(d, ffn), torch.zeros(d)
+        >>> layer = LayerWeights(*linear * 4, *norm, *feed_forward, *norm)
+        >>> layers = prepare_layers([layer], heads=1, input_norm=(torch.ones(d), torch.zeros(d)))
+        >>> layers.dim, layers.ffn, layers.dtype
+        (2, 3, torch.float32)
+        >>> _ = layer.inner_bias.fill_(1.0)
+        >>> layers.refresh()  # the next rollout computes with the new bias
     """
 
     def __init__(
@@ -61,51 +89,44 @@ class PreparedLayers:
         self.position_embedding = position_embedding
         self.heads = heads
         self.norm_eps = norm_eps
-        self._tensors = [*input_norm, *(x for layer in layers for x in layer)]
-        self._check()
+        self._weights = [*input_norm, *(x for layer in layers for x in layer)]
         self.refresh()
 
     def refresh(self) -> None:
-        """Forgets what was derived from the weights: the next rollout derives it again."""
-        self._operands: dict[str, tuple[WriteMark, list[Tensor]]] = {}
+        """Forgets what was derived from the weights: the next rollout derives it from the weights as they are then.
+
+        Raises:
+            TypeError, ValueError: a weight has another shape, dtype or device than it has to.
+        """
+        first = self.input_norm[0]
+        self.dim, self.ffn = first.shape[0], self.layers[0].inner_weight.shape[0]
+        self.dtype, self.device = first.dtype, first.device
+        self._check()
+        self._kept: dict[str, _Packed] = {}  # by backend
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_operands": {}}
+        return {**self.__dict__, "_kept": {}}
 
-    @property
-    def dim(self) -> int:
-        """Model width d."""
-        return self.input_norm[0].shape[0]
-
-    @property
-    def ffn(self) -> int:
-        """Inner width of the feed-forward layers."""
-        return self.layers[0].inner_weight.shape[0]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.input_norm[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.input_norm[0].device
-
-    def operands(self, backend: str) -> tuple[list[Tensor], bool]:
-        """What the op takes: the weights as the backend's rollout reads them, and whether they are; under torch.compile
-        the weights as they are, which the op itself makes into that."""
+    def packed(self, backend: str) -> tuple[list[Tensor], bool, Tensor | None]:
+        """What the op takes: weights, whether they are as the backend's rollout reads them (under torch.compile they
+        are not, and the op packs them), and the position embedding."""
+        position = self.position_embedding
         if torch.compiler.is_compiling():
-            return [x.detach() for x in self._tensors], False
-        derived = self._operands.get(backend)
-        if derived is None or not derived[0].is_current():
             self._check()
-            packed = implementation(backend, "pack_layers")([x.detach() for x in self._tensors])
-            derived = WriteMark(self._tensors), packed
-            self._operands[backend] = derived
-        return derived[1], True
+            return [x.detach() for x in self._weights], False, position
+        kept = self._kept  # looked at once: `refresh` in another thread replaces it
+        if backend not in kept:
+            self._check()
+            weights = [x.detach() for x in self._weights]
+            packed = implementation(backend, "pack_layers")(weights)
+            if packed is weights:  # nothing is copied, so nothing is kept
+                return weights, True, position
+            kept[backend] = _Packed(packed, None if position is None else position.detach().clone())
+        return kept[backend].weights, True, kept[backend].position_embedding
 
     def tensors(self) -> list[Tensor]:
         """All weights, the position embedding included."""
-        return self._tensors if self.position_embedding is None else [*self._tensors, self.position_embedding]
+        return self._weights if self.position_embedding is None else [*self._weights, self.position_embedding]
 
     def _check(self) -> None:
         """Raises unless all are tensors of fitting shapes, of one dtype and on one device."""
@@ -145,8 +166,8 @@ def prepare_layers(
 ) -> PreparedLayers:
     """Prepares the weights of a model for `reasoning_rollout`; make it once and keep it.
 
-    Nothing is copied here; a backend that reads a layout of its own derives it in the first rollout, and again after
-    the weights were written.
+    Nothing is copied here; a backend that reads a layout of its own packs a copy in the first rollout. After the
+    weights were written, call the result's `refresh`.
 
     Args:
         layers: at least one, all of the same widths d and ffn, floating point of one dtype.
@@ -157,6 +178,13 @@ def prepare_layers(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+
+    Examples:
+        >>> linear, norm = (torch.zeros(2, 2), torch.zeros(2)), (torch.ones(2), torch.zeros(2))
+        >>> layer = LayerWeights(*linear * 4, *norm, *linear * 2, *norm)
+        >>> layers = prepare_layers([layer, layer], heads=2, input_norm=norm)
+        >>> len(layers.layers), layers.dim
+        (2, 2)
     """
     layers = tuple(layers)
     if not layers or not all(isinstance(layer, LayerWeights) for layer in layers):

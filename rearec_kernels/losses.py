@@ -15,8 +15,8 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, as_number, check_floating, check_index, check_same_device
-from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.precision import check_precision, operand_dtype
+from rearec_kernels.dispatch import check_precision, resolve_backend
+from rearec_kernels.precision import operand_dtype
 
 _KL_FORMS = ("official", "paper")
 _REDUCTIONS = ("mean", "none")
@@ -24,7 +24,12 @@ _MOST_ENSEMBLE_STATES = 64
 
 
 class EnsembleLoss(NamedTuple):
-    """Scalars: `loss` = cross_entropy - kl_weight * kl; the two terms are detached."""
+    """Scalars: `loss` = cross_entropy - kl_weight * kl; the two terms are detached.
+
+    Examples:
+        >>> EnsembleLoss(torch.tensor(1.0), torch.tensor(1.5), torch.tensor(5.0)).kl
+        tensor(5.)
+    """
 
     loss: Tensor
     cross_entropy: Tensor
@@ -44,6 +49,10 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
 
     Raises:
         TypeError: an argument is no number; ValueError: tau or alpha is not finite and above 0, or steps is negative.
+
+    Examples:
+        >>> annealed_temperatures(0.5, 2.0, 2)
+        tensor([2.0000, 1.0000, 0.5000], dtype=torch.float64)
     """
     steps = as_int("annealed_temperatures", "steps", steps, least=0)
     tau = as_number("annealed_temperatures", "tau", tau)
@@ -79,8 +88,7 @@ def annealed_cross_entropy(
         step_weight: a number, or T of them, default 1. Not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
-            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
 
     Returns:
         A scalar, or [R, T] under "none"; float32, or float64 if hidden or weight is.
@@ -88,6 +96,16 @@ def annealed_cross_entropy(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+
+    Examples:
+        >>> hidden, weight = torch.zeros(2, 3, 4), torch.zeros(8, 4, requires_grad=True)  # all items alike: log 8
+        >>> target = torch.tensor([5, 0])
+        >>> loss = annealed_cross_entropy(hidden, weight, target, temperature=annealed_temperatures(0.5, 2.0, 2))
+        >>> round(loss.item() / 3, 4)
+        2.0794
+        >>> loss.backward()
+        >>> annealed_cross_entropy(hidden, weight, target, temperature=1.0, reduction="none").shape
+        torch.Size([2, 3])
     """
     op = "annealed_cross_entropy"
     ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
@@ -134,8 +152,7 @@ def ensemble_reasoning_loss(
         kl_form: "official" (the published code): the mean over ordered pairs i != j of KL(p_j || p_i), no gradient
             through p_i; "paper": the sum over i < j of KL(p_i || p_j). 0 for T = 1.
         ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
-            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
 
     Returns:
         EnsembleLoss of scalars; float32, or float64 if hidden or weight is.
@@ -143,6 +160,12 @@ def ensemble_reasoning_loss(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+
+    Examples:
+        >>> hidden, weight = torch.zeros(2, 3, 4), torch.zeros(8, 4)  # all items and states alike: log 8, and 0
+        >>> loss = ensemble_reasoning_loss(hidden, weight, torch.tensor([5, 0]), temperature=1.0, kl_weight=0.1)
+        >>> round(loss.cross_entropy.item(), 4), abs(round(loss.kl.item(), 4))
+        (2.0794, 0.0)
     """
     op = "ensemble_reasoning_loss"
     ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
@@ -154,7 +177,7 @@ def ensemble_reasoning_loss(
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     temperature, kl_weight = as_number(op, "temperature", temperature), as_number(op, "kl_weight", kl_weight)
     backend = resolve_backend(
-        op, hidden.device, operand_dtype(hidden, weight), states=hidden.shape[1], precision=precision
+        op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )
     check_precision(op, precision, backend)
     loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
@@ -185,8 +208,7 @@ def reasoning_info_nce(
         temperature: above 0.
         row_group: int32 or int64 [R]; rows of one group (a user's positions) are not each other's negatives.
         reduction: "mean", or "none" for the terms of every row and step.
-        precision: "fp32", "bf16" to round the operands of the products to bfloat16 (sums stay float32), "tf32" on a
-            GPU, or "bf16x3" on a CPU with AMX: two bfloat16 for every number, gradients within 1e-4 of their largest.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
 
     Returns:
         A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if
@@ -194,6 +216,14 @@ def reasoning_info_nce(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+
+    Examples:
+        >>> noised, clean = torch.zeros(4, 2, 3), torch.ones(4, 2, 3)  # all keys alike: log 4
+        >>> round(reasoning_info_nce(noised, clean, temperature=0.1).item(), 4)
+        1.3863
+        >>> one_user = torch.zeros(4, dtype=torch.int64)  # no negatives are left
+        >>> abs(reasoning_info_nce(noised, clean, temperature=0.1, row_group=one_user).item())
+        0.0
     """
     op = "reasoning_info_nce"
     for name, x in (("noised", noised), ("clean", clean)):
@@ -208,7 +238,7 @@ def reasoning_info_nce(
     temperature = as_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    backend = resolve_backend(op, noised.device, operand_dtype(noised, clean))
+    backend = resolve_backend(op, noised.device, operand_dtype(noised, clean), precision=precision)
     check_precision(op, precision, backend)
     options = (float(temperature), precision)
     if reduction == "none":

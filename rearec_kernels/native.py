@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-# One that is there but does not load is an error, not a fallback.
+# A module that is there but does not load is an error: without it, everything would be slow in silence.
 C: Any = None
 if importlib.util.find_spec("rearec_kernels._C") is not None:
     C = importlib.import_module("rearec_kernels._C")
@@ -32,7 +32,6 @@ elif Path(__file__).parents[1].joinpath("setup.py").is_file():
 AMX: Any = getattr(C, "amx", None)
 CUDA: Any = getattr(C, "cuda", None)
 CUDA_ARCHS: tuple[str, ...] = () if CUDA is None else tuple(C.build_info()["cuda_archs"].split(","))
-CUDA_MAX_HEAD_DIM: int = 0 if CUDA is None else CUDA.MAX_HEAD_DIM
 
 
 def cuda_obstacle(device: torch.device) -> str | None:

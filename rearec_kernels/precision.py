@@ -1,4 +1,16 @@
-"""The precisions of losses and retrieval: what is done to the operands of a product, and what a product may do."""
+"""The precisions of losses and retrieval: how the operands of a product are rounded, and how it is computed.
+
+The argument `precision` of a public call is one of
+
+- "fp32": operands as they are, products and sums of IEEE float32 (float64 if an operand is);
+- "bf16": operands rounded to bfloat16; their products are exact, sums are kept in float32;
+- "tf32": products on the tensor cores of a GPU, which round float32 operands to 10 bits behind the point; sums are kept
+  in float32. Not on a CPU;
+- "bf16x3": every operand as the sum of two bfloat16 numbers, three products of these in place of one; gradients are
+  within 1e-4 of their largest. For losses, on a CPU with AMX.
+
+Whatever it is, temperatures, softmax and losses are computed in float32 at least.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels import native
-
-PRECISIONS = ("fp32", "tf32", "bf16", "bf16x3")
-RETRIEVAL_PRECISIONS = ("fp32", "tf32", "bf16")
-# The others: by every backend.
-_SERVED_BY = {"tf32": ("triton",), "bf16x3": ("reference", *(() if native.AMX is None else ("cpu",)))}
-_NEEDS = {
+# Each with what it needs, where not every backend has it. Which backend serves which stands in `backends`.
+PRECISIONS = {
+    "fp32": None,
     "tf32": "a GPU and the backend 'triton'",
+    "bf16": None,
     "bf16x3": "CPU tensors and kernels for AMX, which not every machine and build has",
 }
 
 
-def check_precision(
-    op: str, precision: str, backend: str | None = None, precisions: tuple[str, ...] = PRECISIONS
-) -> None:
-    """Raises ValueError unless `backend`, or any if None, computes `precision`, one of the op's `precisions`."""
-    if precision not in precisions:
-        raise ValueError(f"{op}: precision must be one of {', '.join(precisions)}, got {precision!r}")
-    if backend is not None and backend not in _SERVED_BY.get(precision, (backend,)):
-        raise ValueError(f"{op}: precision {precision!r} needs {_NEEDS[precision]}; use 'fp32' or 'bf16'")
-
-
 def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
-    """In what sums are kept: float32, or float64 if an operand is."""
+    """The dtype that sums are kept in: float32, or float64 if an operand is float64."""
     dtype = torch.float32
     for x in tensors:
         dtype = torch.promote_types(dtype, x.dtype)
@@ -40,7 +39,7 @@ def accumulate_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def operand_dtype(first: Tensor, second: Tensor) -> torch.dtype:
-    """By which a backend is chosen: the dtype of both, or what sums of two that differ are kept in."""
+    """The dtype that chooses the backend: the common one, else that of the sums."""
     return first.dtype if first.dtype == second.dtype else accumulate_dtype(first, second)
 
 
@@ -57,7 +56,11 @@ def ieee_products(device: torch.device) -> AbstractContextManager[None]:
 @contextmanager
 def float32_products(device: torch.device, wanted: str) -> Iterator[None]:
     """Inside the block, products of float32 matrices are as `wanted`, "ieee" or "tf32", whatever
-    torch.set_float32_matmul_precision or autocast say: the argument `precision` is what decides here."""
+    torch.set_float32_matmul_precision or autocast say: the argument `precision` is what decides here.
+
+    The setting is torch's and belongs to the process: where two threads want different products at the same time, one
+    of them may get the other's.
+    """
     backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     matmul = backend.matmul
     allowed = matmul.fp32_precision
@@ -65,7 +68,7 @@ def float32_products(device: torch.device, wanted: str) -> Iterator[None]:
         if allowed == wanted or (wanted == "ieee" and allowed == "none"):
             yield
             return
-        # Global state, so touched only where it would make a difference.
+        # The setting belongs to the process, so it is touched only where it makes a difference.
         matmul.fp32_precision = wanted
         try:
             yield

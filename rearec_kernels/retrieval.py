@@ -5,8 +5,7 @@ No matrix of size [R, N] is made. Nothing here is differentiable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,74 +13,106 @@ from torch import Tensor
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
 from rearec_kernels.arguments import as_int, check_floating, check_index, check_same_device, describe, refuse_tangents
-from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.precision import RETRIEVAL_PRECISIONS, check_precision, operand_dtype
-from rearec_kernels.writes import WriteMark
+from rearec_kernels.dispatch import check_known_precision, check_precision, resolve_backend
+from rearec_kernels.precision import operand_dtype
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 
 
-@dataclass(frozen=True)
-class Catalog:
+class _Derived(NamedTuple):
+    rounded: Tensor
+    packed: list[Tensor] | None
+
+
+class PreparedCatalog:
     """An item table and what retrieval derives from it; made by `prepare_catalog`.
 
-    It is frozen: after the table was written, prepare it again. A write that is noticed (`writes.WriteMark` says which
-    are) makes retrieval refuse it. Copies, by copy, deepcopy or pickle, are as good as what they were made from.
+    It is frozen by contract: whoever writes to the table calls `refresh` before the next retrieval. Until then, no
+    answer mixes two tables: eager calls answer for the table as it was where they read a copy of it, and for the table
+    as it is where they do not. The one place where they read both is the top-k in "fp32" on a CPU with AMX: a float32
+    score that contradicts the copy is a ValueError, and what is answered holds for the old table up to the rounding of
+    bfloat16. Code that torch.compile made reads the table itself, in every call; what it leaves to Python is
+    eager.
+
+    A copy (copy, deepcopy, pickle) derives its own from its own table.
 
     Attributes:
-        weight: [N, d], the table it was made from, by reference.
-        precision: what it was prepared for.
-        operand: what the products read: `weight`, or its bfloat16 copy.
-        tiles: what they read on a CPU with tiles for bfloat16 (AMX); else None.
-        mark: of the table when it was prepared; None in the copy of a catalogue whose table was written.
+        weight: [N, d], the table, by reference.
+        precision: of the calls that it is for.
+
+    Examples:
+        >>> table = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> catalog = prepare_catalog(table, "bf16")
+        >>> table.neg_()
+        tensor([[-1., -0.],
+                [-0., -1.],
+                [-1., -1.]])
+        >>> catalog.refresh()
+        >>> catalog_topk(torch.tensor([[1.0, 2.0]]), catalog, 1, precision="bf16")
+        (tensor([[-1.]]), tensor([[0]]))
     """
 
-    weight: Tensor
-    precision: str
-    operand: Tensor
-    tiles: list[Tensor] | None
-    mark: WriteMark | None
+    def __init__(self, weight: Tensor, precision: str) -> None:
+        self.weight = weight
+        self.precision = precision
+        self.refresh()
 
-    def is_current(self) -> bool:
-        """Whether the table has not been written since, as far as that is seen."""
-        return self.mark is not None and self.mark.is_current()
+    def refresh(self) -> None:
+        """Derives everything anew from the table as it is now. Meanwhile calls of other threads read the table."""
+        self._derived: _Derived | None = None
+        if torch.compiler.is_compiling():
+            return
+        table = self.weight.detach()
+        rounded = table.to(torch.bfloat16) if self.precision == "bf16" else table
+        fits = _fits_tiles(table, self.precision)
+        self._derived = _Derived(
+            rounded, torch.ops.rearec.catalog_tiles(table, self.precision, "cpu") if fits else None
+        )
+
+    def read(self) -> tuple[Tensor, list[Tensor] | None]:
+        """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that the top-k
+        reads on a CPU with AMX, None where there is none."""
+        derived = None if torch.compiler.is_compiling() else self._derived
+        return (self.weight.detach(), None) if derived is None else derived
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "mark": self.is_current()}
+        return {"weight": self.weight, "precision": self.precision}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        mark = WriteMark([state["weight"]], may_move=True) if state["mark"] else None
-        self.__dict__.update({**state, "mark": mark})
+        self.__dict__.update(state)
+        self.refresh()
 
 
-def prepare_catalog(weight: Tensor, precision: str = "fp32") -> Catalog:
+def prepare_catalog(weight: Tensor, precision: str = "fp32") -> PreparedCatalog:
     """Derives once what retrieval would derive from the table on every call; pass the result in place of `weight`.
 
-    Under torch.compile the result is the table itself: nothing derived is baked in, new weights count at once.
+    Under torch.compile the result stands for the table itself: nothing derived is baked in, new weights count at once.
 
     Args:
-        weight: [N, d], floating point. A table that is written to afterwards has to be prepared again. It is kept by
-            reference; "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU with tiles for
-            bfloat16 (AMX), "fp32" and "bf16" add 2 d + 8 bytes per item, d rounded up to a multiple of 32, where the
-            table is float32 or bfloat16 and its items are dense: half of a float32 table again.
-        precision: of the calls that the catalogue is for.
+        weight: [N, d], floating point. After it was written, call the result's `refresh`. It is kept by reference;
+            "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU with AMX, "fp32" and
+            "bf16" add 2 d + 8 bytes per item, d rounded up to a multiple of 32, where the table is float32 or bfloat16
+            and its items are dense: half of a float32 table again.
+        precision: of the calls that the catalogue is for, "fp32", "bf16" or "tf32"; see `rearec_kernels.precision`.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value.
+
+    Examples:
+        >>> catalog = prepare_catalog(torch.eye(3))
+        >>> catalog_topk(torch.tensor([[0.0, 2.0, 1.0]]), catalog, 2)
+        (tensor([[2., 1.]]), tensor([[1, 2]]))
     """
     op = "prepare_catalog"
     _check_table(op, weight)
-    check_precision(op, precision, precisions=RETRIEVAL_PRECISIONS)
+    check_known_precision(op, precision, "catalog_topk")
     refuse_tangents(op, (weight,))
-    weight = weight.detach()
-    operand = weight.to(torch.bfloat16) if precision == "bf16" else weight
-    fits = _fits_tiles(weight, precision)
-    tiles = torch.ops.rearec.catalog_tiles(weight, precision, "cpu") if fits else None
-    return Catalog(weight, precision, operand, tiles, WriteMark([weight], may_move=True))
+    keeps_place = not torch.compiler.is_compiling() and weight.is_leaf  # a parameter that is given other memory
+    return PreparedCatalog(weight if keeps_place else weight.detach(), precision)
 
 
 def _fits_tiles(weight: Tensor, precision: str) -> bool:
-    """Whether there are tiles for bfloat16 and the top-k would use them."""
+    """Whether this machine has AMX kernels and the top-k would use them."""
     return (
         native.AMX is not None
         and weight.device.type == "cpu"
@@ -94,7 +125,7 @@ def _fits_tiles(weight: Tensor, precision: str) -> bool:
 
 
 def catalog_topk(
-    hidden: Tensor, weight: Tensor | Catalog, k: int, *, exclude: Exclude = None, precision: str = "fp32"
+    hidden: Tensor, weight: Tensor | PreparedCatalog, k: int, *, exclude: Exclude = None, precision: str = "fp32"
 ) -> tuple[Tensor, Tensor]:
     """The k items with the highest scores hidden @ weight.T of each row.
 
@@ -104,8 +135,7 @@ def catalog_topk(
         k: at least 1; may exceed N.
         exclude: item ids [M] barred for all rows, or (offsets [R + 1], items [M]): those of row r are
             items[offsets[r]:offsets[r + 1]]. int32 or int64; repetitions do no harm.
-        precision: "fp32", "bf16" to round the operands of the product to bfloat16 (sums stay float32), or, on a GPU,
-            "tf32".
+        precision: "fp32", "bf16", or "tf32" on a GPU; see `rearec_kernels.precision`.
 
     Returns:
         scores float32 [R, k] and items int64 [R, k], in descending order of these scores, ties by lower item. Where
@@ -118,20 +148,37 @@ def catalog_topk(
         only choose candidates, and an error bound per row and item proves that none is missing.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value; a prepared catalogue's
+            table was seen to be written since.
         IndexError: an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+
+    Examples:
+        >>> hidden, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> scores, items = catalog_topk(hidden, weight, 2)
+        >>> scores, items
+        (tensor([[3., 2.]]), tensor([[2, 1]]))
+        >>> catalog_topk(hidden, weight, 1, exclude=torch.tensor([2]))[1]
+        tensor([[1]])
     """
     op = "catalog_topk"
     k = as_int(op, "k", k, least=1)
-    table = _check_arguments(op, hidden, weight, precision)
+    table, packed = _check_arguments(op, hidden, weight, precision)
     offsets, items = _check_exclude(op, exclude, hidden)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
-    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
-    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, backend, _tiles(weight, backend))
+    backend = resolve_backend(
+        op, hidden.device, operand_dtype(hidden, table), precision=precision, k=min(k, table.shape[0])
+    )
+    check_precision(op, precision, backend)
+    tiles = packed if backend == "cpu" else None
+    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, backend, tiles)
 
 
 def catalog_rank(
-    hidden: Tensor, weight: Tensor | Catalog, target: Tensor, *, exclude: Exclude = None, precision: str = "fp32"
+    hidden: Tensor,
+    weight: Tensor | PreparedCatalog,
+    target: Tensor,
+    *,
+    exclude: Exclude = None,
+    precision: str = "fp32",
 ) -> Tensor:
     """The rank of each row's target among all items: how many score above it, plus half of those that tie with it.
 
@@ -140,8 +187,7 @@ def catalog_rank(
         weight: [N, d], floating point, or a prepared catalogue.
         target: [R], int32 or int64, in [0, N). The target is never excluded and never its own rival.
         exclude: items that are not counted, in the forms of `catalog_topk`.
-        precision: "fp32", "bf16" to round the operands of the product to bfloat16 (sums stay float32), or, on a GPU,
-            "tf32".
+        precision: "fp32", "bf16", or "tf32" on a GPU; see `rearec_kernels.precision`.
 
     Returns:
         float32 [R], 0 for the best. NaN where the target's score is NaN; other items with NaN are not counted.
@@ -149,22 +195,22 @@ def catalog_rank(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         IndexError: a target or an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+
+    Examples:
+        >>> hidden, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> catalog_rank(hidden, weight, torch.tensor([0]))
+        tensor([2.])
+        >>> catalog_rank(hidden, weight, torch.tensor([0]), exclude=torch.tensor([2]))
+        tensor([1.])
     """
     op = "catalog_rank"
-    table = _check_arguments(op, hidden, weight, precision)
+    table, _ = _check_arguments(op, hidden, weight, precision)
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "target": target})
     offsets, items = _check_exclude(op, exclude, hidden)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table))
-    check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
+    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), precision=precision)
+    check_precision(op, precision, backend)
     return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, backend)
-
-
-def _tiles(weight: Tensor | Catalog, backend: str) -> list[Tensor] | None:
-    """What the op reads besides the table."""
-    if not isinstance(weight, Catalog) or backend != "cpu" or torch.compiler.is_compiling():
-        return None
-    return weight.tiles
 
 
 def _check_table(op: str, weight: Tensor) -> None:
@@ -173,29 +219,26 @@ def _check_table(op: str, weight: Tensor) -> None:
         raise ValueError(f"{op}: weight must have at least one item, got {list(weight.shape)}")
 
 
-def _check_arguments(op: str, hidden: Tensor, weight: Tensor | Catalog, precision: str) -> Tensor:
-    """The table that the op reads."""
+def _check_arguments(
+    op: str, hidden: Tensor, weight: Tensor | PreparedCatalog, precision: str
+) -> tuple[Tensor, list[Tensor] | None]:
+    """What the op reads: the table, and its packed copy where there is one."""
     check_floating(op, "hidden", hidden, "[R, d]")
-    if isinstance(weight, Catalog):
+    if isinstance(weight, PreparedCatalog):
         if weight.precision != precision:
             raise ValueError(
                 f"{op}: the catalogue was prepared for precision {weight.precision!r}, got precision={precision!r}"
             )
-        if torch.compiler.is_compiling():
-            table = weight.weight  # what was derived from it would stay as it is now, whatever is written later
-        elif weight.is_current():
-            table = weight.operand
-        else:
-            raise ValueError(f"{op}: the table was written to after prepare_catalog; prepare it again")
+        table, packed = weight.read()
     else:
         _check_table(op, weight)
-        table = weight
+        table, packed = weight, None
     if table.shape[1] != hidden.shape[1]:
         raise ValueError(
             f"{op}: weight must have shape [N, d] with hidden's d = {hidden.shape[1]}, got {list(table.shape)}"
         )
     check_same_device(op, {"hidden": hidden, "weight": table})
-    return table
+    return table, packed
 
 
 _EXCLUDE_FORMS = "exclude must be items [M], or a pair (offsets [R + 1], items [M]), in int32 or int64 tensors"

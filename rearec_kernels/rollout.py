@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.arguments import as_int, check_floating, describe, refuse_tangents
-from rearec_kernels.cache import check_prefix
+from rearec_kernels.arguments import as_int, check_floating, check_prefix, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.layer_weights import PreparedLayers
 from rearec_kernels.rows import PrefixRows
@@ -47,6 +46,17 @@ def reasoning_rollout(
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
         RuntimeError: gradients are enabled and something here requires them.
         NotImplementedError: something here has a tangent, of forward-mode AD.
+
+    Examples:
+        >>> linear, norm = (torch.zeros(2, 2), torch.zeros(2)), (torch.ones(2), torch.zeros(2))
+        >>> layer = LayerWeights(*linear * 4, *norm, *linear * 2, *norm)  # adds nothing, and normalises
+        >>> layers = prepare_layers([layer], heads=1, input_norm=norm)
+        >>> hidden, keys, values = torch.tensor([[1.0, 3.0]]), [torch.zeros(1, 4, 1, 2)], [torch.zeros(1, 4, 1, 2)]
+        >>> with torch.no_grad():
+        ...     reasoning_rollout(hidden, layers, keys, values, steps=2)
+        tensor([[[ 1.,  3.],
+                 [-1.,  1.],
+                 [-1.,  1.]]])
     """
     if not isinstance(layers, PreparedLayers):
         raise TypeError(f"{_NAME}: layers must come from prepare_layers, got {type(layers).__name__}")
@@ -71,9 +81,9 @@ def reasoning_rollout(
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         raise RuntimeError(f"{_NAME}: has no derivative; call it under torch.no_grad() or torch.inference_mode()")
     refuse_tangents(_NAME, tensors)
-    backend = resolve_backend(_NAME, hidden.device, hidden.dtype, width)
+    backend = resolve_backend(_NAME, hidden.device, hidden.dtype, head_dim=width)
     return torch.ops.rearec.rollout.default(
-        hidden.contiguous(), *layers.operands(backend), position, keys, values, *index[:4], layers.heads, layers.ffn,
+        hidden.contiguous(), *layers.packed(backend), keys, values, *index[:4], layers.heads, layers.ffn,
         steps, layers.norm_eps, backend,
     )  # fmt: skip
 

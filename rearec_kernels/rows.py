@@ -12,8 +12,8 @@ from rearec_kernels.arguments import describe
 
 
 class RowIndex(NamedTuple):
-    """Rows resolved against a prefix: int32 tensors, validated. `order` sorts the rows by prefix, `offsets` [S + 1]
-    delimits the rows of each prefix in it."""
+    """The rows of prefixes of a known number and length: int32 tensors [R], looked at. In `order` the rows are sorted
+    by prefix; those of prefix s are its entries from offsets[s] to offsets[s + 1] (`offsets` is [S + 1])."""
 
     start: Tensor
     end: Tensor
@@ -38,6 +38,12 @@ class PrefixRows:
         TypeError: an argument is not an integer tensor.
         ValueError: shapes or devices disagree; with the cache: 0 <= start <= end <= C or 0 <= row_prefix < S is broken
             (values are looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+
+    Examples:
+        >>> rows = PrefixRows(end=torch.tensor([2, 3, 3]), row_prefix=torch.tensor([0, 0, 1]))  # 3 rows, 2 prefixes
+        >>> k = v = torch.zeros(2, 3, 1, 4)
+        >>> ReasoningCache.from_prefix(k, v, max_tokens=1, rows=rows).rows
+        3
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Whether Triton kernels can run on a device, and what they serve: known without importing Triton.
+"""Whether Triton kernels can run on a device: known without importing Triton.
 
 Attributes:
-    MOST_ENSEMBLE_STATES: states per row of the ensemble loss; all of a row are in registers at once.
-    MOST_TOP_K: candidates of a row of the top-k, which are in registers too.
+    INSTALLED: whether there is a Triton to import.
     INTERPRETED: whether kernels run in Triton's interpreter, on CPU tensors too; Triton reads this once as well.
 """
 
@@ -14,8 +13,6 @@ import os
 
 import torch
 
-MOST_ENSEMBLE_STATES = 8
-MOST_TOP_K = 512
 INSTALLED: bool = importlib.util.find_spec("triton") is not None
 INTERPRETED: bool = INSTALLED and os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 

@@ -43,7 +43,7 @@ class Inputs:
     @property
     def table(self) -> Tensor:
         """What the products read."""
-        return self.catalog.operand
+        return self.catalog.read()[0]
 
     @cached_property
     def rows(self) -> Tensor:

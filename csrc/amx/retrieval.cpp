@@ -88,6 +88,11 @@ float bound_of_best(const float* x, int64_t n, int64_t k) {
   return from_ordinal(static_cast<int32_t>(low));
 }
 
+// Whether a float32 score is where the interval of its item says, as it is if the table is what the tiles were made of.
+bool is_within(float score, float lower, float upper) {
+  return (score >= lower && score <= upper) || !(upper - lower < kInfinity);  // an interval may have no end
+}
+
 // The candidates' float32 scores in place of their intervals; NaN and -infinity leave.
 template <class T>
 void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
@@ -102,6 +107,8 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
     few_scores<T, 1, kTogether>(h, a.catalog.width, vectors, 0, scores);
     for (int64_t i = 0; i < waiting_count; ++i) {
       const int64_t place = waiting[i];
+      if (!is_within(scores[i][0], candidates.lower[place], candidates.upper[place]))
+        __atomic_store_n(a.is_of_other_table, true, __ATOMIC_RELAXED);  // other parts may do the same
       candidates.upper[place] = candidates.lower[place] = scores[i][0];
       candidates.items[place] = ~candidates.items[place];
     }
@@ -324,7 +331,10 @@ void decide(const TileTopK& a, int64_t row) {
 
 }  // namespace
 
-int64_t topk(const TileTopK& a) {
+int64_t topk(const TileTopK& given) {
+  bool is_of_other_table = false;
+  TileTopK a = given;
+  a.is_of_other_table = &is_of_other_table;
   pack_rows(a.rows, a.hidden, a.catalog);
   const int parts = a.candidates.parts;
   const int64_t padded = (a.best.rows + kBlock - 1) / kBlock * kBlock;
@@ -345,6 +355,7 @@ int64_t topk(const TileTopK& a) {
   for_each_evenly(parts, a.best.rows, [&](int64_t row) {
     if (a.is_proven[row]) decide(a, row);
   });
+  if (is_of_other_table) return -1;
   int64_t products = 0;
   for (int part = 0; part < parts; ++part)
     for (int64_t row = 0; row < a.best.rows; ++row) products += *row_of(a, part, row).products;

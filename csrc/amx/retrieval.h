@@ -27,9 +27,10 @@ struct TileTopK {
   Candidates candidates;
   Best best;        // the result, in descending order
   bool* is_proven;  // [rows]: false where this gave up, and best holds nothing
+  bool* is_of_other_table = nullptr;  // scratch: a score was outside its interval
 };
 
-// Returns how many float32 scores were computed.
+// Returns how many float32 scores were computed; -1 where one shows that the table is not what the tiles were made of.
 int64_t topk(const TileTopK& a);
 
 }  // namespace rearec::amx

@@ -61,6 +61,8 @@ def topk(
     are not computed: their scores cannot be bounded, or too many items score nearly the same. The fourth counts float32
     scores.
 
+    Raises ValueError where a float32 score shows that the table is not the one that was packed.
+
     h: float32 [R, d], dense. exclusion_of: what bars items of a part of the rows, as the kernels want it.
     """
     rows, parts = h.shape[0], torch.get_num_threads()
@@ -86,8 +88,13 @@ def topk(
     computed = 0
     for chunk in chunks:
         best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
-        computed += AMX.topk(
+        scored = AMX.topk(
             slice_address(h, chunk), _tiles_argument(packed, weight), _table_argument(weight), exclusion_of(chunk),
             row_tiles, candidates, best, slice_address(proven, chunk), parts,
         )  # fmt: skip
+        if scored < 0:
+            raise ValueError(
+                "catalog_topk: the table was written to after prepare_catalog; call refresh() of the prepared catalogue"
+            )
+        computed += scored
     return best_scores, best_items, proven, computed

@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from backends import own_registry
 from instruction_sets import instruction_sets
 from patience import PATIENCE
 
@@ -22,9 +25,11 @@ from rearec_kernels import (
     build_info,
     cached_reason_attention,
     dispatch,
+    resolve_backend,
     triton_support,
     use_backend,
 )
+from rearec_kernels.backends import Backend, Serves, find, precisions_of, register
 
 NATIVE = os.environ.get("REAREC_NATIVE") != "0"
 
@@ -162,18 +167,72 @@ def test_triton_takes_tensors_of_a_cpu_in_its_interpreter_only_and_if_asked_for(
     ],
 )
 def test_a_gpu_takes_the_fastest_backend_that_serves_a_call(
-    op: str, dtype: torch.dtype, options: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+    op: str, dtype: torch.dtype, options: dict[str, Any], expected: str, every_backend_runs: None
 ) -> None:
-    monkeypatch.setattr(dispatch, "_obstacle", lambda backend, device: None)
-    monkeypatch.setattr(dispatch.native, "CUDA_MAX_HEAD_DIM", 256)
-    dispatch._warned.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        chosen = dispatch.resolve_backend(op, torch.device("cuda"), dtype, **options)
+        chosen = resolve_backend(op, torch.device("cuda"), dtype, **options)
     assert chosen == expected
     # A warning where something of this call keeps the fastest away, not where that never serves it.
     refused = expected == "reference" and options.get("precision") != "fp32"
     assert bool(caught) == (refused or options.get("head_dim") == 512)
+
+
+@pytest.fixture
+def every_backend_runs() -> Iterator[None]:
+    """On every device, and as if nobody had been warned; the CUDA kernels take heads of 256 at most."""
+    dispatch._warned.clear()
+    with own_registry():
+        for name in ("cpu", "cuda", "triton"):
+            register(replace(find(name), obstacle=lambda device: None))
+        register(replace(find("cuda"), serves={"cached_reason_attention": Serves(limits={"head_dim": 256})}))
+        yield
+
+
+def test_a_backend_that_is_registered_is_preferred_to_the_reference(every_backend_runs: None) -> None:
+    meta, call = torch.device("meta"), ("catalog_topk", torch.device("meta"), torch.float32)
+    assert resolve_backend(*call) == "reference"
+    register(Backend("toy", ("meta",), lambda device: None, {"catalog_topk": Serves(limits={"k": 4})}))
+    assert resolve_backend(*call) == resolve_backend(*call, k=4) == "toy"
+    assert resolve_backend("catalog_rank", meta, torch.float32) == "reference"
+    with pytest.warns(UserWarning, match="backend 'toy' does not serve k = 5, at most 4; using the slower 'reference'"):
+        assert resolve_backend(*call, k=5) == "reference"
+    with (
+        use_backend("toy"),
+        pytest.raises(ValueError, match="catalog_topk: backend 'toy' does not serve k = 5, at mos"),
+    ):
+        resolve_backend(*call, k=5)
+    register(Backend("toy", ("meta",), lambda device: "broken", {}))
+    assert resolve_backend(*call) == "reference"
+    with use_backend("toy"), pytest.raises(ValueError, match=r"backend 'toy' cannot run on meta \(broken\)"):
+        resolve_backend(*call)
+
+
+def test_what_torch_computes_as_well_is_no_refusal(every_backend_runs: None) -> None:
+    """LayerNorm where no kernel serves it: even with a backend that was asked for, without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("cpu", "cuda", "triton", "reference", None):
+            for dtype in (torch.float16, torch.float64):
+                if name is None:
+                    assert resolve_backend("dropout_add_layer_norm", torch.device("cpu"), dtype) == "reference"
+                    continue
+                with use_backend(name):
+                    assert resolve_backend("dropout_add_layer_norm", torch.device("cpu"), dtype) == "reference"
+
+
+def test_calls_and_sizes_that_do_not_exist() -> None:
+    cpu = torch.device("cpu")
+    with pytest.raises(ValueError, match="resolve_backend: no public call is named 'attention'"):
+        resolve_backend("attention", cpu, torch.float32)
+    with pytest.raises(TypeError, match="unknown size 'width'; expected one of head_dim, states, k"):
+        resolve_backend("cached_reason_attention", cpu, torch.float32, width=3)
+
+
+def test_every_public_call_has_the_precisions_of_its_backends() -> None:
+    assert precisions_of("annealed_cross_entropy") == ("fp32", "tf32", "bf16", "bf16x3")
+    assert precisions_of("catalog_topk") == ("fp32", "tf32", "bf16")
+    assert precisions_of("cached_reason_attention") == ()
 
 
 def test_precisions_that_a_backend_does_not_serve() -> None:

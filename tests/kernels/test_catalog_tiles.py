@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from rearec_kernels import catalog_topk, native, prepare_catalog
-from rearec_kernels.retrieval import Catalog
+from rearec_kernels import PreparedCatalog, catalog_topk, native, prepare_catalog
 
 pytestmark = pytest.mark.skipif(
     native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
@@ -38,14 +36,19 @@ def assert_same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> 
     assert torch.equal(got[0], expected[0])
 
 
-def float32_products(hidden: Tensor, catalog: Catalog, k: int) -> tuple[float, Tensor]:
+def packed(catalog: PreparedCatalog) -> list[Tensor]:
+    tensors = catalog.read()[1]
+    assert tensors is not None
+    return tensors
+
+
+def float32_products(hidden: Tensor, catalog: PreparedCatalog, k: int) -> tuple[float, Tensor]:
     """How many float32 scores a row takes, and which rows the candidates are proven for."""
     from rearec_kernels.cpu import tiled_topk as candidates
 
     no_exclusion = torch.empty(0, dtype=torch.int64)
-    assert catalog.tiles is not None
     *_, proven, computed = candidates.topk(
-        hidden.contiguous(), catalog.weight, k, lambda _: (0, 0, no_exclusion.data_ptr(), 0), catalog.tiles
+        hidden.contiguous(), catalog.weight, k, lambda _: (0, 0, no_exclusion.data_ptr(), 0), packed(catalog)
     )
     return computed / hidden.shape[0], proven
 
@@ -179,17 +182,39 @@ def test_few_float32_scores_decide_and_near_ties_take_more() -> None:
     assert proven.logical_not().nonzero().flatten().tolist() == [2, 5]
 
 
-def test_a_bound_that_is_too_small_loses_items() -> None:
-    """The proof is what makes the result right: on near ties, as if the items had no rounding errors, it is wrong."""
+def test_a_bound_that_is_too_small_is_seen() -> None:
+    """The proof is what makes the result right: on near ties, as if the items had no rounding errors, it fails."""
     torch.manual_seed(0)
     hidden = torch.randn(20, 64)
     weight = torch.randn(200, 64).repeat(100, 1) + 1e-3 * torch.randn(20_000, 64)
     catalog, expected = prepare_catalog(weight), by_all_scores(hidden, weight, 20)
     assert_same(catalog_topk(hidden, catalog, 20), expected)
-    assert catalog.tiles is not None
-    tiles, bounds, center = catalog.tiles
-    too_small = replace(catalog, tiles=[tiles, 0 * bounds, center])
-    assert not torch.equal(catalog_topk(hidden, too_small, 20)[1], expected[1])
+    packed(catalog)[1].zero_()
+    with pytest.raises(ValueError, match="the table was written to after prepare_catalog"):
+        catalog_topk(hidden, catalog, 20)
+
+
+def test_a_table_that_was_written_is_seen_or_makes_no_difference() -> None:
+    hidden, weight = torch.randn(20, 64), torch.randn(5000, 64)
+    catalog = prepare_catalog(weight)
+    expected = catalog_topk(hidden, catalog, 20)
+    unseen = torch.tensor([item for item in range(5000) if not (expected[1] == item).any()][:1000])
+    assert float32_products(hidden, catalog, 20)[0] < 60  # of few items
+    before = weight[unseen].clone()
+    weight[unseen] = 0.0  # of items that are not among the best: seen, or the old answer
+    try:
+        assert_same(catalog_topk(hidden, catalog, 20), expected)
+    except ValueError as error:
+        assert "the table was written to" in str(error)
+    weight[unseen] = before
+    for value in (NAN, INF, 0.0):
+        best = int(expected[1][3, 0])
+        before = weight[best].clone()
+        weight[best] = value
+        with pytest.raises(ValueError, match="the table was written to after prepare_catalog; call refresh"):
+            catalog_topk(hidden, catalog, 20)
+        weight[best] = before
+    assert_same(catalog_topk(hidden, catalog, 20), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -197,7 +222,7 @@ def test_a_bound_that_is_too_small_loses_items() -> None:
 def test_bounds_are_upper_bounds_and_tight(width: int, dtype: torch.dtype) -> None:
     weight = (torch.randn(70, width) * 10 ** torch.empty(70, 1).uniform_(-20, 15)).to(dtype)
     weight[3] = 0
-    tiles, bounds, center = prepare_catalog(weight).tiles or []
+    tiles, bounds, center = packed(prepare_catalog(weight))
     depth = -(-width // 32)
     rounded = tiles.view(3, depth, 2, 16, 32).permute(0, 2, 3, 1, 4).reshape(96, depth * 32)
     assert not rounded[70:].any() and not rounded[:, width:].any()
@@ -230,7 +255,9 @@ def test_operators_keep_what_torch_library_expects_and_compile() -> None:
     for precision in ("fp32", "bf16"):
         opcheck(torch.ops.rearec.catalog_tiles, (weight, precision, "cpu"))
         catalog = prepare_catalog(weight, precision)
-        opcheck(torch.ops.rearec.catalog_topk, (hidden, catalog.operand, 5, *exclude, precision, "cpu", catalog.tiles))
+        opcheck(
+            torch.ops.rearec.catalog_topk, (hidden, catalog.read()[0], 5, *exclude, precision, "cpu", packed(catalog))
+        )
         compiled = torch.compile(catalog_topk, fullgraph=True, backend="aot_eager")
         arguments = {"k": 5, "exclude": exclude, "precision": precision}
         assert_same(compiled(hidden, catalog, **arguments), catalog_topk(hidden, catalog, **arguments))

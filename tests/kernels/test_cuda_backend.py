@@ -20,6 +20,7 @@ from rearec_kernels import (
     use_backend,
 )
 from rearec_kernels.cuda import stream
+from rearec_kernels.environment import SWITCHES
 from rearec_kernels.native import arch_obstacle
 
 # Only the CUDA backend is of interest here.
@@ -191,7 +192,7 @@ def test_debug_mode_waits_and_raises_in_the_call(
         cache = ReasoningCache.from_prefix(k, k, max_tokens=1)
         cached_reason_attention(k[:, 0], k[:, 0], k[:, 0], cache)
         assert waited == []
-        monkeypatch.setenv("REAREC_DEBUG", "1")
+        monkeypatch.setitem(SWITCHES, "REAREC_DEBUG", True)
         with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
             cached_reason_attention(k[:, 0], k[:, 0], k[:, 0], cache, step=0)
         assert waited == [7]

@@ -1,4 +1,4 @@
-"""Environment variables: empty means unset, and a value that none can mean is named in one error."""
+"""Environment variables: read once, empty means unset, and a value that none can have is named in one error."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from rearec_kernels import environment, native
+from rearec_kernels import environment, native, resolve_backend
 
 SWITCHES = ["REAREC_DEBUG", "REAREC_TRITON_AUTOTUNE"]
+CALL = "catalog_topk", torch.device("cpu"), torch.float32
 # What a process does that reads them all.
 CODE = """
 import torch, rearec_kernels as rk
@@ -50,12 +52,16 @@ def test_garbage_is_named(name: str, value: str) -> None:
     assert name in last and value in last and last.startswith(("ValueError: ", "ImportError: "))
 
 
-@pytest.mark.parametrize(("value", "expected"), [("", False), ("0", False), ("1", True), (None, False)])
-def test_a_switch(monkeypatch: pytest.MonkeyPatch, value: str | None, expected: bool) -> None:
-    monkeypatch.delenv("REAREC_DEBUG", raising=False)
-    if value is not None:
-        monkeypatch.setenv("REAREC_DEBUG", value)
-    assert environment.is_on("REAREC_DEBUG") == expected
-    monkeypatch.setenv("REAREC_DEBUG", "on")
-    with pytest.raises(ValueError, match="REAREC_DEBUG must be 0 or 1, got 'on'"):
-        environment.is_on("REAREC_DEBUG")
+@pytest.mark.parametrize(("value", "expected"), [("", "False True"), ("0", "False False"), ("1", "True True")])
+def test_switches_and_their_defaults(value: str, expected: str) -> None:
+    code = f"from rearec_kernels.environment import is_on; print(*map(is_on, {SWITCHES}))"
+    environ = {**os.environ, **dict.fromkeys(SWITCHES, value)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environ)
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_they_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [environment.is_on(name) for name in SWITCHES], resolve_backend(*CALL)
+    for name in (*SWITCHES, "REAREC_BACKEND"):
+        monkeypatch.setenv(name, "nonsense")
+    assert ([environment.is_on(name) for name in SWITCHES], resolve_backend(*CALL)) == before

@@ -16,6 +16,7 @@ if not triton_support.INSTALLED:
 
 import triton
 
+from rearec_kernels.environment import SWITCHES
 from rearec_kernels.triton import tuning
 from rearec_kernels.triton.launch import Config, config, parts
 
@@ -46,7 +47,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     monkeypatch.setattr(tuning, "_chosen", {})
-    monkeypatch.delenv("REAREC_TRITON_AUTOTUNE", raising=False)
+    monkeypatch.setitem(SWITCHES, "REAREC_TRITON_AUTOTUNE", True)
     tuning._device_name.cache_clear()
     return taken
 
@@ -83,7 +84,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(measured: list[float], tmp_p
 
 
 def test_switched_off_it_takes_the_first_that_fits(measured: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REAREC_TRITON_AUTOTUNE", "0")
+    monkeypatch.setitem(SWITCHES, "REAREC_TRITON_AUTOTUNE", False)
     assert best() == SLOW
     assert best((TOO_LARGE, SMALL)) == SMALL
     assert measured == []

@@ -6,7 +6,7 @@ import importlib.util
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,8 @@ import pytest
 import torch
 from simulation import Simulation
 
-from rearec_kernels import available_backends, dispatch, native, triton_support
+from rearec_kernels import available_backends, native, triton_support
+from rearec_kernels import backends as records
 from rearec_kernels.cuda import stream
 
 CSRC = Path(__file__).parents[2] / "csrc"
@@ -57,13 +58,25 @@ def device_of(backend: str) -> torch.device:
 
 
 @contextmanager
+def own_registry() -> Iterator[None]:
+    """What is registered inside the block, in place of another or beside it, is gone after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_registered", {**records._registered})
+        yield
+
+
+@contextmanager
 def simulated_cuda(launchers: ModuleType) -> Iterator[None]:
     """Inside the block, the backend "cuda" takes CPU tensors and calls `launchers`, compiled for the simulator."""
-    with pytest.MonkeyPatch.context() as patch:
+    cuda = records.find("cuda")
+    attention = replace(cuda.serves["cached_reason_attention"], limits={"head_dim": launchers.MAX_HEAD_DIM})
+
+    def obstacle(device: torch.device) -> str | None:
+        return None if device.type == "cpu" else "simulated on the CPU"
+
+    with own_registry(), pytest.MonkeyPatch.context() as patch:
+        records.register(replace(cuda, obstacle=obstacle, serves={"cached_reason_attention": attention}))
         patch.setattr(native, "CUDA", launchers)
-        patch.setattr(native, "CUDA_MAX_HEAD_DIM", launchers.MAX_HEAD_DIM)
-        patch.setattr(native, "cuda_obstacle", lambda device: None if device.type == "cpu" else "simulated on the CPU")
-        patch.setitem(dispatch._PREFERENCE, "cpu", (*dispatch._PREFERENCE["cpu"], "cuda"))
         patch.setattr(stream, "launch", _launch_simulated)
         yield
 
