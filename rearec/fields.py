@@ -125,7 +125,7 @@ class Setting:
 def setting(help: str | None = None, *, default: Any = None, **more: Any) -> Any:
     """A field of a dataclass with what is said of it: the attributes of `Setting`.
 
-    Example:
+    Examples:
         >>> @dataclass(frozen=True)
         ... class Options:
         ...     rows: int = setting("Rows per batch.", default=8, at_least=1)

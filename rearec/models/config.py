@@ -55,7 +55,7 @@ class ReaRecConfig:
     Every value is checked when the object is made; a wrong one raises ValueError naming the field, what it got and
     what is expected. Integers are accepted where a float is expected.
 
-    Example:
+    Examples:
         >>> from rearec.models import ReaRecConfig
         >>> ReaRecConfig(num_items=100, method="erl", steps=1, dim=64).has_reasoning_positions
         True

@@ -28,7 +28,7 @@ def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
             is no such text encoder.
         ValueError: a setting is wrong.
 
-    Example:
+    Examples:
         >>> from rearec.data.synthetic import Planted, generate
         >>> from rearec.training import fitting_config
         >>> dataset = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))

@@ -79,7 +79,7 @@ def train(
             memory, or the loss, the weights or the scores are no longer finite.
         KeyboardInterrupt: the user's; the run can be resumed.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from rearec.data.synthetic import Planted, generate
         >>> from rearec.training import TrainingOptions, fitting_config, train

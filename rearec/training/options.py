@@ -22,7 +22,7 @@ TRAINING = "Training"
 class TrainingOptions:
     """How to train; every value is checked when the object is made, a wrong one raises ValueError naming it.
 
-    Example:
+    Examples:
         >>> from rearec.training import TrainingOptions
         >>> TrainingOptions(epochs=20, batch_rows=512, precision="bf16").schedule
         'constant'

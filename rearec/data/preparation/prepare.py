@@ -58,7 +58,7 @@ def prepare(
         UnexpectedCounts: ``expect`` is given and the counts differ; nothing is written.
         UserError: a file, a value, an option or their combination is wrong; the message says which and where.
 
-    Example:
+    Examples:
         >>> import pathlib, tempfile
         >>> from rearec.data import prepare
         >>> folder = pathlib.Path(tempfile.mkdtemp())

@@ -31,7 +31,7 @@ class PrepareOptions:
 
     Raises UserError where a value is none of the words, out of its range, or of no use in reading a table.
 
-    Example:
+    Examples:
         >>> from rearec.data import PrepareOptions
         >>> PrepareOptions(separator="tab", core=5).layout.separator
         'tab'
