@@ -206,14 +206,11 @@ def test_a_prepared_catalogue_gives_the_same(backend: str, rows: int, precision:
     assert torch.equal(got[1], expected[1])
 
 
-def test_a_prepared_catalogue_is_for_its_precision_and_its_table() -> None:
+def test_a_prepared_catalogue_is_for_its_precision() -> None:
     hidden, weight = torch.randn(3, 8), torch.randn(20, 8)
     catalog = prepare_catalog(weight, "bf16")
     with pytest.raises(ValueError, match="prepared for precision 'bf16', got precision='fp32'"):
         catalog_topk(hidden, catalog, 2)
-    weight.mul_(2)
-    with pytest.raises(ValueError, match="written to after prepare_catalog"):
-        catalog_topk(hidden, catalog, 2, precision="bf16")
     with torch.inference_mode():
         catalog_topk(torch.randn(3, 8), prepare_catalog(torch.randn(20, 8)), 2)
 
