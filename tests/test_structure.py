@@ -32,7 +32,6 @@ FLOORS = (
     "rearec.fields",
     "rearec.files",
     "rearec.errors",
-    "rearec.errors",
     "rearec_kernels",
 )
 BACKENDS = ("reference", "cpu", "cuda", "triton")
