@@ -14,7 +14,7 @@
 
 namespace rearec {
 
-// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/amx.
+// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/cpu/tiles.
 enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, amx = 3 };
 
 inline const char* isa_name(Isa isa) {

@@ -57,8 +57,6 @@ struct Ensemble {
   bool round_to_bfloat16;
 };
 
-constexpr int kMaxEnsembleSteps = 64;
-
 // Columns that share the group of a row's target column are taken out (-infinity), the target itself stays.
 struct GroupMask {
   Logits logits;

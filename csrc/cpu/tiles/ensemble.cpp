@@ -1,7 +1,7 @@
 // Ensemble reasoning loss over a catalogue by tiles: what the sweep asks of a loss (cross_entropy.cpp).
-#include "amx/sweep.h"
+#include "cpu/tiles/sweep.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 // T as in Columns: 0 stands for any number of steps.
@@ -152,12 +152,14 @@ class EnsembleLoss {
 template <int T>
 void ensemble_by_form(const Ensemble& a) {
   if (a.paper_form)
-    sweep(a.catalogue, EnsembleLoss<T, true>(a));
+    sweep(a.catalogue, a.scratch, EnsembleLoss<T, true>(a));
   else
-    sweep(a.catalogue, EnsembleLoss<T, false>(a));
+    sweep(a.catalogue, a.scratch, EnsembleLoss<T, false>(a));
 }
 
 }  // namespace
+
+namespace REAREC_ENGINE {
 
 void ensemble(const Ensemble& a) {
   switch (a.catalogue.steps) {
@@ -171,4 +173,6 @@ void ensemble(const Ensemble& a) {
   }
 }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+
+}  // namespace rearec::tiles

@@ -1,14 +1,13 @@
 // How a sweep over a catalogue (sweep.h) cuts its work, and where in the scratch its strips and sums lie.
 #pragma once
-#include "amx/losses.h"
-#include "amx/strips.h"
+#include "cpu/tiles/losses.h"
+#include "cpu/tiles/strips.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 constexpr int64_t kItemsPerBlock = 256, kRowsPerChunk = 512;
 
-constexpr int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 REAREC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Sizes {
@@ -23,12 +22,12 @@ struct Sizes {
   explicit Sizes(const Catalogue& c) {
     parts = c.two_parts ? 2 : 1;
     step = 2 * parts * kTileValues;
-    width_steps = ceiling(c.width, kTileDepth);
-    groups = ceiling(c.users, kBlock);
+    width_steps = ceil_divide(c.width, kTileDepth);
+    groups = ceil_divide(c.users, kBlock);
     row_blocks = groups * c.steps;
-    const int64_t steps = ceiling(c.items, kBlock);
-    item_steps = smaller(kItemsPerBlock / kBlock / parts, ceiling(steps, c.threads));
-    item_blocks = ceiling(steps, item_steps);
+    const int64_t steps = ceil_divide(c.items, kBlock);
+    item_steps = smaller(kItemsPerBlock / kBlock / parts, ceil_divide(steps, c.threads));
+    item_blocks = ceil_divide(steps, item_steps);
     chunk_groups = kRowsPerChunk / kBlock / parts / c.steps;
     chunk_groups = chunk_groups < 1 ? 1 : smaller(chunk_groups, groups);
     chunk_blocks = chunk_groups * c.steps;
@@ -43,7 +42,7 @@ class Cutter {
   template <class T>
   T* take(int64_t count) {
     char* const taken = next_;
-    next_ += ceiling(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
+    next_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
     return reinterpret_cast<T*>(taken);
   }
   char* next() const { return next_; }
@@ -98,4 +97,4 @@ REAREC_INLINE int64_t sum_index(int64_t item, int64_t lane) {
 }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -1,7 +1,7 @@
 // Cross-entropy over a catalogue by tiles: what the sweep asks of a loss.
-#include "amx/sweep.h"
+#include "cpu/tiles/sweep.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 class CrossEntropyLoss {
@@ -109,12 +109,16 @@ class CrossEntropyLoss {
 
 }  // namespace
 
+namespace REAREC_ENGINE {
+
 size_t scratch_bytes(const Catalogue& c) {
   const int64_t running = 4 * c.steps + 3, vectors = 3 * c.steps + 3;  // of the ensemble, which has more
   return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, running, vectors)
                      : Sweep<1, CrossEntropyLoss>::bytes(c, running, vectors);
 }
 
-void cross_entropy(const CrossEntropy& a) { sweep(a.catalogue, CrossEntropyLoss(a)); }
+void cross_entropy(const CrossEntropy& a) { sweep(a.catalogue, a.scratch, CrossEntropyLoss(a)); }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+
+}  // namespace rearec::tiles

@@ -4,13 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace rearec::amx {
+#include "cpu/tiles/matrix.h"
 
-struct Matrix {  // row-major
-  const void* values;
-  bool is_bfloat16;  // else float32
-  int64_t row_stride;
-};
+namespace rearec::tiles {
 
 struct Gradient {  // float32, row-major; values null where it is not wanted
   float* values;
@@ -32,11 +28,11 @@ struct Catalogue {
   bool statistics;        // the passes to make; a gradient pass alone takes the statistics as given
   bool gradient;
   int threads;
-  void* scratch;
 };
 
 struct CrossEntropy {
   Catalogue catalogue;
+  void* scratch;
   const float* inverse_temperature;  // [steps]
   float* shift;                      // [users, steps]
   float* norm;
@@ -46,6 +42,7 @@ struct CrossEntropy {
 
 struct Ensemble {
   Catalogue catalogue;
+  void* scratch;
   float inverse_temperature;
   bool paper_form;
   float* shift;  // [users, steps + 1]
@@ -56,10 +53,12 @@ struct Ensemble {
   float kl_coefficient;
 };
 
-// Bytes that `catalogue.scratch` must have, aligned to 64. The two losses need about the same, this is for both.
+namespace amx {
+// Bytes that `scratch` must have, aligned to 64. The two losses need about the same, this is for both.
 size_t scratch_bytes(const Catalogue& catalogue);
 
 void cross_entropy(const CrossEntropy& a);
 void ensemble(const Ensemble& a);
+}  // namespace amx
 
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -8,13 +8,13 @@
 //
 // What a loss has to have: see cross_entropy.cpp.
 #pragma once
-#include "amx/losses.h"
-#include "amx/pack.h"
-#include "amx/workspace.h"
+#include "cpu/tiles/losses.h"
+#include "cpu/tiles/pack.h"
+#include "cpu/tiles/workspace.h"
 #include "cpu/parallel.h"
 #include "cpu/softmax.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 // Calls visit(row, j) for 16 lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
@@ -57,8 +57,8 @@ REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t 
 template <int kParts, class Loss>
 class Sweep {
  public:
-  Sweep(const Catalogue& catalogue, const Loss& loss)
-      : c_(catalogue), loss_(loss), s_(catalogue), cut_(catalogue.scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
+  Sweep(const Catalogue& catalogue, void* scratch, const Loss& loss)
+      : c_(catalogue), loss_(loss), s_(catalogue), cut_(scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
 
   static size_t bytes(const Catalogue& catalogue, int64_t running_vectors, int64_t gradient_vectors) {
     const Sizes s(catalogue);
@@ -131,7 +131,7 @@ class Sweep {
     Items items;
     items.first = block * s_.item_steps * kBlock;
     items.count = smaller(s_.item_steps * kBlock, c_.items - items.first);
-    items.steps = ceiling(items.count, kBlock);
+    items.steps = ceil_divide(items.count, kBlock);
     for (int64_t i = 0; i <= items.steps; ++i) items.users[i] = first_user(items.first + kBlock * i);
     return items;
   }
@@ -334,12 +334,12 @@ class Sweep {
 };
 
 template <class Loss>
-void sweep(const Catalogue& catalogue, const Loss& loss) {
+void sweep(const Catalogue& catalogue, void* scratch, const Loss& loss) {
   if (catalogue.two_parts)
-    Sweep<2, Loss>(catalogue, loss).run();
+    Sweep<2, Loss>(catalogue, scratch, loss).run();
   else
-    Sweep<1, Loss>(catalogue, loss).run();
+    Sweep<1, Loss>(catalogue, scratch, loss).run();
 }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles
