@@ -7,7 +7,7 @@
 namespace rearec {
 
 void bind_losses(py::module_& module, Isa chosen) {
-  const LossKernels& kernels = REAREC_KERNELS(losses);
+  const LossKernels& kernels = REAREC_KERNELS(losses, chosen);
   def(module, "cross_entropy_statistics", kernels.cross_entropy_statistics);
   def(module, "cross_entropy_gradient", kernels.cross_entropy_gradient);
   def(module, "cross_entropy", kernels.cross_entropy);

@@ -7,7 +7,7 @@
 namespace rearec {
 
 void bind_retrieval(py::module_& module, Isa chosen) {
-  const RetrievalKernels& kernels = REAREC_KERNELS(retrieval);
+  const RetrievalKernels& kernels = REAREC_KERNELS(retrieval, chosen);
   def(module, "topk", kernels.topk);
   def(module, "topk_direct", kernels.topk_direct);
   def(module, "topk_sort", kernels.topk_sort);

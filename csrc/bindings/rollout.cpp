@@ -9,7 +9,7 @@
 namespace rearec {
 
 void bind_rollout(py::module_& module, Isa chosen) {
-  const RolloutKernels& kernels = REAREC_KERNELS(rollout);
+  const RolloutKernels& kernels = REAREC_KERNELS(rollout, chosen);
   module.def("packed_layers_floats", [&kernels](const py::tuple& stack) {
     ListMemory memory;
     return kernels.packed_floats(read<LayerStack>(stack.ptr(), memory));

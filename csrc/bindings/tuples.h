@@ -1,8 +1,9 @@
-// How arguments come from Python: a tuple for a struct, with a value for every member in the order in which the struct
-// declares them. Tensors are addresses (int, 0 for none), structs in a struct are tuples in the tuple, lists are lists.
+// How arguments come from Python: a tuple for a struct, with one value for every member, in the order in which the
+// struct declares its members. A tensor is its address (an int, 0 for none), a struct in the struct is a tuple in the
+// tuple, a list (lists.h) is a list.
 //
-// A new argument is a new member of the kernel's struct and a new value in the caller's tuple: nothing here, and nothing
-// in the bindings, names it. The number of values is checked, and bool, int and float are told apart.
+// So a new argument is a new member of the kernel's struct and a new value in the caller's tuple: nothing here and
+// nothing in the bindings names it. The number of values is checked, and bool, int and float are told apart.
 #pragma once
 #include <pybind11/pybind11.h>
 

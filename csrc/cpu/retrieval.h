@@ -1,4 +1,4 @@
-// Retrieval over the whole catalogue on the CPU: top-k and rank over blocks of scores that a matrix product has just
+// Retrieval over the whole catalog on the CPU: top-k and rank over blocks of scores that a matrix product has just
 // written, and a top-k that computes the scores itself for a few rows. One table of kernels per instruction set.
 #pragma once
 #include <cstdint>

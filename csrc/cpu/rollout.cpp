@@ -108,7 +108,10 @@ struct BlockMemory {
   BlockMemory(const Rollout& a, int64_t rows, float* scratch) {
     const int64_t width = whole_panels(width_of(a.stack));
     int64_t slots = 0;
-    for (int64_t l = 0; l < a.stack.layers; ++l) slots = a.prefixes.items[l].slots > slots ? a.prefixes.items[l].slots : slots;
+    for (int64_t l = 0; l < a.stack.layers; ++l) {
+      const int64_t of_layer = a.prefixes.items[l].slots;
+      slots = of_layer > slots ? of_layer : slots;
+    }
     float* next = scratch;
     const auto take = [&](int64_t count) {
       float* taken = next;
@@ -198,7 +201,8 @@ void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const B
       multiply_share(layer.key, memory.token, padded, keys + step * padded, row_stride);
       multiply_share(layer.value, memory.token, padded, values + step * padded, row_stride);
       team.wait();
-      attend_block<D>(a, team, first, rows, a.prefixes.items[l], step, {keys, values, row_stride, padded, a.steps}, memory);
+      const TokenSegment tokens = {keys, values, row_stride, padded, a.steps};
+      attend_block<D>(a, team, first, rows, a.prefixes.items[l], step, tokens, memory);
       team.wait();
       multiply_share(layer.output, memory.attended, padded, memory.update, padded);
       team.wait();

@@ -31,7 +31,8 @@ class WordAccess {
   }
   WordAccess& prefix(const Prefix& p) {
     return addresses({p.k, p.v})
-        .strides({p.k_stride.prefix, p.k_stride.slot, p.k_stride.head, p.v_stride.prefix, p.v_stride.slot, p.v_stride.head});
+        .strides({p.k_stride.prefix, p.k_stride.slot, p.k_stride.head})
+        .strides({p.v_stride.prefix, p.v_stride.slot, p.v_stride.head});
   }
   WordAccess& segments(const Segments& list) {
     for (int s = 0; s < list.count; ++s) {

@@ -6,9 +6,9 @@
 namespace rearec::tiles {
 
 void bind_losses(py::module_& module) {
-  module.def("scratch_bytes", [](const py::tuple& catalogue) {
+  module.def("scratch_bytes", [](const py::tuple& softmax) {
     ListMemory memory;
-    return amx::scratch_bytes(read<Catalogue>(catalogue.ptr(), memory));
+    return amx::scratch_bytes(read<SoftmaxOverItems>(softmax.ptr(), memory));
   });
   def(module, "cross_entropy", amx::cross_entropy);
   def(module, "ensemble", amx::ensemble);

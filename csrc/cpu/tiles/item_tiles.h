@@ -32,7 +32,7 @@ struct PackItems {
   int threads;
 };
 
-// Scratch for rows [rows, width] as the second operand and, with bounds, what the bound of row and item takes of the row.
+// Scratch: rows as the second operand and, with bounds, what the bound of row and item takes of the row.
 struct RowTiles {
   void* tiles;       // bfloat16 [row tiles, depth tiles, 16, 16, 2]
   float* bounds;     // [4, padded]

@@ -1,4 +1,4 @@
-// Softmax losses over a catalogue on the CPU, by tiles of bfloat16: logits exist as blocks of 32 items and 32 rows in the
+// Softmax losses over a catalog on the CPU, by tiles of bfloat16: logits exist as blocks of 32 items and 32 rows in the
 // cache only. Statistics and gradients as csrc/cpu/losses.h has them for chunks of logits.
 #pragma once
 #include <cstddef>
@@ -13,7 +13,7 @@ struct Gradient {  // float32, row-major; values null where it is not wanted
   int64_t row_stride;
 };
 
-struct Catalogue {
+struct SoftmaxOverItems {
   Matrix rows;   // [users * steps, width]
   Matrix table;  // [items, width]
   Gradient grad_rows;
@@ -22,7 +22,7 @@ struct Catalogue {
   int64_t steps;
   int64_t items;
   int64_t width;
-  const int64_t* target;  // [users], ascending; -1 where it is not in this part of the catalogue
+  const int64_t* target;  // [users], ascending; -1 where it is not in this part of the catalog
   const int32_t* group;   // [items] or null: items in the group of a user's target, itself excepted, are left out
   bool two_parts;         // numbers in products: hi + lo instead of one bfloat16
   bool statistics;        // the passes to make; a gradient pass alone takes the statistics as given
@@ -31,7 +31,7 @@ struct Catalogue {
 };
 
 struct CrossEntropy {
-  Catalogue catalogue;
+  SoftmaxOverItems softmax;
   void* scratch;
   const float* inverse_temperature;  // [steps]
   float* shift;                      // [users, steps]
@@ -41,7 +41,7 @@ struct CrossEntropy {
 };
 
 struct Ensemble {
-  Catalogue catalogue;
+  SoftmaxOverItems softmax;
   void* scratch;
   float inverse_temperature;
   bool paper_form;
@@ -55,7 +55,7 @@ struct Ensemble {
 
 namespace amx {
 // Bytes that `scratch` must have, aligned to 64. The two losses need about the same, this is for both.
-size_t scratch_bytes(const Catalogue& catalogue);
+size_t scratch_bytes(const SoftmaxOverItems& softmax);
 
 void cross_entropy(const CrossEntropy& a);
 void ensemble(const Ensemble& a);

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kPanelBytes = 128 << 10;  // of tiles that all rows read before the next, with room in the cache
 constexpr int64_t kPanelBlocks = 16;
 constexpr int kTogether = 4;  // float32 scores computed at a time
-// Beyond this part of a share of the catalogue, reading it as a whole is faster than computing scores one by one.
+// Beyond this part of a share of the catalog, reading it as a whole is faster than computing scores one by one.
 constexpr int64_t kGiveUp = 16;
 
 struct Row {  // the candidates of one row in one part, in ascending order of their items

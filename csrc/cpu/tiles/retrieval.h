@@ -1,4 +1,4 @@
-// Top-k over a catalogue of tiles: scores of bfloat16 operands and, where the tiles have bounds, from these the exact
+// Top-k over a catalog of tiles: scores of bfloat16 operands and, where the tiles have bounds, from these the exact
 // top-k by float32 scores.
 #pragma once
 #include "cpu/tiles/item_tiles.h"
@@ -24,7 +24,7 @@ struct TileTopK {
   Candidates candidates;
   Best best;        // the result, in descending order
   bool* is_proven;  // [rows]: false where this gave up, and best holds nothing
-  int parts;        // threads, each with a share of the catalogue
+  int parts;        // threads, each with a share of the catalog
 };
 
 namespace amx {

@@ -1,4 +1,4 @@
-// The passes of a softmax loss over a catalogue: for statistics, then for gradients.
+// The passes of a softmax loss over a catalog: for statistics, then for gradients.
 //
 // Users go in groups of 32, whose states of one step are a row block: the columns of one strip, so that a lane of a
 // vector is the same user in every step. Items go in blocks that fit the second-level cache, each thread has its own.
@@ -57,14 +57,14 @@ REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t 
 template <int kParts, class Loss>
 class Sweep {
  public:
-  Sweep(const Catalogue& catalogue, void* scratch, const Loss& loss)
-      : c_(catalogue), loss_(loss), s_(catalogue), cut_(scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
+  Sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss)
+      : c_(softmax), loss_(loss), s_(softmax), cut_(scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
 
-  static size_t bytes(const Catalogue& catalogue, int64_t running_vectors, int64_t gradient_vectors) {
-    const Sizes s(catalogue);
+  static size_t bytes(const SoftmaxOverItems& softmax, int64_t running_vectors, int64_t gradient_vectors) {
+    const Sizes s(softmax);
     Cutter cut(nullptr);
-    Shared(catalogue, s, gradient_vectors, cut);
-    for (int64_t t = 0; t < s.threads; ++t) Own(catalogue, s, running_vectors, cut);
+    Shared(softmax, s, gradient_vectors, cut);
+    for (int64_t t = 0; t < s.threads; ++t) Own(softmax, s, running_vectors, cut);
     return reinterpret_cast<size_t>(cut.next());
   }
 
@@ -326,7 +326,7 @@ class Sweep {
   int64_t first_block(Team team) const { return s_.item_blocks * team.rank / team.size; }
   int64_t end_block(Team team) const { return s_.item_blocks * (team.rank + 1) / team.size; }
 
-  const Catalogue& c_;
+  const SoftmaxOverItems& c_;
   const Loss& loss_;
   const Sizes s_;
   Cutter cut_;
@@ -334,11 +334,11 @@ class Sweep {
 };
 
 template <class Loss>
-void sweep(const Catalogue& catalogue, void* scratch, const Loss& loss) {
-  if (catalogue.two_parts)
-    Sweep<2, Loss>(catalogue, scratch, loss).run();
+void sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss) {
+  if (softmax.two_parts)
+    Sweep<2, Loss>(softmax, scratch, loss).run();
   else
-    Sweep<1, Loss>(catalogue, scratch, loss).run();
+    Sweep<1, Loss>(softmax, scratch, loss).run();
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// How a sweep over a catalogue (sweep.h) cuts its work, and where in the scratch its strips and sums lie.
+// How a sweep over a catalog (sweep.h) cuts its work, and where in the scratch its strips and sums lie.
 #pragma once
 #include "cpu/tiles/losses.h"
 #include "cpu/tiles/strips.h"
@@ -19,7 +19,7 @@ struct Sizes {
   int64_t chunk_groups, chunk_blocks;
   int64_t threads;
 
-  explicit Sizes(const Catalogue& c) {
+  explicit Sizes(const SoftmaxOverItems& c) {
     parts = c.two_parts ? 2 : 1;
     step = 2 * parts * kTileValues;
     width_steps = ceil_divide(c.width, kTileDepth);
@@ -59,7 +59,7 @@ struct Shared {
   float** running;         // [thread]
   float** grad_rows;       // [thread]
 
-  Shared(const Catalogue& c, const Sizes& s, int64_t vectors_per_group, Cutter& cut) {
+  Shared(const SoftmaxOverItems& c, const Sizes& s, int64_t vectors_per_group, Cutter& cut) {
     row_strips = cut.take<bfloat16>(s.row_blocks * s.width_steps * s.step);
     state_strips = cut.take<bfloat16>(s.width_steps * s.row_blocks * s.step);
     vectors = cut.take<float>(s.groups * vectors_per_group * kBlock);
@@ -79,7 +79,7 @@ struct Own {                // of a thread
   float* grad_items;        // [32 items][32 of the width]: sums
   float* logits;            // [step]: sums, 32 items by a group
 
-  Own(const Catalogue& c, const Sizes& s, int64_t running_per_group, Cutter& cut) {
+  Own(const SoftmaxOverItems& c, const Sizes& s, int64_t running_per_group, Cutter& cut) {
     running = cut.take<float>(s.groups * running_per_group * kBlock);
     grad_rows = cut.take<float>(s.row_blocks * s.width_steps * kSums);
     item_strips = cut.take<bfloat16>(s.item_steps * s.width_steps * s.step);
