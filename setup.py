@@ -26,8 +26,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 
-# One object per CPU source and instruction set; csrc/bindings.cpp picks the best at run time. Flags are spelled out
-# because compilers before GCC 11 and Clang 12 do not know -march=x86-64-v3.
+# One object per CPU source and instruction set; csrc/bindings/module.cpp picks the best at run time. Flags are spelled
+# out because compilers before GCC 11 and Clang 12 do not know -march=x86-64-v3.
 V3_FLAGS = "-mavx -mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mmovbe -mpopcnt"
 X86_64_ISAS = {
     "baseline": "",
@@ -134,11 +134,11 @@ class NinjaBuild(build_ext):
         x86_64 = platform.machine().lower() in ("x86_64", "amd64")
         isas = X86_64_ISAS if x86_64 else PORTABLE_ISAS
         openmp = ["-fopenmp"] if compiles(cxx, ["-fopenmp"], "#include <omp.h>\nint main() {}\n") else []
-        includes = [f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"), CSRC)]
+        python = ninja_command([f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))])
         flags = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
         # GCC's own AVX-512 headers set off the two -Wuninitialized warnings.
         flags += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-        flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", *includes, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", f"-I{CSRC}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link = ["-shared", "-pthread", *openmp]
         amx = x86_64 and platform.system() == "Linux" and compiles(cxx, AMX_FLAGS.split(), "int main() {}\n")
         if amx:
@@ -162,7 +162,7 @@ class NinjaBuild(build_ext):
             f"cxx = {ninja_command(cxx)}",
             f"cxxflags = {ninja_command(flags)}",
             f"linkflags = {ninja_command(link)}",
-            "rule cxx\n  command = $cxx $cxxflags $isaflags -MMD -MF $out.d -c $in -o $out\n"
+            "rule cxx\n  command = $cxx $cxxflags $ownflags -MMD -MF $out.d -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc",
             "rule link\n  command = $cxx $in -o $out $linkflags",
         ]
@@ -175,24 +175,22 @@ class NinjaBuild(build_ext):
             ]
         objects: list[Path] = []
 
-        def compile_source(rule: str, source: Path, suffix: str = "", isa_flags: str = "") -> None:
-            objects.append(folder / f"{source.relative_to(CSRC).as_posix().replace('/', '__')}{suffix}.o")
-            rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  isaflags = {isa_flags}")
+        def compile_folder(name: str, own_flags: str = "", variant: str = "", rule: str = "cxx") -> None:
+            """Every source in a folder of csrc, into an object of each variant."""
+            for source in sorted(path for path in CSRC.joinpath(name).iterdir() if path.suffix in (".cpp", ".cu")):
+                objects.append(folder / f"{name.replace('/', '__')}__{source.name}{variant}.o")
+                rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  ownflags = {own_flags}")
 
-        for source in sorted(CSRC.glob("*.cpp")):
-            compile_source("cxx", source)
-        for source in sorted(CSRC.glob("cpu/*.cpp")):
-            for isa, isa_flags in isas.items():
-                compile_source("cxx", source, f".{isa}", f"-DREAREC_ISA={isa} {isa_flags}")
+        compile_folder("bindings", python)
+        compile_folder("cpu/runtime")
+        for isa, isa_flags in isas.items():
+            compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
         if amx:
-            for source in sorted(CSRC.glob("amx/*.cpp")):
-                # The bindings run on any machine.
-                compile_source("cxx", source, isa_flags="" if source.stem.endswith("bindings") else AMX_FLAGS)
+            compile_folder("bindings/tiles", python)
+            compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
         if nvcc:
-            for source in sorted(CSRC.glob("cuda/*.cpp")):
-                compile_source("cxx", source)
-            for source in sorted(CSRC.glob("cuda/*.cu")):
-                compile_source("nvcc", source)
+            compile_folder("bindings/cuda", python)
+            compile_folder("cuda", rule="nvcc")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 

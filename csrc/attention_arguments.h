@@ -16,12 +16,18 @@ struct AttentionShape {
   float scale;
 };
 
+struct PrefixStrides {
+  int64_t prefix;
+  int64_t slot;
+  int64_t head;
+};
+
 // K and V of the prefixes, [prefixes, slots, kv_heads, head_dim]: outer strides in elements, the last dimension dense.
 struct Prefix {
   const void* k;
   const void* v;
-  int64_t k_stride[3];  // prefix, slot, head
-  int64_t v_stride[3];
+  PrefixStrides k_stride;
+  PrefixStrides v_stride;
   int64_t slots;
 };
 

@@ -1,4 +1,7 @@
-"""Seed and threshold of dropout; operands of attention as addresses, sizes and strides (csrc/attention_tuples.h)."""
+"""Seed and threshold of dropout; operands as tuples of addresses, sizes and strides.
+
+A tuple has the members of a struct of csrc/ in the order in which the struct declares them (csrc/bindings/tuples.h).
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,11 @@ def step_operands(
 ) -> list[tuple[int, ...]]:
     steps = zip(dscores, probs, q, grad_out, strict=True)
     return [(ds.data_ptr(), p.data_ptr(), x.data_ptr(), g.data_ptr(), x.shape[1]) for ds, p, x, g in steps]
+
+
+def matrix_operand(x: Tensor) -> tuple[int, bool, int]:
+    """Rows of float32 or bfloat16 numbers that follow each other."""
+    return x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0)
 
 
 def split_tokens(x: Tensor, segments: Sequence[Tensor]) -> list[Tensor]:

@@ -12,9 +12,9 @@ from rearec_kernels.addresses import seed_tensor
 from rearec_kernels.arguments import as_int, as_number, describe
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.native import MAX_HEAD_DIM
 
 _NAME = "cached_reason_attention"
-_MAX_HEAD_DIM = 1024
 
 
 def cached_reason_attention(
@@ -142,8 +142,8 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, cache: ReasoningCache) -> No
     for name, x in (("k", k), ("v", v)):
         if x.shape != expected:
             raise ValueError(f"{_NAME}: {name} must have shape {list(expected)}, got {list(x.shape)}")
-    if width > _MAX_HEAD_DIM:
-        raise ValueError(f"{_NAME}: the head dimension may be {_MAX_HEAD_DIM} at most, got {width}")
+    if width > MAX_HEAD_DIM:
+        raise ValueError(f"{_NAME}: the head dimension may be {MAX_HEAD_DIM} at most, got {width}")
 
 
 def _check_step(step: int | None, queries: int, cache: ReasoningCache) -> int:

@@ -16,11 +16,11 @@ from torch import Tensor
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, as_number, check_floating, check_index, check_same_device
 from rearec_kernels.dispatch import check_precision, resolve_backend
+from rearec_kernels.native import MAX_ENSEMBLE_STATES
 from rearec_kernels.precision import operand_dtype
 
 _KL_FORMS = ("official", "paper")
 _REDUCTIONS = ("mean", "none")
-_MOST_ENSEMBLE_STATES = 64
 
 
 class EnsembleLoss(NamedTuple):
@@ -169,9 +169,9 @@ def ensemble_reasoning_loss(
     """
     op = "ensemble_reasoning_loss"
     ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
-    if hidden.shape[1] > _MOST_ENSEMBLE_STATES:
+    if hidden.shape[1] > MAX_ENSEMBLE_STATES:
         raise ValueError(
-            f"{op}: hidden may have {_MOST_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
+            f"{op}: hidden may have {MAX_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
         )
     if kl_form not in _KL_FORMS:
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")

@@ -5,6 +5,8 @@ Attributes:
     AMX: its kernels for tiles of bfloat16, or None where this machine or build has none.
     CUDA: its launchers of CUDA kernels, or None in a build without nvcc.
     CUDA_ARCHS: the architectures that it holds machine code for; PTX of the last one serves newer devices.
+    MAX_HEAD_DIM, MAX_ENSEMBLE_STATES: the most that its kernels take (csrc/kernel_limits.h). Without them there is no
+        limit: the reference takes any size.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ elif Path(__file__).parents[1].joinpath("setup.py").is_file():
 AMX: Any = getattr(C, "amx", None)
 CUDA: Any = getattr(C, "cuda", None)
 CUDA_ARCHS: tuple[str, ...] = () if CUDA is None else tuple(C.build_info()["cuda_archs"].split(","))
+MAX_HEAD_DIM: int = getattr(C, "MAX_HEAD_DIM", sys.maxsize)
+MAX_ENSEMBLE_STATES: int = getattr(C, "MAX_ENSEMBLE_STATES", sys.maxsize)
 
 
 def cuda_obstacle(device: torch.device) -> str | None:

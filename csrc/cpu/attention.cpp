@@ -3,6 +3,7 @@
 // is written, and padding is never touched.
 #include "cpu/attention_row.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace rearec {
 namespace {
@@ -15,7 +16,7 @@ int rows_per_task(int64_t rows, int threads) {
 template <class T>
 void append_tokens(const AttentionForward& a, int64_t row) {
   const AttentionShape& shape = a.shape;
-  const TokenSegment& segment = a.segments[0];
+  const TokenSegment& segment = a.segments.items[0];
   const int64_t width = shape.kv_heads * shape.head_dim;
   for (int64_t query = 0; query < shape.queries; ++query) {
     const int64_t from = (row * shape.queries + query) * width;
@@ -63,11 +64,11 @@ REAREC_INLINE void backward_heads(const AttentionBackward& a, const RowView& vie
   for (int h = 0; h < HeadCount; ++h) grad[h].load(static_cast<const T*>(a.grad_out) + offset + h * d, d);
   const T* v = prefix_v<T>(a.prefix, view);
   for (int64_t c = 0; c < slots; ++c) {
-    const T* slot = v + (view.start + c) * a.prefix.v_stride[1];
+    const T* slot = v + (view.start + c) * a.prefix.v_stride.slot;
     for (int h = 0; h < HeadCount; ++h)
-      scores[h][c] = grad[h].dot(slot + (head + h) / group * a.prefix.v_stride[2], d);
+      scores[h][c] = grad[h].dot(slot + (head + h) / group * a.prefix.v_stride.head, d);
   }
-  for_each_token<T, false>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+  for_each_token<T, false>(a.segments, view.row, visible, [&](int64_t i, const T* p) {
     for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = grad[h].dot(p + (head + h) / group * d, d);
   });
 
@@ -108,11 +109,11 @@ REAREC_INLINE void backward_heads(const AttentionBackward& a, const RowView& vie
   for (int h = 0; h < HeadCount; ++h) grad_q[h].zero(d);
   const T* k = prefix_k<T>(a.prefix, view);
   for (int64_t c = 0; c < slots; ++c) {
-    const T* slot = k + (view.start + c) * a.prefix.k_stride[1];
+    const T* slot = k + (view.start + c) * a.prefix.k_stride.slot;
     for (int h = 0; h < HeadCount; ++h)
-      grad_q[h].add(scores[h][c], slot + (head + h) / group * a.prefix.k_stride[2], d);
+      grad_q[h].add(scores[h][c], slot + (head + h) / group * a.prefix.k_stride.head, d);
   }
-  for_each_token<T, true>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+  for_each_token<T, true>(a.segments, view.row, visible, [&](int64_t i, const T* p) {
     for (int h = 0; h < HeadCount; ++h) {
       const int64_t kv_head = (head + h) / group;
       grad_q[h].add(scores[h][slots + i], p + kv_head * d, d);
@@ -167,7 +168,7 @@ void prefix_gradient_slots(const PrefixGradient& a) {
   const int64_t bytes = a.prefixes * a.slots * a.kv_heads * d * static_cast<int64_t>(sizeof(T));
   const bool aligned = reinterpret_cast<uintptr_t>(a.grad_k) % 64 == 0 && reinterpret_cast<uintptr_t>(a.grad_v) % 64 == 0;
   const bool past_caches = D > 0 && aligned && bytes > (int64_t{4} << 20);
-  const bool parallel = bytes * a.step_count > (1 << 16);
+  const bool parallel = bytes * a.steps.count > (1 << 16);
   Tasks prefixes(a.prefixes, rows_per_task(a.prefixes, a.threads));
   in_threads(parallel ? a.threads : 1, [&](int, int) {
     prefixes.run([&](int64_t s) {
@@ -179,8 +180,8 @@ void prefix_gradient_slots(const PrefixGradient& a) {
           for (int64_t position = a.offsets[s]; position < a.offsets[s + 1]; ++position) {
             const int64_t row = a.rows.order[position];
             if (c < a.rows.start[row] || c >= a.rows.end[row]) continue;
-            for (int64_t k = 0; k < a.step_count; ++k) {
-              const StepGradient& step = a.steps[k];
+            for (int64_t k = 0; k < a.steps.count; ++k) {
+              const StepGradient& step = a.steps.items[k];
               for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
                 for (int64_t query = 0; query < step.queries; ++query) {
                   const int64_t score = ((row * a.heads + head) * step.queries + query) * a.slots + c;

@@ -1,21 +1,17 @@
 // Cached reasoning attention on the CPU: arguments of the kernels and their table, one per instruction set.
 #pragma once
 #include "attention_arguments.h"
+#include "lists.h"
 
 namespace rearec {
-
-struct Dropout {
-  double p;  // 0: none
-  uint64_t seed;
-};
 
 struct AttentionForward {
   AttentionShape shape;
   Prefix prefix;
   Rows rows;
-  Dropout dropout;
-  const TokenSegment* segments;  // together `tokens` tokens
-  int segment_count;
+  List<TokenSegment> segments;  // together `tokens` tokens
+  double dropout_p;             // 0: none
+  uint64_t seed;
   const void* q;  // [rows, queries, heads, head_dim], dense
   // When set, the new tokens [rows, queries, kv_heads, head_dim], copied into the end of the (single) segment first.
   const void* new_k;
@@ -32,9 +28,8 @@ struct AttentionBackward {
   AttentionShape shape;
   Prefix prefix;
   Rows rows;
+  List<TokenSegment> segments;
   double dropout_p;
-  const TokenSegment* segments;
-  int segment_count;
   const void* q;
   const void* grad_out;       // like q
   const float* prefix_probs;  // of the forward
@@ -48,8 +43,7 @@ struct AttentionBackward {
 
 struct PrefixGradient {
   DType dtype;
-  const StepGradient* steps;
-  int64_t step_count;
+  List<StepGradient> steps;
   Rows rows;
   const int32_t* offsets;  // [prefixes + 1]: the rows of prefix s are order[offsets[s]:offsets[s + 1]]
   int64_t prefixes, slots, heads, kv_heads, head_dim;

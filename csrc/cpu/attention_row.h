@@ -1,7 +1,6 @@
 // Attention of one row: its queries over the prefix slots that it sees and its reasoning tokens so far.
 #pragma once
 #include <cmath>
-#include <cstdlib>
 
 #include "cpu/attention.h"
 #include "cpu/head_vector.h"
@@ -9,14 +8,6 @@
 
 namespace rearec {
 namespace {
-
-struct Scratch {
-  float* data;
-  explicit Scratch(int64_t floats) : data(static_cast<float*>(std::malloc(sizeof(float) * (floats + 1)))) {}
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-};
 
 // Where a row's visible keys lie: the scores of one head are [end - start prefix slots, then the visible tokens].
 struct RowView {
@@ -31,11 +22,10 @@ struct RowView {
 
 // Calls visit(token, k or v pointer of kv head 0) for the row's first `count` tokens.
 template <class T, bool Key, class Visit>
-REAREC_INLINE void for_each_token(const TokenSegment* segments, int segment_count, int64_t row, int64_t count,
-                                  const Visit& visit) {
+REAREC_INLINE void for_each_token(const List<TokenSegment>& segments, int64_t row, int64_t count, const Visit& visit) {
   int64_t token = 0;
-  for (int s = 0; s < segment_count && token < count; ++s) {
-    const TokenSegment& segment = segments[s];
+  for (int64_t s = 0; s < segments.count && token < count; ++s) {
+    const TokenSegment& segment = segments.items[s];
     const T* p = static_cast<const T*>(Key ? segment.k : segment.v) + row * segment.row_stride;
     for (int64_t i = 0; i < segment.count && token < count; ++i, ++token) visit(token, p + i * segment.token_stride);
   }
@@ -43,11 +33,11 @@ REAREC_INLINE void for_each_token(const TokenSegment* segments, int segment_coun
 
 template <class T>
 REAREC_INLINE const T* prefix_k(const Prefix& prefix, const RowView& view) {
-  return static_cast<const T*>(prefix.k) + view.prefix * prefix.k_stride[0];
+  return static_cast<const T*>(prefix.k) + view.prefix * prefix.k_stride.prefix;
 }
 template <class T>
 REAREC_INLINE const T* prefix_v(const Prefix& prefix, const RowView& view) {
-  return static_cast<const T*>(prefix.v) + view.prefix * prefix.v_stride[0];
+  return static_cast<const T*>(prefix.v) + view.prefix * prefix.v_stride.prefix;
 }
 
 // scores -> probabilities, in place.
@@ -79,9 +69,9 @@ REAREC_INLINE void softmax(float* x, int64_t n) {
 
 // Sets the sign bit of the probabilities that dropout drops: those of `slots` prefix slots from first_slot on, then of
 // `tokens` reasoning tokens, whose key slots are counted from first_token on.
-REAREC_INLINE void apply_dropout(const Dropout& dropout, float* p, int64_t slots, int64_t first_slot, int64_t tokens,
-                                 int64_t first_token, int64_t token, int64_t head, int64_t row) {
-  const vuint threshold = dropout_threshold(dropout.p) - vuint{};
+REAREC_INLINE void apply_dropout(double dropout_p, uint64_t seed, float* p, int64_t slots, int64_t first_slot,
+                                 int64_t tokens, int64_t first_token, int64_t token, int64_t head, int64_t row) {
+  const vuint threshold = dropout_threshold(dropout_p) - vuint{};
   const vuint in_prefix = static_cast<uint32_t>(slots) - vuint{};
   const vuint prefix_offset = static_cast<uint32_t>(first_slot) - vuint{};
   const vuint token_offset = static_cast<uint32_t>(first_token - slots) - vuint{};
@@ -91,7 +81,7 @@ REAREC_INLINE void apply_dropout(const Dropout& dropout, float* p, int64_t slots
     vuint c[4] = {number + (number < in_prefix ? prefix_offset : token_offset),
                   static_cast<uint32_t>(token) - vuint{}, static_cast<uint32_t>(head) - vuint{},
                   static_cast<uint32_t>(row) - vuint{}};
-    philox(dropout.seed, c);
+    philox(seed, c);
     const vuint sign = c[0] < threshold ? vuint{} + 0x80000000u : vuint{};
     const int64_t count = slots + tokens - i;
     store_part(p + i, (vfloat)((vuint)load_part(p + i, count) ^ sign), count);
@@ -112,18 +102,19 @@ REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, 
   for (int h = 0; h < HeadCount; ++h) q[h].load(q_heads + (head + h) * d, d);
   const T* k = prefix_k<T>(a.prefix, view);
   for (int64_t c = 0; c < slots; ++c) {
-    const T* slot = k + (view.start + c) * a.prefix.k_stride[1];
+    const T* slot = k + (view.start + c) * a.prefix.k_stride.slot;
     for (int h = 0; h < HeadCount; ++h)
-      scores[h][c] = q[h].dot(slot + (head + h) / group * a.prefix.k_stride[2], d) * shape.scale;
+      scores[h][c] = q[h].dot(slot + (head + h) / group * a.prefix.k_stride.head, d) * shape.scale;
   }
-  for_each_token<T, true>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+  for_each_token<T, true>(a.segments, view.row, visible, [&](int64_t i, const T* p) {
     for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = q[h].dot(p + (head + h) / group * d, d) * shape.scale;
   });
 
   for (int h = 0; h < HeadCount; ++h) {
     softmax(scores[h], slots + visible);
-    if (a.dropout.p > 0) {
-      apply_dropout(a.dropout, scores[h], slots, view.start, visible, a.prefix.slots, token, head + h, view.row);
+    if (a.dropout_p > 0) {
+      apply_dropout(a.dropout_p, a.seed, scores[h], slots, view.start, visible, a.prefix.slots, token, head + h,
+                    view.row);
     }
     if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
       const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;
@@ -135,8 +126,8 @@ REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, 
       std::memcpy(tokens, scores[h] + slots, sizeof(float) * visible);
       std::memset(tokens + visible, 0, sizeof(float) * (shape.tokens - visible));
     }
-    if (a.dropout.p > 0) {
-      const float keep = static_cast<float>(1.0 / (1.0 - a.dropout.p));
+    if (a.dropout_p > 0) {
+      const float keep = static_cast<float>(1.0 / (1.0 - a.dropout_p));
       for (int64_t c = 0; c < slots + visible; ++c)
         scores[h][c] = std::signbit(scores[h][c]) ? 0.0f : scores[h][c] * keep;
     }
@@ -146,10 +137,10 @@ REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, 
   for (int h = 0; h < HeadCount; ++h) out[h].zero(d);
   const T* v = prefix_v<T>(a.prefix, view);
   for (int64_t c = 0; c < slots; ++c) {
-    const T* slot = v + (view.start + c) * a.prefix.v_stride[1];
-    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][c], slot + (head + h) / group * a.prefix.v_stride[2], d);
+    const T* slot = v + (view.start + c) * a.prefix.v_stride.slot;
+    for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][c], slot + (head + h) / group * a.prefix.v_stride.head, d);
   }
-  for_each_token<T, false>(a.segments, a.segment_count, view.row, visible, [&](int64_t i, const T* p) {
+  for_each_token<T, false>(a.segments, view.row, visible, [&](int64_t i, const T* p) {
     for (int h = 0; h < HeadCount; ++h) out[h].add(scores[h][slots + i], p + (head + h) / group * d, d);
   });
   for (int h = 0; h < HeadCount; ++h) out[h].store(out_heads + (head + h) * d, d);

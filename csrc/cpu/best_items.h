@@ -1,4 +1,4 @@
-// What every search over the catalogue shares: exclusion, heaps of the best items, and the float32 scores themselves.
+// What every search over the catalog shares: exclusion, heaps of the best items, and the float32 scores themselves.
 #pragma once
 #include "cpu/retrieval.h"
 #include "cpu/simd.h"

@@ -1,11 +1,10 @@
 // The values of one attention head as vectors: dot products with, and weighted sums of, rows of K and V.
 #pragma once
 #include "cpu/simd.h"
+#include "kernel_limits.h"
 
 namespace rearec {
 namespace {
-
-constexpr int kMaxHeadDim = 1024;
 
 // head_dim values of one head, in registers when D is known at compile time, else (D = 0) on the stack.
 template <int D>

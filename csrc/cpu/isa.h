@@ -14,7 +14,7 @@
 
 namespace rearec {
 
-// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/amx.
+// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/cpu/tiles.
 enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, amx = 3 };
 
 inline const char* isa_name(Isa isa) {
@@ -63,13 +63,14 @@ inline Isa chosen_isa() {
   throw std::runtime_error(message);
 }
 
+// The table `name` of the kernels for `isa`.
 #if REAREC_ISA_COUNT > 1
-#define REAREC_KERNELS(name)                              \
-  (chosen >= Isa::x86_64_v4   ? x86_64_v4::name           \
-   : chosen == Isa::x86_64_v3 ? x86_64_v3::name           \
-                              : baseline::name)
+#define REAREC_KERNELS(name, isa)                         \
+  (isa >= Isa::x86_64_v4   ? x86_64_v4::name              \
+   : isa == Isa::x86_64_v3 ? x86_64_v3::name              \
+                           : baseline::name)
 #else
-#define REAREC_KERNELS(name) baseline::name
+#define REAREC_KERNELS(name, isa) baseline::name
 #endif
 
 }  // namespace rearec

@@ -3,16 +3,33 @@
 #include "cpu/layer_norm.h"
 
 #include <cmath>
-#include <cstdlib>
 
 #include "cpu/parallel.h"
 #include "cpu/philox_vector.h"
+#include "cpu/scratch.h"
 #include "cpu/simd.h"
 
 namespace rearec {
 namespace {
 
 constexpr int64_t kBlock = 128;  // elements per vector of counters: 16 lanes, 4 words, 2 halves
+
+// One of the two dropouts of a call.
+struct Stream {
+  uint64_t seed;
+  uint32_t number;
+  uint32_t threshold;  // below 2^16; 0: nothing is dropped
+  float scale;         // of what is kept
+
+  Stream(uint64_t seed, uint32_t number, double probability) : seed(seed), number(number) {
+    const uint32_t nearest = static_cast<uint32_t>(probability * 65536.0 + 0.5);
+    threshold = nearest < 65536 ? nearest : 65535;
+    scale = static_cast<float>(65536.0 / (65536.0 - threshold));
+  }
+};
+
+Stream stream_of_x(const ElementDropout& dropout) { return {dropout.seed, 0, dropout.x_probability}; }
+Stream stream_of_output(const ElementDropout& dropout) { return {dropout.seed, 1, dropout.output_probability}; }
 
 // The 16 bits of each element of one block.
 void random_block(uint64_t seed, uint32_t stream, int64_t block, uint16_t* bits) {
@@ -34,13 +51,12 @@ void random_block(uint64_t seed, uint32_t stream, int64_t block, uint16_t* bits)
 // The random bits of one row after another.
 class RowBits {
  public:
-  RowBits(const LayerNorm& a, const ElementDropout& dropout, uint16_t* memory)
-      : seed_(a.seed), width_(a.width), dropout_(dropout), memory_(memory) {}
+  RowBits(const Stream& stream, int64_t width, uint16_t* memory) : stream_(stream), width_(width), memory_(memory) {}
   static int64_t floats(int64_t width) { return (width + 2 * kBlock) / 2; }
 
   // One per element; what lies behind the last one may be read.
   const uint16_t* row(int64_t r) {
-    if (dropout_.threshold == 0) return memory_;
+    if (stream_.threshold == 0) return memory_;
     const int64_t begin = r * width_, block = begin / kBlock, last = (begin + width_ - 1) / kBlock;
     // A row that does not end with a block leaves its rest to the next one.
     int64_t i = block;
@@ -48,26 +64,25 @@ class RowBits {
       if (held_ != block) std::memmove(memory_, memory_ + (block - held_) * kBlock, kBlock * sizeof(uint16_t));
       ++i;
     }
-    for (; i <= last; ++i) random_block(seed_, dropout_.stream, i, memory_ + (i - block) * kBlock);
+    for (; i <= last; ++i) random_block(stream_.seed, stream_.number, i, memory_ + (i - block) * kBlock);
     held_ = block;
     filled_ = last;
     return memory_ + begin % kBlock;
   }
 
  private:
-  uint64_t seed_;
+  const Stream& stream_;
   int64_t width_;
-  const ElementDropout& dropout_;
   uint16_t* memory_;
   int64_t held_ = -1, filled_ = -1;  // blocks in memory, from first to last
 };
 
-REAREC_INLINE vfloat dropped(const ElementDropout& dropout, const uint16_t* bits, vfloat x) {
-  if (dropout.threshold == 0) return x;
+REAREC_INLINE vfloat dropped(const Stream& stream, const uint16_t* bits, vfloat x) {
+  if (stream.threshold == 0) return x;
   vhalf half;
   std::memcpy(&half, bits, sizeof half);
   const vuint word = __builtin_convertvector(half, vuint);
-  return word < dropout.threshold ? vfloat{} : x * dropout.scale;
+  return word < stream.threshold ? vfloat{} : x * stream.scale;
 }
 
 REAREC_INLINE vfloat only(vfloat v, int64_t count) {
@@ -75,31 +90,21 @@ REAREC_INLINE vfloat only(vfloat v, int64_t count) {
   return v;
 }
 
-REAREC_INLINE int64_t padded(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
-
 // The residual sum of row r, padded with zeros; returns its sum.
 template <class T>
-REAREC_INLINE vfloat residual_sum(const LayerNorm& a, int64_t r, const uint16_t* bits, float* sum) {
+REAREC_INLINE vfloat residual_sum(const LayerNorm& a, const Stream& of_x, int64_t r, const uint16_t* bits, float* sum) {
   const T* x = static_cast<const T*>(a.x) + r * a.width;
   const float* residual = a.residual ? a.residual + r * a.width : nullptr;
   vfloat total{};
   for (int64_t i = 0; i < a.width; i += kLanes) {
     const int64_t count = a.width - i;
-    vfloat v = dropped(a.before, bits + i, load_part(x + i, count));
+    vfloat v = dropped(of_x, bits + i, load_part(x + i, count));
     if (residual) v += load_part(residual + i, count);
     store(sum + i, v);
     total += v;
   }
   return total;
 }
-
-struct Scratch {
-  float* data;
-  explicit Scratch(int64_t floats) : data(static_cast<float*>(std::malloc(sizeof(float) * floats))) {}
-  ~Scratch() { std::free(data); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-};
 
 // Rows of one thread: the same for the same number of threads, so that sums over rows are.
 REAREC_INLINE int64_t first_row(int64_t rows, int64_t thread, int64_t threads) { return rows * thread / threads; }
@@ -109,16 +114,16 @@ int threads_for(const LayerNorm& a) { return a.rows * a.width > (1 << 14) ? a.th
 template <class T>
 void forward_rows(const LayerNormForward& f) {
   const LayerNorm& a = f.norm;
+  const Stream of_x = stream_of_x(f.dropout), of_output = stream_of_output(f.dropout);
   const float inverse_width = 1.0f / static_cast<float>(a.width);
   for_each_task(threads_for(a), a.threads, [&](int64_t thread) {
     Scratch scratch(padded(a.width) + 2 * RowBits::floats(a.width));
     float* sum_of = scratch.data;
-    RowBits before(a, a.before, reinterpret_cast<uint16_t*>(scratch.data + padded(a.width)));
-    RowBits after(a, a.after,
-                  reinterpret_cast<uint16_t*>(scratch.data + padded(a.width) + RowBits::floats(a.width)));
+    uint16_t* const bits_of_x = reinterpret_cast<uint16_t*>(scratch.data + padded(a.width));
+    RowBits x_bits(of_x, a.width, bits_of_x), output_bits(of_output, a.width, bits_of_x + 2 * RowBits::floats(a.width));
     const int64_t last = first_row(a.rows, thread + 1, a.threads);
     for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {
-      const float mean = sum(residual_sum<T>(a, r, before.row(r), sum_of)) * inverse_width;
+      const float mean = sum(residual_sum<T>(a, of_x, r, x_bits.row(r), sum_of)) * inverse_width;
       vfloat squares{};
       for (int64_t i = 0; i < a.width; i += kLanes) {
         const vfloat centred = only(load(sum_of + i) - mean, a.width - i);
@@ -129,13 +134,13 @@ void forward_rows(const LayerNormForward& f) {
         a.statistics[2 * r] = mean;
         a.statistics[2 * r + 1] = inverse;
       }
-      const uint16_t* bits = after.row(r);
+      const uint16_t* bits = output_bits.row(r);
       float* out = f.out + r * a.width;
       for (int64_t i = 0; i < a.width; i += kLanes) {
         const int64_t count = a.width - i;
         const vfloat normalised = (load(sum_of + i) - mean) * inverse;
         const vfloat y = normalised * load_part(a.weight + i, count) + load_part(a.bias + i, count);
-        store_part(out + i, dropped(a.after, bits + i, y), count);
+        store_part(out + i, dropped(of_output, bits + i, y), count);
       }
     }
   });
@@ -144,6 +149,7 @@ void forward_rows(const LayerNormForward& f) {
 template <class T>
 void backward_rows(const LayerNormBackward& b) {
   const LayerNorm& a = b.norm;
+  const Stream of_x = stream_of_x(b.dropout), of_output = stream_of_output(b.dropout);
   const int64_t width = padded(a.width);
   const float inverse_width = 1.0f / static_cast<float>(a.width);
   for_each_task(threads_for(a), a.threads, [&](int64_t thread) {
@@ -153,20 +159,20 @@ void backward_rows(const LayerNormBackward& b) {
     float* grad_weight = grad + width;
     float* grad_bias = grad_weight + width;
     uint16_t* bits = reinterpret_cast<uint16_t*>(grad_bias + width);
-    RowBits before(a, a.before, bits), after(a, a.after, bits + 2 * RowBits::floats(a.width));
+    RowBits x_bits(of_x, a.width, bits), output_bits(of_output, a.width, bits + 2 * RowBits::floats(a.width));
     for (int64_t i = 0; i < 2 * width; ++i) grad_weight[i] = 0;
     const int64_t last = first_row(a.rows, thread + 1, a.threads);
     for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {
-      const uint16_t* before_bits = before.row(r);
-      const uint16_t* after_bits = after.row(r);
-      residual_sum<T>(a, r, before_bits, normalised);
+      const uint16_t* bits_of_x = x_bits.row(r);
+      const uint16_t* bits_of_output = output_bits.row(r);
+      residual_sum<T>(a, of_x, r, bits_of_x, normalised);
       const float mean = a.statistics[2 * r], inverse = a.statistics[2 * r + 1];
       const float* grad_out = b.grad_out + r * a.width;
       vfloat total{}, weighted{};
       for (int64_t i = 0; i < a.width; i += kLanes) {
         const int64_t count = a.width - i;
         const vfloat n = only((load(normalised + i) - mean) * inverse, count);
-        const vfloat upstream = dropped(a.after, after_bits + i, load_part(grad_out + i, count));
+        const vfloat upstream = dropped(of_output, bits_of_output + i, load_part(grad_out + i, count));
         const vfloat g = upstream * load_part(a.weight + i, count);
         store(grad_weight + i, load(grad_weight + i) + upstream * n);
         store(grad_bias + i, load(grad_bias + i) + upstream);
@@ -181,7 +187,7 @@ void backward_rows(const LayerNormBackward& b) {
         const vfloat g = (load(grad + i) - mean_grad - load(normalised + i) * mean_weighted) * inverse;
         if (b.grad_residual) store_part(b.grad_residual + r * a.width + i, g, count);
         if (b.grad_x)
-          store_part(static_cast<T*>(b.grad_x) + r * a.width + i, dropped(a.before, before_bits + i, g), count);
+          store_part(static_cast<T*>(b.grad_x) + r * a.width + i, dropped(of_x, bits_of_x + i, g), count);
       }
     }
     float* to = b.grad_parameters + thread * 2 * a.width;

@@ -4,16 +4,7 @@
 
 namespace rearec {
 
-// Dropout with a seed of its own per call. Element i of all elements in row-major order is dropped if the 16 bits
-// number i % 128 of block i / 128 are below `threshold` / 2^16: half (n / 16) % 2 of word n / 32 of Philox with the
-// counter (low and high word of 16 * block + n % 16, stream, 0), where n = i % 128.
-struct ElementDropout {
-  uint32_t threshold;  // below 2^16; 0: no dropout
-  uint32_t stream;
-  float scale;  // of what is kept
-};
-
-// sum = before(x) + residual, out = after(normalised(sum) * weight + bias); rows x width, dense.
+// sum = dropped(x) + residual, out = dropped(normalised(sum) * weight + bias); rows x width, dense.
 struct LayerNorm {
   const void* x;
   bool x_is_bfloat16;     // else float32; everything else is float32
@@ -23,20 +14,28 @@ struct LayerNorm {
   int64_t rows;
   int64_t width;
   float eps;
-  uint64_t seed;
-  ElementDropout before;
-  ElementDropout after;
-  float* statistics;  // [rows, 2]: mean and 1 / standard deviation
+  float* statistics;  // [rows, 2]: mean and 1 / standard deviation; or null
   int threads;
+};
+
+// Element i of all elements in row-major order is dropped if the 16 bits number i % 128 of block i / 128 are below the
+// probability, in units of 2^-16: half (n / 16) % 2 of word n / 32 of Philox with the counter (low and high word of
+// 16 * block + n % 16, stream, 0), where n = i % 128. Streams: 0 of x, 1 of the output.
+struct ElementDropout {
+  double x_probability;
+  double output_probability;
+  uint64_t seed;
 };
 
 struct LayerNormForward {
   LayerNorm norm;
+  ElementDropout dropout;
   float* out;
 };
 
 struct LayerNormBackward {
   LayerNorm norm;
+  ElementDropout dropout;
   const float* grad_out;
   void* grad_x;          // of x's dtype, or null
   float* grad_residual;  // or null

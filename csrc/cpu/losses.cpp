@@ -20,8 +20,6 @@ REAREC_INLINE vfloat rounded_to_bfloat16(vfloat v) {
 }
 
 // The vectors of a row cover its padding too.
-REAREC_INLINE int64_t padded(int64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
-
 REAREC_INLINE void fill_padding(float* row, int64_t columns, float value) {
   for (int64_t n = columns; n < padded(columns); ++n) row[n] = value;
 }

@@ -2,14 +2,14 @@
 //
 // A chunk holds raw logits h.e (no temperature yet) that a matrix product has just written. The statistics pass reads
 // it and leaves a few numbers per row; the gradient pass needs only these and writes the gradient over the logits. So a
-// catalogue that is split over processes needs nothing but a reduction of the statistics between the two passes.
+// catalog that is split over processes needs nothing but a reduction of the statistics between the two passes.
 #pragma once
 #include <cstdint>
 
 namespace rearec {
 
 // Row-major float32; rows belong together in groups of `steps` (the steps of one user), group g has the column
-// target[g], or none (-1) when that column is not in this part of the catalogue. Rows are padded to whole vectors of
+// target[g], or none (-1) when that column is not in this part of the catalog. Rows are padded to whole vectors of
 // kPadding floats (row_stride is at least that): the padding is overwritten and means nothing.
 constexpr int64_t kPadding = 16;
 
@@ -56,8 +56,6 @@ struct Ensemble {
   float kl_coefficient;             // d(total) / d(sum over i of E_i[u_i] and its lse terms, of one group)
   bool round_to_bfloat16;
 };
-
-constexpr int kMaxEnsembleSteps = 64;
 
 // Columns that share the group of a row's target column are taken out (-infinity), the target itself stays.
 struct GroupMask {

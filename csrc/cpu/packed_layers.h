@@ -62,19 +62,20 @@ void pack(const PackedNorm& norm, int64_t width, const float* weight, const floa
   }
 }
 
-void pack_layers(const LayerStack& stack, const float* const* tensors, float* packed) {
-  const int64_t width = width_of(stack);
+void pack_layers(const PackLayers& a) {
+  const int64_t width = width_of(a.stack);
+  const float* const* tensors = a.tensors.items;
   PackedPlaces places{width};
   const auto next = [&](const auto& place) {
     if constexpr (sizeof(place) == sizeof(PackedNorm))
-      pack(place, width, tensors[0], tensors[1], packed);
+      pack(place, width, tensors[0], tensors[1], a.packed);
     else
-      pack(place, tensors[0], tensors[1], packed);
+      pack(place, tensors[0], tensors[1], a.packed);
     tensors += 2;
   };
   next(places.norm());
-  for (int64_t l = 0; l < stack.layers; ++l) {
-    const PackedLayer layer(places, stack.ffn);
+  for (int64_t l = 0; l < a.stack.layers; ++l) {
+    const PackedLayer layer(places, a.stack.ffn);
     next(layer.query);
     next(layer.key);
     next(layer.value);

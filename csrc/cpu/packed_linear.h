@@ -13,7 +13,7 @@ constexpr int kPanel = 2 * kLanes;
 // Rows taken together: their sums fill the registers, but for two vectors of weights and one of inputs.
 constexpr int kTileRows = (kRegisters - 4) / 2;
 
-constexpr int64_t whole_panels(int64_t outputs) { return (outputs + kPanel - 1) / kPanel * kPanel; }
+constexpr int64_t whole_panels(int64_t outputs) { return round_up(outputs, kPanel); }
 
 struct PackedLinear {
   int64_t inputs, outputs;
@@ -84,8 +84,8 @@ void multiply(const PackedLinear& linear, const float* packed, int64_t begin, in
     for (; count >= 4; count -= 4, panel += 4 * panel_floats, y += 4 * kPanel)
       multiply_tile<1, 4, false>(x, x_stride, panel, inputs, y, y_stride);
   }
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t tile = (rows + tiles - 1) / tiles;
+  const int64_t tiles = ceil_divide(rows, kTileRows);
+  const int64_t tile = ceil_divide(rows, tiles);
   for (; count > 0; --count, panel += panel_floats, y += kPanel) {
     multiply_rows<true>(tile, x, x_stride, panel, inputs, y, y_stride);
     for (int64_t row = tile; row < rows; row += tile)

@@ -7,7 +7,7 @@
 #include <omp.h>
 #endif
 
-#include "waiting.h"
+#include "cpu/runtime/waiting.h"
 
 namespace rearec {
 namespace {

@@ -4,6 +4,7 @@
 #include "cpu/best_items.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
+#include "kernel_limits.h"
 
 namespace rearec {
 namespace {
@@ -26,8 +27,8 @@ void topk(const TopK& a) {
   });
 }
 
-void topk_sort(const Best& best) {
-  for (int64_t row = 0; row < best.rows; ++row) heap_of(best, row).sort();
+void topk_sort(const TopKSort& a) {
+  for (int64_t row = 0; row < a.best.rows; ++row) heap_of(a.best, row).sort();
 }
 
 // --- Top-k, few rows

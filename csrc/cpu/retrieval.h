@@ -1,4 +1,4 @@
-// Retrieval over the whole catalogue on the CPU: top-k and rank over blocks of scores that a matrix product has just
+// Retrieval over the whole catalog on the CPU: top-k and rank over blocks of scores that a matrix product has just
 // written, and a top-k that computes the scores itself for a few rows. One table of kernels per instruction set.
 #pragma once
 #include <cstdint>
@@ -40,7 +40,6 @@ struct TopK {
 };
 
 // For up to kMaxDirectRows rows, where reading the table is all the work: scores and heaps in one pass over it.
-constexpr int64_t kMaxDirectRows = 8;
 struct DirectTopK {
   const float* hidden;  // [best.rows, width], dense
   const void* table;    // [items, width], rows row_stride elements apart
@@ -51,6 +50,11 @@ struct DirectTopK {
   Best best;  // scores and items are [parts, rows, k]; the result is in part 0
   int parts;  // threads, each with a share of the table and heaps of its own
   Exclusion exclusion;
+};
+
+// Heaps to descending order.
+struct TopKSort {
+  Best best;
 };
 
 struct Rank {
@@ -64,7 +68,7 @@ struct Rank {
 struct RetrievalKernels {
   void (*topk)(const TopK&);
   void (*topk_direct)(const DirectTopK&);
-  void (*topk_sort)(const Best&);  // heaps to descending order
+  void (*topk_sort)(const TopKSort&);
   void (*rank)(const Rank&);
 };
 

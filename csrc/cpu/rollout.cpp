@@ -89,10 +89,10 @@ struct Plan {
   Plan(const Rollout& a, bool may_team) {
     const int64_t count = a.rows.count, members = whole_panels(width_of(a.stack)) / kPanel / kPanelsEach;
     team = may_team && a.threads > 1 && members > 1 && count < 2 * kTileRows;
-    int64_t each = team ? count : (count + a.threads - 1) / a.threads;
+    int64_t each = team ? count : ceil_divide(count, a.threads);
     each = each < kTileRows ? kTileRows : (each > kBlockRows ? kBlockRows : each);
-    blocks = team || count == 0 ? 1 : (count + each - 1) / each;
-    rows = (count + blocks - 1) / blocks;
+    blocks = team || count == 0 ? 1 : ceil_divide(count, each);
+    rows = ceil_divide(count, blocks);
     const int64_t useful = team ? members : blocks;
     threads = static_cast<int>(useful < a.threads ? useful : a.threads);
   }
@@ -108,11 +108,14 @@ struct BlockMemory {
   BlockMemory(const Rollout& a, int64_t rows, float* scratch) {
     const int64_t width = whole_panels(width_of(a.stack));
     int64_t slots = 0;
-    for (int64_t l = 0; l < a.stack.layers; ++l) slots = a.prefixes[l].slots > slots ? a.prefixes[l].slots : slots;
+    for (int64_t l = 0; l < a.stack.layers; ++l) {
+      const int64_t of_layer = a.prefixes.items[l].slots;
+      slots = of_layer > slots ? of_layer : slots;
+    }
     float* next = scratch;
     const auto take = [&](int64_t count) {
       float* taken = next;
-      next += (count + 15) / 16 * 16;
+      next += round_up(count, 16);
       return taken;
     };
     token = take(rows * width);
@@ -154,10 +157,9 @@ void attend_block(const Rollout& a, const Team& team, int64_t first, int64_t row
   attention.shape = {DType::float32, 1, heads, heads, stack.head_dim, step + 1,
                      1.0f / std::sqrt(static_cast<float>(stack.head_dim))};
   attention.prefix = prefix;
-  attention.prefix.k = static_cast<const float*>(prefix.k) + head * prefix.k_stride[2];
-  attention.prefix.v = static_cast<const float*>(prefix.v) + head * prefix.v_stride[2];
-  attention.segments = &tokens;
-  attention.segment_count = 1;
+  attention.prefix.k = static_cast<const float*>(prefix.k) + head * prefix.k_stride.head;
+  attention.prefix.v = static_cast<const float*>(prefix.v) + head * prefix.v_stride.head;
+  attention.segments = {&tokens, 1};
   for (int64_t r = by_row ? team.begin(rows) : 0; r < (by_row ? team.end(rows) : rows); ++r)
     attend<float, D>(attention, RowView(RowView(a.rows, first + r), r), 0, memory.query + r * padded + offset,
                      memory.attended + r * padded + offset, memory.scores);
@@ -199,7 +201,8 @@ void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const B
       multiply_share(layer.key, memory.token, padded, keys + step * padded, row_stride);
       multiply_share(layer.value, memory.token, padded, values + step * padded, row_stride);
       team.wait();
-      attend_block<D>(a, team, first, rows, a.prefixes[l], step, {keys, values, row_stride, padded, a.steps}, memory);
+      const TokenSegment tokens = {keys, values, row_stride, padded, a.steps};
+      attend_block<D>(a, team, first, rows, a.prefixes.items[l], step, tokens, memory);
       team.wait();
       multiply_share(layer.output, memory.attended, padded, memory.update, padded);
       team.wait();
@@ -231,12 +234,12 @@ int64_t scratch_floats(const Rollout& a) {
 }
 
 template <int D>
-void run_blocks(const Rollout& a) {
+void run_blocks(const Rollout& a, float* scratch) {
   // A member that does not get a processor would keep the others waiting, several times per layer and step.
   const Plan plan(a, !waits_asleep());
-  int* const arrivals = reinterpret_cast<int*>(a.scratch);
+  int* const arrivals = reinterpret_cast<int*>(scratch);
   *arrivals = 0;
-  float* const blocks = a.scratch + kArrivalsFloats;
+  float* const blocks = scratch + kArrivalsFloats;
   Tasks tasks(plan.blocks);
   in_threads(plan.threads, [&](int thread, int threads) {
     const BlockMemory first(a, plan.rows, blocks);
@@ -253,8 +256,8 @@ void run_blocks(const Rollout& a) {
   });
 }
 
-void run(const Rollout& a) {
-  with_head_width(a.stack.head_dim, [&](auto width) { run_blocks<width.value>(a); });
+void run(const Rollout& a, float* scratch) {
+  with_head_width(a.stack.head_dim, [&](auto width) { run_blocks<width.value>(a, scratch); });
 }
 
 }  // namespace

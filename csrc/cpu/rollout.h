@@ -2,6 +2,7 @@
 // (attention over the cached prefix and the row's own tokens, then a GELU feed-forward layer) in one call.
 #pragma once
 #include "attention_arguments.h"
+#include "lists.h"
 
 namespace rearec {
 
@@ -19,24 +20,29 @@ struct LayerStack {
 constexpr int kInputTensors = 2;
 constexpr int kLayerTensors = 16;
 
+struct PackLayers {
+  LayerStack stack;
+  List<const float*> tensors;
+  float* packed;
+};
+
 struct Rollout {
   LayerStack stack;
   const float* packed;     // what pack_layers wrote
   const float* positions;  // [steps, width], added to the state of each step before the input's LayerNorm; or none
-  const Prefix* prefixes;  // K and V of every layer
+  List<Prefix> prefixes;   // K and V of every layer
   Rows rows;
   int64_t steps;
   const float* hidden;  // [rows, width], dense
   float* states;        // [rows, steps + 1, width]: hidden, then the state after each step
-  float* scratch;       // rollout_scratch_floats
   int threads;
 };
 
 struct RolloutKernels {
   int64_t (*packed_floats)(const LayerStack&);
-  void (*pack_layers)(const LayerStack&, const float* const* tensors, float* packed);
+  void (*pack_layers)(const PackLayers&);
   int64_t (*scratch_floats)(const Rollout&);
-  void (*rollout)(const Rollout&);
+  void (*rollout)(const Rollout&, float* scratch);
 };
 
 namespace baseline { extern const RolloutKernels rollout; }

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arithmetic.h"
+
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -29,6 +31,9 @@ typedef float vfloat __attribute__((vector_size(4 * kLanes)));
 typedef int32_t vint __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t vuint __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t vhalf __attribute__((vector_size(2 * kLanes)));
+
+// The elements of a row of whole vectors.
+constexpr int64_t padded(int64_t count) { return round_up(count, kLanes); }
 
 struct bfloat16 {
   uint16_t bits;

@@ -1,8 +1,9 @@
 // What softmax losses compute per vector of logits, whichever way the logits come: from a chunk in memory
-// (csrc/cpu/losses.cpp) or from tiles (csrc/amx).
+// (csrc/cpu/losses.cpp) or from tiles (csrc/cpu/tiles).
 #pragma once
 #include "cpu/losses.h"
 #include "cpu/simd.h"
+#include "kernel_limits.h"
 
 namespace rearec {
 namespace {
@@ -29,7 +30,7 @@ REAREC_INLINE float exp_or_zero(float x) { return exp_or_zero(broadcast(x))[0]; 
 // The steps of one user: T of them, or as many as `steps` says when T is 0.
 template <int T>
 struct Steps {
-  static constexpr int kMax = T ? T : kMaxEnsembleSteps;
+  static constexpr int kMax = T ? T : kMaxEnsembleStates;
   int steps;
   REAREC_INLINE int count() const { return T ? T : steps; }
 };

@@ -38,7 +38,7 @@ __device__ inline void value_pass_tokens(const AttentionBackward& a, const Query
       if (token >= tile.visible_tokens(m)) continue;
       const int64_t at = tile.score_index(m) * a.shape.tokens + token;
       const float p = a.token_probs[at];
-      dp = kept(p, dp, a.keep);
+      dp = kept(p, dp, a.dropout.keep);
       total[m] += fabsf(p) * dp;
       if (L::lane() == 0) a.token_dscores[at] = dp;
     }
@@ -74,7 +74,7 @@ __device__ inline void value_pass_prefix(const AttentionBackward& a, const Query
       for (int u = 0; u < kUnroll<L>; ++u) {
         const int slot = first + u * L::kVectors + L::vector();
         if (!tile.sees(m, slot)) continue;
-        const float gradient = kept(p[m][u], dp[m][u], a.keep);
+        const float gradient = kept(p[m][u], dp[m][u], a.dropout.keep);
         total[m] += fabsf(p[m][u]) * gradient;
         if (L::lane() == 0) a.prefix_dscores[tile.score_index(m) * a.prefix.slots + slot] = gradient;
       }
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kThreads, 5)
       vector.load(static_cast<const T*>(a.q) + offset, head_dim, true);
       grad_k.add(a.token_dscores[at], vector);
       vector.load(static_cast<const T*>(a.grad_out) + offset, head_dim, true);
-      grad_v.add(kept(a.token_probs[at], a.token_probs[at], a.keep), vector);
+      grad_v.add(kept(a.token_probs[at], a.token_probs[at], a.dropout.keep), vector);
     }
   }
   const int64_t head_offset = int64_t{kv_head} * head_dim;

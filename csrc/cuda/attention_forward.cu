@@ -4,7 +4,7 @@
 
 namespace rearec::cuda {
 
-void attention_forward(const AttentionForward& a, void* stream) {
+void attention_forward(const AttentionForward& a) {
   const AttentionShape& shape = a.shape;
   WordAccess access(shape.dtype, shape.head_dim);
   access.addresses({a.q, a.out}).prefix(a.prefix).segments(a.segments);
@@ -15,7 +15,7 @@ void attention_forward(const AttentionForward& a, void* stream) {
     TileKernel<AttentionForward> shared{};
     if constexpr (L::kWidth > 1)
       shared = {attention_forward_kernel<L, kSharedQueries>, kSharedQueries, kForwardBlocks<kSharedQueries>};
-    launch_tiles<L>("attention_forward", {attention_forward_kernel<L, 1>, 1, kForwardBlocks<1>}, shared, a, stream);
+    launch_tiles<L>("attention_forward", {attention_forward_kernel<L, 1>, 1, kForwardBlocks<1>}, shared, a);
   });
 }
 

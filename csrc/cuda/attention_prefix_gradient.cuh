@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   for (int position = a.offsets[prefix] + part; position < a.offsets[prefix + 1]; position += schedule.parts) {
     const int row = a.rows.order[position], start = a.rows.start[row], end = a.rows.end[row];
     if (start >= first + kKeys || end <= first) continue;
-    for (int s = 0; s < a.step_count; ++s) {
-      const StepGradient& step = a.step[s];
+    for (int s = 0; s < a.steps.count; ++s) {
+      const StepGradient& step = a.steps.items[s];
       for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
         for (int query = 0; query < step.queries; ++query) {
           const int64_t scores = ((row * a.heads + head) * step.queries + query) * a.slots;

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "arithmetic.h"
 #include "cuda/query_tile.cuh"
 
 namespace rearec::cuda {
@@ -13,8 +14,6 @@ inline void check(cudaError_t error, const char* what) {
     throw std::runtime_error(std::string(what) + ": CUDA error " + cudaGetErrorName(error) + ": " +
                              cudaGetErrorString(error));
 }
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline size_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 
@@ -32,11 +31,12 @@ class WordAccess {
   }
   WordAccess& prefix(const Prefix& p) {
     return addresses({p.k, p.v})
-        .strides({p.k_stride[0], p.k_stride[1], p.k_stride[2], p.v_stride[0], p.v_stride[1], p.v_stride[2]});
+        .strides({p.k_stride.prefix, p.k_stride.slot, p.k_stride.head})
+        .strides({p.v_stride.prefix, p.v_stride.slot, p.v_stride.head});
   }
   WordAccess& segments(const Segments& list) {
     for (int s = 0; s < list.count; ++s) {
-      const TokenSegment& segment = list.segment[s];
+      const TokenSegment& segment = list.items[s];
       addresses({segment.k, segment.v}).strides({segment.row_stride, segment.token_stride});
     }
     return *this;
@@ -119,14 +119,14 @@ struct TileKernel {
 // All queries, by `shared` where prefixes are and there is such a kernel, else by `single`.
 template <class L, class Arguments>
 void launch_tiles(const char* name, const TileKernel<Arguments>& single, const TileKernel<Arguments>& shared,
-                  const Arguments& a, void* stream) {
+                  const Arguments& a) {
   const int64_t queries = count32(queries_per_kv_head(a.shape, a.rows), "queries");
   const bool shares = shared.kernel && queries >= kSharedQueries * a.prefixes;
   const TileKernel<Arguments>& chosen = shares ? shared : single;
   const int64_t tiles = ceil_divide(queries, chosen.queries) * a.shape.kv_heads;
   const int64_t loops = ceil_divide(a.prefix.slots, kKeysAtOnce<L>);
   const Schedule schedule = schedule_tiles(tiles, loops, chosen.blocks_per_processor);
-  launch(name, chosen.kernel, tiles * schedule.parts, stream, a, schedule);
+  launch(name, chosen.kernel, tiles * schedule.parts, a.stream, a, schedule);
 }
 
 }  // namespace rearec::cuda

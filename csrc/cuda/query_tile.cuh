@@ -125,8 +125,8 @@ enum class Side { key, value };
 template <class T, Side kSide>
 __device__ inline const T* token_vector(const Segments& segments, int row, int token, int64_t head_offset) {
   int s = 0;
-  while (token >= segments.segment[s].count) token -= static_cast<int>(segments.segment[s++].count);
-  const TokenSegment& segment = segments.segment[s];
+  while (token >= segments.items[s].count) token -= static_cast<int>(segments.items[s++].count);
+  const TokenSegment& segment = segments.items[s];
   const T* base = static_cast<const T*>(kSide == Side::key ? segment.k : segment.v);
   return base + row * segment.row_stride + token * segment.token_stride + head_offset;
 }
@@ -147,14 +147,14 @@ __device__ inline void load_tokens(const Segments& segments, const QueryTile<L, 
 
 // The lanes' parts of kUnroll x kVectors slots of a prefix from `first` on; zero beyond `end`.
 template <class L>
-__device__ inline void load_slots(const void* base, const int64_t (&stride)[3], int prefix, int kv_head, int first,
+__device__ inline void load_slots(const void* base, const PrefixStrides& stride, int prefix, int kv_head, int first,
                                   int end, int head_dim, Packed<L> (&to)[kUnroll<L>]) {
   using T = typename L::Element;
-  const T* vectors = static_cast<const T*>(base) + prefix * stride[0] + kv_head * stride[2];
+  const T* vectors = static_cast<const T*>(base) + prefix * stride.prefix + kv_head * stride.head;
 #pragma unroll
   for (int u = 0; u < kUnroll<L>; ++u) {
     const int slot = first + u * L::kVectors + L::vector();
-    to[u].load(vectors + slot * stride[1], head_dim, slot < end);
+    to[u].load(vectors + slot * stride.slot, head_dim, slot < end);
   }
 }
 

@@ -42,7 +42,7 @@ def attention(
         prefix_operand(prefix_k, prefix_v),
         rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
         segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
-        dropout_p, 0 if seed is None else seed.data_ptr(),
+        (dropout_p, 0 if seed is None else seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
     )  # fmt: skip
     return out, prefix_probs, token_probs
@@ -66,7 +66,7 @@ def attention_decode(
         prefix_operand(prefix_k, prefix_v),
         rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
         [*segments, segment_operand(k, v, queries)], append,
-        dropout_p, 0 if seed is None else seed.data_ptr(),
+        (dropout_p, 0 if seed is None else seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), 0, 0,
     )  # fmt: skip
     return out
@@ -89,7 +89,7 @@ def attention_backward(
         prefix_operand(prefix_k, prefix_v),
         rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
         segment_operands(few_k, few_v), segment_operands(grad_k, grad_v),
-        dropout_p, q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+        (dropout_p, 0), q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
         grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
     )  # fmt: skip
     if len(few_k) < len(token_k):

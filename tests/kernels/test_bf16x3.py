@@ -179,11 +179,11 @@ class Guarded:
 def test_nothing_beyond_the_buffers_is_written(
     shape: tuple[int, int, int, int], precision: str, monkeypatch: pytest.MonkeyPatch, set_threads: Callable
 ) -> None:
-    from rearec_kernels.cpu import losses, tiles
+    from rearec_kernels.cpu import losses, tiled_softmax
 
     guarded = Guarded()
     monkeypatch.setattr(losses, "empty", guarded.empty)
-    monkeypatch.setattr(tiles, "empty", guarded.empty)
+    monkeypatch.setattr(tiled_softmax, "empty", guarded.empty)
     problem = Problem(shape)
     for threads in (1, 2):
         set_threads(threads)

@@ -18,6 +18,7 @@ from rearec_kernels import (
     annealed_temperatures,
     available_backends,
     ensemble_reasoning_loss,
+    native,
     reasoning_info_nce,
     use_backend,
 )
@@ -136,6 +137,7 @@ def test_a_temperature_that_overflows_is_found_where_it_is_used() -> None:
         annealed(temperature=annealed_temperatures(0.07, 1e300, 2))
 
 
+@pytest.mark.skipif(native.C is None, reason="without compiled kernels there is no limit")
 def test_ensemble_of_too_many_states_says_so() -> None:
     with pytest.raises(ValueError, match=r"hidden may have 64 states per row at most, got \[4, 65, 8\]"):
         ensemble(hidden=torch.zeros(4, 65, 8))

@@ -90,8 +90,8 @@ def test_clean(tmp_path: Path) -> None:
         done = subprocess.run([compiler, *FLAGS, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
-    sources = [*sorted(CSRC.glob("*.cpp")), *sorted(CSRC.glob("cpu/*.cpp"))]
-    objects = [tmp_path / f"{path.name}.o" for path in sources]
+    sources = [path for folder in ("bindings", "cpu", "cpu/runtime") for path in sorted(CSRC.glob(f"{folder}/*.cpp"))]
+    objects = [tmp_path / f"{path.parent.name}-{path.name}.o" for path in sources]
     with ThreadPoolExecutor(2) as pool:
         [*pool.map(lambda pair: build(["-c", str(pair[0]), "-o", str(pair[1])]), zip(sources, objects, strict=True))]
     extension = package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"

@@ -107,14 +107,14 @@ bool run(const Sizes& z, int parts) {
   if (z.dropout > 0) f.dropout = {&seed, dropout_threshold(z.dropout), 0};
   f.dropout.keep = static_cast<float>(1 / (1 - z.dropout));
   for (size_t s = 0; s < z.earlier.size(); ++s)
-    f.segments.segment[f.segments.count++] = {old_k[s].get(), old_v[s].get(), z.earlier[s] * slot_stride, slot_stride,
+    f.segments.items[f.segments.count++] = {old_k[s].get(), old_v[s].get(), z.earlier[s] * slot_stride, slot_stride,
                                               z.earlier[s]};
   f.append = {new_k.get(), new_v.get(), buffer_k.get(), buffer_v.get(), tokens * slot_stride, slot_stride};
 #if defined(REAREC_READ_APPENDED)  // a planted race: the new tokens read where another warp writes them
-  f.segments.segment[f.segments.count++] = {buffer_k.get() + earlier * slot_stride, buffer_v.get() + earlier * slot_stride,
+  f.segments.items[f.segments.count++] = {buffer_k.get() + earlier * slot_stride, buffer_v.get() + earlier * slot_stride,
                                             tokens * slot_stride, slot_stride, Q};
 #else
-  f.segments.segment[f.segments.count++] = {new_k.get(), new_v.get(), Q * slot_stride, slot_stride, Q};
+  f.segments.items[f.segments.count++] = {new_k.get(), new_v.get(), Q * slot_stride, slot_stride, Q};
 #endif
   f.q = q.get();
   Array<T> out(q.data.size()), grad_q(q.data.size());
@@ -135,7 +135,7 @@ bool run(const Sizes& z, int parts) {
   b.rows = f.rows;
   b.prefixes = f.prefixes;
   b.segments = f.segments;
-  b.keep = f.dropout.keep;
+  b.dropout = f.dropout;
   b.q = q.get();
   b.grad_out = grad_out.get();
   b.prefix_probs = prefix_probs.get();
@@ -145,14 +145,14 @@ bool run(const Sizes& z, int parts) {
   b.token_dscores = token_dscores.get();
   Array<T> grad_token_k(size_t(z.rows) * tokens * G * D), grad_token_v(grad_token_k.data.size());
   b.grad_segments.count = 1;
-  b.grad_segments.segment[0] = {grad_token_k.get(), grad_token_v.get(), tokens * slot_stride, slot_stride, tokens};
+  b.grad_segments.items[0] = {grad_token_k.get(), grad_token_v.get(), tokens * slot_stride, slot_stride, tokens};
   launch("backward", attention_backward_kernel<L, kQueries>, int64_t{tiles} * parts, nullptr, b, schedule);
   launch("token", token_gradient_kernel<L>, ceil_divide(int64_t{z.rows} * tokens * G, L::kVectors), nullptr, b);
 
   PrefixGradient g{};
   g.dtype = f.shape.dtype;
-  g.step_count = 2;  // the same step twice: twice the gradient
-  for (int s = 0; s < 2; ++s) g.step[s] = {prefix_dscores.get(), prefix_probs.get(), q.get(), grad_out.get(), Q};
+  g.steps.count = 2;  // the same step twice: twice the gradient
+  for (int s = 0; s < 2; ++s) g.steps.items[s] = {prefix_dscores.get(), prefix_probs.get(), q.get(), grad_out.get(), Q};
   g.rows = f.rows;
   g.offsets = offsets.data();
   g.prefixes = z.prefixes;

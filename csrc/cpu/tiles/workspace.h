@@ -1,14 +1,13 @@
-// How a sweep over a catalogue (sweep.h) cuts its work, and where in the scratch its strips and sums lie.
+// How a sweep over a catalog (sweep.h) cuts its work, and where in the scratch its strips and sums lie.
 #pragma once
-#include "amx/losses.h"
-#include "amx/strips.h"
+#include "cpu/tiles/losses.h"
+#include "cpu/tiles/strips.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 constexpr int64_t kItemsPerBlock = 256, kRowsPerChunk = 512;
 
-constexpr int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 REAREC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Sizes {
@@ -20,15 +19,15 @@ struct Sizes {
   int64_t chunk_groups, chunk_blocks;
   int64_t threads;
 
-  explicit Sizes(const Catalogue& c) {
+  explicit Sizes(const SoftmaxOverItems& c) {
     parts = c.two_parts ? 2 : 1;
     step = 2 * parts * kTileValues;
-    width_steps = ceiling(c.width, kTileDepth);
-    groups = ceiling(c.users, kBlock);
+    width_steps = ceil_divide(c.width, kTileDepth);
+    groups = ceil_divide(c.users, kBlock);
     row_blocks = groups * c.steps;
-    const int64_t steps = ceiling(c.items, kBlock);
-    item_steps = smaller(kItemsPerBlock / kBlock / parts, ceiling(steps, c.threads));
-    item_blocks = ceiling(steps, item_steps);
+    const int64_t steps = ceil_divide(c.items, kBlock);
+    item_steps = smaller(kItemsPerBlock / kBlock / parts, ceil_divide(steps, c.threads));
+    item_blocks = ceil_divide(steps, item_steps);
     chunk_groups = kRowsPerChunk / kBlock / parts / c.steps;
     chunk_groups = chunk_groups < 1 ? 1 : smaller(chunk_groups, groups);
     chunk_blocks = chunk_groups * c.steps;
@@ -43,7 +42,7 @@ class Cutter {
   template <class T>
   T* take(int64_t count) {
     char* const taken = next_;
-    next_ += ceiling(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
+    next_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
     return reinterpret_cast<T*>(taken);
   }
   char* next() const { return next_; }
@@ -60,7 +59,7 @@ struct Shared {
   float** running;         // [thread]
   float** grad_rows;       // [thread]
 
-  Shared(const Catalogue& c, const Sizes& s, int64_t vectors_per_group, Cutter& cut) {
+  Shared(const SoftmaxOverItems& c, const Sizes& s, int64_t vectors_per_group, Cutter& cut) {
     row_strips = cut.take<bfloat16>(s.row_blocks * s.width_steps * s.step);
     state_strips = cut.take<bfloat16>(s.width_steps * s.row_blocks * s.step);
     vectors = cut.take<float>(s.groups * vectors_per_group * kBlock);
@@ -80,7 +79,7 @@ struct Own {                // of a thread
   float* grad_items;        // [32 items][32 of the width]: sums
   float* logits;            // [step]: sums, 32 items by a group
 
-  Own(const Catalogue& c, const Sizes& s, int64_t running_per_group, Cutter& cut) {
+  Own(const SoftmaxOverItems& c, const Sizes& s, int64_t running_per_group, Cutter& cut) {
     running = cut.take<float>(s.groups * running_per_group * kBlock);
     grad_rows = cut.take<float>(s.row_blocks * s.width_steps * kSums);
     item_strips = cut.take<bfloat16>(s.item_steps * s.width_steps * s.step);
@@ -98,4 +97,4 @@ REAREC_INLINE int64_t sum_index(int64_t item, int64_t lane) {
 }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -12,7 +12,9 @@
 #pragma once
 #include <cstdint>
 
-namespace rearec::amx {
+#include "cpu/tiles/matrix.h"
+
+namespace rearec::tiles {
 
 constexpr int kBlockItems = 32;
 
@@ -24,25 +26,30 @@ struct ItemTiles {
   int64_t width;
 };
 
-struct Table {
-  const void* values;  // [items, width], rows row_stride elements apart
-  bool is_bfloat16;    // else float32
-  int64_t row_stride;
+struct PackItems {
+  ItemTiles to;
+  Matrix from;  // [items, width]
+  int threads;
 };
 
-// Fills the tiles, and the bounds unless they are null.
-void pack_items(const ItemTiles& to, const Table& from, int threads);
-
-// Rows [rows, width] as the second operand and, with bounds, what the bound of row and item takes of the row.
+// Scratch: rows as the second operand and, with bounds, what the bound of row and item takes of the row.
 struct RowTiles {
-  void* tiles;       // bfloat16 [row tiles, depth tiles, 16, 16, 2], as all of these for a multiple of 32 rows
-  float* of_norm;    // slack = of_norm |c| + of_residual |c - c~| + constant
-  float* of_residual;
-  float* constant;
-  float* offset;     // h.center
-  bool* is_bounded;  // false where nothing can be said
-  int64_t rows;
-};
-void pack_rows(const RowTiles& to, const float* hidden, const ItemTiles& items);
+  void* tiles;       // bfloat16 [row tiles, depth tiles, 16, 16, 2]
+  float* bounds;     // [4, padded]
+  bool* is_bounded;  // [padded]: false where nothing can be said
+  int64_t padded;    // rows, a multiple of 32 that is not below their number
 
-}  // namespace rearec::amx
+  // slack = of_norm |c| + of_residual |c - c~| + constant
+  float* of_norm() const { return bounds; }
+  float* of_residual() const { return bounds + padded; }
+  float* constant() const { return bounds + 2 * padded; }
+  float* offset() const { return bounds + 3 * padded; }  // h.center
+};
+
+namespace amx {
+// Fills the tiles, and the bounds unless they are null.
+void pack_items(const PackItems& a);
+void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items);
+}  // namespace amx
+
+}  // namespace rearec::tiles

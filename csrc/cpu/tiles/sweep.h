@@ -1,4 +1,4 @@
-// The passes of a softmax loss over a catalogue: for statistics, then for gradients.
+// The passes of a softmax loss over a catalog: for statistics, then for gradients.
 //
 // Users go in groups of 32, whose states of one step are a row block: the columns of one strip, so that a lane of a
 // vector is the same user in every step. Items go in blocks that fit the second-level cache, each thread has its own.
@@ -8,13 +8,13 @@
 //
 // What a loss has to have: see cross_entropy.cpp.
 #pragma once
-#include "amx/losses.h"
-#include "amx/pack.h"
-#include "amx/workspace.h"
+#include "cpu/tiles/losses.h"
+#include "cpu/tiles/pack.h"
+#include "cpu/tiles/workspace.h"
 #include "cpu/parallel.h"
 #include "cpu/softmax.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 // Calls visit(row, j) for 16 lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
@@ -57,14 +57,14 @@ REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t 
 template <int kParts, class Loss>
 class Sweep {
  public:
-  Sweep(const Catalogue& catalogue, const Loss& loss)
-      : c_(catalogue), loss_(loss), s_(catalogue), cut_(catalogue.scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
+  Sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss)
+      : c_(softmax), loss_(loss), s_(softmax), cut_(scratch), shared_(c_, s_, loss.gradient_vectors(), cut_) {}
 
-  static size_t bytes(const Catalogue& catalogue, int64_t running_vectors, int64_t gradient_vectors) {
-    const Sizes s(catalogue);
+  static size_t bytes(const SoftmaxOverItems& softmax, int64_t running_vectors, int64_t gradient_vectors) {
+    const Sizes s(softmax);
     Cutter cut(nullptr);
-    Shared(catalogue, s, gradient_vectors, cut);
-    for (int64_t t = 0; t < s.threads; ++t) Own(catalogue, s, running_vectors, cut);
+    Shared(softmax, s, gradient_vectors, cut);
+    for (int64_t t = 0; t < s.threads; ++t) Own(softmax, s, running_vectors, cut);
     return reinterpret_cast<size_t>(cut.next());
   }
 
@@ -131,7 +131,7 @@ class Sweep {
     Items items;
     items.first = block * s_.item_steps * kBlock;
     items.count = smaller(s_.item_steps * kBlock, c_.items - items.first);
-    items.steps = ceiling(items.count, kBlock);
+    items.steps = ceil_divide(items.count, kBlock);
     for (int64_t i = 0; i <= items.steps; ++i) items.users[i] = first_user(items.first + kBlock * i);
     return items;
   }
@@ -326,7 +326,7 @@ class Sweep {
   int64_t first_block(Team team) const { return s_.item_blocks * team.rank / team.size; }
   int64_t end_block(Team team) const { return s_.item_blocks * (team.rank + 1) / team.size; }
 
-  const Catalogue& c_;
+  const SoftmaxOverItems& c_;
   const Loss& loss_;
   const Sizes s_;
   Cutter cut_;
@@ -334,12 +334,12 @@ class Sweep {
 };
 
 template <class Loss>
-void sweep(const Catalogue& catalogue, const Loss& loss) {
-  if (catalogue.two_parts)
-    Sweep<2, Loss>(catalogue, loss).run();
+void sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss) {
+  if (softmax.two_parts)
+    Sweep<2, Loss>(softmax, scratch, loss).run();
   else
-    Sweep<1, Loss>(catalogue, loss).run();
+    Sweep<1, Loss>(softmax, scratch, loss).run();
 }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -74,4 +74,18 @@ class RecycledMemory {
   size_t limit_ = 0;
 };
 
+// That of this process. Never destroyed: tensors may outlive static objects.
+inline RecycledMemory& recycled_memory() {
+  static RecycledMemory* const memory = new RecycledMemory;
+  return *memory;
+}
+
+struct RecycledBlock {
+  RecycledMemory::Block block;
+  explicit RecycledBlock(size_t bytes) : block(recycled_memory().take(bytes)) {}
+  ~RecycledBlock() { recycled_memory().give_back(block); }
+  RecycledBlock(const RecycledBlock&) = delete;
+  RecycledBlock& operator=(const RecycledBlock&) = delete;
+};
+
 }  // namespace rearec

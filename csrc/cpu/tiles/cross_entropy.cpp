@@ -1,12 +1,12 @@
-// Cross-entropy over a catalogue by tiles: what the sweep asks of a loss.
-#include "amx/sweep.h"
+// Cross-entropy over a catalog by tiles: what the sweep asks of a loss.
+#include "cpu/tiles/sweep.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 class CrossEntropyLoss {
  public:
-  explicit CrossEntropyLoss(const CrossEntropy& a) : a_(a), steps_(a.catalogue.steps) {}
+  explicit CrossEntropyLoss(const CrossEntropy& a) : a_(a), steps_(a.softmax.steps) {}
 
   // Vectors of 32 floats, one for each user of a group: running statistics of a thread (per step the shift, the norm and
   // its rest), and what `gradient` reads.
@@ -37,14 +37,14 @@ class CrossEntropyLoss {
 
   // The statistics of all threads as those of the loss.
   void merge(int64_t group, float* const* running, int64_t threads) const {
-    for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.catalogue.users; ++lane)
+    for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.softmax.users; ++lane)
       for (int64_t t = 0; t < steps_; ++t) {
         const int64_t row = (group * kBlock + lane) * steps_ + t, place = (group * steps_ + t) * 3 * kBlock + lane;
         const float shift = merged_shift(running, threads, place), scale = a_.inverse_temperature[t];
         a_.shift[row] = shift;
         a_.norm[row] = static_cast<float>(merged_sum(running, threads, place, place + kBlock, shift, scale) +
                                           merged_sum(running, threads, place, place + 2 * kBlock, shift, scale));
-        a_.target_logit[row] = a_.catalogue.target[group * kBlock + lane] < 0
+        a_.target_logit[row] = a_.softmax.target[group * kBlock + lane] < 0
                                    ? 0 : (a_.target_logit[row] - shift) * a_.inverse_temperature[t];
       }
   }
@@ -54,7 +54,7 @@ class CrossEntropyLoss {
     for (int64_t t = 0; t < steps_; ++t, vectors += 3 * kBlock)
       for (int64_t lane = 0; lane < kBlock; ++lane) {
         const int64_t user = group * kBlock + lane, row = user * steps_ + t;
-        const bool there = user < a_.catalogue.users;
+        const bool there = user < a_.softmax.users;
         const float coefficient = there ? a_.coefficient[row] * a_.inverse_temperature[t] : 0;
         vectors[lane] = there ? a_.shift[row] : 0;
         vectors[kBlock + lane] = there ? coefficient / a_.norm[row] : 0;
@@ -109,12 +109,16 @@ class CrossEntropyLoss {
 
 }  // namespace
 
-size_t scratch_bytes(const Catalogue& c) {
+namespace REAREC_ENGINE {
+
+size_t scratch_bytes(const SoftmaxOverItems& c) {
   const int64_t running = 4 * c.steps + 3, vectors = 3 * c.steps + 3;  // of the ensemble, which has more
   return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, running, vectors)
                      : Sweep<1, CrossEntropyLoss>::bytes(c, running, vectors);
 }
 
-void cross_entropy(const CrossEntropy& a) { sweep(a.catalogue, CrossEntropyLoss(a)); }
+void cross_entropy(const CrossEntropy& a) { sweep(a.softmax, a.scratch, CrossEntropyLoss(a)); }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+
+}  // namespace rearec::tiles

@@ -1,23 +1,19 @@
-// Softmax losses over a catalogue on the CPU, by tiles of bfloat16: logits exist as blocks of 32 items and 32 rows in the
+// Softmax losses over a catalog on the CPU, by tiles of bfloat16: logits exist as blocks of 32 items and 32 rows in the
 // cache only. Statistics and gradients as csrc/cpu/losses.h has them for chunks of logits.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
-namespace rearec::amx {
+#include "cpu/tiles/matrix.h"
 
-struct Matrix {  // row-major
-  const void* values;
-  bool is_bfloat16;  // else float32
-  int64_t row_stride;
-};
+namespace rearec::tiles {
 
 struct Gradient {  // float32, row-major; values null where it is not wanted
   float* values;
   int64_t row_stride;
 };
 
-struct Catalogue {
+struct SoftmaxOverItems {
   Matrix rows;   // [users * steps, width]
   Matrix table;  // [items, width]
   Gradient grad_rows;
@@ -26,17 +22,17 @@ struct Catalogue {
   int64_t steps;
   int64_t items;
   int64_t width;
-  const int64_t* target;  // [users], ascending; -1 where it is not in this part of the catalogue
+  const int64_t* target;  // [users], ascending; -1 where it is not in this part of the catalog
   const int32_t* group;   // [items] or null: items in the group of a user's target, itself excepted, are left out
   bool two_parts;         // numbers in products: hi + lo instead of one bfloat16
   bool statistics;        // the passes to make; a gradient pass alone takes the statistics as given
   bool gradient;
   int threads;
-  void* scratch;
 };
 
 struct CrossEntropy {
-  Catalogue catalogue;
+  SoftmaxOverItems softmax;
+  void* scratch;
   const float* inverse_temperature;  // [steps]
   float* shift;                      // [users, steps]
   float* norm;
@@ -45,7 +41,8 @@ struct CrossEntropy {
 };
 
 struct Ensemble {
-  Catalogue catalogue;
+  SoftmaxOverItems softmax;
+  void* scratch;
   float inverse_temperature;
   bool paper_form;
   float* shift;  // [users, steps + 1]
@@ -56,10 +53,12 @@ struct Ensemble {
   float kl_coefficient;
 };
 
-// Bytes that `catalogue.scratch` must have, aligned to 64. The two losses need about the same, this is for both.
-size_t scratch_bytes(const Catalogue& catalogue);
+namespace amx {
+// Bytes that `scratch` must have, aligned to 64. The two losses need about the same, this is for both.
+size_t scratch_bytes(const SoftmaxOverItems& softmax);
 
 void cross_entropy(const CrossEntropy& a);
 void ensemble(const Ensemble& a);
+}  // namespace amx
 
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

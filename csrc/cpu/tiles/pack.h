@@ -1,9 +1,9 @@
 // From rows of numbers in memory to strips (strips.h), and back from tiles of sums to rows.
 #pragma once
-#include "amx/losses.h"
-#include "amx/strips.h"
+#include "cpu/tiles/losses.h"
+#include "cpu/tiles/strips.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 REAREC_INLINE __mmask16 lanes(int64_t count) {
@@ -141,4 +141,4 @@ REAREC_INLINE void pack_sums(const float* sums, bfloat16* first, bfloat16* secon
 constexpr int64_t column_of(int64_t tile, int64_t c) { return c / 4 * 8 + tile * 4 + c % 4; }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -3,7 +3,7 @@
 // them pay for it afterwards. libgomp knows the case and spins a hundred turns only where a process has more OpenMP
 // threads than processors. So one thread of ours opens a small team of its own, which sleeps, for as long as waits are
 // long. Nothing that can be set or read changes: no variable, no number of threads, no thread of torch's pool, no result.
-#include "waiting.h"
+#include "cpu/runtime/waiting.h"
 
 #include <fcntl.h>
 #include <pthread.h>

@@ -13,7 +13,7 @@
 
 #include "cpu/simd.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 constexpr int kTileRows = 16;
@@ -47,4 +47,4 @@ class Tiles {
 REAREC_INLINE void tiles_read_memory() { asm volatile("" ::: "memory"); }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -2,19 +2,19 @@
 // so far is a threshold: what has its upper end below it is not among the best k, and the few others are kept as
 // candidates. Where they become too many, their float32 scores are computed and the k-th best of these is the threshold.
 // At the end, the float32 scores of those left decide.
-#include "amx/retrieval.h"
+#include "cpu/tiles/retrieval.h"
 
-#include "amx/tiles.h"
+#include "cpu/tiles/tiles.h"
 #include "cpu/best_items.h"
 #include "cpu/parallel.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 constexpr int64_t kPanelBytes = 128 << 10;  // of tiles that all rows read before the next, with room in the cache
 constexpr int64_t kPanelBlocks = 16;
 constexpr int kTogether = 4;  // float32 scores computed at a time
-// Beyond this part of a share of the catalogue, reading it as a whole is faster than computing scores one by one.
+// Beyond this part of a share of the catalog, reading it as a whole is faster than computing scores one by one.
 constexpr int64_t kGiveUp = 16;
 
 struct Row {  // the candidates of one row in one part, in ascending order of their items
@@ -52,10 +52,11 @@ struct Row {  // the candidates of one row in one part, in ascending order of th
 };
 
 Row row_of(const TileTopK& a, int64_t part, int64_t row) {
-  const int64_t padded = (a.best.rows + kBlock - 1) / kBlock * kBlock;
   const Candidates& c = a.candidates;
+  const int64_t padded = a.rows.padded, all = a.parts * padded;
   const int64_t place = part * padded + row, first = place * c.capacity;
-  return {c.upper + first, c.lower + first, c.items + first, c.count + place, c.products + place, c.threshold + place};
+  return {c.scores + first, c.scores + all * c.capacity + first, c.items + first,
+          c.state + place,  c.state + all + place,                c.threshold + place};
 }
 
 // Finite or infinite float32 in their order, as integers and back.
@@ -88,6 +89,9 @@ float bound_of_best(const float* x, int64_t n, int64_t k) {
   return from_ordinal(static_cast<int32_t>(low));
 }
 
+// Makes a number of products negative, and those added to it leave it so.
+constexpr int64_t kOtherTable = INT64_MIN / 2;
+
 // Whether a float32 score is where the interval of its item says, as it is if the table is what the tiles were made of.
 bool is_within(float score, float lower, float upper) {
   return (score >= lower && score <= upper) || !(upper - lower < kInfinity);  // an interval may have no end
@@ -99,6 +103,7 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
   const float* h = a.hidden + row * a.catalog.width;
   const T* table = static_cast<const T*>(a.table.values);
   int64_t waiting[kTogether], waiting_count = 0, computed = 0;
+  bool is_of_other_table = false;
   const auto flush = [&] {
     const T* vectors[kTogether];
     for (int64_t i = 0; i < kTogether; ++i)
@@ -107,8 +112,7 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
     few_scores<T, 1, kTogether>(h, a.catalog.width, vectors, 0, scores);
     for (int64_t i = 0; i < waiting_count; ++i) {
       const int64_t place = waiting[i];
-      if (!is_within(scores[i][0], candidates.lower[place], candidates.upper[place]))
-        __atomic_store_n(a.is_of_other_table, true, __ATOMIC_RELAXED);  // other parts may do the same
+      if (!is_within(scores[i][0], candidates.lower[place], candidates.upper[place])) is_of_other_table = true;
       candidates.upper[place] = candidates.lower[place] = scores[i][0];
       candidates.items[place] = ~candidates.items[place];
     }
@@ -121,7 +125,7 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
     if (waiting_count == kTogether) flush();
   }
   if (waiting_count) flush();
-  *candidates.products += computed;
+  *candidates.products += is_of_other_table && *candidates.products >= 0 ? kOtherTable : computed;
   int64_t kept = 0;
   for (int64_t i = 0; i < *candidates.count; ++i)
     if (candidates.upper[i] > -kInfinity) candidates.keep(kept++, i);
@@ -185,12 +189,12 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 l
     for (int half = 0; half < 2; ++half) {
       const float* first = sums + half * kTileRows * kBlock + lane;
       const __m512 middle =
-          _mm512_add_ps(_mm512_i32gather_ps(column, first, 4), _mm512_set1_ps(a.rows.offset[row]));
-      __m512 within = _mm512_set1_ps(a.rows.constant[row]);
+          _mm512_add_ps(_mm512_i32gather_ps(column, first, 4), _mm512_set1_ps(a.rows.offset()[row]));
+      __m512 within = _mm512_set1_ps(a.rows.constant()[row]);
       if (slack.norm) {
-        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_norm[row]), _mm512_loadu_ps(slack.norm + half * kTileRows),
+        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_norm()[row]), _mm512_loadu_ps(slack.norm + half * kTileRows),
                                  within);
-        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_residual[row]),
+        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_residual()[row]),
                                  _mm512_loadu_ps(slack.residual + half * kTileRows), within);
       }
       alignas(64) float upper[kTileRows], lower[kTileRows];
@@ -250,11 +254,11 @@ REAREC_INLINE float largest_of_block(const float* x) {
 template <int kTiles>
 void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
   const Tiles tiles_in_use;
-  const int64_t depth = (a.catalog.width + kTileDepth - 1) / kTileDepth;
+  const int64_t depth = ceil_divide(a.catalog.width, kTileDepth);
   const int64_t block_values = 2 * depth * kTileValues, block_bytes = block_values * sizeof(bfloat16);
   const int64_t fitting = kPanelBytes / block_bytes;
   const int64_t panel = fitting < 1 ? 1 : fitting > kPanelBlocks ? kPanelBlocks : fitting;
-  const int64_t groups = (a.best.rows + kTiles * kTileRows - 1) / (kTiles * kTileRows);
+  const int64_t groups = ceil_divide(a.best.rows, kTiles * kTileRows);
   const int64_t share = (end - begin) * kBlockItems;
   const bfloat16* tiles = static_cast<const bfloat16*>(a.catalog.tiles);
   const bfloat16* rows = static_cast<const bfloat16*>(a.rows.tiles);
@@ -290,10 +294,10 @@ void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
               m[j] = _mm512_max_ps(_mm512_load_ps(sums + (item + j) * kBlock + t * kTileRows), m[j]);
           const __m512 best = _mm512_max_ps(_mm512_max_ps(m[0], m[1]), _mm512_max_ps(m[2], m[3]));
           // The very operations of offer_lanes, of which none decreases with an operand.
-          __m512 within = _mm512_loadu_ps(a.rows.constant + row);
-          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_norm + row), _mm512_set1_ps(norm[i]), within);
-          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_residual + row), _mm512_set1_ps(residual[i]), within);
-          const __m512 upper = _mm512_add_ps(_mm512_add_ps(best, _mm512_loadu_ps(a.rows.offset + row)), within);
+          __m512 within = _mm512_loadu_ps(a.rows.constant() + row);
+          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_norm() + row), _mm512_set1_ps(norm[i]), within);
+          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_residual() + row), _mm512_set1_ps(residual[i]), within);
+          const __m512 upper = _mm512_add_ps(_mm512_add_ps(best, _mm512_loadu_ps(a.rows.offset() + row)), within);
           const __mmask16 lanes =
               _mm512_cmp_ps_mask(upper, _mm512_loadu_ps(first_row.threshold + row), _CMP_GT_OQ);
           if (lanes) {
@@ -311,12 +315,12 @@ void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
 // The best of all parts.
 void decide(const TileTopK& a, int64_t row) {
   float threshold = -kInfinity;
-  for (int part = 0; part < a.candidates.parts; ++part) {
+  for (int part = 0; part < a.parts; ++part) {
     const float of_part = *row_of(a, part, row).threshold;
     threshold = of_part > threshold ? of_part : threshold;
   }
   Heap heap = heap_of(a.best, row);
-  for (int part = 0; part < a.candidates.parts; ++part) {
+  for (int part = 0; part < a.parts; ++part) {
     Row candidates = row_of(a, part, row);
     *candidates.threshold = heap.threshold() > threshold ? heap.threshold() : threshold;
     candidates.prune();
@@ -331,13 +335,12 @@ void decide(const TileTopK& a, int64_t row) {
 
 }  // namespace
 
-int64_t topk(const TileTopK& given) {
-  bool is_of_other_table = false;
-  TileTopK a = given;
-  a.is_of_other_table = &is_of_other_table;
-  pack_rows(a.rows, a.hidden, a.catalog);
-  const int parts = a.candidates.parts;
-  const int64_t padded = (a.best.rows + kBlock - 1) / kBlock * kBlock;
+namespace REAREC_ENGINE {
+
+int64_t topk(const TileTopK& a) {
+  pack_rows(a.rows, a.hidden, a.best.rows, a.catalog);
+  const int parts = a.parts;
+  const int64_t padded = round_up(a.best.rows, kBlock);
   for (int64_t row = 0; row < padded; ++row) {
     const bool searched = row < a.best.rows && a.rows.is_bounded[row];
     if (row < a.best.rows) a.is_proven[row] = searched;
@@ -347,7 +350,7 @@ int64_t topk(const TileTopK& given) {
       *candidates.threshold = searched ? -kInfinity : kInfinity;
     }
   }
-  const int64_t blocks = (a.catalog.items + kBlockItems - 1) / kBlockItems;
+  const int64_t blocks = ceil_divide(a.catalog.items, kBlockItems);
   for_each_task(parts, parts, [&](int64_t part) {
     const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
     a.best.rows <= kTileRows ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
@@ -355,11 +358,15 @@ int64_t topk(const TileTopK& given) {
   for_each_evenly(parts, a.best.rows, [&](int64_t row) {
     if (a.is_proven[row]) decide(a, row);
   });
-  if (is_of_other_table) return -1;
   int64_t products = 0;
   for (int part = 0; part < parts; ++part)
-    for (int64_t row = 0; row < a.best.rows; ++row) products += *row_of(a, part, row).products;
+    for (int64_t row = 0; row < a.best.rows; ++row) {
+      const int64_t of_row = *row_of(a, part, row).products;
+      if (of_row < 0) return -1;
+      products += of_row;
+    }
   return products;
 }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+}  // namespace rearec::tiles

@@ -1,14 +1,14 @@
-// Ensemble reasoning loss over a catalogue by tiles: what the sweep asks of a loss (cross_entropy.cpp).
-#include "amx/sweep.h"
+// Ensemble reasoning loss over a catalog by tiles: what the sweep asks of a loss (cross_entropy.cpp).
+#include "cpu/tiles/sweep.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 // T as in Columns: 0 stands for any number of steps.
 template <int T, bool kPaper>
 class EnsembleLoss {
  public:
-  explicit EnsembleLoss(const Ensemble& a) : a_(a), steps_{static_cast<int>(a.catalogue.steps)} {}
+  explicit EnsembleLoss(const Ensemble& a) : a_(a), steps_{static_cast<int>(a.softmax.steps)} {}
 
   // The shift of every step and of their mean, then the norms, then the rests of these, then the spreads.
   int64_t running_vectors() const { return 4 * steps_.count() + 3; }
@@ -34,7 +34,7 @@ class EnsembleLoss {
 
   void merge(int64_t group, float* const* running, int64_t threads) const {
     const int64_t count = steps_.count(), base = group * running_vectors() * kBlock;
-    for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.catalogue.users; ++lane) {
+    for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.softmax.users; ++lane) {
       const int64_t user = group * kBlock + lane;
       for (int64_t t = 0; t <= count; ++t) {
         const int64_t place = base + t * kBlock + lane;
@@ -46,7 +46,7 @@ class EnsembleLoss {
         a_.norm[user * (count + 1) + t] = static_cast<float>(sum(count + 1) + sum(2 * count + 2));
         if (t < count) a_.spread[user * count + t] = static_cast<float>(sum(3 * count + 3));
       }
-      a_.target_logit[user] = a_.catalogue.target[user] < 0 ? 0
+      a_.target_logit[user] = a_.softmax.target[user] < 0 ? 0
           : (a_.target_logit[user] - a_.shift[user * (count + 1) + count]) * a_.inverse_temperature;
     }
   }
@@ -57,7 +57,7 @@ class EnsembleLoss {
     const float coefficient = a_.cross_entropy_coefficient * a_.inverse_temperature / static_cast<float>(count);
     for (int64_t lane = 0; lane < kBlock; ++lane) {
       const int64_t user = group * kBlock + lane;
-      const bool there = user < a_.catalogue.users;
+      const bool there = user < a_.softmax.users;
       float* place = vectors + lane;
       for (int64_t t = 0; t <= count; ++t, place += kBlock) *place = there ? a_.shift[user * (count + 1) + t] : 0;
       *place = there ? coefficient / a_.norm[user * (count + 1) + count] : 0;
@@ -152,15 +152,17 @@ class EnsembleLoss {
 template <int T>
 void ensemble_by_form(const Ensemble& a) {
   if (a.paper_form)
-    sweep(a.catalogue, EnsembleLoss<T, true>(a));
+    sweep(a.softmax, a.scratch, EnsembleLoss<T, true>(a));
   else
-    sweep(a.catalogue, EnsembleLoss<T, false>(a));
+    sweep(a.softmax, a.scratch, EnsembleLoss<T, false>(a));
 }
 
 }  // namespace
 
+namespace REAREC_ENGINE {
+
 void ensemble(const Ensemble& a) {
-  switch (a.catalogue.steps) {
+  switch (a.softmax.steps) {
     case 1: return ensemble_by_form<1>(a);
     case 2: return ensemble_by_form<2>(a);
     case 3: return ensemble_by_form<3>(a);
@@ -171,4 +173,6 @@ void ensemble(const Ensemble& a) {
   }
 }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+
+}  // namespace rearec::tiles

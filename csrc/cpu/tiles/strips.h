@@ -5,9 +5,9 @@
 // operand. A number is one bfloat16, or with kParts = 2 two of them, the second what the first leaves over (some 16
 // bits of the number in all); a step then holds the tiles of the first parts, then those of the second parts.
 #pragma once
-#include "amx/tiles.h"
+#include "cpu/tiles/tiles.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 template <int kParts>
@@ -70,4 +70,4 @@ REAREC_INLINE void multiply_strips(const bfloat16* first, const bfloat16* second
 }
 
 }  // namespace
-}  // namespace rearec::amx
+}  // namespace rearec::tiles

@@ -1,9 +1,9 @@
-#include "amx/item_tiles.h"
+#include "cpu/tiles/item_tiles.h"
 
-#include "amx/tiles.h"
+#include "cpu/tiles/tiles.h"
 #include "cpu/parallel.h"
 
-namespace rearec::amx {
+namespace rearec::tiles {
 namespace {
 
 constexpr double kLargestNorm = 1ull << 60;  // no product or sum of vectors up to this length overflows float32
@@ -60,7 +60,7 @@ REAREC_INLINE double norm(__m512d squares) { return __builtin_sqrt(_mm512_reduce
 template <class T>
 REAREC_INLINE void pack_item(const T* item, int64_t width, const float* center, bfloat16* to, float* bound) {
   __m512d length = _mm512_setzero_pd(), residual = _mm512_setzero_pd();
-  const int64_t depth = (width + kTileDepth - 1) / kTileDepth;
+  const int64_t depth = ceil_divide(width, kTileDepth);
   for (int64_t n = 0; n < depth * kTileDepth; n += 16) {
     const __m512 e = load_up_to(item + n, width - n);
     const __m512 middle = center ? load_up_to(center + n, width - n) : _mm512_setzero_ps();
@@ -84,8 +84,8 @@ REAREC_INLINE void pack_item(const T* item, int64_t width, const float* center, 
 }
 
 template <class T>
-void pack_block(const ItemTiles& to, const Table& from, int64_t block) {
-  const int64_t values = (to.width + kTileDepth - 1) / kTileDepth * 2 * kTileValues;
+void pack_block(const ItemTiles& to, const Matrix& from, int64_t block) {
+  const int64_t values = ceil_divide(to.width, kTileDepth) * 2 * kTileValues;
   bfloat16* tiles = static_cast<bfloat16*>(const_cast<void*>(to.tiles)) + block * values;
   float* bounds = to.bounds ? const_cast<float*>(to.bounds) + block * 2 * kBlockItems : nullptr;
   const int64_t first = block * kBlockItems;
@@ -100,19 +100,20 @@ void pack_block(const ItemTiles& to, const Table& from, int64_t block) {
 
 }  // namespace
 
-void pack_items(const ItemTiles& to, const Table& from, int threads) {
-  const int64_t blocks = (to.items + kBlockItems - 1) / kBlockItems;
-  for_each_evenly(threads, blocks, [&](int64_t block) {
-    from.is_bfloat16 ? pack_block<bfloat16>(to, from, block) : pack_block<float>(to, from, block);
+namespace REAREC_ENGINE {
+
+void pack_items(const PackItems& a) {
+  for_each_evenly(a.threads, ceil_divide(a.to.items, kBlockItems), [&](int64_t block) {
+    a.from.is_bfloat16 ? pack_block<bfloat16>(a.to, a.from, block) : pack_block<float>(a.to, a.from, block);
   });
 }
 
-void pack_rows(const RowTiles& to, const float* hidden, const ItemTiles& items) {
-  const int64_t width = items.width, depth = (width + kTileDepth - 1) / kTileDepth;
-  const int64_t padded = (to.rows + kBlock - 1) / kBlock * kBlock;
+void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items) {
+  const int64_t width = items.width, depth = ceil_divide(width, kTileDepth);
+  const int64_t padded = round_up(rows, kBlock);
   const bool bounded = items.bounds != nullptr;
   std::memset(to.tiles, 0, padded * depth * kTileDepth * sizeof(bfloat16));
-  float* const bounds[] = {to.of_norm, to.of_residual, to.constant, to.offset};
+  float* const bounds[] = {to.of_norm(), to.of_residual(), to.constant(), to.offset()};
   for (float* x : bounds) std::memset(x, 0, padded * sizeof(float));
   // Sums of d products of float32, in any order and with whatever rounding the tiles use; and what underflows in them.
   const double unit = (depth * kTileDepth + 32) * 0x1p-23, least = (depth * kTileDepth + 32) * 0x1p-123;
@@ -120,7 +121,7 @@ void pack_rows(const RowTiles& to, const float* hidden, const ItemTiles& items) 
   if (bounded)
     for (int64_t n = 0; n < width; ++n) center_length += double{items.center[n]} * items.center[n];
   center_length = __builtin_sqrt(center_length);
-  for (int64_t row = 0; row < to.rows; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const float* h = hidden + row * width;
     uint32_t* pairs = static_cast<uint32_t*>(to.tiles) + row / kTileRows * depth * (kTileValues / 2) + row % kTileRows;
     __m512d length = _mm512_setzero_pd(), rounded_length = length, residual = length, offset = length;
@@ -141,11 +142,13 @@ void pack_rows(const RowTiles& to, const float* hidden, const ItemTiles& items) 
     to.is_bounded[row] = !bounded || norm(length) <= kLargestNorm;
     if (!bounded || !to.is_bounded[row]) continue;
     // At least a little of each, so that an infinite |c| makes the slack infinite.
-    to.of_norm[row] = rounded_up(norm(residual) + unit * (norm(length) + norm(rounded_length)) + 0x1p-100);
-    to.of_residual[row] = rounded_up(norm(rounded_length) * (1 + unit) + 0x1p-100);
-    to.constant[row] = rounded_up(4 * unit * norm(length) * center_length + least);
-    to.offset[row] = static_cast<float>(_mm512_reduce_add_pd(offset));
+    to.of_norm()[row] = rounded_up(norm(residual) + unit * (norm(length) + norm(rounded_length)) + 0x1p-100);
+    to.of_residual()[row] = rounded_up(norm(rounded_length) * (1 + unit) + 0x1p-100);
+    to.constant()[row] = rounded_up(4 * unit * norm(length) * center_length + least);
+    to.offset()[row] = static_cast<float>(_mm512_reduce_add_pd(offset));
   }
 }
 
-}  // namespace rearec::amx
+}  // namespace REAREC_ENGINE
+
+}  // namespace rearec::tiles
