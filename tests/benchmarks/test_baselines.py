@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from careful_model import CarefulModel
-from official import OfficialModel
-from plain_model import PlainModel, padded
-from training_steps import CAREFUL, FIXED, PUBLISHED, losses, training_steps
+from contenders.careful_model import CarefulModel
+from contenders.official import OfficialModel
+from contenders.plain_model import PlainModel, padded
+from contenders.training_steps import CAREFUL, FIXED, PUBLISHED, losses, training_steps
 
 from rearec.data import SequenceDataset, collate_histories, load_dataset
 from rearec.data.synthetic import paper_shaped
