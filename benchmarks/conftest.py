@@ -85,6 +85,8 @@ _COMPARISONS = pytest.StashKey[list[Comparison]]()
 @pytest.fixture(scope="session", autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before, wanted = torch.get_num_threads(), request.config.getoption("--bench-threads")
+    if request.config.getoption("--tiny"):
+        wanted = 1  # more only get into each other's way
     torch.set_num_threads(wanted or before)
     yield torch.get_num_threads()
     torch.set_num_threads(before)

@@ -130,7 +130,10 @@ def test_scans_become_plots(tmp_path: Path, run: dict[str, Any]) -> None:
 
 
 def test_gpu_runs_have_a_section(tmp_path: Path) -> None:
-    record = json.loads(next((PROGRAM.parent / "results").glob("*gpu*.json")).read_text())
+    kept = sorted((PROGRAM.parent / "results").glob("*gpu*.json"))
+    if not kept:
+        pytest.skip("results are no part of a source distribution")
+    record = json.loads(kept[0].read_text())
     text = written(tmp_path, gpu=record)
     assert f"## GPU: {record['machine']['device']['name']}" in text
     for stage, got in record["stages"].items():
