@@ -90,6 +90,10 @@ class Problem:
     def prefix_bytes(self) -> int:
         return sum(x.nbytes for x in (*self.keys, *self.values))
 
+    @property
+    def bytes_read(self) -> int:
+        return self.prefix_bytes + sum(x.nbytes for x in self.model.parameters())
+
     def ours(self) -> Tensor:
         return reasoning_rollout(self.hidden, self.prepared, self.keys, self.values, steps=STEPS, rows=self.rows)
 
@@ -154,7 +158,7 @@ def test_rollout(case: Case, contest: Contest) -> None:
     """On a GPU ours is what a model does, one call of the attention per layer and step: replayed, it is one graph."""
     case = contest.size(case)
     with torch.inference_mode(False), torch.no_grad():
-        sets = contest.sets(partial(Problem, case, contest.device), lambda p: p.prefix_bytes)
+        sets = contest.sets(partial(Problem, case, contest.device), lambda p: p.bytes_read)
     contenders: dict[str, Any] = {
         "ours": [p.unfused if case.device == "cuda" else p.ours for p in sets],
         "careful (SDPA)": [p.careful for p in sets],

@@ -74,8 +74,12 @@ def test_step(case: Case, contest: Contest, paper_scale: bool, tmp_path: Path) -
     device, steps = contest.device, 0 if case.method == "base" else 2
     rows, sizes = (16, TINY) if contest.tiny else (ROWS, {"dim": case.dim, "ffn": FFN[case.dim]})
     config = ReaRecConfig(dataset.num_items, method=case.method, steps=steps, alpha=1.5, warmup=0, **sizes)
-    for who, loss in (found := losses(dataset, config, batch_rows=min(rows, 128), device=device)).items():
-        assert math.isclose(loss, found["ours"], rel_tol=1e-4), who
+    found = losses(dataset, config, batch_rows=min(rows, 128), device=device)
+    failed = {
+        who: f"its loss is {loss:.6g}, ours {found['ours']:.6g}"
+        for who, loss in found.items()
+        if not math.isclose(loss, found["ours"], rel_tol=1e-4)
+    }
     calls, absent = training_steps(
         dataset, config, batch_rows=rows, sampled=6, precisions=PRECISIONS[case.device], device=device
     )
@@ -83,11 +87,12 @@ def test_step(case: Case, contest: Contest, paper_scale: bool, tmp_path: Path) -
     name = f"{case.data}{' (real)' if case.real else ''}, N {dataset.num_items}"
     contest(
         f"training step, {rows} rows, {name}, {case.method}{f' K {steps}' if steps else ''}, d {case.dim}",
-        {who: [call] for who, call in calls.items()},
+        {who: [call] for who, call in calls.items() if who not in failed},
         bound=0.0,
         compared=lambda rows: [],  # it is the losses that agree
         targets=[target._replace(of=who) for who in ours for target in case.targets],
         absent=absent,
+        failed=failed,
         facts={"rows": rows, "epoch_rows": len(dataset.rows("train"))},
         seconds=5,
         least_runs=2,  # of the official algorithm, which takes seconds

@@ -69,6 +69,7 @@ class Contest:
         compared: Callable[[Any], Sequence[Tensor]] = lambda result: result,
         targets: Sequence[Target] = (),
         absent: Mapping[str, str] | None = None,
+        failed: Mapping[str, str] | None = None,
         yardsticks: Mapping[str, Calls] | None = None,
         call_seconds: float | None = None,
         judged_by: str = "calls replays",
@@ -82,6 +83,7 @@ class Contest:
 
         Args:
             bound, compared: who agrees with ours (`measure.agreement.agreeing`).
+            failed: contenders that are known to be wrong, with the reason.
             yardsticks: timed beside the contenders, but they compute something else.
             call_seconds: of one call of ours on a GPU, roughly; None: no replays.
             time_call: how single calls are timed (default: by the clock of the device).
@@ -99,7 +101,11 @@ class Contest:
             seconds = min(seconds, MOST_SECONDS_ON_A_GPU)
         seconds = min(seconds, self.seconds_left())
         replays = self._captured(good, call_seconds, away) if self.clock.replays and call_seconds else {}
-        options = {"seconds": seconds / (2 if replays else 1), "least_runs": least_runs, "errors": errors}
+        options = {
+            "seconds": seconds / (2 if replays else 1),
+            "least_runs": least_runs,
+            "errors": dict(failed or {}) | errors,
+        }
         turns = {who: in_turn(calls) for who, calls in good.items()}
         self._compare(
             f"{name}, calls" if self.clock.replays else name,
