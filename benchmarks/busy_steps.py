@@ -33,7 +33,7 @@ def loss_step() -> Callable[[], None]:
 
 
 def training_step() -> Callable[[], None]:
-    from training_steps import make_ours, sample
+    from contenders.training_steps import make_ours, sample
 
     from rearec.data.synthetic import paper_shaped
     from rearec.models.config import ReaRecConfig

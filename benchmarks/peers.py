@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare import processor_name
-from libraries.entries import ENTRIES, Entry
-from libraries.quality import evaluated
-from libraries.rounds import Outcome, alternate, install
-from libraries.task import Sequences, Sizes, Task
-from origin import commit
-from reporting.peers import section
+from contenders.libraries.entries import ENTRIES, Entry
+from contenders.libraries.quality import evaluated
+from contenders.libraries.rounds import Outcome, alternate, install
+from contenders.libraries.task import Sequences, Sizes, Task
+from measure.machine import commit, processor_name
+from report.peers import section
 
 from rearec import UserError, load_dataset
 from rearec.data import SequenceDataset

@@ -1,102 +1,120 @@
-"""Three reasoning steps over a prefix of 50 slots, H 2, D 128: forward, and forward + backward."""
+"""Reasoning steps over a prefix of 50 slots, H 2, D 128: forward, and forward + backward."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import careful
-import naive
 import pytest
 import torch
-from compare import compare
-from torch import Tensor
+from contenders.attention_inputs import Inputs, Shape, steps_without_gradients, training_steps
+from measure.compare import Target
+from measure.contest import Contest
+from measure.yardsticks import copies
 
-from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention
-
-SLOTS, HEADS, WIDTH, STEPS = 50, 2, 128, 3
-
-
-class Problem:
-    def __init__(self, rows: int, lengths: str) -> None:
-        torch.manual_seed(0)
-        self.prefix = [torch.randn(rows, SLOTS, HEADS, WIDTH) for _ in range(2)]
-        self.q, self.k, self.v = ([torch.randn(rows, HEADS, WIDTH) for _ in range(STEPS)] for _ in range(3))
-        self.upstream = [torch.randn(rows, HEADS, WIDTH) for _ in range(STEPS)]
-        ragged = lengths == "ragged"
-        self.start = SLOTS - torch.randint(5, SLOTS + 1, (rows,)) if ragged else torch.zeros(rows, dtype=torch.int64)
-        self.rows = PrefixRows(start=self.start.int())
-        seen = torch.arange(SLOTS) >= self.start[:, None]
-        self.additive_mask = torch.where(seen, 0.0, -1e4)[:, None, None]
-        visible = torch.cat([seen, torch.ones(rows, STEPS, dtype=torch.bool)], 1)[:, None, None]
-        self.visible = visible if ragged else None
-
-    def ours(self, prefix: list[Tensor], q: list[Tensor], k: list[Tensor], v: list[Tensor]) -> list[Tensor]:
-        cache = ReasoningCache.from_prefix(*prefix, max_tokens=STEPS, rows=self.rows)
-        return [cached_reason_attention(*step, cache) for step in zip(q, k, v, strict=True)]
-
-    def gradients(self, outputs: list[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(outputs, leaves, self.upstream)
+# Largest distance to ours, as a part of ours: about three times what plain PyTorch's rounding of scores and
+# probabilities makes (0.006 and 0.0008), and in float32 far below what TF32 makes.
+AGREEMENT = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2.5e-3}
+BYTE_RATE = 4e12  # per second: no call on a GPU is faster, which tells how many of them a replay needs
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.mark.parametrize("lengths", ["full", "ragged"])
-@pytest.mark.parametrize("rows", [32, 512, 2048])
-def test_forward(rows: int, lengths: str, report: Any) -> None:
-    p = Problem(rows, lengths)
-    preallocated = careful.PreallocatedCache(*p.prefix, STEPS)
+@dataclass(frozen=True)
+class Case:
+    device: str
+    shape: Shape
+    targets: Sequence[Target] = ()
 
-    def ours() -> list[Tensor]:
-        return p.ours(p.prefix, p.q, p.k, p.v)
-
-    contenders = {
-        "ours": ours,
-        "naive": lambda: naive.attention_steps(*p.prefix, p.additive_mask, p.q, p.k, p.v),
-        "careful": lambda: preallocated.attention_steps(p.visible, p.q, p.k, p.v),
-    }
-    for who in ("naive", "careful"):
-        torch.testing.assert_close(contenders[who](), ours(), rtol=1e-4, atol=1e-4)
-    targets = {}
-    if rows >= 512:
-        careful_target = (1.1, 1.25) if lengths == "full" else (1.5, 2.0)
-        targets = {("time", "naive"): (7.0, 14.0), ("time", "careful"): careful_target}
-    name = f"attention forward, {STEPS} steps, R {rows}, {lengths} lengths"
-    report(compare(name, contenders, targets=targets, seconds=3), ours)
+    @property
+    def name(self) -> str:
+        shape = self.shape
+        shared = f", {shape.rows_per_prefix} rows a prefix" if shape.rows_per_prefix > 1 else ""
+        dtype = "" if shape.dtype == torch.float32 else f", {str(shape.dtype).removeprefix('torch.')}"
+        return f"{shape.steps} step{'s' * (shape.steps > 1)}, R {shape.rows}, {shape.lengths} lengths{shared}{dtype}"
 
 
-@pytest.mark.parametrize("lengths", ["full", "ragged"])
-@pytest.mark.parametrize("rows", [32, 512, 2048])
-def test_forward_backward(rows: int, lengths: str, report: Any) -> None:
-    p = Problem(rows, lengths)
-    steps = [[x.clone().requires_grad_() for x in kind] for kind in (p.q, p.k, p.v)]
-    slots_first = [x.clone().requires_grad_() for x in p.prefix]
-    heads_first = [x.transpose(1, 2).contiguous().requires_grad_() for x in p.prefix]
-    flat = [x for kind in steps for x in kind]
+def _cases(device: str, rows: Sequence[int], targets: Any, **sizes: Any) -> list[Case]:
+    lengths = ("full", "ragged")
+    return [
+        Case(device, Shape(r, ragged=n == "ragged", **sizes), targets(r, n))
+        for r, n in itertools.product(rows, lengths)
+    ]
 
-    def ours() -> tuple[Tensor, ...]:
-        return p.gradients(p.ours(slots_first, *steps), [*slots_first, *flat])
 
-    def with_naive() -> tuple[Tensor, ...]:
-        outputs = naive.attention_steps(*slots_first, p.additive_mask, *steps)
-        return p.gradients(outputs, [*slots_first, *flat])
+def _cpu_forward(rows: int, lengths: str) -> list[Target]:
+    careful = Target("SDPA", 1.1, 1.25) if lengths == "full" else Target("SDPA", 1.5, 2.0)
+    return [Target("naive", 7.0, 14.0), careful] if rows >= 512 else []
 
-    contenders = {
-        "ours": ours,
-        "naive": with_naive,
-        "careful (SDPA)": lambda: p.gradients(
-            careful.attention_steps_sdpa(*heads_first, p.visible, *steps), [*heads_first, *flat]
-        ),
-        "careful (split)": lambda: p.gradients(
-            careful.attention_steps_split(*heads_first, p.visible, *steps), [*heads_first, *flat]
-        ),
-    }
-    expected = ours()
-    for who in ("naive", "careful (SDPA)", "careful (split)"):
-        got = contenders[who]()
-        torch.testing.assert_close(got[2:], expected[2:], rtol=1e-3, atol=1e-3)
-        prefix = got[0] if who == "naive" else got[0].transpose(1, 2)
-        torch.testing.assert_close(prefix, expected[0], rtol=1e-3, atol=1e-3)
-    targets = {}
-    if rows >= 512:
-        targets = {("time", "naive"): (6.0, 9.0)}
-        targets |= {("time", who): (4.0, 6.5) for who in ("careful (SDPA)", "careful (split)")}
-    name = f"attention forward + backward, {STEPS} steps, R {rows}, {lengths} lengths"
-    report(compare(name, contenders, targets=targets, seconds=3, least_runs=3), ours)
+
+def _cpu_training(rows: int, lengths: str) -> list[Target]:
+    others = [Target(who, 4.0, 6.5) for who in ("SDPA", "PyTorch, split")]
+    return [Target("naive", 6.0, 9.0), *others] if rows >= 512 else []
+
+
+ON_A_GPU = [
+    Target("naive", 8, 15), Target("SDPA", 2, 4), Target("FlashAttention", 1, 1.3),
+    Target("copying as many bytes", 0.75, 0.90, kind="bandwidth"),
+]  # fmt: skip
+TRAINING_ON_A_GPU = [Target("naive", 6, 12), Target("SDPA", 3, 6)]
+
+FORWARD = [
+    *_cases("cpu", (32, 512, 2048), _cpu_forward, steps=3),
+    *(
+        case
+        for dtype in DTYPES
+        for case in _cases("cuda", (2048, 8192, 32768), lambda *_: ON_A_GPU, steps=1, dtype=dtype)
+    ),
+    *(Case("cuda", Shape(2048, 1, ragged=True, dtype=dtype, rows_per_prefix=8)) for dtype in DTYPES),
+]
+TRAINING = [
+    *_cases("cpu", (32, 512, 2048), _cpu_training, steps=3),
+    *(
+        case
+        for dtype in DTYPES[:2]
+        for case in _cases("cuda", (2048, 512), lambda *_: TRAINING_ON_A_GPU, steps=3, dtype=dtype)
+    ),
+]
+
+
+def _inputs(contest: Contest, case: Case) -> tuple[Case, list[Inputs]]:
+    case = replace(case, shape=contest.size(case.shape))
+    return case, contest.sets(partial(Inputs, case.shape, contest.device), lambda s: s.step_bytes())
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=lambda case: f"{case.device}, {case.name}")
+def test_forward(case: Case, contest: Contest) -> None:
+    """Without gradients. On a GPU judged by replays: launching a call takes longer than computing it."""
+    case, sets = _inputs(contest, case)
+    size = sum(s.step_bytes() for s in sets) // len(sets)
+    with torch.no_grad(), contest.backend("cuda"):
+        contenders, absent = steps_without_gradients(sets)
+        contest(
+            f"attention forward, {case.name}",
+            contenders,
+            bound=AGREEMENT[case.shape.dtype],
+            targets=case.targets,
+            absent=absent,
+            yardsticks=copies(contest, size) if contest.device.type == "cuda" else {},
+            call_seconds=size / BYTE_RATE,
+            judged_by="replays",
+            seconds=3,
+        )
+
+
+@pytest.mark.parametrize("case", TRAINING, ids=lambda case: f"{case.device}, {case.name}")
+def test_forward_backward(case: Case, contest: Contest) -> None:
+    case, sets = _inputs(contest, case)
+    with contest.backend("cuda"):
+        contest(
+            f"attention forward + backward, {case.name}",
+            training_steps(sets),
+            bound=AGREEMENT[case.shape.dtype],
+            targets=case.targets,
+            # a rough count: K and V read by every pass, their gradients written
+            call_seconds=10 * sets[0].step_bytes() / BYTE_RATE,
+            seconds=3,
+            least_runs=3,
+        )

@@ -13,8 +13,8 @@ from typing import Any
 import bench_data
 import pytest
 import torch
-from compare import compare
-from training_steps import Ours, sample, seconds_of
+from contenders.training_steps import Ours, sample, seconds_of
+from measure.compare import compare
 
 from rearec import Recommender
 from rearec.data.dataset import SequenceDataset

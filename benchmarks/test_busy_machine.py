@@ -1,7 +1,6 @@
-"""Two threads and one, on an idle machine and on one whose processors others use too; every run a process of its own.
+"""Two threads and one, on an idle machine and on one whose processors others use too.
 
-REAREC_BEFORE names the tree of an earlier build (`git worktree add`, `python setup.py build_ext --inplace`) to compare
-with: on an idle machine two threads may lose 2 % to it.
+Every run is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from typing import Any
 
 import pytest
 from busy_steps import STEPS
-from compare import compare
+from measure.compare import Target, compare
 
 PROGRAM = Path(__file__).with_name("busy_steps.py")
 BURN = "import time\nend = time.time() + 1800\nwhile time.time() < end: pass"
-BEFORE = os.environ.get("REAREC_BEFORE")
 # Mean, not median, under load: what two threads suffer there is that some steps take a hundred times as long.
 FIGURE = {"idle": "seconds", "busy": "mean"}
 
@@ -39,11 +37,9 @@ def machine(state: str) -> Iterator[None]:
             other.wait()
 
 
-def run(what: str, threads: int, state: str, tree: str | None = None) -> Callable[[], float]:
+def run(what: str, threads: int, state: str) -> Callable[[], float]:
     """Seconds of a step."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    if tree is not None:
-        settings["PYTHONPATH"] = tree
     command = [sys.executable, str(PROGRAM), what, "--threads", str(threads)]
 
     def seconds() -> float:
@@ -57,22 +53,11 @@ def run(what: str, threads: int, state: str, tree: str | None = None) -> Callabl
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_two_threads(what: str, state: str, report: Any) -> None:
     contenders = {"ours": run(what, 2, state), "ours, 1 thread": run(what, 1, state)}
-    targets: dict[Any, tuple[float, float]] = {}
-    absent = {}
-    if BEFORE is None:
-        absent["before, 2 threads"] = "REAREC_BEFORE names no tree"
-    else:
-        contenders["before, 2 threads"] = run(what, 2, state, BEFORE)
-    if state == "busy":
-        targets[("time", "ours, 1 thread")] = (1 / 1.5, 1.0)
-    elif BEFORE is not None:
-        targets[("time", "before, 2 threads")] = (0.98, 1.0)
     with machine(state):
         comparison = compare(
             f"{what} step by two threads, {state} machine",
             contenders,
-            targets=targets,
-            absent=absent,
+            targets=[Target("ours, 1 thread", 1 / 1.5, 1.0)] if state == "busy" else [],
             seconds=60,
             least_runs=5,
             time_call=lambda call: call(),

@@ -1,166 +1,242 @@
-"""Full-catalogue losses: loss and both gradients, T = 3 states, d = 256, tau = 0.07, normalised logits of std 14."""
+"""Full-catalogue losses, and the contrastive one within a batch: loss and gradients, T = 3 states, d = 256."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import careful
-import naive
 import pytest
 import torch
-import torch.nn.functional as F
-from compare import compare
-from on_gpu.losses import FUSED
+from contenders import careful, naive
+from contenders.fused_losses import FUSED, FusedLoss
+from contenders.loss_inputs import KL_WEIGHT, TEMPERATURE, Gradients, Inputs, Shape
+from measure.compare import Target
+from measure.contest import Contest
 from torch import Tensor
 
-from rearec_kernels import annealed_cross_entropy, annealed_temperatures, ensemble_reasoning_loss, reasoning_info_nce
+from rearec_kernels import annealed_cross_entropy, ensemble_reasoning_loss, reasoning_info_nce
 
-STEPS, WIDTH, TEMPERATURE = 3, 256, 0.07
-# Largest distance to ours in fp32, as a part of it. Plain PyTorch also rounds logits and their gradients to bf16.
-AGREEMENT = {"fp32": 1e-4, "bf16x3": 1e-4, "autocast bf16": 6e-2, "bf16": 2e-2}
-Gradients = Callable[[], tuple[Tensor, ...]]
-SIZES = [(512, 22_933)]
-PAPER_SIZES = [(512, 87_969), (2048, 22_933)]
-
-
-class Problem:
-    def __init__(self, rows: int, items: int, states: int = STEPS) -> None:
-        torch.manual_seed(0)
-        self.hidden = F.normalize(torch.randn(rows, states, WIDTH), dim=-1).requires_grad_()
-        self.weight = torch.randn(items, WIDTH).requires_grad_()
-        self.target = torch.randint(items, (rows,))
-        self.temperature = annealed_temperatures(TEMPERATURE, 1.5, states - 1).float()
-        self.step_weight = torch.tensor([1 / (states - 1)] * (states - 1) + [1.0])
-
-    def gradients(self, loss: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        return lambda: torch.autograd.grad(loss(), (self.hidden, self.weight))
+# Largest distance to ours, as a part of it. In bfloat16 plain PyTorch also rounds logits and their gradients (0.006;
+# three times that is allowed, and more where the logits are large), and for TF32 some cut off what others round.
+AGREEMENT = {"fp32": 1e-4, "bf16x3": 1e-4, "tf32": 1e-2, "autocast bf16": 6e-2, "bf16": 2e-2}
+OPERATION_RATE = 8e14  # per second: no product on a GPU is faster, which tells how many calls a replay needs
+PRODUCT = "one product in bf16"
+# On a CPU the logits of the last state have a std of 14; on a GPU of 4, with which no probability underflows and the
+# naive ensemble loss has gradients that can be compared.
+GPU_SCALE = 4 * TEMPERATURE
 
 
-def sizes(paper_scale: bool) -> list[tuple[int, int]]:
-    return SIZES + (PAPER_SIZES if paper_scale else [])
+@dataclass(frozen=True)
+class Case:
+    """precision: of "ours"; on a CPU the other precisions take part as contenders."""
+
+    device: str
+    shape: Shape
+    targets: Sequence[Target] = ()
+    precision: str = "fp32"
+    large: bool = False
+
+    @property
+    def name(self) -> str:
+        shape = self.shape
+        items = f", N {shape.items}" if shape.items else ""
+        precision = f", {self.precision}" if self.precision != "fp32" else ""
+        return f"loss + gradients, R {shape.rows}, T {shape.states}{items}, d {shape.width}{precision}"
 
 
-@pytest.mark.parametrize("size", range(len(SIZES + PAPER_SIZES)))
-def test_annealed_cross_entropy(size: int, paper_scale: bool, report: Any) -> None:
-    rows, items = _size(size, paper_scale)
-    p = Problem(rows, items)
-    arguments = (p.hidden, p.weight, p.target, p.temperature, p.step_weight)
-    host = {"temperature": p.temperature.tolist(), "step_weight": p.step_weight.tolist()}
-    ours, absent = _ours(
-        lambda precision: p.gradients(
-            lambda: annealed_cross_entropy(p.hidden, p.weight, p.target, **host, precision=precision)
+def _most_memory(least: float, aim: float, of: str = "ours") -> Target:
+    return Target("naive", least, aim, kind="memory", of=of)
+
+
+def _on_a_gpu(items: int, targets: Sequence[Target] = (), precision: str = "bf16", states: int = 3) -> Case:
+    # of plain cross-entropy, whose temperature is 1, the same logits
+    scale = GPU_SCALE / (TEMPERATURE if states == 1 else 1)
+    return Case("cuda", Shape(2048, items, states, scale=scale), targets, precision)
+
+
+LARGE = [Case("cpu", Shape(512, 87_969), large=True), Case("cpu", Shape(2048, 22_933), large=True)]
+CROSS_ENTROPY_ON_A_GPU = [
+    Target("naive", 2.5, 5), _most_memory(20, 20), Target("torch.compile(naive)", 1, 1.3),
+    Target(PRODUCT, 9, 5.5, kind="products"),
+]  # fmt: skip
+CROSS_ENTROPY = [
+    Case(
+        "cpu",
+        Shape(512, 22_933),
+        [
+            Target("naive", 1.15, 1.8),
+            _most_memory(6.0, 12.0),
+            Target("naive", 4.0, 8.0, of="ours, bf16"),
+            Target("naive", 2.0, 4.0, of="ours, bf16x3"),
+        ],
+    ),
+    *LARGE,
+    *(_on_a_gpu(items, CROSS_ENTROPY_ON_A_GPU) for items in (22_933, 87_969)),
+    _on_a_gpu(87_969, [Target(who, 1, 1.3) for who in ("torch.compile(naive)", *FUSED)], states=1),
+    *(_on_a_gpu(22_933, precision=precision) for precision in ("fp32", "tf32")),
+]
+ENSEMBLE_ON_A_GPU = [Target("naive", 5, 12), _most_memory(60, 60), Target(PRODUCT, 12, 7, kind="products")]
+ENSEMBLE = [
+    Case(
+        "cpu",
+        Shape(512, 22_933),
+        [Target("naive", 4.0, 8.0), _most_memory(15.0, 25.0), Target("naive", 10.0, 35.0, of="ours, bf16")],
+    ),
+    *LARGE,
+    *(_on_a_gpu(items, ENSEMBLE_ON_A_GPU) for items in (22_933, 87_969)),
+    *(_on_a_gpu(22_933, precision=precision) for precision in ("fp32", "tf32")),
+]
+INFO_NCE = [
+    Case("cpu", Shape(512, 0, states=2)),
+    Case("cpu", Shape(2048, 0, states=2), [Target("naive", 2.5, 3.5)]),
+    Case("cuda", Shape(2048, 0, states=2), [Target("naive", 1.5, 3)], "bf16"),
+]
+parametrize = partial(pytest.mark.parametrize, "case", ids=lambda case: f"{case.device}, {case.name}")
+
+
+def _prepared(case: Case, contest: Contest, paper_scale: bool) -> tuple[Case, list[Inputs]]:
+    """The case as it is measured here, and its sets of inputs."""
+    if case.large and not (paper_scale or contest.tiny):
+        pytest.skip("runs with --paper-scale")
+    if case.precision == "tf32" and contest.device.type == "cpu":
+        case = replace(case, precision="fp32")
+    case = replace(case, shape=contest.size(case.shape))
+    return case, contest.sets(partial(Inputs, case.shape, contest.device), lambda s: s.bytes_used)
+
+
+def _contest(
+    contest: Contest,
+    case: Case,
+    name: str,
+    sets: Sequence[Inputs],
+    ours: Callable[[Inputs, str], Gradients],
+    others: Callable[[Inputs], dict[str, Gradients]],
+    **how: Any,
+) -> None:
+    """ours: of a set of inputs in a precision."""
+    absent = how.pop("absent", {})
+    with contest.backend("triton"):
+        named = {"ours": case.precision}
+        if case.device == "cpu":
+            named |= {f"ours, {precision}": precision for precision in ("bf16", "bf16x3")}
+        for who, precision in list(named.items()):
+            try:
+                ours(sets[0], precision)()
+            except ValueError as error:
+                if who == "ours":
+                    raise
+                absent[who] = str(error)
+                del named[who]
+        each = [{who: ours(s, precision) for who, precision in named.items()} | others(s) for s in sets]
+        if case.precision == "bf16" and case.shape.items:
+            how["yardsticks"] = how.get("yardsticks", {}) | {PRODUCT: [s.product for s in sets]}
+        contest(
+            f"{name}, {case.name}",
+            {who: [calls[who] for calls in each] for who in each[0]},
+            bound=partial(_bound, case.precision),
+            targets=case.targets,
+            absent=absent,
+            call_seconds=3 * case.shape.product_operations / OPERATION_RATE,
+            **how,
         )
-    )
-    torch.compiler.reset()
-    compiled = torch.compile(naive.annealed_cross_entropy, dynamic=False)
-    contenders = ours | {
-        "naive": p.gradients(lambda: naive.annealed_cross_entropy(*arguments)),
-        "naive, autocast bf16": p.gradients(lambda: _autocast(lambda: naive.annealed_cross_entropy(*arguments))),
-        "torch.compile(naive)": p.gradients(lambda: compiled(*arguments)),
-        "careful (chunked)": p.gradients(lambda: careful.annealed_cross_entropy(*arguments)),
-    }
+
+
+def _bound(precision: str, who: str) -> float:
+    return AGREEMENT[precision] if precision != "fp32" else next((b for p, b in AGREEMENT.items() if p in who), 1e-4)
+
+
+def _plain(case: Case, s: Inputs, loss: Callable[..., Tensor], *arguments: Any) -> dict[str, Gradients]:
+    """Naive PyTorch in the precision of the case and, beside ours in several, under autocast."""
+    found = {"naive": s.plain(loss, *arguments, precision=case.precision)}
+    if case.device == "cpu":
+        found["naive, autocast bf16"] = s.plain(loss, *arguments, precision="bf16")
+    return found
+
+
+def _compiled(contest: Contest, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    torch.compiler.reset()  # what was compiled for other shapes counts against a limit
+    return torch.compile(loss, backend="eager" if contest.tiny else "inductor", dynamic=False)
+
+
+def _fused(case: Case) -> tuple[dict[str, FusedLoss], dict[str, str]]:
+    """The losses of other libraries that are there, and why the others are not."""
+    found: dict[str, FusedLoss] = {}
+    absent: dict[str, str] = {}
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     for who, find in FUSED.items():
         try:
-            contenders[who] = p.gradients(partial(careful.step_by_step, find(), *arguments))
-            contenders[who]()
-        except Exception as error:  # theirs: not installed, or for GPUs only
-            contenders.pop(who, None)
+            loss = find()
+            probe = torch.ones(8, 16, dtype=dtype, device=case.device, requires_grad=True)
+            loss(probe, probe.detach(), torch.zeros(8, dtype=torch.int64, device=case.device)).sum().backward()
+        except Exception as error:  # theirs: not installed, not for this torch, or for GPUs only
             absent[who] = f"{type(error).__name__}: {error}".splitlines()[0]
-    _agree(contenders)
-    targets = {}
-    if size == 0:
-        targets = {("time", "naive"): (1.15, 1.8), ("memory", "naive"): (6.0, 12.0)}
-        targets |= {("time", "naive", "ours, bf16"): (4.0, 8.0), ("time", "naive", "ours, bf16x3"): (2.0, 4.0)}
-    name = f"annealed cross-entropy, loss + gradients, R {rows}, T {STEPS}, N {items}, d {WIDTH}"
-    report(compare(name, contenders, targets=targets, absent=absent, seconds=10, least_runs=3), contenders["ours"])
-
-
-@pytest.mark.parametrize("size", range(len(SIZES + PAPER_SIZES)))
-def test_ensemble_reasoning_loss(size: int, paper_scale: bool, report: Any) -> None:
-    rows, items = _size(size, paper_scale)
-    p = Problem(rows, items)
-    arguments = (p.hidden, p.weight, p.target, TEMPERATURE, 0.05)
-    host = {"temperature": TEMPERATURE, "kl_weight": 0.05}
-    ours, absent = _ours(
-        lambda precision: p.gradients(
-            lambda: ensemble_reasoning_loss(p.hidden, p.weight, p.target, **host, precision=precision).loss
-        )
-    )
-    contenders = ours | {
-        "naive": p.gradients(lambda: naive.ensemble_loss(*arguments)),
-        "careful (chunked)": p.gradients(lambda: careful.ensemble_loss(*arguments)),
-    }
-    _agree(contenders, without="naive")  # its gradients may be NaN here
-    targets = {}
-    if size == 0:
-        targets = {("time", "naive"): (4.0, 8.0), ("memory", "naive"): (15.0, 25.0)}
-        targets |= {("time", "naive", "ours, bf16"): (10.0, 35.0)}
-    name = f"ensemble reasoning loss, loss + gradients, R {rows}, T {STEPS}, N {items}, d {WIDTH}"
-    report(compare(name, contenders, targets=targets, absent=absent, seconds=10, least_runs=3), contenders["ours"])
-
-
-@pytest.mark.parametrize("rows", [512, 2048])
-def test_reasoning_info_nce(rows: int, report: Any) -> None:
-    torch.manual_seed(0)
-    noised, clean = (F.normalize(torch.randn(rows, 2, WIDTH), dim=-1).requires_grad_() for _ in range(2))
-
-    def gradients(loss: Callable[[], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        return lambda: torch.autograd.grad(loss(), (noised, clean))
-
-    ours, absent = _ours(
-        lambda precision: gradients(
-            lambda: reasoning_info_nce(noised, clean, temperature=TEMPERATURE, precision=precision)
-        )
-    )
-    torch.compiler.reset()
-    compiled = torch.compile(naive.info_nce, dynamic=False)
-    contenders = ours | {
-        "naive": gradients(lambda: naive.info_nce(noised, clean, TEMPERATURE)),
-        "naive, autocast bf16": gradients(lambda: _autocast(lambda: naive.info_nce(noised, clean, TEMPERATURE))),
-        "torch.compile(naive)": gradients(lambda: compiled(noised, clean, TEMPERATURE)),
-        "careful (bmm)": gradients(lambda: careful.info_nce(noised, clean, TEMPERATURE)),
-    }
-    _agree(contenders)
-    targets = {("time", "naive"): (2.5, 3.5)} if rows == 2048 else {}
-    name = f"reasoning InfoNCE, loss + gradients, R {rows}, T 2, d {WIDTH}"
-    report(compare(name, contenders, targets=targets, absent=absent), contenders["ours"])
-
-
-def _size(size: int, paper_scale: bool) -> tuple[int, int]:
-    available = sizes(paper_scale)
-    if size >= len(available):
-        pytest.skip("runs with --paper-scale")
-    return available[size]
-
-
-def _ours(make: Callable[[str], Gradients]) -> tuple[dict[str, Gradients], dict[str, str]]:
-    """Ours in every precision that is served here, and why the others are not."""
-    found: dict[str, Gradients] = {}
-    absent: dict[str, str] = {}
-    for precision in ("fp32", "bf16", "bf16x3"):
-        who = "ours" if precision == "fp32" else f"ours, {precision}"
-        call = make(precision)
-        try:
-            call()
-        except ValueError as error:
-            absent[who] = str(error)
         else:
-            found[who] = call
+            found[who] = lambda hidden, weight, target, loss=loss: loss(hidden.to(dtype), weight.to(dtype), target)
     return found, absent
 
 
-def _autocast(loss: Callable[[], Tensor]) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return loss()
+@parametrize(CROSS_ENTROPY)
+def test_annealed_cross_entropy(case: Case, contest: Contest, paper_scale: bool) -> None:
+    case, sets = _prepared(replace(case, device=contest.device.type), contest, paper_scale)
+    compiled = _compiled(contest, naive.annealed_cross_entropy)
+    fused, absent = _fused(case)
+
+    def ours(s: Inputs, precision: str) -> Gradients:
+        options = {"temperature": s.host_temperature, "step_weight": s.host_step_weight, "precision": precision}
+        return s.gradients(lambda: annealed_cross_entropy(s.hidden, s.table, s.target, **options))
+
+    def others(s: Inputs) -> dict[str, Gradients]:
+        found = _plain(case, s, naive.annealed_cross_entropy, *s.arguments)
+        if case.precision in ("fp32", "bf16"):
+            found["torch.compile(naive)"] = s.plain(compiled, *s.arguments, precision=case.precision)
+        if case.precision == "fp32":
+            found["careful (chunked)"] = s.plain(careful.annealed_cross_entropy, *s.arguments)
+        steps = {who: partial(careful.step_by_step, loss, *s.arguments) for who, loss in fused.items()}
+        return found | {who: s.gradients(loss) for who, loss in steps.items()}
+
+    _contest(contest, case, "annealed cross-entropy", sets, ours, others, absent=absent, seconds=10, least_runs=3)
 
 
-def _agree(contenders: dict[str, Gradients], without: str = "") -> None:
-    expected = contenders["ours"]()
-    for who, call in contenders.items():
-        if who not in ("ours", without):
-            bound = next((bound for name, bound in AGREEMENT.items() if name in who), AGREEMENT["fp32"])
-            for a, b in zip(call(), expected, strict=True):
-                distance = float((a.float() - b).norm() / b.norm())
-                assert distance <= bound, f"{who}: {distance:.1e} from ours, at most {bound:.0e} expected"
+@parametrize(ENSEMBLE)
+def test_ensemble_reasoning_loss(case: Case, contest: Contest, paper_scale: bool) -> None:
+    case, sets = _prepared(replace(case, device=contest.device.type), contest, paper_scale)
+
+    def ours(s: Inputs, precision: str) -> Gradients:
+        options = {"temperature": TEMPERATURE, "kl_weight": KL_WEIGHT, "precision": precision}
+        return s.gradients(lambda: ensemble_reasoning_loss(s.hidden, s.table, s.target, **options).loss)
+
+    def plain(loss: Callable[..., Tensor], s: Inputs) -> Gradients:
+        return s.plain(loss, s.hidden, s.table, s.target, TEMPERATURE, KL_WEIGHT, precision=case.precision)
+
+    def others(s: Inputs) -> dict[str, Gradients]:
+        if case.device == "cuda":
+            return {"naive": plain(naive.ensemble_loss, s)}
+        return {"careful (chunked)": plain(careful.ensemble_loss, s)}
+
+    # with logits as large as on a CPU its gradients may be NaN
+    yardsticks = {"naive": [plain(naive.ensemble_loss, s) for s in sets]} if case.device == "cpu" else {}
+    _contest(
+        contest, case, "ensemble reasoning loss", sets, ours, others, yardsticks=yardsticks, seconds=10, least_runs=3
+    )
+
+
+@parametrize(INFO_NCE)
+def test_reasoning_info_nce(case: Case, contest: Contest, paper_scale: bool) -> None:
+    case, sets = _prepared(replace(case, device=contest.device.type), contest, paper_scale)
+    compiled = _compiled(contest, naive.info_nce)
+
+    def ours(s: Inputs, precision: str) -> Gradients:
+        options = {"temperature": TEMPERATURE, "precision": precision}
+        return s.gradients(lambda: reasoning_info_nce(s.hidden, s.table, **options))
+
+    def others(s: Inputs) -> dict[str, Gradients]:
+        arguments = s.hidden, s.table, TEMPERATURE
+        found = _plain(case, s, naive.info_nce, *arguments)
+        found["torch.compile(naive)"] = s.plain(compiled, *arguments, precision=case.precision)
+        if case.precision == "fp32":
+            found["careful (bmm)"] = s.plain(careful.info_nce, *arguments)
+        return found
+
+    _contest(contest, case, "reasoning InfoNCE", sets, ours, others)

@@ -2,55 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
-import careful
-import naive
 import pytest
 import torch
-from compare import compare
+from contenders import careful, naive
+from measure.compare import Target
+from measure.contest import Contest
+from torch import Tensor
 
 from rearec_kernels import catalog_rank, catalog_topk, prepare_catalog
 
-WIDTH = 256
-# How many times as long as ours the naive way should take: {(R, N): aim}
-AIMS = {(32, 87_969): 6.0, (256, 87_969): 8.0, (32, 1_000_000): 6.0, (256, 1_000_000): 14.0}
+K = 20
+# Largest distance to ours, as a part of it: some ways round operands of products as others do not.
+AGREEMENT = {"fp32": 1e-4, "bf16": 2e-2}
+OPERATION_RATE = 8e14  # per second: no product on a GPU is faster, which tells how many calls a replay needs
 
 
-def _problem(rows: int, items: int) -> tuple[torch.Tensor, torch.Tensor, careful.PreallocatedScores]:
-    torch.manual_seed(0)
-    return torch.randn(rows, WIDTH), torch.randn(items, WIDTH), careful.PreallocatedScores(rows, items)
+@dataclass(frozen=True)
+class Case:
+    """Rows R against items N of width d; what is promised."""
+
+    device: str
+    rows: int
+    items: int
+    targets: Sequence[Target] = ()
+    precision: str = "fp32"
+    width: int = 256
+
+    @property
+    def name(self) -> str:
+        return f"R {self.rows}, N {self.items}, d {self.width}" + (", bf16" if self.precision == "bf16" else "")
+
+    @property
+    def call_seconds(self) -> float:
+        return 2 * self.rows * self.items * self.width / OPERATION_RATE
 
 
-@pytest.mark.parametrize("items", [22_933, 87_969, 1_000_000])
-@pytest.mark.parametrize("rows", [1, 32, 256])
-def test_topk(rows: int, items: int, report: Any) -> None:
-    hidden, weight, scores = _problem(rows, items)
-    catalog = prepare_catalog(weight)
-    contenders = {
-        "ours": lambda: catalog_topk(hidden, catalog, 20),
-        "ours, not prepared": lambda: catalog_topk(hidden, weight, 20),
-        "naive": lambda: naive.topk(hidden, weight, 20),
-        "careful (buffer)": lambda: scores.topk(hidden, weight, 20),
-    }
-    assert (contenders["naive"]()[1] == contenders["ours"]()[1]).float().mean() > 0.999  # ties of rounding aside
-    aim = AIMS.get((rows, items))
-    targets = {("time", "naive"): (3.0, aim)} if aim else {}
-    report(
-        compare(f"top-20, R {rows}, N {items}, d {WIDTH}", contenders, targets=targets, seconds=3, least_runs=3),
-        contenders["ours"],
-    )
+def _cpu(rows: int, items: int, aim: float | None = None) -> Case:
+    return Case("cpu", rows, items, [Target("naive", 3.0, aim)] if aim else [])
 
 
-@pytest.mark.parametrize("rows", [256, 1024])
-def test_rank(rows: int, report: Any) -> None:
-    items = 22_933
-    hidden, weight, scores = _problem(rows, items)
-    target = torch.randint(items, (rows,))
-    contenders = {
-        "ours": lambda: catalog_rank(hidden, weight, target),
-        "naive": lambda: naive.rank(hidden, weight, target),
-        "careful (buffer)": lambda: scores.rank(hidden, weight, target),
-    }
-    assert (contenders["naive"]() == contenders["ours"]()).float().mean() > 0.99
-    report(compare(f"rank of the target, R {rows}, N {items}, d {WIDTH}", contenders, seconds=3), contenders["ours"])
+TOPK = [
+    *(_cpu(rows, 22_933) for rows in (1, 32, 256)),
+    *(_cpu(1, 87_969), _cpu(32, 87_969, 6.0), _cpu(256, 87_969, 8.0)),
+    *(_cpu(1, 1_000_000), _cpu(32, 1_000_000, 6.0), _cpu(256, 1_000_000, 14.0)),
+    *(Case("cuda", 256, 1_000_000, [Target("naive", 3.0, 8.0)], precision) for precision in ("bf16", "fp32")),
+]
+RANK = [
+    *(Case("cpu", rows, 22_933) for rows in (256, 1024)),
+    *(Case("cuda", 1024, 87_969, (), precision) for precision in ("bf16", "fp32")),
+]
+
+
+class Inputs:
+    """One set of inputs; on a GPU in bfloat16 for the others too, where ours reads the table so."""
+
+    def __init__(self, case: Case, device: torch.device, seed: int) -> None:
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def random(*size: int) -> Tensor:
+            return torch.randn(size, device=device, generator=generator)
+
+        self.case = case
+        self.hidden, self.weight = random(case.rows, case.width), random(case.items, case.width)
+        self.catalog = prepare_catalog(self.weight, case.precision)
+        self.target = torch.randint(case.items, (case.rows,), device=device, generator=generator)
+        dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+        self.ranked = self.weight if case.device == "cpu" else self.catalog
+        self.rows, self.table = self.hidden.to(dtype), self.weight.to(dtype)
+
+    @cached_property
+    def scores(self) -> careful.PreallocatedScores:
+        return careful.PreallocatedScores(self.case.rows, self.case.items, self.hidden.device, self.rows.dtype)
+
+    @property
+    def table_bytes(self) -> int:
+        return self.table.nbytes
+
+    def true_scores(self, result: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """The scores, and the true ones of the items: the items themselves differ where scores nearly tie."""
+        scores, items = result
+        return [scores, torch.einsum("rd,rkd->rk", self.rows.float(), self.table[items].float())]
+
+
+def _contest(
+    contest: Contest, case: Case, what: str, contenders: Callable[[Inputs], dict[str, Any]], **how: Any
+) -> None:
+    """The contenders over as many sets of inputs as it takes, in the backend whose kernels are measured."""
+    case = contest.size(case)
+    sets = contest.sets(partial(Inputs, case, contest.device), lambda s: s.table_bytes)
+    each = [contenders(s) for s in sets]
+    if what.startswith("top"):
+        how["compared"] = sets[0].true_scores
+    with torch.no_grad(), contest.backend("triton"):
+        contest(
+            f"{what}, {case.name}",
+            {who: [calls[who] for calls in each] for who in each[0]},
+            bound=AGREEMENT[case.precision],
+            targets=case.targets,
+            call_seconds=case.call_seconds,
+            **how,
+        )
+
+
+@pytest.mark.parametrize("case", TOPK, ids=lambda case: f"{case.device}, {case.name}")
+def test_topk(case: Case, contest: Contest) -> None:
+    def contenders(s: Inputs) -> dict[str, Any]:
+        return {
+            "ours": partial(catalog_topk, s.hidden, s.catalog, K, precision=case.precision),
+            "ours, not prepared": partial(catalog_topk, s.hidden, s.weight, K, precision=case.precision),
+            "naive": partial(naive.topk, s.rows, s.table, K),
+            "careful (buffer)": partial(s.scores.topk, s.rows, s.table, K),
+        }
+
+    _contest(contest, case, f"top-{K}", contenders, seconds=3, least_runs=3)
+
+
+@pytest.mark.parametrize("case", RANK, ids=lambda case: f"{case.device}, {case.name}")
+def test_rank(case: Case, contest: Contest) -> None:
+    def contenders(s: Inputs) -> dict[str, Any]:
+        return {
+            "ours": partial(catalog_rank, s.hidden, s.ranked, s.target, precision=case.precision),
+            "naive": partial(naive.rank, s.rows, s.table, s.target),
+            "careful (buffer)": partial(s.scores.rank, s.rows, s.table, s.target),
+        }
+
+    _contest(contest, case, "rank of the target", contenders, compared=lambda ranks: [ranks], seconds=3)

@@ -6,22 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import careful
-import naive
 import pytest
-from compare import Comparison, compare
+from contenders import careful, naive
+from contenders.loss_inputs import KL_WEIGHT, TEMPERATURE, Inputs, Shape
+from contenders.training_steps import FIXED, PUBLISHED, seconds_of, training_steps
+from measure.compare import Comparison, compare
 from test_inference import Problem as Inference
-from test_losses import TEMPERATURE, WIDTH
-from test_losses import Problem as Losses
 from torch import Tensor
-from training_steps import FIXED, PUBLISHED, seconds_of, training_steps
 
 from rearec.data.synthetic import paper_shaped
 from rearec.models.config import ReaRecConfig
 from rearec_kernels import annealed_cross_entropy, ensemble_reasoning_loss
 
 BRIEF = {"seconds": 0.5, "least_runs": 3}
-KL_WEIGHT = 0.05
+WIDTH = 256
 
 
 def _point(scan: str, axis: str, value: int, contenders: dict[str, Callable[[], Any]], **options: Any) -> Comparison:
@@ -29,21 +27,22 @@ def _point(scan: str, axis: str, value: int, contenders: dict[str, Callable[[], 
     return compare(f"{scan}: {axis} {value}", contenders, facts=facts, **BRIEF, **options)
 
 
-def _losses(kind: str, p: Losses) -> dict[str, Callable[[], Any]]:
+def _losses(kind: str, *sizes: int) -> dict[str, Callable[[], Any]]:
     """Loss and gradients."""
-    tables = (p.hidden, p.weight, p.target)
+    p = Inputs(Shape(*sizes))
+    tables = (p.hidden, p.table, p.target)
 
     def ours(precision: str) -> Tensor:
         if kind == "ensemble loss":
             options = {"temperature": TEMPERATURE, "kl_weight": KL_WEIGHT}
             return ensemble_reasoning_loss(*tables, **options, precision=precision).loss
-        options = {"temperature": p.temperature.tolist(), "step_weight": p.step_weight.tolist()}
+        options = {"temperature": p.host_temperature, "step_weight": p.host_step_weight}
         return annealed_cross_entropy(*tables, **options, precision=precision)
 
     def plain(losses: Any) -> Tensor:
         if kind == "ensemble loss":
             return losses.ensemble_loss(*tables, TEMPERATURE, KL_WEIGHT)
-        return losses.annealed_cross_entropy(*tables, p.temperature, p.step_weight)
+        return losses.annealed_cross_entropy(*p.arguments)
 
     calls = {
         "ours": partial(ours, "fp32"),
@@ -57,21 +56,21 @@ def _losses(kind: str, p: Losses) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("items", [1_000, 4_000, 16_000, 48_000])
 @pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
 def test_items(kind: str, items: int, report: Any) -> None:
-    contenders = _losses(kind, Losses(128, items))
+    contenders = _losses(kind, 128, items)
     report(_point(f"{kind}, R 128, T 3, d {WIDTH}", "N (items)", items, contenders), contenders["ours"])
 
 
 @pytest.mark.parametrize("rows", [32, 128, 512, 1024])
 @pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
 def test_rows(kind: str, rows: int, report: Any) -> None:
-    contenders = _losses(kind, Losses(rows, 8_000))
+    contenders = _losses(kind, rows, 8_000)
     report(_point(f"{kind}, N 8000, T 3, d {WIDTH}", "R (rows)", rows, contenders), contenders["ours"])
 
 
 @pytest.mark.parametrize("states", [2, 3, 4, 6])
 @pytest.mark.parametrize("kind", ["annealed cross-entropy", "ensemble loss"])
 def test_states(kind: str, states: int, report: Any) -> None:
-    contenders = _losses(kind, Losses(128, 8_000, states))
+    contenders = _losses(kind, 128, 8_000, states)
     report(_point(f"{kind}, R 128, N 8000, d {WIDTH}", "T (states)", states, contenders), contenders["ours"])
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from careful_model import CarefulModel
-from official import OfficialModel
-from plain_model import PlainModel, padded
-from training_steps import CAREFUL, FIXED, PUBLISHED, losses, training_steps
+from contenders.careful_model import CarefulModel
+from contenders.official import OfficialModel
+from contenders.plain_model import PlainModel, padded
+from contenders.training_steps import CAREFUL, FIXED, PUBLISHED, Plain, Rows, careful_arguments, losses, training_steps
 
-from rearec.data import SequenceDataset, collate_histories, load_dataset
+from rearec.data import PairBatches, SequenceDataset, collate_histories, load_dataset
 from rearec.data.synthetic import paper_shaped
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -110,3 +110,17 @@ def test_prepared_data_trains_too(prepared: Path) -> None:
     loaded = load_dataset(prepared)
     found = losses(loaded, small_config(loaded.num_items, "prl"), batch_rows=32)
     assert found[PUBLISHED] == pytest.approx(found["ours"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("method", "fixed"), [("prl", False), ("prl", True), ("prl", None), ("erl", None)])
+def test_plain_models_train_on_any_device(dataset: SequenceDataset, method: str, fixed: bool | None) -> None:
+    """With tensors without data, which take no part in a sum with one of the CPU; fixed: None for the careful model."""
+    config = small_config(dataset.num_items, method)
+    model = CarefulModel(config) if fixed is None else OfficialModel(config, mask_fixed=fixed)
+    plain = Plain(model, ReaRec(config).state_dict(), contrastive=method == "prl", device="meta")
+    loader = PairBatches(dataset, "train", batch_rows=16, max_len=config.max_len)
+    batch = loader[0]
+    arguments = careful_arguments(batch) if fixed is None else Rows(dataset, loader, [0]).left_padded(0, config.max_len)
+    loss = plain.loss(arguments)
+    loss.backward()
+    assert loss.device.type == "meta" and model.item_embedding.weight.grad is not None

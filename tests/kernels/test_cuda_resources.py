@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from on_gpu.compiler_log import Kernel, kernels, newest_logs
+from compiler_log import Kernel, kernels, newest_logs
 
 from rearec_kernels import build_info
 

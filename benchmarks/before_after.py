@@ -1,0 +1,143 @@
+"""Two installs of the package on one machine, in alternation: `python benchmarks/before_after.py BEFORE AFTER`.
+
+Each is a source tree with its native module (a folder, for PYTHONPATH) or the interpreter of an environment (a file).
+A worker process of each stays alive and is asked in turn for one timed call of a case, the order reversed every other
+time; imports and `--help` are processes of their own. The result is the ratio of the medians, after over before, with a
+95 % bootstrap interval over turns. Writes a json and a Markdown table beside it. Leave the machine idle meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from before_after_worker import CASES
+from measure.machine import processor_name
+
+HERE = Path(__file__).resolve().parent
+COMMAND_LINE = "from rearec.cli import main; main()"
+# Arguments of the interpreter.
+PROCESSES = {
+    "import rearec": ["-c", "import rearec"],
+    "import rearec_kernels": ["-c", "import rearec_kernels"],
+    "rearec --help": ["-c", COMMAND_LINE, "--help"],
+    "rearec train --help": ["-c", COMMAND_LINE, "train", "--help"],
+}
+
+
+class Install:
+    """One of the two, and its worker."""
+
+    def __init__(self, place: Path, folder: str) -> None:
+        if not place.exists():
+            raise SystemExit(f"before_after.py: {place}: not there, expected a source tree or an interpreter")
+        tree = place.resolve() if place.is_dir() else None
+        self.python = sys.executable if tree else str(place.absolute())
+        self.folder = folder
+        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        if tree:
+            self.environment["PYTHONPATH"] = str(tree)
+        self.worker = self._start([str(HERE / "before_after_worker.py")], stdin=subprocess.PIPE)
+
+    def seconds(self, case: str) -> float:
+        if case in PROCESSES:
+            begin = time.perf_counter()
+            if self._start(PROCESSES[case]).wait():
+                raise SystemExit(f"before_after.py: {case}: failed with {self.python}")
+            return time.perf_counter() - begin
+        assert self.worker.stdin is not None and self.worker.stdout is not None
+        print(case, file=self.worker.stdin, flush=True)
+        answer = self.worker.stdout.readline()
+        if not answer:
+            raise SystemExit(
+                f"before_after.py: {case}: the worker of {self.environment.get('PYTHONPATH', self.python)} died"
+            )
+        return float(answer)
+
+    def _start(self, arguments: list[str], **options: Any) -> subprocess.Popen[str]:
+        command = [self.python, *arguments]
+        return subprocess.Popen(
+            command, env=self.environment, cwd=self.folder, stdout=subprocess.PIPE, text=True, **options
+        )
+
+
+def ratio(before: list[float], after: list[float], seed: int = 0) -> tuple[float, float, float]:
+    """Of the medians, after over before, and its 95 % bootstrap interval over turns."""
+    pairs = np.array([before, after])
+    turns = np.random.default_rng(seed).integers(pairs.shape[1], size=(4000, pairs.shape[1]))
+    medians = np.median(pairs[:, turns], axis=2)
+    low, high = np.quantile(medians[1] / medians[0], [0.025, 0.975])
+    return statistics.median(after) / statistics.median(before), float(low), float(high)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| case | before | after | after / before | 95 % |", "|---|---|---|---|---|"]
+    for case, found in record["cases"].items():
+        times = (_time(statistics.median(found[which])) for which in ("before", "after"))
+        lines.append(
+            f"| {case} | {' | '.join(times)} | {found['ratio']:.3f} | {found['low']:.3f} to {found['high']:.3f} |"
+        )
+    origin = f"{record['date']}, {record['machine']}, {record['runs']} turns, load {record['load'][0]:.1f} before and "
+    return "\n".join([f"{origin}{record['load'][1]:.1f} after; `{record['command']}`", "", *lines])
+
+
+def _time(seconds: float) -> str:
+    digits = max(0, 2 - math.floor(math.log10(seconds * 1e3)))
+    return f"{seconds * 1e3:.{digits}f} ms"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--runs", type=int, default=15, help="turns of each case (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin so")
+    parser.add_argument("--out", type=Path, help="the json (default: benchmarks/results/DATE-before-after.json)")
+    options = parser.parse_args(arguments)
+    chosen = [name for name in (*CASES, *PROCESSES) if not options.only or name.startswith(tuple(options.only))]
+    load, cases = os.getloadavg()[0], {}
+    with tempfile.TemporaryDirectory(prefix="before-after-") as folder:
+        installs = {which: Install(getattr(options, which), folder) for which in ("before", "after")}
+        for case in chosen:
+            for install in installs.values():
+                install.seconds(case)  # the first call makes the inputs, and fills caches of files
+            times: dict[str, list[float]] = {which: [] for which in installs}
+            for turn in range(options.runs):
+                for which in list(installs)[:: -1 if turn % 2 else 1]:
+                    times[which].append(installs[which].seconds(case))
+            middle, low, high = ratio(times["before"], times["after"])
+            cases[case] = times | {"ratio": middle, "low": low, "high": high}
+            print(f"{case}: {middle:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr, flush=True)
+        for install in installs.values():
+            assert install.worker.stdin is not None
+            install.worker.stdin.close()
+            install.worker.wait()
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "machine": processor_name(),
+        "command": shlex.join(["python", "benchmarks/before_after.py", "BEFORE", "AFTER", "--runs", str(options.runs)]),
+        "runs": options.runs,
+        "load": [load, os.getloadavg()[0]],
+        "cases": cases,
+    }
+    out = options.out or HERE / "results" / f"{record['date']}-before-after.json"
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(table(record) + "\n", encoding="utf-8")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What writes RESULTS.md and its plots: the records, the tables, the plots. Needs no torch."""
