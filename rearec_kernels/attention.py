@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.addresses import seed_tensor
 from rearec_kernels.arguments import as_int, as_number, describe
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.dropout import seed_tensor
 
 _NAME = "cached_reason_attention"
 _MAX_HEAD_DIM = 1024
@@ -75,18 +75,19 @@ def cached_reason_attention(
     q4, k4, v4 = (_dense(x, dtype) for x in (q4, k4, v4))
 
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
-    rows = cache.index[:4]
+    index = cache.index
+    rows = (index.start, index.end, index.row_prefix, index.order)
     if gradients or checkpointed or cache.holds_segments():
         segments = cache.append(slot, k4, v4, recorded=gradients)
         carriers = cache.carriers(queries, heads, backend) if gradients else []
         tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
-            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, *rows, scale, dropout_p, mask_seed, gradients,
+            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, scale, dropout_p, mask_seed, gradients, *rows,
             backend,
         )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
-            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), *rows, slot, scale, dropout_p, mask_seed,
+            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), slot, scale, dropout_p, mask_seed, *rows,
             backend,
         )  # fmt: skip
     cache.length = max(cache.length, slot + queries)

@@ -204,9 +204,11 @@ class ReasoningCache:
             return []
         if not self._carriers or self._carrier_shape != (queries, heads):
             steps = -(-self.max_tokens // queries)
+            index = self.index
             flat = torch.ops.rearec.attention_open_prefix(
-                self.prefix_k, self.prefix_v, *self.index, steps, queries, heads, backend
-            )
+                self.prefix_k, self.prefix_v, index.offsets, steps, queries, heads,
+                index.start, index.end, index.row_prefix, index.order, backend,
+            )  # fmt: skip
             self._carriers = [flat[i : i + 4] for i in range(0, len(flat), 4)]
             self._carrier_shape = (queries, heads)
         return self._carriers.pop(0)

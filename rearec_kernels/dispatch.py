@@ -1,17 +1,15 @@
 """Which backend serves which op for which device and dtype.
 
-A backend is a module of this package with one function per op it serves (the names of `ops/`). It is chosen once, in
+A backend is a package of this one, with the functions of the ops that it serves. It is chosen once, in
 the public call, and its name travels with the op, so that a backward pass uses the same one from whatever thread.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,12 +140,6 @@ def resolve_backend(
                 _warn_once(op, candidates[0], name, refusal or "")
             return name
     raise AssertionError("the reference backend serves everything")
-
-
-@functools.cache
-def implementation(backend: str, op: str) -> Callable[..., Any]:
-    """The function of `backend` that computes `op`."""
-    return getattr(importlib.import_module(f"rearec_kernels.{backend}"), op)
 
 
 def _refusal(backend: str, op: str, dtype: torch.dtype, head_dim: int, states: int, k: int) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import as_int, as_number, check_floating, describe
-from rearec_kernels.dispatch import implementation
+from rearec_kernels.ops.registry import implementation
 from rearec_kernels.writes import WriteMark
 
 _NAME = "prepare_layers"
@@ -98,7 +98,7 @@ class PreparedLayers:
         derived = self._operands.get(backend)
         if derived is None or not derived[0].is_current():
             self._check()
-            packed = implementation(backend, "pack_layers")([x.detach() for x in self._tensors])
+            packed = implementation(backend, "rollout", "pack_layers")([x.detach() for x in self._tensors])
             derived = WriteMark(self._tensors), packed
             self._operands[backend] = derived
         return derived[1], True

@@ -127,7 +127,7 @@ def catalog_topk(
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), k=min(k, table.shape[0]))
     check_precision(op, precision, backend, RETRIEVAL_PRECISIONS)
-    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, backend, _tiles(weight, backend))
+    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, _tiles(weight, backend), backend)
 
 
 def catalog_rank(

@@ -40,11 +40,11 @@ def assert_same(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> 
 
 def float32_products(hidden: Tensor, catalog: Catalog, k: int) -> tuple[float, Tensor]:
     """How many float32 scores a row takes, and which rows the candidates are proven for."""
-    from rearec_kernels.cpu import tiled_topk as candidates
+    from rearec_kernels.cpu import tiled_topk
 
     no_exclusion = torch.empty(0, dtype=torch.int64)
     assert catalog.tiles is not None
-    *_, proven, computed = candidates.topk(
+    *_, proven, computed = tiled_topk.topk(
         hidden.contiguous(), catalog.weight, k, lambda _: (0, 0, no_exclusion.data_ptr(), 0), catalog.tiles
     )
     return computed / hidden.shape[0], proven
@@ -230,7 +230,7 @@ def test_operators_keep_what_torch_library_expects_and_compile() -> None:
     for precision in ("fp32", "bf16"):
         opcheck(torch.ops.rearec.catalog_tiles, (weight, precision, "cpu"))
         catalog = prepare_catalog(weight, precision)
-        opcheck(torch.ops.rearec.catalog_topk, (hidden, catalog.operand, 5, *exclude, precision, "cpu", catalog.tiles))
+        opcheck(torch.ops.rearec.catalog_topk, (hidden, catalog.operand, 5, *exclude, precision, catalog.tiles, "cpu"))
         compiled = torch.compile(catalog_topk, fullgraph=True, backend="aot_eager")
         arguments = {"k": 5, "exclude": exclude, "precision": precision}
         assert_same(compiled(hidden, catalog, **arguments), catalog_topk(hidden, catalog, **arguments))
