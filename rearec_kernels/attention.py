@@ -75,20 +75,18 @@ def cached_reason_attention(
     q4, k4, v4 = (_dense(x, dtype) for x in (q4, k4, v4))
 
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in (q4, k4, v4)) or cache.requires_grad())
-    index = cache.index
-    rows = (index.start, index.end, index.row_prefix, index.order)
     if gradients or checkpointed or cache.holds_segments():
         segments = cache.append(slot, k4, v4, recorded=gradients)
         carriers = cache.carriers(queries, heads, backend) if gradients else []
         tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
-            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, scale, dropout_p, mask_seed, gradients, *rows,
-            backend,
+            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, scale, dropout_p, mask_seed, gradients,
+            *cache.seen, backend,
         )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
-            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), slot, scale, dropout_p, mask_seed, *rows,
-            backend,
+            q4, k4, v4, cache.prefix_k, cache.prefix_v, *cache.buffer(), slot, scale, dropout_p, mask_seed,
+            *cache.seen, backend,
         )  # fmt: skip
     cache.length = max(cache.length, slot + queries)
     out = out.to(q.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import as_int, describe
+from rearec_kernels.ops.arguments import Rows
 from rearec_kernels.rows import PrefixRows, RowIndex
 
 
@@ -65,7 +66,7 @@ class ReasoningCache:
 
     def __init__(self, k: Tensor, v: Tensor, index: RowIndex, max_tokens: int) -> None:
         self.prefix_k, self.prefix_v = k, v
-        self.index = index
+        self.index, self.seen = index, Rows(index.start, index.end, index.row_prefix, index.order)
         self.max_tokens = max_tokens
         self.length = 0
         self._buffer: tuple[Tensor, Tensor] | None = None
@@ -204,11 +205,9 @@ class ReasoningCache:
             return []
         if not self._carriers or self._carrier_shape != (queries, heads):
             steps = -(-self.max_tokens // queries)
-            index = self.index
             flat = torch.ops.rearec.attention_open_prefix(
-                self.prefix_k, self.prefix_v, index.offsets, steps, queries, heads,
-                index.start, index.end, index.row_prefix, index.order, backend,
-            )  # fmt: skip
+                self.prefix_k, self.prefix_v, self.index.offsets, steps, queries, heads, *self.seen, backend
+            )
             self._carriers = [flat[i : i + 4] for i in range(0, len(flat), 4)]
             self._carrier_shape = (queries, heads)
         return self._carriers.pop(0)

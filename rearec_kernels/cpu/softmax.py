@@ -72,7 +72,7 @@ class EnsembleNumbers(NamedTuple):
     divergence_factor: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class SoftmaxOverItems(ABC):
     """Rows, of which `steps` after another belong to one user, against a table of items, one of which is the user's
     target. Keeps the tensors alive whose addresses the kernels take.

@@ -75,11 +75,12 @@ differentiable_once("attention_backward", _PUBLIC)
 
 
 def _attention_setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows) -> None:
-    _, *probs = output
-    ctx.save_for_backward(args.q, *args.token_k, *args.token_v, args.prefix_k, args.prefix_v, *probs, *rows)
-    ctx.steps, ctx.carried = len(args.token_k), len(args.carriers) > 0
+    q, token_k, token_v, prefix_k, prefix_v, carriers, *_ = args
+    _, prefix_probs, token_probs = output
+    ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, prefix_probs, token_probs, *rows)
+    ctx.steps, ctx.carried = len(token_k), len(carriers) > 0
     ctx.scale, ctx.dropout_p = args.scale, args.dropout_p
-    ctx.mark_non_differentiable(*probs)
+    ctx.mark_non_differentiable(prefix_probs, token_probs)
 
 
 def _attention_gradient(ctx: Any, grad_out: Tensor, *_: Any) -> list[Tensor]:

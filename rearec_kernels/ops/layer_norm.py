@@ -37,13 +37,13 @@ differentiable_once(f"{_NAME}_backward", _NAME)
 def _setup(ctx: Any, output: tuple[Tensor, Tensor], args: LayerNorm) -> None:
     _, statistics = output
     ctx.save_for_backward(args.x, args.residual, args.weight, args.bias, args.seed, statistics)
-    ctx.numbers = {"eps": args.eps, "dropout_p": args.dropout_p, "output_dropout_p": args.output_dropout_p}
+    ctx.numbers = args.eps, args.dropout_p, args.output_dropout_p
     ctx.mark_non_differentiable(statistics)
 
 
 def _gradient(ctx: Any, grad_out: Tensor, _: Any) -> list[Tensor]:
     x, residual, weight, bias, seed, statistics = ctx.saved_tensors
-    args = LayerNorm(x, residual, weight, bias, seed=seed, **ctx.numbers)
+    args = LayerNorm(x, residual, weight, bias, *ctx.numbers, seed)
     known = LayerNormGradient(grad_out.contiguous(), statistics)
     grad_x, grad_residual, *parameters = call_backward_op(f"{_NAME}_backward", ctx.backend, known, args)
     return [grad_x, *([] if residual is None else [grad_residual]), *parameters]

@@ -163,14 +163,16 @@ def _define_row_loss(name: str, record: type[Any], differentiable: Sequence[str]
 
     def setup(ctx: Any, output: tuple[Tensor, Tensor], loss: Any) -> None:
         _, statistics = output
-        tensors = {field: x for field, x in loss._asdict().items() if isinstance(x, Tensor)}
-        ctx.save_for_backward(statistics, *tensors.values())
-        ctx.saved_fields, ctx.loss = list(tensors), loss._replace(**dict.fromkeys(tensors))
+        ctx.is_tensor = [isinstance(x, Tensor) for x in loss]
+        ctx.save_for_backward(statistics, *[x for x in loss if isinstance(x, Tensor)])
+        ctx.others = [None if isinstance(x, Tensor) else x for x in loss]
         ctx.mark_non_differentiable(statistics)
 
     def backward(ctx: Any, upstream: Tensor, _: Any) -> list[Tensor | None]:
         statistics, *saved = ctx.saved_tensors
-        loss = ctx.loss._replace(**dict(zip(ctx.saved_fields, saved, strict=True)))
+        tensors = iter(saved)
+        given = zip(ctx.others, ctx.is_tensor, strict=True)
+        loss = record(*[next(tensors) if is_tensor else x for x, is_tensor in given])
         first, second, *_others = ctx.needs_input_grad
         needed, known = Needed(first, second), RowGradients(upstream.contiguous(), statistics)
         gradients = call_backward_op(f"{name}_rows_backward", ctx.backend, known, loss, needed)

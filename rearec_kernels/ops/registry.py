@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, get_type_hints
 
@@ -16,6 +17,7 @@ from rearec_kernels.ops.arguments import Written
 Records = tuple[type[Any], ...]  # classes of ops/arguments.py
 
 _LIBRARY = torch.library.Library("rearec", "DEF")
+_BelowAutograd: Any = torch._C._AutoDispatchBelowAutograd
 _RECORDS: dict[str, Records] = {}  # by op
 _SCHEMA_TYPES: dict[Any, str] = {
     Tensor: "Tensor",
@@ -29,7 +31,6 @@ _SCHEMA_TYPES: dict[Any, str] = {
 }
 
 
-@functools.cache
 def implementation(backend: str, family: str, name: str) -> Callable[..., Any]:
     """The function `name` of a backend's module for a family of ops, e.g. rearec_kernels.cpu.losses."""
     return getattr(importlib.import_module(f"rearec_kernels.{backend}.{family}"), name)
@@ -61,11 +62,15 @@ def define(
     _RECORDS[name] = records
     pack = _packer(records)
 
+    @functools.cache
+    def find(backend: str) -> Callable[..., Any]:
+        return run or implementation(backend, family, name)
+
     def run_backend(*arguments: Any) -> Any:
         packed = pack(arguments)
         if check is not None:
             check(*packed)
-        return (run or implementation(arguments[-1], family, name))(*packed)
+        return find(arguments[-1])(*packed)
 
     schema = f"({', '.join(_schema(records))}, str backend) -> {returns}"
     declare(name, schema, lambda *arguments: fake(*pack(arguments)), run_backend)
@@ -94,7 +99,7 @@ def _schema(records: Records) -> Iterator[str]:
             yield f"Tensor({next(letters)}!) {name}" if kind == Written else f"{_SCHEMA_TYPES[kind]} {name}"
 
 
-def _packer(records: Records) -> Callable[[tuple[Any, ...]], list[Any]]:
+def _packer(records: Records) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
     """What makes records of the arguments of an op; those after them are left out."""
     parts: list[tuple[type[Any], slice]] = []
     first = 0
@@ -102,20 +107,24 @@ def _packer(records: Records) -> Callable[[tuple[Any, ...]], list[Any]]:
         parts.append((record, slice(first, first + len(record._fields))))
         first += len(record._fields)
     new: Any = tuple.__new__  # what a record's _make does, without a look at the length: the schema has the fields
-
-    def pack(arguments: tuple[Any, ...]) -> list[Any]:
-        return [new(record, arguments[part]) for record, part in parts]
-
-    return pack
+    # No loop for most ops: a small kernel takes a few microseconds.
+    if len(parts) == 1:
+        ((only, part),) = parts
+        return lambda arguments: (new(only, arguments[part]),)
+    if len(parts) == 2:
+        (record_a, part_a), (record_b, part_b) = parts
+        return lambda arguments: (new(record_a, arguments[part_a]), new(record_b, arguments[part_b]))
+    return lambda arguments: tuple([new(record, arguments[part]) for record, part in parts])
 
 
 def _below_autograd(name: str) -> Callable[[Any, tuple[Any, ...]], Any]:
     """What calls rearec::name with a set of dispatch keys and its arguments, unseen by autograd."""
-    op = getattr(torch.ops.rearec, name).default
+    redispatch = getattr(torch.ops.rearec, name).default._handle.redispatch_boxed
+    after_autograd = torch._C._after_autograd_keyset
 
     def compute(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+        with _BelowAutograd():
+            return redispatch(keyset & after_autograd, *arguments)
 
     return compute
 
@@ -171,8 +180,14 @@ def autograd(
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
         refuse_tangents(what, _tensors(arguments))
-        tensors = list(_tensors([arguments[i] for i in positions]))
-        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        tensors: list[Tensor] = []
+        for i in positions:  # not by `_tensors`: a generator takes longer
+            x = arguments[i]
+            if isinstance(x, Tensor):
+                tensors.append(x)
+            elif x is not None:
+                tensors += x
+        if torch.is_grad_enabled() and any([x.requires_grad for x in tensors]):
             return derivative.apply(*tensors, keyset, arguments)
         return compute(keyset, arguments)
 
@@ -190,9 +205,9 @@ def differentiable_once(name: str, what: str) -> None:
 
 def call_backward_op(name: str, backend: str, *records: Iterable[Any]) -> Any:
     """Calls an op of `differentiable_once`, past its autograd kernel where the backward pass is not recorded."""
-    op = getattr(torch.ops.rearec, name)
-    arguments = [x for record in records for x in record]
+    op = getattr(torch.ops.rearec, name).default
+    arguments = itertools.chain(*records, (backend,))
     if torch.is_grad_enabled():
-        return op(*arguments, backend)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*arguments, backend)
+        return op(*arguments)
+    with _BelowAutograd():
+        return op(*arguments)
