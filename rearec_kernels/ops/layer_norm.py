@@ -43,7 +43,8 @@ def _setup(ctx: Any, output: tuple[Tensor, Tensor], args: LayerNorm) -> None:
 
 def _gradient(ctx: Any, grad_out: Tensor, _: Any) -> list[Tensor]:
     x, residual, weight, bias, seed, statistics = ctx.saved_tensors
-    args = LayerNorm(x, residual, weight, bias, *ctx.numbers, seed)
+    eps, dropout_p, output_dropout_p = ctx.numbers
+    args = LayerNorm(x, residual, weight, bias, eps, dropout_p, output_dropout_p, seed)
     known = LayerNormGradient(grad_out.contiguous(), statistics)
     grad_x, grad_residual, *parameters = call_backward_op(f"{_NAME}_backward", ctx.backend, known, args)
     return [grad_x, *([] if residual is None else [grad_residual]), *parameters]
