@@ -1,18 +1,15 @@
-"""Seed and threshold of dropout; operands as tuples of addresses, sizes and strides.
+"""Operands as tuples of addresses, sizes and strides.
 
 A tuple has the members of a struct of csrc/ in the order in which the struct declares them (csrc/bindings/tuples.h).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from rearec_kernels.arguments import as_int, describe
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -64,24 +61,3 @@ def split_tokens(x: Tensor, segments: Sequence[Tensor]) -> list[Tensor]:
     if len(sizes) == 1:
         return [x]
     return [part.clone(memory_format=torch.contiguous_format) for part in x.split(sizes, dim=1)]
-
-
-def dropout_threshold(dropout_p: float) -> int:
-    """Dropout of attention drops the 32-bit words below this, as csrc/philox.h has it."""
-    return min(math.ceil(dropout_p * 2.0**32), 0xFFFFFFFF)
-
-
-def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:
-    """int64 [1]: a copy of `seed`, or one drawn from torch's generator for None. Raises for what is no seed."""
-    if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
-            raise ValueError(
-                f"{op}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
-            )
-        return seed.clone().view(1)  # a backward pass reads it again, whatever becomes of the caller's
-    number = as_int(op, "seed", seed)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{op}: seed must fit into a signed 64-bit integer, got {seed}")
-    return torch.full((1,), number, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

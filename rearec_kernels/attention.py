@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.addresses import seed_tensor
 from rearec_kernels.arguments import as_int, as_number, describe
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.dropout import seed_tensor
 from rearec_kernels.native import MAX_HEAD_DIM
 
 _NAME = "cached_reason_attention"
@@ -86,19 +86,18 @@ def cached_reason_attention(
     given = (q4, k4, v4, cache.prefix_k, cache.prefix_v)
     known = cache.tokens
     gradients = torch.is_grad_enabled() and (any(x.requires_grad for x in given) or known.requires_grad())
-    rows = cache.index[:4]
     if gradients or checkpointed or known.segments:
         segments = known.append(slot, k4, v4, recorded=gradients)
         carriers = cache.carriers.take(cache, queries, heads, backend) if gradients else []
         tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
-            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, *rows, scale, dropout_p, mask_seed, gradients,
-            backend,
+            q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, scale, dropout_p, mask_seed, gradients,
+            *cache.seen, backend,
         )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
-            q4, k4, v4, cache.prefix_k, cache.prefix_v, *known.buffer(), *rows, slot, scale, dropout_p, mask_seed,
-            backend,
+            q4, k4, v4, cache.prefix_k, cache.prefix_v, *known.buffer(), slot, scale, dropout_p, mask_seed,
+            *cache.seen, backend,
         )  # fmt: skip
     known.length = max(known.length, slot + queries)
     out = out.to(q.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, check_prefix, describe
+from rearec_kernels.ops.arguments import Rows
 from rearec_kernels.rows import PrefixRows, RowIndex
 from rearec_kernels.tokens import ReasoningTokens
 
@@ -32,7 +33,7 @@ class PrefixCarriers:
         if not self._left or self._made_for != (queries, heads):
             steps = -(-cache.max_tokens // queries)
             flat = torch.ops.rearec.attention_open_prefix(
-                cache.prefix_k, cache.prefix_v, *cache.index, steps, queries, heads, backend
+                cache.prefix_k, cache.prefix_v, cache.index.offsets, steps, queries, heads, *cache.seen, backend
             )
             self._left = [flat[i : i + 4] for i in range(0, len(flat), 4)]
             self._made_for = (queries, heads)
@@ -67,7 +68,7 @@ class ReasoningCache:
 
     def __init__(self, k: Tensor, v: Tensor, index: RowIndex, max_tokens: int) -> None:
         self.prefix_k, self.prefix_v = k, v
-        self.index = index
+        self.index, self.seen = index, Rows(index.start, index.end, index.row_prefix, index.order)
         self.max_tokens = max_tokens
         self.tokens = ReasoningTokens(self.rows, max_tokens, k)
         self.carriers = PrefixCarriers()

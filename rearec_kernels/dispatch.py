@@ -6,13 +6,10 @@ whatever thread.
 
 from __future__ import annotations
 
-import functools
-import importlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -106,12 +103,6 @@ def _asked_for(name: str, op: str, device: torch.device, dtype: torch.dtype, siz
         if op in other.serves and other.serves[op].stands_in:
             return other.name
     raise ValueError(f"{op}: backend {name!r} does not serve {refusal}")
-
-
-@functools.cache
-def implementation(backend: str, op: str) -> Callable[..., Any]:
-    """The function of `backend` that computes `op`."""
-    return getattr(importlib.import_module(f"rearec_kernels.{backend}"), op)
 
 
 def check_precision(op: str, precision: str, backend: str) -> None:

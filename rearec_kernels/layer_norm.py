@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.addresses import seed_tensor
 from rearec_kernels.arguments import as_number, describe
-from rearec_kernels.dispatch import implementation, resolve_backend
+from rearec_kernels.dispatch import resolve_backend
+from rearec_kernels.dropout import seed_tensor
+from rearec_kernels.ops.arguments import LayerNorm
+from rearec_kernels.ops.registry import implementation
 from rearec_kernels.precision import operand_dtype
 
 _NAME = "dropout_add_layer_norm"
@@ -70,7 +72,8 @@ def dropout_add_layer_norm(
     drops = dropout_p > 0 or output_dropout_p > 0
     if backend == "reference":  # PyTorch's own ops, which autograd knows: not one op of ours
         given = None if seed is None or not drops else seed_tensor(_NAME, seed, x.device)
-        return implementation(backend, _NAME)(x, residual, weight, bias, eps, dropout_p, output_dropout_p, given)
+        arguments = LayerNorm(x, residual, weight, bias, eps, dropout_p, output_dropout_p, given)
+        return implementation(backend, "layer_norm", _NAME)(arguments)
     width = weight.shape[0]
     rows = (x if x.dtype in (torch.float32, torch.bfloat16) else x.float()).reshape(-1, width).contiguous()
     others = None if residual is None else residual.reshape(-1, width).float().contiguous()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import as_int, as_number, check_floating, describe
-from rearec_kernels.dispatch import implementation
+from rearec_kernels.ops.registry import implementation
 
 _NAME = "prepare_layers"
 
@@ -118,7 +118,7 @@ class PreparedLayers:
         if backend not in kept:
             self._check()
             weights = [x.detach() for x in self._weights]
-            packed = implementation(backend, "pack_layers")(weights)
+            packed = implementation(backend, "rollout", "pack_layers")(weights)
             if packed is weights:  # nothing is copied, so nothing is kept
                 return weights, True, position
             kept[backend] = _Packed(packed, None if position is None else position.detach().clone())

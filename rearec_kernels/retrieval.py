@@ -169,7 +169,7 @@ def catalog_topk(
     )
     check_precision(op, precision, backend)
     tiles = packed if backend == "cpu" else None
-    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, backend, tiles)
+    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, tiles, backend)
 
 
 def catalog_rank(

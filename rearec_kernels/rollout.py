@@ -83,8 +83,8 @@ def reasoning_rollout(
     refuse_tangents(_NAME, tensors)
     backend = resolve_backend(_NAME, hidden.device, hidden.dtype, head_dim=width)
     return torch.ops.rearec.rollout.default(
-        hidden.contiguous(), *layers.packed(backend), keys, values, *index[:4], layers.heads, layers.ffn,
-        steps, layers.norm_eps, backend,
+        hidden.contiguous(), *layers.packed(backend), keys, values, layers.heads, layers.ffn, steps,
+        layers.norm_eps, index.start, index.end, index.row_prefix, index.order, backend,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rearec_kernels import native
 from rearec_kernels.precision import as_operand
 
 WHOLE_MATRIX = 2**22
@@ -22,7 +23,13 @@ def part_of(rows: int, columns: int) -> int:
     return max(1, rows if rows * columns <= WHOLE_MATRIX else -(-rows // 2))
 
 
-def operand(x: Tensor, precision: str) -> Tensor:
+def padded_logits(items: int) -> int:
+    """The length of a row of logits in memory, or of what is read beside it."""
+    return -(-items // native.C.LOGITS_PADDING) * native.C.LOGITS_PADDING
+
+
+def rounded(x: Tensor, precision: str) -> Tensor:
+    """float32, rounded to bfloat16 before where the precision says so."""
     return as_operand(x, precision, torch.float32)
 
 

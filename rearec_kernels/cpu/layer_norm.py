@@ -7,47 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels import native
 from rearec_kernels.cpu.memory import empty
+from rearec_kernels.dropout import seed_bits
+from rearec_kernels.ops.arguments import LayerNorm, LayerNormGradient
 
 
-def _operands(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, statistics: Tensor | None
-) -> tuple[Any, ...]:
+def _addresses(args: LayerNorm, statistics: Tensor) -> tuple[Any, ...]:
+    x, residual = args.x, args.residual
     return (
-        x.data_ptr(), x.dtype == torch.bfloat16, 0 if residual is None else residual.data_ptr(), weight.data_ptr(),
-        bias.data_ptr(), x.shape[0], x.shape[1], eps, 0 if statistics is None else statistics.data_ptr(),
-        torch.get_num_threads(),
+        x.data_ptr(), x.dtype == torch.bfloat16, 0 if residual is None else residual.data_ptr(), args.weight.data_ptr(),
+        args.bias.data_ptr(), x.shape[0], x.shape[1], args.eps, statistics.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
 
 
-def _dropout(dropout_p: float, output_dropout_p: float, seed: Tensor | None) -> tuple[float, float, int]:
-    return dropout_p, output_dropout_p, 0 if seed is None else int(seed) & 0xFFFFFFFFFFFFFFFF
+def _dropout(args: LayerNorm) -> tuple[float, float, int]:
+    return args.dropout_p, args.output_dropout_p, seed_bits(args.seed)
 
 
-def dropout_add_layer_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dropout_p: float,
-    output_dropout_p: float, seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, statistics = empty(x.shape), torch.empty((x.shape[0], 2), dtype=torch.float32, device="cpu")
-    _C.layer_norm_forward(
-        _operands(x, residual, weight, bias, eps, statistics), _dropout(dropout_p, output_dropout_p, seed),
-        out.data_ptr(),
-    )  # fmt: skip
+def dropout_add_layer_norm(args: LayerNorm) -> tuple[Tensor, Tensor]:
+    out = empty(args.x.shape)
+    statistics = torch.empty((args.x.shape[0], 2), dtype=torch.float32, device="cpu")
+    native.C.layer_norm_forward(_addresses(args, statistics), _dropout(args), out.data_ptr())
     return out, statistics
 
 
-def dropout_add_layer_norm_backward(
-    grad_out: Tensor, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, statistics: Tensor, eps: float,
-    dropout_p: float, output_dropout_p: float, seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def dropout_add_layer_norm_backward(known: LayerNormGradient, args: LayerNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, has_residual = args.x, args.residual is not None
     grad_x = empty(x.shape, x.dtype)
-    grad_residual = torch.empty(0, dtype=torch.float32, device="cpu") if residual is None else empty(residual.shape)
+    grad_residual = empty(x.shape if has_residual else (0,))
     parameters = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32, device="cpu")
-    _C.layer_norm_backward(
-        _operands(x, residual, weight, bias, eps, statistics), _dropout(dropout_p, output_dropout_p, seed),
-        grad_out.data_ptr(), grad_x.data_ptr(), 0 if residual is None else grad_residual.data_ptr(),
-        parameters.data_ptr(),
+    native.C.layer_norm_backward(
+        _addresses(args, known.statistics), _dropout(args), known.grad_out.data_ptr(), grad_x.data_ptr(),
+        grad_residual.data_ptr() if has_residual else 0, parameters.data_ptr(),
     )  # fmt: skip
     # copies: outputs of an op must not share memory
     return grad_x, grad_residual, parameters[0, 0].clone(), parameters[0, 1].clone()

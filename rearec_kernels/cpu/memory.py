@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from rearec_kernels import _C  # type: ignore[attr-defined]
+from rearec_kernels import native
 from rearec_kernels.environment import whole_number
 
 _LARGE_BYTES = 1 << 20
 
 
 _limit = whole_number("REAREC_CPU_CACHE_MB", "megabytes", default=512, most=1 << 40) << 20
-_C.set_recycling_limit(_limit)
+native.C.set_recycling_limit(_limit)
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -30,7 +30,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     size = count * dtype.itemsize
     if size < _LARGE_BYTES or _limit == 0:
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
-    storage = torch.frombuffer(_C.RecycledBlock(size), dtype=dtype, count=count).untyped_storage()
+    storage = torch.frombuffer(native.C.RecycledBlock(size), dtype=dtype, count=count).untyped_storage()
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape))  # type: ignore[call-overload]
 
 
@@ -39,9 +39,9 @@ def without_recycling() -> Iterator[None]:
     """Inside the block every allocation is torch's own, and what was kept is freed: to measure memory."""
     global _limit
     before, _limit = _limit, 0
-    _C.set_recycling_limit(0)
+    native.C.set_recycling_limit(0)
     try:
         yield
     finally:
         _limit = before
-        _C.set_recycling_limit(before)
+        native.C.set_recycling_limit(before)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rearec_kernels import _C  # type: ignore[attr-defined]
-from rearec_kernels.cpu import tiled_topk as candidates
-from rearec_kernels.cpu.chunks import even_chunks, operand, part_of, slice_address
+from rearec_kernels import native
+from rearec_kernels.cpu import tiled_topk
+from rearec_kernels.cpu.chunks import even_chunks, part_of, rounded, slice_address
 from rearec_kernels.cpu.memory import empty
+from rearec_kernels.ops.arguments import CatalogTiles, Rank, TopK
 from rearec_kernels.precision import ieee_products
 
 _TOPK_SCORES = 2**20  # at a time: they stay in the cache
@@ -21,7 +24,7 @@ class _Scores:
     """Scores of a chunk of rows against blocks of the table, in one scratch that all blocks share.
 
     All products of a chunk have the same shape, the last one overlaps the one before by a few items: a score then does
-    not depend on where in the catalogue its item is.
+    not depend on where in the catalog its item is.
     """
 
     def __init__(self, weight: Tensor, largest_rows: int, columns: int, precision: str) -> None:
@@ -38,7 +41,7 @@ class _Scores:
         start = min(first, self.weight.shape[0] - self.columns)
         table = self.weight[start : start + self.columns]
         if self.converted is not None:
-            table = self.converted.copy_(operand(table, self.precision))
+            table = self.converted.copy_(rounded(table, self.precision))
         scores = self.scratch[: rows.shape[0] * self.columns].view(rows.shape[0], self.columns)
         torch.mm(rows, table.t(), out=scores)
         return scores[:, first - start :], first
@@ -51,7 +54,9 @@ def _score_arguments(scores: Tensor, first: int) -> tuple[int, ...]:
 class _Exclusion:
     """What `exclude` bars, ascending and without repetition as the kernels want it."""
 
-    def __init__(self, offsets: Tensor | None, items: Tensor | None, rows: int, catalog: int) -> None:
+    def __init__(self, args: TopK | Rank) -> None:
+        offsets, items = args.exclude_offsets, args.exclude_items
+        rows, catalog = args.hidden.shape[0], args.weight.shape[0]
         self.begin = self.end = None
         if items is None:
             self.items = torch.empty(0, dtype=torch.int64, device="cpu")
@@ -73,47 +78,44 @@ class _Exclusion:
         return *bounds, self.items.data_ptr(), self.items.shape[0]  # type: ignore[return-value]
 
 
-def catalog_topk(
-    hidden: Tensor,
-    weight: Tensor,
-    k: int,
-    offsets: Tensor | None,
-    items: Tensor | None,
-    precision: str,
-    tiles: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    rows, catalog = hidden.shape[0], weight.shape[0]
-    h = operand(hidden, precision).contiguous()
-    exclusion = _Exclusion(offsets, items, rows, catalog)
-    if tiles is not None and candidates.pays(k, catalog):
-        return _topk_on_tiles(h, weight, k, exclusion, tiles)
+def catalog_tiles(args: CatalogTiles) -> list[Tensor]:
+    return tiled_topk.pack(args.weight, args.precision)
+
+
+def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
+    weight, k, precision = args.weight, args.k, args.precision
+    rows, catalog = args.hidden.shape[0], weight.shape[0]
+    h = rounded(args.hidden, precision).contiguous()
+    exclusion = _Exclusion(args)
+    if args.tiles and tiled_topk.is_worth_it(k, catalog):
+        return _topk_by_tiles(h, weight, k, exclusion, args.tiles)
     readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
-    if rows <= _C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
+    if rows <= native.C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
         return _topk_direct(h, weight, k, exclusion, slice(0, rows))
     best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device="cpu")
     best_items = torch.full((rows, k), -1, dtype=torch.int64, device="cpu")
     chunks = list(even_chunks(rows, _TOPK_ROWS))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
     scores = _Scores(weight, largest, min(max(_TOPK_SCORES // largest, 1), part_of(catalog, largest)), precision)
-    with ieee_products(hidden.device):
+    with ieee_products(args.hidden.device):
         for chunk in chunks:
             best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
             for index in range(scores.count):
-                _C.topk(_score_arguments(*scores.block(h[chunk], index)), best, exclusion.of_rows(chunk))
-            _C.topk_sort(best)
+                native.C.topk(_score_arguments(*scores.block(h[chunk], index)), best, exclusion.of_rows(chunk))
+            native.C.topk_sort(best)
     return best_scores, best_items
 
 
-def _topk_on_tiles(
-    h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, tiles: list[Tensor]
+def _topk_by_tiles(
+    h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, tiles: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    scores, items, proven, _ = candidates.topk(h, weight, k, exclusion.of_rows, tiles)
+    scores, items, proven, _ = tiled_topk.topk(h, weight, k, exclusion.of_rows, tiles)
     if not proven.all():
         # The rest by the same float32 scores of the whole table, whose bits are those of the other rows.
         rest = (~proven).nonzero().squeeze(1)
         exclusion.reorder(rest)
         h = h[rest]
-        for chunk in even_chunks(rest.shape[0], _C.MAX_DIRECT_ROWS):
+        for chunk in even_chunks(rest.shape[0], native.C.MAX_DIRECT_ROWS):
             scores[rest[chunk]], items[rest[chunk]] = _topk_direct(h, weight, k, exclusion, chunk)
     return scores, items
 
@@ -126,26 +128,24 @@ def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, chunk
     best = (best_scores.data_ptr(), best_items.data_ptr(), rows, k)
     table = (weight.data_ptr(), weight.dtype == torch.bfloat16, *weight.shape, weight.stride(0))
     if rows > 0:
-        _C.topk_direct(slice_address(h, chunk), *table, best, parts, exclusion.of_rows(chunk))
-        _C.topk_sort(best)
+        native.C.topk_direct(slice_address(h, chunk), *table, best, parts, exclusion.of_rows(chunk))
+        native.C.topk_sort(best)
     return best_scores[0].clone(), best_items[0].clone()
 
 
-def catalog_rank(
-    hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> Tensor:
-    rows, catalog = hidden.shape[0], weight.shape[0]
+def catalog_rank(args: Rank) -> Tensor:
+    rows, catalog = args.hidden.shape[0], args.weight.shape[0]
     # Rows with targets in the same block together: a chunk's target scores come first, from the very blocks that are
     # then counted, and a chunk of rows whose targets share one block needs no product twice.
-    sorted_target, order = target.long().sort()
-    h = operand(hidden, precision)[order].contiguous()
-    exclusion = _Exclusion(offsets, items, rows, catalog)
+    sorted_target, order = args.target.long().sort()
+    h = rounded(args.hidden, args.precision)[order].contiguous()
+    exclusion = _Exclusion(args)
     exclusion.reorder(order)
     half_counts = torch.zeros(rows, dtype=torch.int64, device="cpu")
     target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
     largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
-    scores = _Scores(weight, largest, _RANK_SCORES // largest, precision)
-    with ieee_products(hidden.device):
+    scores = _Scores(args.weight, largest, _RANK_SCORES // largest, args.precision)
+    with ieee_products(args.hidden.device):
         for chunk in even_chunks(rows, largest):
             addresses = [slice_address(x, chunk) for x in (sorted_target, target_scores, half_counts)]
             item = sorted_target[chunk]
@@ -158,6 +158,6 @@ def catalog_rank(
                     here = own_block == index
                     target_scores[chunk][here] = block[here, item[here] - first]
                 if position >= len(own) - 1:
-                    _C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
+                    native.C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
     ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
     return torch.empty_like(ranks).index_copy_(0, order, ranks)

@@ -1,72 +1,75 @@
-"""Losses over a catalogue by tiles of bfloat16 (csrc/amx), on processors that have them."""
+"""The softmax over items by tiles of bfloat16, on processors that have them: all of it by one call of csrc."""
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rearec_kernels import native
+from rearec_kernels.addresses import matrix_operand
 from rearec_kernels.cpu.memory import empty
+from rearec_kernels.cpu.softmax import (
+    EVERYONE,
+    CrossEntropyStatistics,
+    EnsembleNumbers,
+    EnsembleStatistics,
+    Passes,
+    SoftmaxOverItems,
+)
 
-_PARTS = {"bf16": 1, "bf16x3": 2}
+_PARTS = {"bf16": 1, "bf16x3": 2}  # bfloat16 numbers in place of each number
 
 
-def serve(precision: str) -> bool:
+def has_kernels(precision: str) -> bool:
     """Whether this machine has kernels for `precision`."""
     return native.AMX is not None and precision in _PARTS
 
 
-def operand(x: Tensor) -> Tensor:
-    """x as the kernels take it, in its own dtype: rows of numbers that follow each other."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+class TiledSoftmax(SoftmaxOverItems):
+    """Rows and table may be float32 or bfloat16, with dense rows."""
 
+    wants_sorted_targets: ClassVar[bool] = True
 
-class Catalogue:
-    """What csrc/amx/losses.h calls so: operands, gradients and the passes to make. Keeps the tensors alive.
+    @staticmethod
+    def prepared(x: Tensor, precision: str, dense: bool = False) -> Tensor:
+        return x if x.stride(-1) == 1 else x.contiguous()
 
-    Args:
-        rows: float32 or bfloat16 [users * steps, d].
-        table: likewise [N, d].
-        target: int64 [users], ascending.
-        grad_rows, grad_table: float32, filled by a gradient pass; None where they are not needed.
-        group: int32 [N]; items in the group of a row's target, itself excepted, are left out. None for no groups.
-    """
+    def cross_entropy(
+        self,
+        passes: Passes,
+        inverse_temperature: Tensor,
+        statistics: CrossEntropyStatistics,
+        coefficient: Tensor | None = None,
+    ) -> None:
+        factor = 0 if coefficient is None else coefficient.data_ptr()
+        arguments = (inverse_temperature.data_ptr(), *statistics.addresses(EVERYONE), factor)
+        self._call(native.AMX.cross_entropy, passes, arguments)
 
-    def __init__(
-        self, rows: Tensor, table: Tensor, target: Tensor, steps: int, grad_rows: Tensor | None,
-        grad_table: Tensor | None, precision: str, statistics: bool, gradient: bool, group: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        self._tensors = (rows, table, target, grad_rows, grad_table, group)
-        self._tuple = (
-            _matrix(rows),
-            _matrix(table),
-            _gradient(grad_rows),
-            _gradient(grad_table),
-            target.shape[0],
-            steps,
-            *table.shape,
-            target.data_ptr(),
-            0 if group is None else group.data_ptr(),
-            _PARTS[precision] == 2,
-            statistics,
-            gradient,
+    def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
+        inverse_temperature, paper, *factors = numbers
+        arguments = (inverse_temperature, paper, *statistics.addresses(EVERYONE), *factors)
+        self._call(native.AMX.ensemble, Passes(True, gradient), arguments)
+
+    def _call(self, kernel: Any, passes: Passes, arguments: tuple[object, ...]) -> None:
+        softmax = (
+            matrix_operand(self.rows),
+            matrix_operand(self.table),
+            _gradient_address(self.grad_rows),
+            _gradient_address(self.grad_table),
+            self.target.shape[0],
+            self.steps,
+            *self.table.shape,
+            self.target.data_ptr(),
+            0 if self.group is None else self.group.data_ptr(),
+            _PARTS[self.precision] == 2,
+            *passes,
             torch.get_num_threads(),
         )
-
-    def cross_entropy(self, *arguments: object) -> None:
-        native.AMX.cross_entropy(self._tuple, self._scratch(), *arguments)
-
-    def ensemble(self, *arguments: object) -> None:
-        native.AMX.ensemble(self._tuple, self._scratch(), *arguments)
-
-    def _scratch(self) -> int:
-        self._memory = empty((native.AMX.scratch_bytes(self._tuple) + 64,), torch.uint8)
-        return -(-self._memory.data_ptr() // 64) * 64
+        scratch = empty((native.AMX.scratch_bytes(softmax) + 64,), torch.uint8)
+        kernel(softmax, -(-scratch.data_ptr() // 64) * 64, *arguments)
 
 
-def _matrix(x: Tensor) -> tuple[int, bool, int]:
-    return x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0)
-
-
-def _gradient(x: Tensor | None) -> tuple[int, int]:
+def _gradient_address(x: Tensor | None) -> tuple[int, int]:
     return (0, 0) if x is None else (x.data_ptr(), x.stride(0))

@@ -1,5 +1,5 @@
-"""Retrieval on the tiles of csrc/amx: a packed copy of the item table, and the top-k by scores of bfloat16 operands or,
-proven by an error bound, by float32 scores."""
+"""The top-k by tiles of bfloat16: a packed copy of the item table, and scores of bfloat16 numbers or, proven by an
+error bound, float32 scores."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rearec_kernels import native
+from rearec_kernels.addresses import matrix_operand
 from rearec_kernels.cpu.chunks import even_chunks, slice_address
 from rearec_kernels.cpu.memory import empty
-from rearec_kernels.native import AMX
 
 _DEPTH = 32
-_ROWS = 512  # per pass over the catalogue
+_ROWS = 512  # per pass over the catalog
 _CANDIDATES = 2**21  # kept at a time, over all rows of a thread
 _SAMPLED = 1024
 
 
-def catalog_tiles(weight: Tensor, precision: str) -> list[Tensor]:
-    """What `ops.retrieval` calls tiles: [tiles] for "bf16", [tiles, bounds, center] for "fp32" (csrc/amx/item_tiles.h).
+def pack(weight: Tensor, precision: str) -> list[Tensor]:
+    """What the op `catalog_tiles` gives: [tiles] for "bf16", [tiles, bounds, center] for "fp32" (csrc's item_tiles.h).
 
     weight: [N, d], float32 or bfloat16, with dense items.
     """
     items, width = weight.shape
-    blocks, depth = -(-items // AMX.BLOCK), -(-width // _DEPTH)
-    packed = [torch.empty((blocks, depth * AMX.BLOCK * _DEPTH), dtype=torch.bfloat16, device="cpu")]
+    block = native.AMX.BLOCK
+    blocks, depth = -(-items // block), -(-width // _DEPTH)
+    packed = [torch.empty((blocks, depth * block * _DEPTH), dtype=torch.bfloat16, device="cpu")]
     if precision == "fp32":
-        packed += [torch.empty((blocks, 2, AMX.BLOCK), dtype=torch.float32, device="cpu"), _center(weight)]
-    AMX.pack_items(_tiles_argument(packed, weight), _table_argument(weight), torch.get_num_threads())
+        packed += [torch.empty((blocks, 2, block), dtype=torch.float32, device="cpu"), _center(weight)]
+    native.AMX.pack_items(_tiles_argument(packed, weight), matrix_operand(weight), torch.get_num_threads())
     return packed
 
 
-def pays(k: int, catalog: int) -> bool:
-    """Whether candidates are so few that choosing them is worth it."""
-    return 16 * k <= catalog or k <= 32
+def is_worth_it(k: int, items: int) -> bool:
+    """Whether candidates are so few that choosing them takes less time than all scores do."""
+    return 16 * k <= items or k <= 32
 
 
 def _center(weight: Tensor) -> Tensor:
@@ -50,12 +52,12 @@ def _tiles_argument(packed: Sequence[Tensor], weight: Tensor) -> tuple[int, ...]
     return *addresses, *[0] * (3 - len(addresses)), *weight.shape
 
 
-def _table_argument(weight: Tensor) -> tuple[int, bool, int]:
-    return weight.data_ptr(), weight.dtype == torch.bfloat16, weight.stride(0)
-
-
 def topk(
-    h: Tensor, weight: Tensor, k: int, exclusion_of: Callable[[slice], tuple[int, int, int, int]], packed: list[Tensor]
+    h: Tensor,
+    weight: Tensor,
+    k: int,
+    exclusion_of: Callable[[slice], tuple[int, int, int, int]],
+    packed: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Scores and items [R, k] as `catalog_topk` has them, of the rows where the third, bool [R], is true; the others
     are not computed: their scores cannot be bounded, or too many items score nearly the same. The fourth counts float32
@@ -73,7 +75,7 @@ def topk(
     capacity = 3 * k + 32
     chunks = list(even_chunks(rows, min(_ROWS, max(_CANDIDATES // capacity, 1))))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
-    padded = -(-largest // AMX.BLOCK) * AMX.BLOCK
+    padded = -(-largest // native.AMX.BLOCK) * native.AMX.BLOCK
     depth = -(-h.shape[1] // _DEPTH)
     tiles = empty([padded * depth * _DEPTH], torch.bfloat16)
     row_bounds, is_bounded = (
@@ -88,8 +90,8 @@ def topk(
     computed = 0
     for chunk in chunks:
         best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
-        scored = AMX.topk(
-            slice_address(h, chunk), _tiles_argument(packed, weight), _table_argument(weight), exclusion_of(chunk),
+        scored = native.AMX.topk(
+            slice_address(h, chunk), _tiles_argument(packed, weight), matrix_operand(weight), exclusion_of(chunk),
             row_tiles, candidates, best, slice_address(proven, chunk), parts,
         )  # fmt: skip
         if scored < 0:

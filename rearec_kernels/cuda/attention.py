@@ -19,40 +19,35 @@ from rearec_kernels.addresses import (
     step_operands,
 )
 from rearec_kernels.cuda import stream
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
 
-_NOTHING_TO_APPEND = (0, 0, 0, 0, 0, 0)
+_NO_APPENDED_TOKENS = (0, 0, 0, 0, 0, 0)
 
 
-def attention(
-    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, prefix_v: Tensor,
-    carriers: Sequence[Tensor], start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    scale: float, dropout_p: float, seed: Tensor | None, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    rows, queries, heads, _ = q.shape
-    token_k, token_v = _few_segments(token_k, token_v)
+def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    q, prefix_k = args.q, args.prefix_k
+    count, queries, heads, _ = q.shape
+    token_k, token_v = _few_segments(args.token_k, args.token_v)
     tokens = sum(k.shape[1] for k in token_k)
     out = torch.empty_like(q)
     # Empty tensors have no address, which the kernel takes as "do not keep".
-    kept_rows, kept_slots, kept_tokens = (rows, prefix_k.shape[1], tokens) if keep else (0, 0, 0)
+    kept_rows, kept_slots, kept_tokens = (count, prefix_k.shape[1], tokens) if args.keep else (0, 0, 0)
     prefix_probs = q.new_empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
     stream.launch(
         native.CUDA.attention_forward, q.device,
-        shape_operand(q, prefix_k, tokens, scale),
-        prefix_operand(prefix_k, prefix_v),
-        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
-        segment_operands(token_k, token_v), _NOTHING_TO_APPEND,
-        (dropout_p, 0 if seed is None else seed.data_ptr()),
+        shape_operand(q, prefix_k, tokens, args.scale),
+        prefix_operand(prefix_k, args.prefix_v),
+        rows_operand(*rows), prefix_k.shape[0],
+        segment_operands(token_k, token_v), _NO_APPENDED_TOKENS,
+        (args.dropout_p, 0 if args.seed is None else args.seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
     )  # fmt: skip
     return out, prefix_probs, token_probs
 
 
-def attention_decode(
-    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, token_k: Tensor, token_v: Tensor,
-    start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    length: int, scale: float, dropout_p: float, seed: Tensor | None,
-) -> Tensor:  # fmt: skip
+def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
+    q, k, v, prefix_k, prefix_v, token_k, token_v, length, scale, dropout_p, seed = args
     queries = q.shape[1]
     out = torch.empty_like(q)
     # What is appended is read where it comes from: no thread reads what another one writes.
@@ -64,7 +59,7 @@ def attention_decode(
         native.CUDA.attention_forward, q.device,
         shape_operand(q, prefix_k, length + queries, scale),
         prefix_operand(prefix_k, prefix_v),
-        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+        rows_operand(*rows), prefix_k.shape[0],
         [*segments, segment_operand(k, v, queries)], append,
         (dropout_p, 0 if seed is None else seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), 0, 0,
@@ -72,12 +67,9 @@ def attention_decode(
     return out
 
 
-def attention_backward(
-    grad_out: Tensor, q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor,
-    prefix_v: Tensor, prefix_probs: Tensor, token_probs: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor,
-    order: Tensor, scale: float, dropout_p: float,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    few_k, few_v = _few_segments(token_k, token_v)
+def attention_backward(args: AttentionBackward, rows: Rows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    q, prefix_k, prefix_probs, token_probs = args.q, args.prefix_k, args.prefix_probs, args.token_probs
+    few_k, few_v = _few_segments(args.token_k, args.token_v)
     grad_q = torch.empty_like(q)
     prefix_dscores, token_dscores = torch.empty_like(prefix_probs), torch.empty_like(token_probs)
     grad_k, grad_v = (
@@ -85,31 +77,30 @@ def attention_backward(
     )
     stream.launch(
         native.CUDA.attention_backward, q.device,
-        shape_operand(q, prefix_k, token_probs.shape[3], scale),
-        prefix_operand(prefix_k, prefix_v),
-        rows_operand(start, end, row_prefix, order), prefix_k.shape[0],
+        shape_operand(q, prefix_k, token_probs.shape[3], args.scale),
+        prefix_operand(prefix_k, args.prefix_v),
+        rows_operand(*rows), prefix_k.shape[0],
         segment_operands(few_k, few_v), segment_operands(grad_k, grad_v),
-        (dropout_p, 0), q.data_ptr(), grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+        (args.dropout_p, 0), q.data_ptr(), args.grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
         grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
     )  # fmt: skip
-    if len(few_k) < len(token_k):
-        grad_k, grad_v = split_tokens(grad_k[0], token_k), split_tokens(grad_v[0], token_v)
+    if len(few_k) < len(args.token_k):
+        grad_k, grad_v = split_tokens(grad_k[0], args.token_k), split_tokens(grad_v[0], args.token_v)
     return grad_q, grad_k, grad_v, prefix_dscores
 
 
-def attention_prefix_gradient(
-    dscores: Sequence[Tensor], probs: Sequence[Tensor], q: Sequence[Tensor], grad_out: Sequence[Tensor],
-    prefix_k: Tensor, prefix_v: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor, offsets: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def attention_prefix_gradient(args: PrefixGradient, rows: Rows) -> tuple[Tensor, Tensor]:
+    prefix_k, prefix_v = args.prefix_k, args.prefix_v
     grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (prefix_k, prefix_v))
     prefixes, slots, kv_heads, width = prefix_k.shape
+    dscores, probs, q, grad_out = args.dscores, args.probs, args.q, args.grad_out
     if len(q) > native.CUDA.MAX_STEPS:  # many steps of Q tokens are one step of many times Q
         dscores, probs = ([torch.cat(list(x), dim=2)] for x in (dscores, probs))
         q, grad_out = ([torch.cat(list(x), dim=1)] for x in (q, grad_out))
     stream.launch(
         native.CUDA.attention_prefix_gradient, prefix_k.device,
         DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
-        rows_operand(start, end, row_prefix, order), offsets.data_ptr(),
+        rows_operand(*rows), args.offsets.data_ptr(),
         prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(),
     )  # fmt: skip
     return grad_k, grad_v

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import (
+    Attention,
+    AttentionBackward,
+    AttentionDecode,
+    OpenPrefix,
+    PrefixGradient,
+    Rows,
+)
 from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 
 # Gradients of the prefix. dK = sum_k ds_k q_k and dV = sum_k p_k do_k over all steps k are written once, by the node
@@ -15,148 +22,125 @@ from rearec_kernels.ops.registry import autograd, call_backward_op, define, diff
 # node made for it and that hold no data (expanded from one element): autograd then runs the opening node last, and
 # there is no state to go stale under retain_graph, a repeated backward pass or an unused step.
 
-_ROWS = "Tensor start, Tensor end, Tensor row_prefix, Tensor order"
+_PUBLIC = "cached_reason_attention"
+
+
+def _dense_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
 
 define(
     "attention_decode",
-    "(Tensor q, Tensor k, Tensor v, Tensor prefix_k, Tensor prefix_v, Tensor(a!) token_k, Tensor(b!) token_v, "
-    f"{_ROWS}, int length, float scale, float dropout_p, Tensor? seed, str backend) -> Tensor",
-    lambda q, *_: torch.empty_like(q, memory_format=torch.contiguous_format),
-    not_differentiated="cached_reason_attention",
+    (AttentionDecode, Rows),
+    "Tensor",
+    lambda args, rows: _dense_like(args.q),
+    family="attention",
+    not_differentiated=_PUBLIC,
 )
 
 
-def _attention_fake(
-    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows, queries, heads, _ = q.shape
-    slots, tokens = prefix_k.shape[1], sum(k.shape[1] for k in token_k)
-    if not rest[-2]:
+def _attention_fake(args: Attention, _: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    rows, queries, heads, _width = args.q.shape
+    slots, tokens = args.prefix_k.shape[1], sum(k.shape[1] for k in args.token_k)
+    if not args.keep:
         rows = slots = tokens = 0
-    accumulate = torch.promote_types(q.dtype, torch.float32)
+    accumulate = torch.promote_types(args.q.dtype, torch.float32)
     return (
-        torch.empty_like(q, memory_format=torch.contiguous_format),
-        q.new_empty((rows, heads, queries, slots), dtype=accumulate),
-        q.new_empty((rows, heads, queries, tokens), dtype=accumulate),
+        _dense_like(args.q),
+        args.q.new_empty((rows, heads, queries, slots), dtype=accumulate),
+        args.q.new_empty((rows, heads, queries, tokens), dtype=accumulate),
     )
 
 
-define(
-    "attention",
-    "(Tensor q, Tensor[] token_k, Tensor[] token_v, Tensor prefix_k, Tensor prefix_v, Tensor[] carriers, "
-    f"{_ROWS}, float scale, float dropout_p, Tensor? seed, bool keep, str backend) -> (Tensor, Tensor, Tensor)",
-    _attention_fake,
-)
+define("attention", (Attention, Rows), "(Tensor, Tensor, Tensor)", _attention_fake, family="attention")
 
 
-def _attention_backward_fake(
-    grad_out: Tensor, q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], *rest: Any
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
-    prefix_probs = rest[2]
+def _attention_backward_fake(args: AttentionBackward, _: Rows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
     return (
-        torch.empty_like(q, memory_format=torch.contiguous_format),
-        [torch.empty_like(k, memory_format=torch.contiguous_format) for k in token_k],
-        [torch.empty_like(v, memory_format=torch.contiguous_format) for v in token_v],
-        torch.empty_like(prefix_probs),
+        _dense_like(args.q),
+        [_dense_like(k) for k in args.token_k],
+        [_dense_like(v) for v in args.token_v],
+        torch.empty_like(args.prefix_probs),
     )
 
 
 define(
     "attention_backward",
-    "(Tensor grad_out, Tensor q, Tensor[] token_k, Tensor[] token_v, Tensor prefix_k, Tensor prefix_v, "
-    f"Tensor prefix_probs, Tensor token_probs, {_ROWS}, float scale, float dropout_p, str backend) "
-    "-> (Tensor, Tensor[], Tensor[], Tensor)",
+    (AttentionBackward, Rows),
+    "(Tensor, Tensor[], Tensor[], Tensor)",
     _attention_backward_fake,
+    family="attention",
 )
-differentiable_once("attention_backward", "cached_reason_attention")
+differentiable_once("attention_backward", _PUBLIC)
 
 
-def _attention_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, token_k, token_v, prefix_k, prefix_v, carriers, *rows, scale, dropout_p, _, _, backend = inputs
-    ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, *output[1:], *rows)
-    ctx.steps, ctx.carried, ctx.options = len(token_k), len(carriers) > 0, (scale, dropout_p, backend)
-    ctx.mark_non_differentiable(*output[1:])
+def _attention_setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows) -> None:
+    q, token_k, token_v, prefix_k, prefix_v, carriers, *_ = args
+    _, prefix_probs, token_probs = output
+    ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, prefix_probs, token_probs, *rows)
+    ctx.steps, ctx.carried = len(token_k), len(carriers) > 0
+    ctx.scale, ctx.dropout_p = args.scale, args.dropout_p
+    ctx.mark_non_differentiable(prefix_probs, token_probs)
 
 
 def _attention_gradient(ctx: Any, grad_out: Tensor, *_: Any) -> list[Tensor]:
-    n = ctx.steps
     q, *saved = ctx.saved_tensors
-    token_k, token_v, (prefix_k, prefix_v, prefix_probs, token_probs, *rows) = (
-        saved[:n],
-        saved[n : 2 * n],
-        saved[2 * n :],
-    )
-    scale, dropout_p, backend = ctx.options
+    token_k, token_v, rest = saved[: ctx.steps], saved[ctx.steps : 2 * ctx.steps], saved[2 * ctx.steps :]
+    prefix_k, prefix_v, prefix_probs, token_probs, *rows = rest
     grad_out = grad_out.contiguous()
-    grad_q, grad_k, grad_v, dscores = call_backward_op(
-        torch.ops.rearec.attention_backward, grad_out, q, token_k, token_v, prefix_k, prefix_v, prefix_probs,
-        token_probs, *rows, scale, dropout_p, backend,
-    )  # fmt: skip
+    args = AttentionBackward(
+        grad_out, q, token_k, token_v, prefix_k, prefix_v, prefix_probs, token_probs, ctx.scale, ctx.dropout_p
+    )
+    grad_q, grad_k, grad_v, dscores = call_backward_op("attention_backward", ctx.backend, args, rows)
     gradients = [grad_q, *grad_k, *grad_v]
     if ctx.carried:
-        gradients += [dscores, prefix_probs, q, grad_out / (1 - dropout_p) if dropout_p > 0 else grad_out]
+        kept = 1 - ctx.dropout_p
+        gradients += [dscores, prefix_probs, q, grad_out / kept if ctx.dropout_p > 0 else grad_out]
     return gradients
 
 
-autograd(
-    "attention",
-    "cached_reason_attention",
-    _attention_setup,
-    _attention_gradient,
-    # Not the prefix: its gradient is what the carriers are for.
-    lambda q, token_k, token_v, prefix_k, prefix_v, carriers, *_: (q, *token_k, *token_v, *carriers),
-)
+# Not the prefix: its gradient is what the carriers are for.
+autograd("attention", _PUBLIC, ("q", "token_k", "token_v", "carriers"), _attention_setup, _attention_gradient)
 
 
-def _open_prefix(
-    prefix_k: Tensor, prefix_v: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor, offsets: Tensor,
-    steps: int, queries: int, heads: int, backend: str,
-) -> list[Tensor]:  # fmt: skip
-    rows, (_, slots, _, width) = start.shape[0], prefix_k.shape
+def _open_prefix(args: OpenPrefix, index: Rows) -> list[Tensor]:
+    rows, (_, slots, _, width) = index.start.shape[0], args.prefix_k.shape
 
     def without_data(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-        elements = [prefix_k.new_empty((), dtype=dtype) for _ in range(2 * steps)]
+        elements = [args.prefix_k.new_empty((), dtype=dtype) for _ in range(2 * args.steps)]
         torch._foreach_zero_(elements)  # one kernel, not one each
         return [x.expand(shape) for x in elements]
 
-    scores = without_data((rows, heads, queries, slots), torch.promote_types(prefix_k.dtype, torch.float32))
-    vectors = without_data((rows, queries, heads, width), prefix_k.dtype)
-    return [x for i in range(0, 2 * steps, 2) for x in (*scores[i : i + 2], *vectors[i : i + 2])]
+    dtype = args.prefix_k.dtype
+    scores = without_data((rows, args.heads, args.queries, slots), torch.promote_types(dtype, torch.float32))
+    vectors = without_data((rows, args.queries, args.heads, width), dtype)
+    return [x for i in range(0, 2 * args.steps, 2) for x in (*scores[i : i + 2], *vectors[i : i + 2])]
 
 
-define(
-    "attention_open_prefix",
-    f"(Tensor prefix_k, Tensor prefix_v, {_ROWS}, Tensor offsets, int steps, int queries, int heads, str backend) "
-    "-> Tensor[]",
-    _open_prefix,
-    run=_open_prefix,
-)
+define("attention_open_prefix", (OpenPrefix, Rows), "Tensor[]", _open_prefix, run=_open_prefix)
 
 define(
     "attention_prefix_gradient",
-    "(Tensor[] dscores, Tensor[] probs, Tensor[] q, Tensor[] grad_out, Tensor prefix_k, Tensor prefix_v, "
-    f"{_ROWS}, Tensor offsets, str backend) -> (Tensor, Tensor)",
-    lambda dscores, probs, q, grad_out, prefix_k, prefix_v, *_: (
-        torch.empty_like(prefix_k, memory_format=torch.contiguous_format),
-        torch.empty_like(prefix_v, memory_format=torch.contiguous_format),
-    ),
+    (PrefixGradient, Rows),
+    "(Tensor, Tensor)",
+    lambda args, rows: (_dense_like(args.prefix_k), _dense_like(args.prefix_v)),
+    family="attention",
 )
-differentiable_once("attention_prefix_gradient", "cached_reason_attention")
+differentiable_once("attention_prefix_gradient", _PUBLIC)
 
 
-def _open_prefix_setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    prefix_k, prefix_v, *rows, _, _, _, backend = inputs
+def _open_prefix_setup(ctx: Any, output: list[Tensor], args: OpenPrefix, rows: Rows) -> None:
     # Plain attributes: reopening a prefix while activation checkpointing recomputes must not add a saved tensor. They
     # are detached and only their shape and dtype is read, or index tensors that never need a gradient.
-    ctx.prefix, ctx.rows, ctx.backend = (prefix_k.detach(), prefix_v.detach()), rows, backend
+    ctx.prefix_k, ctx.prefix_v = args.prefix_k.detach(), args.prefix_v.detach()
+    ctx.offsets, ctx.rows = args.offsets, rows
 
 
 def _open_prefix_gradient(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor]:
     used = [grads[i : i + 4] for i in range(0, len(grads), 4) if grads[i] is not None]
     dscores, probs, q, grad_out = ([t.contiguous() for t in kind] for kind in zip(*used, strict=True))
-    return call_backward_op(
-        torch.ops.rearec.attention_prefix_gradient, dscores, probs, q, grad_out, *ctx.prefix, *ctx.rows, ctx.backend
-    )
+    args = PrefixGradient(dscores, probs, q, grad_out, ctx.prefix_k, ctx.prefix_v, ctx.offsets)
+    return call_backward_op("attention_prefix_gradient", ctx.backend, args, ctx.rows)
 
 
-autograd("attention_open_prefix", "cached_reason_attention", _open_prefix_setup, _open_prefix_gradient)
+autograd("attention_open_prefix", _PUBLIC, ("prefix_k", "prefix_v"), _open_prefix_setup, _open_prefix_gradient)

@@ -7,49 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import LayerNorm, LayerNormGradient
 from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 
+_NAME = "dropout_add_layer_norm"
+
+
+def _fake(args: LayerNorm) -> tuple[Tensor, Tensor]:
+    statistics = args.x.new_empty((args.x.shape[0], 2)).float()
+    return torch.empty_like(args.x, dtype=args.weight.dtype), statistics
+
+
+def _backward_fake(_: LayerNormGradient, args: LayerNorm) -> tuple[Tensor, ...]:
+    grad_residual = args.weight.new_empty(0) if args.residual is None else torch.empty_like(args.residual)
+    return torch.empty_like(args.x), grad_residual, torch.empty_like(args.weight), torch.empty_like(args.bias)
+
+
+define(_NAME, (LayerNorm,), "(Tensor, Tensor)", _fake, family="layer_norm")
 define(
-    "dropout_add_layer_norm",
-    "(Tensor x, Tensor? residual, Tensor weight, Tensor bias, float eps, float dropout_p, float output_dropout_p, "
-    "Tensor? seed, str backend) -> (Tensor, Tensor)",
-    lambda x, residual, weight, *_: (torch.empty_like(x, dtype=weight.dtype), x.new_empty((x.shape[0], 2)).float()),
+    f"{_NAME}_backward",
+    (LayerNormGradient, LayerNorm),
+    "(Tensor, Tensor, Tensor, Tensor)",
+    _backward_fake,
+    family="layer_norm",
 )
-
-define(
-    "dropout_add_layer_norm_backward",
-    "(Tensor grad_out, Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor statistics, float eps, "
-    "float dropout_p, float output_dropout_p, Tensor? seed, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    lambda grad_out, x, residual, weight, bias, *_: (
-        torch.empty_like(x),
-        weight.new_empty(0) if residual is None else torch.empty_like(residual),
-        torch.empty_like(weight),
-        torch.empty_like(bias),
-    ),
-)
-differentiable_once("dropout_add_layer_norm_backward", "dropout_add_layer_norm")
+differentiable_once(f"{_NAME}_backward", _NAME)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, residual, weight, bias, *options, seed, backend = inputs
-    ctx.save_for_backward(x, residual, weight, bias, output[1], seed)
-    ctx.options, ctx.backend = options, backend
-    ctx.mark_non_differentiable(output[1])
+def _setup(ctx: Any, output: tuple[Tensor, Tensor], args: LayerNorm) -> None:
+    _, statistics = output
+    ctx.save_for_backward(args.x, args.residual, args.weight, args.bias, args.seed, statistics)
+    ctx.numbers = args.eps, args.dropout_p, args.output_dropout_p
+    ctx.mark_non_differentiable(statistics)
 
 
 def _gradient(ctx: Any, grad_out: Tensor, _: Any) -> list[Tensor]:
-    x, residual, weight, bias, statistics, seed = ctx.saved_tensors
-    grad_x, grad_residual, grad_weight, grad_bias = call_backward_op(
-        torch.ops.rearec.dropout_add_layer_norm_backward, grad_out.contiguous(), x, residual, weight, bias, statistics,
-        *ctx.options, seed, ctx.backend,
-    )  # fmt: skip
-    return [grad_x, grad_weight, grad_bias, *([] if residual is None else [grad_residual])]
+    x, residual, weight, bias, seed, statistics = ctx.saved_tensors
+    eps, dropout_p, output_dropout_p = ctx.numbers
+    args = LayerNorm(x, residual, weight, bias, eps, dropout_p, output_dropout_p, seed)
+    known = LayerNormGradient(grad_out.contiguous(), statistics)
+    grad_x, grad_residual, *parameters = call_backward_op(f"{_NAME}_backward", ctx.backend, known, args)
+    return [grad_x, *([] if residual is None else [grad_residual]), *parameters]
 
 
-autograd(
-    "dropout_add_layer_norm",
-    "dropout_add_layer_norm",
-    _setup,
-    _gradient,
-    lambda x, residual, weight, bias, *_: (x, weight, bias) if residual is None else (x, weight, bias, residual),
-)
+autograd(_NAME, _NAME, ("x", "residual", "weight", "bias"), _setup, _gradient)

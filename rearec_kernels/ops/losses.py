@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import check_items
-from rearec_kernels.dispatch import implementation
+from rearec_kernels.ops.arguments import (
+    AnnealedCrossEntropy,
+    EnsembleReasoning,
+    InfoNCE,
+    Needed,
+    RowGradients,
+    ScaledGradients,
+)
 from rearec_kernels.ops.registry import autograd, call_backward_op, define, differentiable_once
 from rearec_kernels.precision import accumulate_dtype
 
@@ -21,16 +28,13 @@ from rearec_kernels.precision import accumulate_dtype
 # same in every backend: with activation checkpointing, another one may compute them again than the one that reads
 # them, because autograd does that in a thread where no `use_backend` is in force.
 
+Loss = AnnealedCrossEntropy | EnsembleReasoning | InfoNCE
 
-def _checked_loss(name: str, check: Callable[..., None]) -> Callable[..., Any]:
-    """Looks at values here, not in the public call: this also runs under torch.compile."""
 
-    def run(*args: Any) -> Any:
-        *arguments, backend = args
-        check(*arguments)
-        return implementation(backend, name)(*arguments)
-
-    return run
+def _differentiated(loss: Loss) -> tuple[Tensor, Tensor]:
+    """The two tensors that a loss has gradients in are its first arguments."""
+    first, second, *_ = loss
+    return first, second
 
 
 def _check_numbers(op: str, name: str, values: Sequence[float], positive: bool) -> None:
@@ -40,69 +44,78 @@ def _check_numbers(op: str, name: str, values: Sequence[float], positive: bool) 
             raise ValueError(f"{op}: {name} must be finite{' and above 0' if positive else ''}, got {x}{where}")
 
 
-def _check_annealed(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor, *_: Any
-) -> None:
+def _check_annealed(loss: AnnealedCrossEntropy, *_: Needed) -> None:
     op = "annealed_cross_entropy"
-    check_items(op, "target", target, weight.shape[0], ignore_index)
-    _check_numbers(op, "temperature", temperature.tolist(), positive=True)
-    _check_numbers(op, "step_weight", step_weight.tolist(), positive=False)
+    check_items(op, "target", loss.target, loss.weight.shape[0], loss.ignore_index)
+    _check_numbers(op, "temperature", loss.temperature.tolist(), positive=True)
+    _check_numbers(op, "step_weight", loss.step_weight.tolist(), positive=False)
 
 
-def _check_ensemble(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_weight: float, *_: Any
-) -> None:
+def _check_ensemble(loss: EnsembleReasoning, *_: Needed) -> None:
     op = "ensemble_reasoning_loss"
-    check_items(op, "target", target, weight.shape[0], ignore_index)
-    _check_numbers(op, "temperature", [temperature], positive=True)
-    _check_numbers(op, "kl_weight", [kl_weight], positive=False)
+    check_items(op, "target", loss.target, loss.weight.shape[0], loss.ignore_index)
+    _check_numbers(op, "temperature", [loss.temperature], positive=True)
+    _check_numbers(op, "kl_weight", [loss.kl_weight], positive=False)
 
 
-def _check_info_nce(noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, *_: Any) -> None:
-    _check_numbers("reasoning_info_nce", "temperature", [temperature], positive=True)
+def _check_info_nce(loss: InfoNCE, *_: Needed) -> None:
+    _check_numbers("reasoning_info_nce", "temperature", [loss.temperature], positive=True)
 
 
-def _gradients_fake(first: Tensor, second: Tensor, needed: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    dtype = accumulate_dtype(first, second)
-    first_needed, second_needed = needed
-    return (
-        first.new_empty(first.shape if first_needed else 0, dtype=dtype),
-        second.new_empty(second.shape if second_needed else 0, dtype=dtype),
-    )
+def _gradients_fake(loss: Loss, needed: Needed, dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[Tensor, ...]:
+    tensors = zip(_differentiated(loss), needed, dtypes, strict=True)
+    return tuple(x.new_empty(x.shape if need else 0, dtype=dtype) for x, need, dtype in tensors)
 
 
 def _scalar_loss_fake(scalars: int) -> Callable[..., Any]:
-    def fake(first: Tensor, second: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    def fake(loss: Loss, needed: Needed) -> tuple[Tensor, ...]:
+        first, second = _differentiated(loss)
         dtype = accumulate_dtype(first, second)
         losses = (first.new_empty((), dtype=dtype) for _ in range(scalars))
-        return (*losses, *_gradients_fake(first, second, options[-3:-1]))
+        return (*losses, *_gradients_fake(loss, needed, (dtype, dtype)))
 
     return fake
 
 
-def _row_loss_fake(first: Tensor, second: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def _row_loss_fake(loss: Loss) -> tuple[Tensor, Tensor]:
+    first, second = _differentiated(loss)
     rows, steps, _ = first.shape
     dtype = accumulate_dtype(first, second)
     return first.new_empty((rows, steps), dtype=dtype), first.new_empty((rows, steps, 2), dtype=dtype)
 
 
-# `first` and `second` are there for their dtypes, and for a second differentiation to find this op and be told no.
+def _row_gradients_fake(_: RowGradients, loss: Loss, needed: Needed) -> tuple[Tensor, ...]:
+    first, second = _differentiated(loss)
+    return _gradients_fake(loss, needed, (first.dtype, second.dtype))
+
+
 define(
     "scaled_gradients",
-    "(Tensor upstream, Tensor first, Tensor second, Tensor first_gradient, Tensor second_gradient, str backend) "
-    "-> (Tensor, Tensor)",
-    lambda upstream, first, second, first_gradient, second_gradient, backend: (
-        torch.empty_like(first_gradient, dtype=first.dtype),
-        torch.empty_like(second_gradient, dtype=second.dtype),
+    (ScaledGradients,),
+    "(Tensor, Tensor)",
+    lambda args: (
+        torch.empty_like(args.first_gradient, dtype=args.first.dtype),
+        torch.empty_like(args.second_gradient, dtype=args.second.dtype),
     ),
+    family="losses",
 )
 differentiable_once("scaled_gradients", "a loss of rearec_kernels")
 
 
-def _scalar_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:2], *output[-2:])
-    ctx.needed, ctx.backend = inputs[-3:-1], inputs[-1]
-    ctx.mark_non_differentiable(*output[1:])
+def scaled_gradients(args: ScaledGradients) -> tuple[Tensor, Tensor]:
+    """The op in plain PyTorch, for the backends that have nothing better."""
+    return (
+        (args.first_gradient * args.upstream).to(args.first.dtype),
+        (args.second_gradient * args.upstream).to(args.second.dtype),
+    )
+
+
+def _scalar_loss_setup(ctx: Any, output: tuple[Tensor, ...], loss: Loss, needed: Needed) -> None:
+    _, *others = output
+    *_, first_gradient, second_gradient = others
+    ctx.save_for_backward(*_differentiated(loss), first_gradient, second_gradient)
+    ctx.needed = needed
+    ctx.mark_non_differentiable(*others)
 
 
 # Not public; where it is missing, gradients are always copied.
@@ -122,74 +135,55 @@ def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | 
     first, second, *gradients = ctx.saved_tensors  # once: checkpointing recomputes what is asked for again
     as_they_are = first.dtype == gradients[0].dtype and second.dtype == gradients[1].dtype and _is_plain_one(upstream)
     if not as_they_are:
-        op = torch.ops.rearec.scaled_gradients
-        gradients = call_backward_op(op, upstream, first, second, *gradients, ctx.backend)
+        args = ScaledGradients(upstream, first, second, *gradients)
+        gradients = call_backward_op("scaled_gradients", ctx.backend, args)
     return [g if need else None for g, need in zip(gradients, ctx.needed, strict=True)]
 
 
-_CATALOG = "Tensor hidden, Tensor weight, Tensor target, int ignore_index"
-_ANNEALED = f"{_CATALOG}, Tensor temperature, Tensor step_weight, str precision"
-_NEEDED = "bool first_needed, bool second_needed, str backend"
-
-define(
-    "annealed_cross_entropy",
-    f"({_ANNEALED}, {_NEEDED}) -> (Tensor, Tensor, Tensor)",
-    _scalar_loss_fake(1),
-    run=_checked_loss("annealed_cross_entropy", _check_annealed),
-)
-autograd("annealed_cross_entropy", "annealed_cross_entropy", _scalar_loss_setup, _scalar_loss_gradient)
-
-define(
-    "ensemble_reasoning_loss",
-    f"({_CATALOG}, float temperature, float kl_weight, str kl_form, str precision, {_NEEDED}) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _scalar_loss_fake(3),
-    run=_checked_loss("ensemble_reasoning_loss", _check_ensemble),
-)
-autograd("ensemble_reasoning_loss", "ensemble_reasoning_loss", _scalar_loss_setup, _scalar_loss_gradient)
-
-_INFO_NCE = "Tensor noised, Tensor clean, Tensor? row_group, float temperature, str precision"
-
-define(
-    "reasoning_info_nce",
-    f"({_INFO_NCE}, {_NEEDED}) -> (Tensor, Tensor, Tensor)",
-    _scalar_loss_fake(1),
-    run=_checked_loss("reasoning_info_nce", _check_info_nce),
-)
-autograd("reasoning_info_nce", "reasoning_info_nce", _scalar_loss_setup, _scalar_loss_gradient)
+def _define_scalar_loss(
+    name: str, record: type[Any], differentiable: Sequence[str], check: Callable[..., None], scalars: int = 1
+) -> None:
+    """The mean of a loss, with its terms if it has some, and its gradients."""
+    returns = f"({', '.join(['Tensor'] * (scalars + 2))})"
+    define(name, (record, Needed), returns, _scalar_loss_fake(scalars), family="losses", check=check)
+    autograd(name, name, differentiable, _scalar_loss_setup, _scalar_loss_gradient)
 
 
-def _define_row_loss(name: str, arguments: str, check: Callable[..., None]) -> None:
+def _define_row_loss(name: str, record: type[Any], differentiable: Sequence[str], check: Callable[..., None]) -> None:
     """The per-row form of a loss, and its backward op, which takes the same arguments after what the forward gave."""
-    run = _checked_loss(f"{name}_rows", check)
-    define(f"{name}_rows", f"({arguments}, str backend) -> (Tensor, Tensor)", _row_loss_fake, run=run)
+    define(f"{name}_rows", (record,), "(Tensor, Tensor)", _row_loss_fake, family="losses", check=check)
     define(
         f"{name}_rows_backward",
-        f"(Tensor upstream, Tensor statistics, {arguments}, {_NEEDED}) -> (Tensor, Tensor)",
-        lambda upstream, statistics, first, second, *options: tuple(
-            torch.empty_like(g, dtype=x.dtype)
-            for g, x in zip(_gradients_fake(first, second, options[-3:-1]), (first, second), strict=True)
-        ),
+        (RowGradients, record, Needed),
+        "(Tensor, Tensor)",
+        _row_gradients_fake,
+        family="losses",
     )
     differentiable_once(f"{name}_rows_backward", name)
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.is_tensor = [isinstance(x, Tensor) for x in inputs]
-        ctx.save_for_backward(output[1], *(x for x in inputs if isinstance(x, Tensor)))
-        ctx.options = [x for x in inputs if not isinstance(x, Tensor)]
-        ctx.mark_non_differentiable(output[1])
+    def setup(ctx: Any, output: tuple[Tensor, Tensor], loss: Any) -> None:
+        _, statistics = output
+        ctx.is_tensor = [isinstance(x, Tensor) for x in loss]
+        ctx.save_for_backward(statistics, *[x for x in loss if isinstance(x, Tensor)])
+        ctx.others = [None if isinstance(x, Tensor) else x for x in loss]
+        ctx.mark_non_differentiable(statistics)
 
     def backward(ctx: Any, upstream: Tensor, _: Any) -> list[Tensor | None]:
         statistics, *saved = ctx.saved_tensors
-        tensors, options = iter(saved), iter(ctx.options)
-        *arguments, backend = (next(tensors if is_tensor else options) for is_tensor in ctx.is_tensor)
-        needed = ctx.needs_input_grad[:2]
-        op = getattr(torch.ops.rearec, f"{name}_rows_backward")
-        gradients = call_backward_op(op, upstream.contiguous(), statistics, *arguments, *needed, backend)
+        tensors = iter(saved)
+        given = zip(ctx.others, ctx.is_tensor, strict=True)
+        loss = record(*[next(tensors) if is_tensor else x for x, is_tensor in given])
+        first, second, *_others = ctx.needs_input_grad
+        needed, known = Needed(first, second), RowGradients(upstream.contiguous(), statistics)
+        gradients = call_backward_op(f"{name}_rows_backward", ctx.backend, known, loss, needed)
         return [g if need else None for g, need in zip(gradients, needed, strict=True)]
 
-    autograd(f"{name}_rows", name, setup, backward)
+    autograd(f"{name}_rows", name, differentiable, setup, backward)
 
 
-_define_row_loss("annealed_cross_entropy", _ANNEALED, _check_annealed)
-_define_row_loss("reasoning_info_nce", _INFO_NCE, _check_info_nce)
+_CATALOG, _CONTRAST = ("hidden", "weight"), ("noised", "clean")
+_define_scalar_loss("annealed_cross_entropy", AnnealedCrossEntropy, _CATALOG, _check_annealed)
+_define_scalar_loss("ensemble_reasoning_loss", EnsembleReasoning, _CATALOG, _check_ensemble, scalars=3)
+_define_scalar_loss("reasoning_info_nce", InfoNCE, _CONTRAST, _check_info_nce)
+_define_row_loss("annealed_cross_entropy", AnnealedCrossEntropy, _CATALOG, _check_annealed)
+_define_row_loss("reasoning_info_nce", InfoNCE, _CONTRAST, _check_info_nce)

@@ -1,73 +1,64 @@
-"""Ops of the retrieval over the catalogue; nothing of them is differentiated.
-
-`tiles` is what the op `catalog_tiles` made of the table for the backend and precision of the call, or nothing.
-"""
+"""Ops of the retrieval over the catalog; nothing of them is differentiated."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import check_items, check_offsets
-from rearec_kernels.dispatch import implementation
+from rearec_kernels.ops.arguments import CatalogTiles, Rank, TopK
 from rearec_kernels.ops.registry import define
 
-_EXCLUDE = "Tensor? exclude_offsets, Tensor? exclude_items"
-_HOW = "str precision, str backend, Tensor[]? tiles=None"
+
+def _check_exclusion(op: str, args: TopK | Rank) -> None:
+    if args.exclude_items is not None:
+        check_items(op, "exclude", args.exclude_items, args.weight.shape[0])
+        check_offsets(op, args.exclude_offsets, args.exclude_items)
 
 
-def _checked_retrieval(name: str) -> Callable[..., Any]:
-    def run(
-        hidden: Tensor,
-        weight: Tensor,
-        target: Any,
-        offsets: Tensor | None,
-        items: Tensor | None,
-        precision: str,
-        backend: str,
-        tiles: list[Tensor] | None = None,
-    ) -> Any:
-        if name == "catalog_rank":
-            check_items(name, "target", target, weight.shape[0])
-        if items is not None:
-            check_items(name, "exclude", items, weight.shape[0])
-            check_offsets(name, offsets, items)
-        arguments = (hidden, weight, target, offsets, items, precision)
-        return implementation(backend, name)(*arguments, *([tiles] if tiles else []))
+def _check_topk(args: TopK) -> None:
+    _check_exclusion("catalog_topk", args)
 
-    return run
+
+def _check_rank(args: Rank) -> None:
+    check_items("catalog_rank", "target", args.target, args.weight.shape[0])
+    _check_exclusion("catalog_rank", args)
+
+
+def _fake_topk(args: TopK) -> tuple[Tensor, Tensor]:
+    shape = args.hidden.shape[0], args.k
+    return args.hidden.new_empty(shape, dtype=torch.float32), args.hidden.new_empty(shape, dtype=torch.int64)
 
 
 define(
     "catalog_topk",
-    f"(Tensor hidden, Tensor weight, int k, {_EXCLUDE}, {_HOW}) -> (Tensor, Tensor)",
-    lambda hidden, weight, k, *_: (
-        hidden.new_empty((hidden.shape[0], k), dtype=torch.float32),
-        hidden.new_empty((hidden.shape[0], k), dtype=torch.int64),
-    ),
-    run=_checked_retrieval("catalog_topk"),
+    (TopK,),
+    "(Tensor, Tensor)",
+    _fake_topk,
+    family="retrieval",
+    check=_check_topk,
     not_differentiated="catalog_topk",
 )
 
 define(
     "catalog_rank",
-    f"(Tensor hidden, Tensor weight, Tensor target, {_EXCLUDE}, {_HOW}) -> Tensor",
-    lambda hidden, *_: hidden.new_empty(hidden.shape[0], dtype=torch.float32),
-    run=_checked_retrieval("catalog_rank"),
+    (Rank,),
+    "Tensor",
+    lambda args: args.hidden.new_empty(args.hidden.shape[0], dtype=torch.float32),
+    family="retrieval",
+    check=_check_rank,
     not_differentiated="catalog_rank",
 )
 
 
-def _fake_tiles(weight: Tensor, precision: str, backend: str) -> list[Tensor]:
+def _fake_tiles(args: CatalogTiles) -> list[Tensor]:
+    weight = args.weight
     blocks, depth = -(-weight.shape[0] // 32), -(-weight.shape[1] // 32)
     tiles = [weight.new_empty((blocks, depth * 32 * 32), dtype=torch.bfloat16)]
-    if precision == "fp32":
+    if args.precision == "fp32":
         shapes = (blocks, 2, 32), (weight.shape[1],)
         tiles += [weight.new_empty(shape, dtype=torch.float32) for shape in shapes]
     return tiles
 
 
-define("catalog_tiles", "(Tensor weight, str precision, str backend) -> Tensor[]", _fake_tiles)
+define("catalog_tiles", (CatalogTiles,), "Tensor[]", _fake_tiles, family="retrieval")

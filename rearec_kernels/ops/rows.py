@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import checks_values
-from rearec_kernels.ops.registry import define
+from rearec_kernels.ops.registry import declare
 
 _Index = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -76,12 +76,12 @@ def _prefix_rows_fake(
     return *index, given.new_empty(prefixes + 1, dtype=torch.int32)  # type: ignore[return-value]
 
 
-define(
+declare(
     "prefix_rows",
     "(Tensor? start, Tensor? end, Tensor? row_prefix, SymInt prefixes, SymInt slots) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _prefix_rows_fake,
-    run=_prefix_rows,
+    _prefix_rows,
 )
 
 
@@ -96,9 +96,9 @@ def _checked_index(index: Tensor, largest: int, name: str) -> Tensor:
     return index.to(torch.int64, copy=True)
 
 
-define(
+declare(
     "checked_index",
     "(Tensor index, SymInt largest, str name) -> Tensor",
     lambda index, largest, name: torch.empty_like(index, dtype=torch.int64, memory_format=torch.contiguous_format),
-    run=_checked_index,
+    _checked_index,
 )

@@ -6,20 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rearec_kernels.reference.attention import philox
+from rearec_kernels.ops.arguments import LayerNorm
+from rearec_kernels.reference.philox import philox
 
 _BLOCK = 128  # elements per 16 counters of 4 words of 2 halves
 
 
-def dropout_add_layer_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dropout_p: float,
-    output_dropout_p: float, seed: Tensor | None,
-) -> Tensor:  # fmt: skip
+def dropout_add_layer_norm(args: LayerNorm) -> Tensor:
     """Differentiable as it stands. Without a seed the masks are those of torch's generator."""
-    total = _dropout(x, dropout_p, seed, 0)
-    if residual is not None:
-        total = total + residual
-    return _dropout(F.layer_norm(total, weight.shape, weight, bias, eps), output_dropout_p, seed, 1)
+    total = _dropout(args.x, args.dropout_p, args.seed, 0)
+    if args.residual is not None:
+        total = total + args.residual
+    normalized = F.layer_norm(total, args.weight.shape, args.weight, args.bias, args.eps)
+    return _dropout(normalized, args.output_dropout_p, args.seed, 1)
 
 
 def _dropout(x: Tensor, dropout_p: float, seed: Tensor | None, stream: int) -> Tensor:

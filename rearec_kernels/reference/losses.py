@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
+from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
 from rearec_kernels.precision import accumulate_dtype, as_operand, ieee_products
 from rearec_kernels.reference.products import operands, product, row_chunks
 
 
-def _gradient_buffers(first: Tensor, second: Tensor, first_needed: bool, second_needed: bool) -> tuple[Tensor, Tensor]:
-    return first.new_zeros(first.shape if first_needed else 0), second.new_zeros(second.shape if second_needed else 0)
+def _gradient_buffers(first: Tensor, second: Tensor, needed: Needed) -> tuple[Tensor, Tensor]:
+    return first.new_zeros(first.shape if needed.first else 0), second.new_zeros(second.shape if needed.second else 0)
 
 
 def _one_hot(target: Tensor, valid: Tensor, items: int, dtype: torch.dtype) -> Tensor:
@@ -29,87 +31,72 @@ def _log_softmax(z: Tensor, statistics: Tensor, temperature: Tensor | float) -> 
     return (z - statistics[..., :1]).div_(temperature).sub_(statistics[..., 1:].log())
 
 
-def annealed_cross_entropy(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
-    precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def annealed_cross_entropy(loss: AnnealedCrossEntropy, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
     """The mean over the rows that are not ignored: the per-row loss with 1 / their number as upstream gradient."""
-    dtype = accumulate_dtype(hidden, weight)
-    hidden, weight = hidden.to(dtype), weight.to(dtype)
-    losses, statistics = annealed_cross_entropy_rows(
-        hidden, weight, target, ignore_index, temperature, step_weight, precision
-    )
-    upstream = torch.ones_like(losses) / (target != ignore_index).sum().clamp(min=1)
-    gradients = annealed_cross_entropy_rows_backward(
-        upstream, statistics, hidden, weight, target, ignore_index, temperature, step_weight, precision,
-        hidden_needed, weight_needed,
-    )  # fmt: skip
+    dtype = accumulate_dtype(loss.hidden, loss.weight)
+    loss = loss._replace(hidden=loss.hidden.to(dtype), weight=loss.weight.to(dtype))
+    losses, statistics = annealed_cross_entropy_rows(loss)
+    upstream = torch.ones_like(losses) / (loss.target != loss.ignore_index).sum().clamp(min=1)
+    gradients = annealed_cross_entropy_rows_backward(RowGradients(upstream, statistics), loss, needed)
     return (losses * upstream).sum(), *gradients
 
 
-def annealed_cross_entropy_rows(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
-    precision: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def annealed_cross_entropy_rows(loss: AnnealedCrossEntropy) -> tuple[Tensor, Tensor]:
     """w_t (lse z_rt - z_rt[y_r]) with z_rt = h_rt Eᵀ over τ_t, 0 in ignored rows; and the statistics of z_rt."""
-    valid = target != ignore_index
-    with ieee_products(hidden.device):
-        h, e, _ = operands(hidden, weight, precision, valid)
-        tau, w = temperature.to(h)[:, None], step_weight.to(h)
-        column = target.masked_fill(~valid, 0)[:, None, None].expand(-1, h.shape[1], 1).long()
+    valid = loss.target != loss.ignore_index
+    with ieee_products(loss.hidden.device):
+        h, e, _ = operands(loss.hidden, loss.weight, loss.precision, valid)
+        tau, w = loss.temperature.to(h)[:, None], loss.step_weight.to(h)
+        column = loss.target.masked_fill(~valid, 0)[:, None, None].expand(-1, h.shape[1], 1).long()
         losses, statistics = h.new_empty(h.shape[:2]), h.new_empty((*h.shape[:2], 2))
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            z = product(h[rows], e.T, precision)
+            z = product(h[rows], e.T, loss.precision)
             statistics[rows] = _statistics(z, tau)
             losses[rows] = -_log_softmax(z, statistics[rows], tau).gather(-1, column[rows]).squeeze(-1) * w
     return losses.masked_fill_(~valid[:, None], 0.0), statistics
 
 
 def annealed_cross_entropy_rows_backward(
-    upstream: Tensor, statistics: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int,
-    temperature: Tensor, step_weight: Tensor, precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    known: RowGradients, loss: AnnealedCrossEntropy, needed: Needed
+) -> tuple[Tensor, Tensor]:
     """dz = w upstream (softmax z - 1_y); dh = dz E / τ; dE = (dz / τ)ᵀ h."""
-    valid = target != ignore_index
-    with ieee_products(hidden.device):
-        h, e, dtype = operands(hidden, weight, precision, valid)
-        grad_hidden, grad_weight = _gradient_buffers(h, e, hidden_needed, weight_needed)
-        tau = temperature.to(h)
-        coefficient = (upstream * step_weight.to(h)).masked_fill(~valid[:, None], 0.0) / tau
-        statistics = statistics.masked_fill(~valid[:, None, None], 1.0)  # whatever they are in ignored rows
+    valid = loss.target != loss.ignore_index
+    with ieee_products(loss.hidden.device):
+        h, e, dtype = operands(loss.hidden, loss.weight, loss.precision, valid)
+        grad_hidden, grad_weight = _gradient_buffers(h, e, needed)
+        tau = loss.temperature.to(h)
+        coefficient = (known.upstream * loss.step_weight.to(h)).masked_fill(~valid[:, None], 0.0) / tau
+        statistics = known.statistics.masked_fill(~valid[:, None, None], 1.0)  # whatever they are in ignored rows
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
-            p = _log_softmax(product(h[rows], e.T, precision), statistics[rows], tau[:, None]).exp_()
-            one_hot = _one_hot(target[rows], valid[rows], e.shape[0], dtype)
-            dlogits = as_operand(coefficient[rows, :, None] * (p - one_hot), precision, dtype)
-            if hidden_needed:
-                grad_hidden[rows] = product(dlogits, e, precision)
-            if weight_needed:
-                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), precision)
-    return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype)
+            p = _log_softmax(product(h[rows], e.T, loss.precision), statistics[rows], tau[:, None]).exp_()
+            one_hot = _one_hot(loss.target[rows], valid[rows], e.shape[0], dtype)
+            dlogits = as_operand(coefficient[rows, :, None] * (p - one_hot), loss.precision, dtype)
+            if needed.first:
+                grad_hidden[rows] = product(dlogits, e, loss.precision)
+            if needed.second:
+                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), loss.precision)
+    return grad_hidden.to(loss.hidden.dtype), grad_weight.to(loss.weight.dtype)
 
 
-def ensemble_reasoning_loss(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_weight: float,
-    kl_form: str, precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """CE(mean_t z_t) - λ KL. The logits of the mean state are the mean of the logits.
 
     Per state, u_i = Σ_j (log p_i - log p_j) over the other states j (official) or the later ones (paper), which takes
     O(T) sums; KL is Σ_i E_i[u_i], over T (T - 1) in the official form. Its gradient in z_i is
     p_i (u_i - E_i[u_i]), in the paper's form plus Σ_{k<i} (p_i - p_k).
     """
-    valid = target != ignore_index
-    steps, items = hidden.shape[1], weight.shape[0]
+    valid = loss.target != loss.ignore_index
+    steps, items = loss.hidden.shape[1], loss.weight.shape[0]
     count = valid.sum().clamp(min=1)
-    paper = kl_form == "paper"
+    paper = loss.kl_form == "paper"
     pairs = 1 if paper else max(1, steps * (steps - 1))
-    with ieee_products(hidden.device):
-        h, e, dtype = operands(hidden, weight, precision, valid)
-        grad_hidden, grad_weight = _gradient_buffers(h, e, hidden_needed, weight_needed)
+    with ieee_products(loss.hidden.device):
+        h, e, dtype = operands(loss.hidden, loss.weight, loss.precision, valid)
+        grad_hidden, grad_weight = _gradient_buffers(h, e, needed)
         cross_entropy, kl = h.new_zeros(()), h.new_zeros(())
         later = torch.arange(steps - 1, -1, -1, device=h.device, dtype=dtype)[:, None]
         for rows in row_chunks(h.shape[0], steps * items):
-            z = product(h[rows], e.T, precision) / temperature
+            z = product(h[rows], e.T, loss.precision) / loss.temperature
             mean_log_p = z.mean(1, keepdim=True).log_softmax(-1)
             log_p = z.log_softmax(-1)
             p = log_p.exp()
@@ -121,18 +108,18 @@ def ensemble_reasoning_loss(
                 u = steps * (log_p - log_p.mean(1, keepdim=True))
                 spread = (p * u).sum(-1, keepdim=True)
                 kl_gradient = p * (u - spread)
-            one_hot = _one_hot(target[rows], valid[rows], items, dtype)
+            one_hot = _one_hot(loss.target[rows], valid[rows], items, dtype)
             cross_entropy -= (mean_log_p * one_hot).sum()
             kl += spread.squeeze(-1).sum(1).masked_fill(~valid[rows], 0.0).sum() / pairs
-            dz = (mean_log_p.exp() - one_hot) / steps - (kl_weight / pairs) * kl_gradient
+            dz = (mean_log_p.exp() - one_hot) / steps - (loss.kl_weight / pairs) * kl_gradient
             dz = dz.masked_fill(~valid[rows, None, None], 0.0) / count
-            dlogits = as_operand(dz / temperature, precision, dtype)
-            if hidden_needed:
-                grad_hidden[rows] = product(dlogits, e, precision)
-            if weight_needed:
-                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), precision)
+            dlogits = as_operand(dz / loss.temperature, loss.precision, dtype)
+            if needed.first:
+                grad_hidden[rows] = product(dlogits, e, loss.precision)
+            if needed.second:
+                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), loss.precision)
     cross_entropy, kl = cross_entropy / count, kl / count
-    return cross_entropy - kl_weight * kl, cross_entropy, kl, grad_hidden, grad_weight
+    return cross_entropy - loss.kl_weight * kl, cross_entropy, kl, grad_hidden, grad_weight
 
 
 def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, precision: str) -> Tensor:
@@ -145,58 +132,42 @@ def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, p
     return s.masked_fill(masked[:, None], float("-inf"))
 
 
-def reasoning_info_nce(
-    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str,
-    noised_needed: bool, clean_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def reasoning_info_nce(loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
     """The mean over rows and steps: the per-row loss with 1 / (R T) as upstream gradient."""
-    dtype = accumulate_dtype(noised, clean)
-    noised, clean = noised.to(dtype), clean.to(dtype)
-    losses, statistics = reasoning_info_nce_rows(noised, clean, row_group, temperature, precision)
+    dtype = accumulate_dtype(loss.noised, loss.clean)
+    loss = loss._replace(noised=loss.noised.to(dtype), clean=loss.clean.to(dtype))
+    losses, statistics = reasoning_info_nce_rows(loss)
     upstream = torch.full_like(losses, 1 / max(1, losses.numel()))
-    gradients = reasoning_info_nce_rows_backward(
-        upstream, statistics, noised, clean, row_group, temperature, precision, noised_needed, clean_needed
-    )
+    gradients = reasoning_info_nce_rows_backward(RowGradients(upstream, statistics), loss, needed)
     return (losses * upstream).sum(), *gradients
 
 
-def reasoning_info_nce_rows(
-    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
-) -> tuple[Tensor, Tensor]:
+def reasoning_info_nce_rows(loss: InfoNCE) -> tuple[Tensor, Tensor]:
     """lse_j s_t[r, j] - s_t[r, r] with s over τ, and the statistics of s_t[r]."""
-    with ieee_products(noised.device):
-        u, v, _ = operands(noised, clean, precision)
+    with ieee_products(loss.noised.device):
+        u, v, _ = operands(loss.noised, loss.clean, loss.precision)
         losses, statistics = u.new_empty(u.shape[:2]), u.new_empty((*u.shape[:2], 2))
         row = torch.arange(u.shape[0], device=u.device)[:, None, None].expand(-1, u.shape[1], 1)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            s = _similarities(u, v, rows, row_group, precision)
-            statistics[rows] = _statistics(s, temperature)
-            losses[rows] = -_log_softmax(s, statistics[rows], temperature).gather(-1, row[rows]).squeeze(-1)
+            s = _similarities(u, v, rows, loss.row_group, loss.precision)
+            statistics[rows] = _statistics(s, loss.temperature)
+            losses[rows] = -_log_softmax(s, statistics[rows], loss.temperature).gather(-1, row[rows]).squeeze(-1)
     return losses, statistics
 
 
-def reasoning_info_nce_rows_backward(
-    upstream: Tensor, statistics: Tensor, noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float,
-    precision: str, noised_needed: bool, clean_needed: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def reasoning_info_nce_rows_backward(known: RowGradients, loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor]:
     """ds = upstream (softmax s - 1_r); du = ds v / τ; dv = (ds / τ)ᵀ u, step by step."""
-    with ieee_products(noised.device):
-        u, v, dtype = operands(noised, clean, precision)
-        grad_noised, grad_clean = _gradient_buffers(u, v, noised_needed, clean_needed)
+    with ieee_products(loss.noised.device):
+        u, v, dtype = operands(loss.noised, loss.clean, loss.precision)
+        grad_noised, grad_clean = _gradient_buffers(u, v, needed)
         row = torch.arange(u.shape[0], device=u.device)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            p = _log_softmax(_similarities(u, v, rows, row_group, precision), statistics[rows], temperature).exp_()
+            s = _similarities(u, v, rows, loss.row_group, loss.precision)
+            p = _log_softmax(s, known.statistics[rows], loss.temperature).exp_()
             one_hot = (row[rows, None, None] == row).to(dtype)
-            ds = as_operand(upstream[rows, :, None] * (p - one_hot) / temperature, precision, dtype)
-            if noised_needed:
-                grad_noised[rows] = product(ds.transpose(0, 1), v.transpose(0, 1), precision).transpose(0, 1)
-            if clean_needed:
-                grad_clean += product(ds.permute(1, 2, 0), u[rows].transpose(0, 1), precision).transpose(0, 1)
-    return grad_noised.to(noised.dtype), grad_clean.to(clean.dtype)
-
-
-def scaled_gradients(
-    upstream: Tensor, first: Tensor, second: Tensor, first_gradient: Tensor, second_gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of a scalar loss times what comes from above, out of place: the backward pass may run again."""
-    return (first_gradient * upstream).to(first.dtype), (second_gradient * upstream).to(second.dtype)
+            ds = as_operand(known.upstream[rows, :, None] * (p - one_hot) / loss.temperature, loss.precision, dtype)
+            if needed.first:
+                grad_noised[rows] = product(ds.transpose(0, 1), v.transpose(0, 1), loss.precision).transpose(0, 1)
+            if needed.second:
+                grad_clean += product(ds.permute(1, 2, 0), u[rows].transpose(0, 1), loss.precision).transpose(0, 1)
+    return grad_noised.to(loss.noised.dtype), grad_clean.to(loss.clean.dtype)

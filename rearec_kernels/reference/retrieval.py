@@ -1,4 +1,4 @@
-"""Top-k and rank over the catalogue in plain PyTorch."""
+"""Top-k and rank over the catalog in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import Rank, TopK
 from rearec_kernels.precision import ieee_products
 from rearec_kernels.reference.products import operands, row_chunks
 
 
-def _score_chunks(
-    hidden: Tensor, weight: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Rows, their scores of the whole catalogue [rows, N] and which of these are excluded (bool, or None)."""
-    h, e, _ = operands(hidden, weight, precision)
+def _score_chunks(args: TopK | Rank) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Rows, their scores of the whole catalog [rows, N] and which of these are excluded (bool, or None)."""
+    h, e, _ = operands(args.hidden, args.weight, args.precision)
+    offsets, items = args.exclude_offsets, args.exclude_items
     for rows in row_chunks(h.shape[0], e.shape[0]):
         scores = (h[rows] @ e.T).float()
         excluded = None
@@ -30,15 +30,13 @@ def _score_chunks(
         yield rows, scores, excluded
 
 
-def catalog_topk(
-    hidden: Tensor, weight: Tensor, k: int, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> tuple[Tensor, Tensor]:
+def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
     """A stable sort, so that ties keep the order of the items. NaN and -inf are no candidates."""
-    rows, kept = hidden.shape[0], min(k, weight.shape[0])
-    best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device=hidden.device)
-    best_items = torch.full((rows, k), -1, dtype=torch.int64, device=hidden.device)
-    with ieee_products(hidden.device):
-        for chunk, scores, excluded in _score_chunks(hidden, weight, offsets, items, precision):
+    shape, kept = (args.hidden.shape[0], args.k), min(args.k, args.weight.shape[0])
+    best_scores = torch.full(shape, float("-inf"), dtype=torch.float32, device=args.hidden.device)
+    best_items = torch.full(shape, -1, dtype=torch.int64, device=args.hidden.device)
+    with ieee_products(args.hidden.device):
+        for chunk, scores, excluded in _score_chunks(args):
             barred = scores.isnan() if excluded is None else excluded.logical_or_(scores.isnan())
             scores, order = scores.masked_fill(barred, float("-inf")).sort(dim=1, descending=True, stable=True)
             best_scores[chunk, :kept] = scores[:, :kept]
@@ -46,14 +44,12 @@ def catalog_topk(
     return best_scores, best_items.masked_fill_(best_scores == float("-inf"), -1)
 
 
-def catalog_rank(
-    hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> Tensor:
+def catalog_rank(args: Rank) -> Tensor:
     """Items above the target and half the ties; NaN when the target's score is."""
-    ranks = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-    with ieee_products(hidden.device):
-        for rows, scores, excluded in _score_chunks(hidden, weight, offsets, items, precision):
-            column = target[rows, None].long()
+    ranks = torch.empty(args.hidden.shape[0], dtype=torch.float32, device=args.hidden.device)
+    with ieee_products(args.hidden.device):
+        for rows, scores, excluded in _score_chunks(args):
+            column = args.target[rows, None].long()
             target_scores = scores.gather(1, column)
             half_counts = (scores > target_scores).int() + (scores >= target_scores).int()
             if excluded is not None:

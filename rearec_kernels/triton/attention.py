@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rearec_kernels.addresses import dropout_threshold, segment_operand, split_tokens
+from rearec_kernels.addresses import segment_operand, split_tokens
+from rearec_kernels.dropout import dropout_threshold
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
 from rearec_kernels.triton import attention_kernels as kernels
 from rearec_kernels.triton.launch import Config, block_size, blocks, config, launch
 
@@ -16,83 +18,78 @@ _MOST_KEYS = 128
 _ELEMENTS_OF_WARP = 256  # 8 for each thread: with 16, some kernels spill registers
 
 
-def attention(
-    q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor, prefix_v: Tensor,
-    carriers: Sequence[Tensor], start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    scale: float, dropout_p: float, seed: Tensor | None, keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    rows, queries, heads, width = q.shape
+def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    q, prefix_k, prefix_v, dropout_p = args.q, args.prefix_k, args.prefix_v, args.dropout_p
+    count, queries, heads, width = q.shape
     slots, kv_heads = prefix_k.shape[1:3]
-    k, v = _concatenated(token_k, dim=1), _concatenated(token_v, dim=1)
+    k, v = _concatenated(args.token_k, dim=1), _concatenated(args.token_v, dim=1)
     tokens = k.shape[1]
     out = torch.empty_like(q)
-    kept_rows, kept_slots, kept_tokens = (rows, slots, tokens) if keep else (0, 0, 0)
+    kept_rows, kept_slots, kept_tokens = (count, slots, tokens) if args.keep else (0, 0, 0)
     prefix_probs = q.new_empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32)
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
     launch(
-        kernels.attention_forward, (rows * heads * queries,), _tiles(slots + tokens, width),
-        q, out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, start, end, row_prefix, order, seed,
+        kernels.attention_forward, (count * heads * queries,), _tiles(slots + tokens, width),
+        q, out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, *rows, args.seed,
         queries, heads, kv_heads, slots, tokens, *_strides(prefix_k, prefix_v, k, v),
-        scale, dropout_threshold(dropout_p), 1 / (1 - dropout_p),
-        WIDTH=width, DROPOUT=dropout_p > 0, KEEP=keep,
+        args.scale, dropout_threshold(dropout_p), 1 / (1 - dropout_p),
+        WIDTH=width, DROPOUT=dropout_p > 0, KEEP=args.keep,
     )  # fmt: skip
     return out, prefix_probs, token_probs
 
 
-def attention_decode(
-    q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor, token_k: Tensor, token_v: Tensor,
-    start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor,
-    length: int, scale: float, dropout_p: float, seed: Tensor | None,
-) -> Tensor:  # fmt: skip
-    stop = length + q.shape[1]
-    token_k[:, length:stop] = k
-    token_v[:, length:stop] = v
-    tokens = ([token_k[:, :stop]], [token_v[:, :stop]])
-    rows = (start, end, row_prefix, order)
-    return attention(q, *tokens, prefix_k, prefix_v, (), *rows, scale, dropout_p, seed, False)[0]
+def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
+    stop = args.length + args.q.shape[1]
+    args.token_k[:, args.length : stop] = args.k
+    args.token_v[:, args.length : stop] = args.v
+    appended = Attention(
+        args.q, [args.token_k[:, :stop]], [args.token_v[:, :stop]], args.prefix_k, args.prefix_v, carriers=(),
+        scale=args.scale, dropout_p=args.dropout_p, seed=args.seed, keep=False,
+    )  # fmt: skip
+    out, _, _ = attention(appended, rows)
+    return out
 
 
-def attention_backward(
-    grad_out: Tensor, q: Tensor, token_k: Sequence[Tensor], token_v: Sequence[Tensor], prefix_k: Tensor,
-    prefix_v: Tensor, prefix_probs: Tensor, token_probs: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor,
-    order: Tensor, scale: float, dropout_p: float,
-) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:  # fmt: skip
-    rows, queries, heads, width = q.shape
+def attention_backward(args: AttentionBackward, rows: Rows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
+    q, prefix_k, prefix_v, prefix_probs, token_probs = (
+        args.q, args.prefix_k, args.prefix_v, args.prefix_probs, args.token_probs,
+    )  # fmt: skip
+    count, queries, heads, width = q.shape
     slots, kv_heads = prefix_k.shape[1:3]
-    k, v = _concatenated(token_k, dim=1), _concatenated(token_v, dim=1)
+    k, v = _concatenated(args.token_k, dim=1), _concatenated(args.token_v, dim=1)
     tokens = k.shape[1]
     grad_q = torch.empty_like(q)
     prefix_dscores, token_dscores = torch.empty_like(prefix_probs), torch.empty_like(token_probs)
     grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (k, v))
-    keep = 1 / (1 - dropout_p)
+    keep = 1 / (1 - args.dropout_p)
     launch(
-        kernels.attention_score_gradient, (rows * heads * queries,), _tiles(slots + tokens, width),
-        grad_out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, start, end, row_prefix, order,
+        kernels.attention_score_gradient, (count * heads * queries,), _tiles(slots + tokens, width),
+        args.grad_out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, *rows,
         grad_q, prefix_dscores, token_dscores,
-        queries, heads, kv_heads, slots, tokens, *_strides(prefix_k, prefix_v, k, v), scale, keep, WIDTH=width,
+        queries, heads, kv_heads, slots, tokens, *_strides(prefix_k, prefix_v, k, v), args.scale, keep, WIDTH=width,
     )  # fmt: skip
     tiles = _tiles(tokens, width)
     launch(
-        kernels.attention_token_gradient, (rows * kv_heads, blocks(tokens, tiles["KEYS"])), tiles,
-        token_dscores, token_probs, q, grad_out, grad_k, grad_v, queries, heads, kv_heads, tokens, keep, WIDTH=width,
+        kernels.attention_token_gradient, (count * kv_heads, blocks(tokens, tiles["KEYS"])), tiles,
+        token_dscores, token_probs, q, args.grad_out, grad_k, grad_v, queries, heads, kv_heads, tokens, keep,
+        WIDTH=width,
     )  # fmt: skip
-    return grad_q, split_tokens(grad_k, token_k), split_tokens(grad_v, token_v), prefix_dscores
+    return grad_q, split_tokens(grad_k, args.token_k), split_tokens(grad_v, args.token_v), prefix_dscores
 
 
-def attention_prefix_gradient(
-    dscores: Sequence[Tensor], probs: Sequence[Tensor], q: Sequence[Tensor], grad_out: Sequence[Tensor],
-    prefix_k: Tensor, prefix_v: Tensor, start: Tensor, end: Tensor, row_prefix: Tensor, order: Tensor, offsets: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def attention_prefix_gradient(args: PrefixGradient, rows: Rows) -> tuple[Tensor, Tensor]:
+    prefix_k, prefix_v = args.prefix_k, args.prefix_v
     grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (prefix_k, prefix_v))
     prefixes, slots, kv_heads, width = prefix_k.shape
     # Many steps of Q tokens are one step of many times Q.
-    scores = (_concatenated(x, dim=2) for x in (dscores, probs))
-    vectors = [_concatenated(x, dim=1) for x in (q, grad_out)]
+    scores = (_concatenated(x, dim=2) for x in (args.dscores, args.probs))
+    vectors = [_concatenated(x, dim=1) for x in (args.q, args.grad_out)]
     queries, heads = vectors[0].shape[1:3]
     tiles = _tiles(slots, width)
     launch(
         kernels.attention_prefix_gradient, (prefixes * kv_heads, blocks(slots, tiles["KEYS"])), tiles,
-        *scores, *vectors, start, end, order, offsets, grad_k, grad_v, queries, heads, kv_heads, slots, WIDTH=width,
+        *scores, *vectors, rows.start, rows.end, rows.order, args.offsets, grad_k, grad_v,
+        queries, heads, kv_heads, slots, WIDTH=width,
     )  # fmt: skip
     return grad_k, grad_v
 

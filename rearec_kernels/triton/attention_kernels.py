@@ -5,6 +5,9 @@ tokens - Q + i, and sees the slots [start, end) and the tokens up to itself. Wha
 and may be anything. Probabilities are kept negative where dropout dropped them. Everything is computed in float32.
 """
 
+# Triton's language has no types to check.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton

@@ -9,51 +9,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import EnsembleReasoning, Needed
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.ensemble_kernels import (
     ensemble_logit_gradients,
     ensemble_merge,
     ensemble_statistics,
 )
-from rearec_kernels.triton.launch import Config, architecture, blocks, config, launch, parts
-from rearec_kernels.triton.products import PRODUCTS, add_product, nothing, operand, plain_products
+from rearec_kernels.triton.launch import Config, architecture, blocks, config, launch, no_gradient, parts
+from rearec_kernels.triton.products import PRODUCTS, add_product, plain_products, rounded
 from rearec_kernels.triton.tuning import magnitude, run_best
 
 _CHUNK_BYTES, _CHUNK_UNIT, _LEAST_CHUNKS = 24 << 20, 128, 8
 
 
-def ensemble_reasoning_loss(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_weight: float,
-    kl_form: str, precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    loss = _Ensemble(hidden, weight, target, ignore_index, temperature, kl_form, precision)
-    cross_entropy, kl = (x.sum() / loss.count for x in loss.statistics())
-    kl = kl / loss.pairs
-    gradients = loss.gradients(kl_weight, hidden_needed, weight_needed)
-    return cross_entropy - kl_weight * kl, cross_entropy, kl, *gradients
-
-
-class _Ensemble:
+class Ensemble:
     """One call: operands, then the statistics of its rows, then gradients."""
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: float, kl_form: str,
-        precision: str,
-    ) -> None:  # fmt: skip
-        valid = target != ignore_index
+    def __init__(self, loss: EnsembleReasoning) -> None:
+        valid = loss.target != loss.ignore_index
         # Ignored rows may hold anything: 0 of it must stay 0 in the gradient of the table.
-        self.rows = operand(hidden, precision).masked_fill(~valid[:, None, None], 0.0)
-        self.table, self.target = operand(weight, precision), target.contiguous()
-        self.ignore_index, self.scale, self.precision = ignore_index, 1 / temperature, precision
-        self.device, self.dtype, self.arch = hidden.device, self.rows.dtype, architecture(hidden.device)
-        self.row_count, self.states, self.width = hidden.shape
-        self.item_count = weight.shape[0]
-        paper = kl_form == "paper"
+        self.rows = rounded(loss.hidden, loss.precision).masked_fill(~valid[:, None, None], 0.0)
+        self.table, self.target = rounded(loss.weight, loss.precision), loss.target.contiguous()
+        self.ignore_index, self.scale, self.precision = loss.ignore_index, 1 / loss.temperature, loss.precision
+        self.kl_weight = loss.kl_weight
+        self.device, self.dtype = self.rows.device, self.rows.dtype
+        self.arch = architecture(self.device)
+        self.row_count, self.states, self.width = self.rows.shape
+        self.item_count = self.table.shape[0]
+        paper = loss.kl_form == "paper"
         self.pairs = 1 if paper else max(1, self.states * (self.states - 1))
         self.count = valid.sum().clamp(min=1)
         self.share = valid.float() / self.count
         self.shape = {"STATES": self.states, "PAPER": paper}
-        self.product = {"WIDTH": self.width, "PRECISION": PRODUCTS[precision], **self.shape}
+        self.product = {"WIDTH": self.width, "PRECISION": PRODUCTS[self.precision], **self.shape}
         states = (self.row_count, self.states)
         self.largest, self.total = self._empty(2, self.row_count, self.states + 1)
         self.spread = self._empty(*states)
@@ -97,23 +86,18 @@ class _Ensemble:
         )  # fmt: skip
         return cross_entropy, divergence
 
-    def gradients(self, kl_weight: float, rows_needed: bool, table_needed: bool) -> tuple[Tensor, Tensor]:
+    def gradients(self, needed: Needed) -> tuple[Tensor, Tensor]:
         """Of rows and table, once the statistics are known: by the gradient of the logits, a chunk at a time."""
-        if not (rows_needed or table_needed):
-            return nothing(self.device), nothing(self.device)
-        return self._run_best(
-            "ensemble_logit_gradients",
-            lambda chosen: self._gradients(chosen, kl_weight, rows_needed, table_needed),
-        )
+        if not any(needed):
+            return no_gradient(self.device), no_gradient(self.device)
+        return self._run_best("ensemble_logit_gradients", lambda chosen: self._gradients(chosen, needed))
 
-    def _gradients(
-        self, chosen: Config, kl_weight: float, rows_needed: bool, table_needed: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _gradients(self, chosen: Config, needed: Needed) -> tuple[Tensor, Tensor]:
         rows = self.rows.flatten(0, 1)
         chunk = _chunk_items(rows, self.item_count)
         logit_gradients = torch.empty((rows.shape[0], chunk), dtype=self.dtype, device=self.device)
-        grad_rows = self._empty(*rows.shape) if rows_needed else nothing(self.device)
-        grad_table = self._empty(*self.table.shape) if table_needed else nothing(self.device)
+        grad_rows = self._empty(*rows.shape) if needed.first else no_gradient(self.device)
+        grad_table = self._empty(*self.table.shape) if needed.second else no_gradient(self.device)
         row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(chunk, chosen["ITEMS"])
         per_part = blocks(item_tiles, parts(row_tiles, item_tiles, self.device)) * chosen["ITEMS"]
         with plain_products(self.device, self.precision):
@@ -123,14 +107,14 @@ class _Ensemble:
                     ensemble_logit_gradients, (row_tiles, blocks(count, per_part)), chosen,
                     self.rows, self.table, self.target, self.largest, self.total, self.spread, self.share,
                     logit_gradients, self.row_count, first, chunk, self.item_count, per_part, self.ignore_index,
-                    self.scale, -kl_weight / self.pairs, **self.product,
+                    self.scale, -self.kl_weight / self.pairs, **self.product,
                 )  # fmt: skip
                 known, items = logit_gradients[:, :count], slice(first, first + count)
-                if rows_needed:
+                if needed.first:
                     add_product(grad_rows, known, self.table[items], is_first=first == 0)
-                if table_needed:
+                if needed.second:
                     add_product(grad_table[items], known.t(), rows, is_first=True)
-        return grad_rows.view(self.rows.shape) if rows_needed else grad_rows, grad_table
+        return grad_rows.view(self.rows.shape) if needed.first else grad_rows, grad_table
 
 
 def _chunk_items(rows: Tensor, items: int) -> int:

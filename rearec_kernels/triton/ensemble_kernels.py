@@ -10,6 +10,9 @@ the sum over t of E_t[u_t], and its gradient in z_t is p_t (u_t - E_t[u_t]), in 
 earlier states s of p_t - p_s.
 """
 
+# Triton's language has no types to check.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton

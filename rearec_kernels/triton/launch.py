@@ -1,4 +1,5 @@
-"""Launching kernels: on the device of their tensors, in the block sizes that its architecture prefers."""
+"""Launching kernels: on the device of their tensors, in the block sizes that its architecture prefers; small tensors
+that launches take."""
 
 from __future__ import annotations
 
@@ -91,3 +92,15 @@ def parts(tiles: int, work: int, device: torch.device, most: int = 8) -> int:
         return blocks(max(tiles, 1) * count, processors) / count * (1 + 0.05 * count)
 
     return min(candidates, key=waves)
+
+
+@functools.lru_cache(maxsize=256)
+def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Float32 numbers of the host, copied once: a copy in every call could not be captured in a graph."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def no_gradient(device: torch.device) -> Tensor:
+    """In place of a gradient that is not needed."""
+    return torch.empty(0, dtype=torch.float32, device=device)

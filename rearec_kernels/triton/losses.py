@@ -1,4 +1,5 @@
-"""Annealed cross-entropy and the contrastive loss: a softmax of rows over a table, which is never there as a whole."""
+"""The losses: annealed cross-entropy and the contrastive loss as a softmax of rows over a table, whose logits are never
+there as a whole; the ensemble loss by ensemble.py."""
 
 from __future__ import annotations
 
@@ -7,9 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
+from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
 from rearec_kernels.triton import configs
-from rearec_kernels.triton.launch import Config, architecture, block_size, blocks, config, launch, parts
-from rearec_kernels.triton.products import PRODUCTS, nothing, on_device, operand
+from rearec_kernels.triton.ensemble import Ensemble
+from rearec_kernels.triton.launch import (
+    Config,
+    architecture,
+    block_size,
+    blocks,
+    config,
+    launch,
+    no_gradient,
+    on_device,
+    parts,
+)
+from rearec_kernels.triton.products import PRODUCTS, rounded
 from rearec_kernels.triton.softmax_kernels import softmax_merge, softmax_statistics, softmax_table_gradient
 from rearec_kernels.triton.tuning import magnitude, run_best
 
@@ -66,26 +80,22 @@ class _Softmax(NamedTuple):
         }
 
 
-def _catalog_softmax(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, precision: str
-) -> _Softmax:
-    rows, states, width = hidden.shape
-    inverse = on_device(tuple(1 / t for t in temperature.tolist()), hidden.device)
+def _catalog_softmax(loss: AnnealedCrossEntropy) -> _Softmax:
+    rows, states, width = loss.hidden.shape
+    inverse = on_device(tuple(1 / t for t in loss.temperature.tolist()), loss.hidden.device)
     return _Softmax(
-        operand(hidden, precision), operand(weight, precision), target.contiguous(), None, inverse, ignore_index,
-        precision, rows * states, weight.shape[0], width, 1, 0,
+        rounded(loss.hidden, loss.precision), rounded(loss.weight, loss.precision), loss.target.contiguous(), None,
+        inverse, loss.ignore_index, loss.precision, rows * states, loss.weight.shape[0], width, 1, 0,
     )  # fmt: skip
 
 
-def _contrast_softmax(
-    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
-) -> _Softmax:
-    rows, steps, width = noised.shape
-    inverse = on_device((1 / temperature,), noised.device)
-    group = None if row_group is None else row_group.contiguous()
+def _contrast_softmax(loss: InfoNCE) -> _Softmax:
+    rows, steps, width = loss.noised.shape
+    inverse = on_device((1 / loss.temperature,), loss.noised.device)
+    group = None if loss.row_group is None else loss.row_group.contiguous()
     return _Softmax(
-        operand(noised, precision), operand(clean, precision), None, group, inverse, 0, precision,
-        rows, rows, steps * width, steps, width,
+        rounded(loss.noised, loss.precision), rounded(loss.clean, loss.precision), None, group, inverse, 0,
+        loss.precision, rows, rows, steps * width, steps, width,
     )  # fmt: skip
 
 
@@ -123,7 +133,7 @@ def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | No
 
     statistics = torch.empty((rows, batches, 2), dtype=torch.float32, device=device)
     losses = torch.empty((rows, batches), dtype=torch.float32, device=device)
-    gradient = torch.empty(softmax.rows.shape, dtype=torch.float32, device=device) if mean else nothing(device)
+    gradient = torch.empty(softmax.rows.shape, dtype=torch.float32, device=device) if mean else no_gradient(device)
     columns = block_size(width, 16, 256) if mean else 16
     merge = config(4, 1, ROWS=1024 // columns if mean else 128, COLUMNS=columns)
     launch(
@@ -155,90 +165,78 @@ def _table_gradient(softmax: _Softmax, coefficient: Tensor, statistics: Tensor, 
     return gradient
 
 
-def _losses_and_gradients(
-    softmax: _Softmax, coefficient: Tensor, rows_needed: bool, table_needed: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    losses, statistics, grad_rows = _statistics(softmax, coefficient if rows_needed else None)
-    if not table_needed:
-        return losses, grad_rows, nothing(losses.device)
+def _losses_and_gradients(softmax: _Softmax, coefficient: Tensor, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
+    losses, statistics, grad_rows = _statistics(softmax, coefficient if needed.first else None)
+    if not needed.second:
+        return losses, grad_rows, no_gradient(losses.device)
     return losses, grad_rows, _table_gradient(softmax, coefficient, statistics, torch.float32)
 
 
-def annealed_cross_entropy(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
-    precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    valid = target != ignore_index
+def annealed_cross_entropy(loss: AnnealedCrossEntropy, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
+    valid = loss.target != loss.ignore_index
     share = valid.float() / valid.sum().clamp(min=1)
-    coefficient = share[:, None] * on_device(tuple(step_weight.tolist()), hidden.device)
-    softmax = _catalog_softmax(hidden, weight, target, ignore_index, temperature, precision)
-    losses, grad_hidden, grad_weight = _losses_and_gradients(softmax, coefficient, hidden_needed, weight_needed)
-    loss = (losses.view_as(coefficient) * coefficient).masked_fill(~valid[:, None], 0.0).sum()
-    return loss, grad_hidden, grad_weight
+    coefficient = share[:, None] * _step_weights(loss)
+    losses, grad_hidden, grad_weight = _losses_and_gradients(_catalog_softmax(loss), coefficient, needed)
+    mean = (losses.view_as(coefficient) * coefficient).masked_fill(~valid[:, None], 0.0).sum()
+    return mean, grad_hidden, grad_weight
 
 
-def annealed_cross_entropy_rows(
-    hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, temperature: Tensor, step_weight: Tensor,
-    precision: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    softmax = _catalog_softmax(hidden, weight, target, ignore_index, temperature, precision)
-    losses, statistics, _ = _statistics(softmax, None)
-    rows, steps = hidden.shape[:2]
-    weights = on_device(tuple(step_weight.tolist()), hidden.device)
-    return losses.view(rows, steps) * weights, statistics.view(rows, steps, 2)
+def annealed_cross_entropy_rows(loss: AnnealedCrossEntropy) -> tuple[Tensor, Tensor]:
+    losses, statistics, _ = _statistics(_catalog_softmax(loss), None)
+    rows, steps = loss.hidden.shape[:2]
+    return losses.view(rows, steps) * _step_weights(loss), statistics.view(rows, steps, 2)
 
 
 def annealed_cross_entropy_rows_backward(
-    upstream: Tensor, statistics: Tensor, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int,
-    temperature: Tensor, step_weight: Tensor, precision: str, hidden_needed: bool, weight_needed: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    softmax = _catalog_softmax(hidden, weight, target, ignore_index, temperature, precision)
-    coefficient = upstream.float() * on_device(tuple(step_weight.tolist()), hidden.device)
-    return _row_gradients(softmax, coefficient, statistics, hidden, weight, hidden_needed, weight_needed)
+    known: RowGradients, loss: AnnealedCrossEntropy, needed: Needed
+) -> tuple[Tensor, Tensor]:
+    coefficient = known.upstream.float() * _step_weights(loss)
+    grad_hidden, grad_weight = _row_gradients(
+        _catalog_softmax(loss), coefficient, known.statistics, loss.weight.dtype, needed
+    )
+    return grad_hidden.to(loss.hidden.dtype), grad_weight
 
 
-def reasoning_info_nce(
-    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str,
-    noised_needed: bool, clean_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    softmax = _contrast_softmax(noised, clean, row_group, temperature, precision)
-    count = max(1, noised.shape[0] * noised.shape[1])
-    coefficient = torch.full(noised.shape[:2], 1 / count, dtype=torch.float32, device=noised.device)
-    losses, grad_noised, grad_clean = _losses_and_gradients(softmax, coefficient, noised_needed, clean_needed)
+def _step_weights(loss: AnnealedCrossEntropy) -> Tensor:
+    return on_device(tuple(loss.step_weight.tolist()), loss.hidden.device)
+
+
+def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ensemble = Ensemble(loss)
+    cross_entropy, kl = (x.sum() / ensemble.count for x in ensemble.statistics())
+    kl = kl / ensemble.pairs
+    gradients = ensemble.gradients(needed)
+    return cross_entropy - loss.kl_weight * kl, cross_entropy, kl, *gradients
+
+
+def reasoning_info_nce(loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
+    rows, steps, _ = loss.noised.shape
+    count = max(1, rows * steps)
+    coefficient = torch.full((rows, steps), 1 / count, dtype=torch.float32, device=loss.noised.device)
+    losses, grad_noised, grad_clean = _losses_and_gradients(_contrast_softmax(loss), coefficient, needed)
     return losses.sum() / count, grad_noised, grad_clean
 
 
-def reasoning_info_nce_rows(
-    noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float, precision: str
-) -> tuple[Tensor, Tensor]:
-    losses, statistics, _ = _statistics(_contrast_softmax(noised, clean, row_group, temperature, precision), None)
+def reasoning_info_nce_rows(loss: InfoNCE) -> tuple[Tensor, Tensor]:
+    losses, statistics, _ = _statistics(_contrast_softmax(loss), None)
     return losses, statistics
 
 
-def reasoning_info_nce_rows_backward(
-    upstream: Tensor, statistics: Tensor, noised: Tensor, clean: Tensor, row_group: Tensor | None, temperature: float,
-    precision: str, noised_needed: bool, clean_needed: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    softmax = _contrast_softmax(noised, clean, row_group, temperature, precision)
-    return _row_gradients(softmax, upstream.float(), statistics, noised, clean, noised_needed, clean_needed)
+def reasoning_info_nce_rows_backward(known: RowGradients, loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor]:
+    grad_noised, grad_clean = _row_gradients(
+        _contrast_softmax(loss), known.upstream.float(), known.statistics, loss.clean.dtype, needed
+    )
+    return grad_noised.to(loss.noised.dtype), grad_clean
 
 
 def _row_gradients(
-    softmax: _Softmax, coefficient: Tensor, statistics: Tensor, first: Tensor, second: Tensor,
-    first_needed: bool, second_needed: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    softmax: _Softmax, coefficient: Tensor, statistics: Tensor, table_dtype: torch.dtype, needed: Needed
+) -> tuple[Tensor, Tensor]:
     """The gradient of the rows comes with the statistics, computed again: that takes one product less."""
     coefficient = coefficient.contiguous()
-    grad_rows = grad_table = nothing(first.device)
-    if first_needed:
+    grad_rows = grad_table = no_gradient(coefficient.device)
+    if needed.first:
         grad_rows = _statistics(softmax, coefficient)[2]
-    if second_needed:
-        grad_table = _table_gradient(softmax, coefficient, statistics.contiguous(), second.dtype)
-    return grad_rows.to(first.dtype), grad_table.to(second.dtype)
-
-
-def scaled_gradients(
-    upstream: Tensor, first: Tensor, second: Tensor, first_gradient: Tensor, second_gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gradients of a scalar loss times what comes from above, out of place: the backward pass may run again."""
-    return (first_gradient * upstream).to(first.dtype), (second_gradient * upstream).to(second.dtype)
+    if needed.second:
+        grad_table = _table_gradient(softmax, coefficient, statistics.contiguous(), table_dtype)
+    return grad_rows, grad_table.to(table_dtype)

@@ -1,8 +1,7 @@
-"""Tensors as the kernels of losses and retrieval take them: operands of products by `precision`, host numbers."""
+"""Products of losses and retrieval by `precision`: what they read, and those that the library computes."""
 
 from __future__ import annotations
 
-import functools
 from contextlib import AbstractContextManager
 
 import torch
@@ -14,7 +13,7 @@ from rearec_kernels.precision import float32_products
 PRODUCTS = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
 
-def operand(x: Tensor, precision: str) -> Tensor:
+def rounded(x: Tensor, precision: str) -> Tensor:
     """Dense, in bfloat16 under "bf16" and in float32 otherwise."""
     return x.to(torch.bfloat16 if precision == "bf16" else torch.float32).contiguous()
 
@@ -31,15 +30,3 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
         torch.addmm(total, a.float(), b.float(), beta=beta, out=total)
     else:
         torch.addmm(total, a, b, out_dtype=torch.float32, beta=beta, out=total)
-
-
-@functools.lru_cache(maxsize=256)
-def on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Float32 numbers of the host, copied once: a copy in every call could not be captured in a graph."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
-
-
-def nothing(device: torch.device) -> Tensor:
-    """In place of a gradient that is not needed."""
-    return torch.empty(0, dtype=torch.float32, device=device)

@@ -6,31 +6,57 @@ import torch
 import triton
 from torch import Tensor
 
+from rearec_kernels.ops.arguments import Rank, TopK
 from rearec_kernels.triton import configs
-from rearec_kernels.triton.exclusion import Exclusion
 from rearec_kernels.triton.launch import Config, architecture, blocks, launch, parts
-from rearec_kernels.triton.products import PRODUCTS, operand
+from rearec_kernels.triton.products import PRODUCTS, rounded
 from rearec_kernels.triton.retrieval_kernels import best_of_part, count_above, merge_best
 from rearec_kernels.triton.tuning import magnitude, run_best
 
 _MOST_MERGED = 4096  # candidates of a row that one block looks through
 _MOST_PARTS = 64
-_SAMPLED = 16  # a part of the catalogue in so many bounds the scores of the others,
+_SAMPLED = 16  # a part of the catalog in so many bounds the scores of the others,
 _LEAST_SAMPLED = 2**13  # if it is not smaller than this
+
+
+class _Exclusion:
+    """What `exclude` bars: of all rows as `mask` bool [N], or of each row as `items` between `offsets` [R + 1], in the
+    ascending order in which the kernels walk through them."""
+
+    def __init__(self, args: TopK | Rank) -> None:
+        offsets, items, catalog = args.exclude_offsets, args.exclude_items, args.weight.shape[0]
+        device = args.hidden.device
+        self.mask = self.items = torch.empty(0, dtype=torch.int64, device=device)
+        self.offsets = self.items
+        self.for_all = items is not None and offsets is None
+        self.per_row = items is not None and offsets is not None
+        if items is not None and offsets is None:
+            self.mask = torch.zeros(catalog, dtype=torch.bool, device=device).index_fill_(0, items.long(), True)
+        elif items is not None and offsets is not None:
+            self.offsets = offsets.long()
+            # Sorted by row and, within it, by item; repetitions do no harm.
+            position = torch.arange(items.shape[0], device=device)
+            row = torch.searchsorted(self.offsets, position, right=True) - 1
+            keys = (row * catalog + items).sort().values
+            self.items = keys % catalog
+
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.mask, self.offsets, self.items
+
+    def constants(self) -> dict[str, bool]:
+        return {"BAR_FOR_ALL": self.for_all, "BAR_PER_ROW": self.per_row}
 
 
 class _Scan:
     """Rows, table and exclusion of one call, and how the items are split."""
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
-    ) -> None:
-        self.rows, self.table = operand(hidden, precision), operand(weight, precision)
-        self.row_count, self.width = hidden.shape
-        self.item_count, self.device = weight.shape[0], hidden.device
-        self.exclusion = Exclusion(offsets, items, self.item_count, self.device)
+    def __init__(self, args: TopK | Rank) -> None:
+        self.rows, self.table = (rounded(x, args.precision) for x in (args.hidden, args.weight))
+        self.row_count, self.width = args.hidden.shape
+        self.item_count, self.device = args.weight.shape[0], args.hidden.device
+        self.exclusion = _Exclusion(args)
         self.arch = architecture(self.device)
-        self.constants = {"WIDTH": self.width, "PRECISION": PRODUCTS[precision], **self.exclusion.constants()}
+        self.constants = {"WIDTH": self.width, "PRECISION": PRODUCTS[args.precision], **self.exclusion.constants()}
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -38,21 +64,19 @@ class _Scan:
         return *self.constants.values(), magnitude(self.row_count), magnitude(self.item_count)
 
     def split(self, chosen: Config, items: int) -> tuple[int, int, int]:
-        """Row tiles, parts, and the items of a part, of the first `items` of the catalogue."""
+        """Row tiles, parts, and the items of a part, of the first `items` of the catalog."""
         row_tiles, item_tiles = blocks(self.row_count, chosen["ROWS"]), blocks(items, chosen["ITEMS"])
         per_part = blocks(item_tiles, parts(row_tiles, item_tiles, self.device, _MOST_PARTS)) * chosen["ITEMS"]
         return row_tiles, blocks(items, per_part), per_part
 
 
-def catalog_topk(
-    hidden: Tensor, weight: Tensor, k: int, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> tuple[Tensor, Tensor]:
-    scan = _Scan(hidden, weight, offsets, items, precision)
+def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
+    scan, k = _Scan(args), args.k
     kept = min(k, scan.item_count)
     floor = torch.full((scan.row_count,), float("-inf"), dtype=torch.float32, device=scan.device)
     sampled = scan.item_count // _SAMPLED
     if sampled >= max(_LEAST_SAMPLED, kept):
-        # What is best in a part of the catalogue bounds what is best in all of it, and few items pass the bound. To
+        # What is best in a part of the catalog bounds what is best in all of it, and few items pass the bound. To
         # replace the worst of those kept, again and again, takes longer than the products.
         scores, _ = _best(scan, kept, sampled, floor)
         floor = torch.nextafter(scores[:, -1], floor)
@@ -65,7 +89,7 @@ def catalog_topk(
 
 
 def _best(scan: _Scan, k: int, items: int, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and items [rows, k] of the first `items` of the catalogue; nothing at or below the row's floor."""
+    """Scores and items [rows, k] of the first `items` of the catalog; nothing at or below the row's floor."""
     places = triton.next_power_of_2(max(k, 2))
 
     def run(chosen: Config) -> Tensor:
@@ -104,11 +128,8 @@ def _merge(best: Tensor, k: int, places: int) -> tuple[Tensor, Tensor]:
         best, count = merged, groups
 
 
-def catalog_rank(
-    hidden: Tensor, weight: Tensor, target: Tensor, offsets: Tensor | None, items: Tensor | None, precision: str
-) -> Tensor:
-    scan = _Scan(hidden, weight, offsets, items, precision)
-    target = target.contiguous()
+def catalog_rank(args: Rank) -> Tensor:
+    scan, target = _Scan(args), args.target.contiguous()
 
     def run(chosen: Config) -> tuple[Tensor, Tensor]:
         row_tiles, count, per_part = scan.split(chosen, scan.item_count)

@@ -3,12 +3,14 @@
 A score is the same number wherever it is computed: always one row of the same product of tiles.
 """
 
+# Triton's language has no types to check.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from rearec_kernels.triton.exclusion import allowed_items, bar_items, first_barred
 from rearec_kernels.triton.tile_kernels import NOWHERE, held_product, hold, load_tile, product
 
 # A candidate as one number: its score in an order-preserving form above, then what ranks lower items higher. Candidates
@@ -46,6 +48,41 @@ def _keep_best(best, candidates):
 
 
 @triton.jit
+def _allowed_items(mask_ptr, item, inside, BAR_FOR_ALL: tl.constexpr):
+    """Which of the items are not barred for all rows."""
+    if BAR_FOR_ALL:
+        return inside & (tl.load(mask_ptr + item, mask=inside, other=1) == 0)
+    else:
+        return inside
+
+
+@triton.jit
+def _first_barred(offsets_ptr, items_ptr, row, inside, first_item):
+    """Where in `items` each row's items from `first_item` on begin, and where they end: by bisection."""
+    low = tl.load(offsets_ptr + row, mask=inside, other=0)
+    end = tl.load(offsets_ptr + row + 1, mask=inside, other=0)
+    high = end
+    while tl.max(high - low, 0) > 0:
+        middle = (low + high) // 2
+        item = tl.load(items_ptr + middle, mask=low < high, other=0)
+        before = (low < high) & (item < first_item)
+        high = tl.where(before, high, middle)
+        low = tl.where(before, middle + 1, low)
+    return low, end
+
+
+@triton.jit
+def _bar_items(scores, item, position, end, items_ptr, end_item, barred):
+    """Scores [rows, items] with the rows' barred items up to `end_item` as `barred`, and how far each row now is."""
+    next_item = tl.load(items_ptr + position, mask=position < end, other=end_item)
+    while tl.min(next_item, 0) < end_item:
+        scores = tl.where(item[None, :] == next_item[:, None], barred, scores)
+        position += (next_item < end_item).to(tl.int64)
+        next_item = tl.load(items_ptr + position, mask=position < end, other=end_item)
+    return scores, position
+
+
+@triton.jit
 def best_of_part(
     rows_ptr, table_ptr, mask_ptr, offsets_ptr, barred_ptr, floor_ptr, best_ptr,
     row_count, item_count, items_per_part,
@@ -64,7 +101,7 @@ def best_of_part(
     first_item = part * items_per_part
     end_item = tl.minimum(first_item + items_per_part, item_count)
     if BAR_PER_ROW:
-        position, end = first_barred(offsets_ptr, barred_ptr, row, inside, first_item)
+        position, end = _first_barred(offsets_ptr, barred_ptr, row, inside, first_item)
     place = tl.arange(0, PLACES)
     best = tl.zeros((ROWS, PLACES), tl.int64) + (place.to(tl.int64) + (EMPTY + 1))[None, :]
     floor = tl.load(floor_ptr + row, mask=inside, other=NOWHERE)
@@ -75,9 +112,9 @@ def best_of_part(
         scores, _ = held_product(
             rows, rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
         )
-        kept = allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
+        kept = _allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
         if BAR_PER_ROW:
-            scores, position = bar_items(
+            scores, position = _bar_items(
                 scores, item, position, end, barred_ptr, tl.minimum(item_tile + ITEMS, end_item), NOWHERE
             )
         # NaN is below everything. An item as good as the worst that is kept comes after it, and ranks lower.
@@ -157,7 +194,7 @@ def count_above(
     first_item = part * items_per_part
     end_item = tl.minimum(first_item + items_per_part, item_count)
     if BAR_PER_ROW:
-        position, end = first_barred(offsets_ptr, barred_ptr, row, inside, first_item)
+        position, end = _first_barred(offsets_ptr, barred_ptr, row, inside, first_item)
     half_counts = tl.zeros((ROWS,), tl.int32)
     for item_tile in tl.range(first_item, end_item, ITEMS):
         item = item_tile + tl.arange(0, ITEMS)
@@ -166,10 +203,10 @@ def count_above(
             rows, rows_ptr, WIDTH, first_row, inside, table_ptr, WIDTH, item_tile, item_kept, WIDTH, DEPTH, PRECISION
         )
         counted = (scores > own_score[:, None]).to(tl.int32) + (scores >= own_score[:, None]).to(tl.int32)
-        kept = allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
+        kept = _allowed_items(mask_ptr, item, item_kept, BAR_FOR_ALL)
         counted = tl.where(kept[None, :] & (item[None, :] != target[:, None]), counted, 0)
         if BAR_PER_ROW:
-            counted, position = bar_items(
+            counted, position = _bar_items(
                 counted, item, position, end, barred_ptr, tl.minimum(item_tile + ITEMS, end_item), 0
             )
         half_counts += tl.sum(counted, 1)

@@ -1,10 +1,13 @@
 """Kernels of a softmax over the rows of a table: statistics, mean item, and the gradient of the table.
 
 Row r of `rows` has the logits rows[r] . table[n] * inverse_temperature, one of which, n = its target, is its own. That
-is the cross-entropy over a catalogue, whose T states per target are rows of their own; and, with the other run of a
+is the cross-entropy over a catalog, whose T states per target are rows of their own; and, with the other run of a
 reasoning step as table and row r's own entry as its target, the contrastive loss (CONTRASTIVE), one step per `batch`.
 Logits are in the units of the product, not yet over the temperature, until they become exponents.
 """
+
+# Triton's language has no types to check.
+# mypy: ignore-errors
 
 from __future__ import annotations
 

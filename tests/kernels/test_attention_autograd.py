@@ -184,10 +184,11 @@ def test_torch_compile_fullgraph(backend: Backend) -> None:
 def test_opcheck(backend: Backend) -> None:
     problem = Problem((2, 6, 4, 4, 2, 16, 2, 1), backend.device)
     pk, pv, q0, q1, k0, k1, v0, v1 = problem.leaves(torch.float32)
-    index = problem.rows().index(2, 6, pk.device)
+    *rows, offsets = problem.rows().index(2, 6, pk.device)
     seed = torch.tensor([7], device=backend.device)
     ops = torch.ops.rearec
-    flat = ops.attention_open_prefix(pk, pv, *index, 2, 1, 4, backend.name)
+    opened = (pk, pv, offsets, 2, 1, 4, *rows, backend.name)
+    flat = ops.attention_open_prefix(*opened)
     carriers = [x.detach().requires_grad_() for x in flat[:4]]
     forward = (
         q1,
@@ -196,26 +197,27 @@ def test_opcheck(backend: Backend) -> None:
         pk.detach(),
         pv.detach(),
         carriers,
-        *index[:4],
         0.25,
         0.3,
         seed,
         True,
+        *rows,
         backend.name,
     )
-    torch.library.opcheck(ops.attention_open_prefix, (pk, pv, *index, 2, 1, 4, backend.name))
+    torch.library.opcheck(ops.attention_open_prefix, opened)
     torch.library.opcheck(ops.attention, forward)
     plain = [x.detach() if isinstance(x, Tensor) else x for x in forward]
-    plain[1:3], plain[5], plain[-2] = [[k0.detach(), k1.detach()], [v0.detach(), v1.detach()]], [], False
+    plain[1:3], plain[5], plain[9] = [[k0.detach(), k1.detach()], [v0.detach(), v1.detach()]], [], False
     torch.library.opcheck(ops.attention, tuple(plain))
     with torch.no_grad():
         out, prefix_probs, token_probs = ops.attention(*forward)
-        saved = (pk.detach(), pv.detach(), prefix_probs, token_probs, *index[:4], 0.25, 0.3, backend.name)
+        saved = (pk.detach(), pv.detach(), prefix_probs, token_probs, 0.25, 0.3, *rows, backend.name)
         tokens = ([k0.detach(), k1.detach()], [v0.detach(), v1.detach()])
         torch.library.opcheck(ops.attention_backward, (torch.ones_like(out), q1.detach(), *tokens, *saved))
         _, _, _, dscores = ops.attention_backward(torch.ones_like(out), q1, *tokens, *saved)
         factors = ([dscores], [prefix_probs], [q1.detach()], [torch.ones_like(q1)])
-        torch.library.opcheck(ops.attention_prefix_gradient, (*factors, pk.detach(), pv.detach(), *index, backend.name))
+        prefix = (pk.detach(), pv.detach(), offsets, *rows)
+        torch.library.opcheck(ops.attention_prefix_gradient, (*factors, *prefix, backend.name))
         buffers = [torch.zeros(4, 2, 2, 16, device=backend.device) for _ in range(2)]
-        decode = (q0, k0, v0, pk, pv, *buffers, *index[:4], 0, 0.25, 0.3, seed, backend.name)
+        decode = (q0, k0, v0, pk, pv, *buffers, 0, 0.25, 0.3, seed, *rows, backend.name)
         torch.library.opcheck(ops.attention_decode, tuple(x.detach() if isinstance(x, Tensor) else x for x in decode))

@@ -195,7 +195,8 @@ def test_nothing_beyond_the_buffers_is_written(
 @needs_tiles
 @pytest.mark.parametrize("split", [1, 32, 40, 300])
 def test_a_catalogue_in_two_parts_needs_only_a_reduction_between_the_passes(split: int) -> None:
-    from rearec_kernels.cpu.tiled_softmax import Catalogue
+    from rearec_kernels.cpu.softmax import CrossEntropyStatistics, Passes
+    from rearec_kernels.cpu.tiled_softmax import TiledSoftmax
 
     users, steps, width, items, inverse_temperature = 70, 2, 20, 333, 1 / 0.4
     rows, table = torch.randn(users * steps, width), torch.randn(items, width)
@@ -211,13 +212,13 @@ def test_a_catalogue_in_two_parts_needs_only_a_reduction_between_the_passes(spli
             row_order = (self.order[:, None] * steps + torch.arange(steps)).flatten()
             self.operands = rows[row_order], table[first:end], local[self.order], steps
             self.gradients = torch.empty(users * steps, width), grad_table[first:end]
-            self.statistics = torch.empty(3, users, steps)
+            self.statistics = CrossEntropyStatistics(users, steps)
             self.row_order, self.total = row_order, grad_rows[number]
 
         def run(self, statistics: bool, gradient: bool) -> None:
-            catalogue = Catalogue(*self.operands, *self.gradients, "bf16x3", statistics, gradient)
+            softmax = TiledSoftmax(*self.operands, *self.gradients, "bf16x3")
             ordered = coefficient[self.order].contiguous()
-            catalogue.cross_entropy(scale.data_ptr(), *(x.data_ptr() for x in (*self.statistics, ordered)))
+            softmax.cross_entropy(Passes(statistics, gradient), scale, self.statistics, ordered)
             self.total[self.row_order] = self.gradients[0]
 
         def in_user_order(self, x: Tensor) -> Tensor:
@@ -226,11 +227,13 @@ def test_a_catalogue_in_two_parts_needs_only_a_reduction_between_the_passes(spli
     parts = [Part(0, 0, split), Part(1, split, items)]
     for part in parts:
         part.run(True, False)
-    shifts, norms = ([part.in_user_order(part.statistics[i]) for part in parts] for i in (0, 1))
+    shifts = [part.in_user_order(part.statistics.shift) for part in parts]
+    norms = [part.in_user_order(part.statistics.norm) for part in parts]
     shift = torch.maximum(*shifts)
     norm = sum(n * ((s - shift) * inverse_temperature).exp() for s, n in zip(shifts, norms, strict=True))
     for part in parts:
-        part.statistics[0], part.statistics[1] = shift[part.order], norm[part.order]
+        part.statistics.shift.copy_(shift[part.order])
+        part.statistics.norm.copy_(norm[part.order])
         part.run(False, True)
 
     leaves: list[Any] = [x.double().requires_grad_() for x in (rows, table)]

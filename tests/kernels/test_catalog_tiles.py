@@ -44,10 +44,10 @@ def packed(catalog: PreparedCatalog) -> list[Tensor]:
 
 def float32_products(hidden: Tensor, catalog: PreparedCatalog, k: int) -> tuple[float, Tensor]:
     """How many float32 scores a row takes, and which rows the candidates are proven for."""
-    from rearec_kernels.cpu import tiled_topk as candidates
+    from rearec_kernels.cpu import tiled_topk
 
     no_exclusion = torch.empty(0, dtype=torch.int64)
-    *_, proven, computed = candidates.topk(
+    *_, proven, computed = tiled_topk.topk(
         hidden.contiguous(), catalog.weight, k, lambda _: (0, 0, no_exclusion.data_ptr(), 0), packed(catalog)
     )
     return computed / hidden.shape[0], proven
@@ -256,7 +256,7 @@ def test_operators_keep_what_torch_library_expects_and_compile() -> None:
         opcheck(torch.ops.rearec.catalog_tiles, (weight, precision, "cpu"))
         catalog = prepare_catalog(weight, precision)
         opcheck(
-            torch.ops.rearec.catalog_topk, (hidden, catalog.read()[0], 5, *exclude, precision, "cpu", packed(catalog))
+            torch.ops.rearec.catalog_topk, (hidden, catalog.read()[0], 5, *exclude, precision, packed(catalog), "cpu")
         )
         compiled = torch.compile(catalog_topk, fullgraph=True, backend="aot_eager")
         arguments = {"k": 5, "exclude": exclude, "precision": precision}

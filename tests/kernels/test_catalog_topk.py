@@ -269,9 +269,9 @@ def test_operator_keeps_what_torch_library_expects_and_compiles(backend: str) ->
     hidden, weight, k = problem((12, 8, 90, 5))
     offsets, items = torch.arange(13), torch.arange(12)
     op = torch.ops.rearec.catalog_topk
-    opcheck(op, (hidden, weight, k, None, None, "fp32", backend))
-    opcheck(op, (hidden, weight, k, None, items, "bf16", backend))
-    opcheck(op, (hidden, weight, k, offsets, items, "fp32", backend))
+    opcheck(op, (hidden, weight, k, None, None, "fp32", None, backend))
+    opcheck(op, (hidden, weight, k, None, items, "bf16", None, backend))
+    opcheck(op, (hidden, weight, k, offsets, items, "fp32", None, backend))
     with use_backend(backend):
         compiled = torch.compile(catalog_topk, fullgraph=True, backend="aot_eager")
         expected = catalog_topk(hidden, weight, k, exclude=(offsets, items))

@@ -7,7 +7,7 @@ import torch
 from backends import Backend
 
 from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention, use_backend
-from rearec_kernels.reference.attention import philox_word
+from rearec_kernels.reference.philox import philox_word
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_only_what_requires_a_gradient_gets_one(backend: str, name: str) -> None
 @every_loss
 @pytest.mark.skipif(not NATIVE, reason="no native module in this install")
 def test_no_gradient_is_computed_that_nobody_needs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rearec_kernels.cpu import losses as native_losses
+    from rearec_kernels.cpu import chunked_softmax
 
     passes: list[str] = []
 
@@ -161,8 +162,8 @@ def test_no_gradient_is_computed_that_nobody_needs(name: str, monkeypatch: pytes
             passes.append(attribute)
             return getattr(native, attribute)
 
-    native = native_losses._C
-    monkeypatch.setattr(native_losses, "_C", Recorded())
+    native = chunked_softmax.native.C
+    monkeypatch.setattr(chunked_softmax, "native", SimpleNamespace(C=Recorded()))
     hidden, weight = leaves()
     with torch.no_grad():
         LOSSES[name](hidden, weight)
@@ -320,7 +321,7 @@ def test_same_bits_every_time(backend: str, name: str) -> None:
 def test_threads_follow_torch_and_change_nothing_but_rounding(
     name: str, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rearec_kernels.cpu import losses as native_losses
+    from rearec_kernels.cpu import chunked_softmax
 
     seen: list[int] = []
 
@@ -336,8 +337,8 @@ def test_threads_follow_torch_and_change_nothing_but_rounding(
 
             return call
 
-    native = native_losses._C
-    monkeypatch.setattr(native_losses, "_C", Recorded())
+    native = chunked_softmax.native.C
+    monkeypatch.setattr(chunked_softmax, "native", SimpleNamespace(C=Recorded()))
     results = []
     for threads in (1, 2, 3):
         set_threads(threads)

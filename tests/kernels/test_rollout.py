@@ -168,7 +168,7 @@ def test_traced_and_compiled(backend: str) -> None:
             torch.ops.rearec.rollout.default,
             (
                 problem.hidden, *layers.packed(backend), problem.keys, problem.values,
-                *index[:4], layers.heads, layers.ffn, 2, layers.norm_eps, backend,
+                layers.heads, layers.ffn, 2, layers.norm_eps, *index[:4], backend,
             ),
         )  # fmt: skip
         compiled = torch.compile(lambda: problem.states(2, layers), fullgraph=True, backend="aot_eager")

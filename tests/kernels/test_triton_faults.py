@@ -152,7 +152,8 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
         topk, "retrieval_kernels", "(-item.to(tl.int64) + LOW_BITS)[None, :]", "item.to(tl.int64)[None, :]",
     ),
     "top-k: barred items come back": (
-        topk, "exclusion", "scores = tl.where(item[None, :] == next_item[:, None], barred, scores)", "scores = scores",
+        topk, "retrieval_kernels", "scores = tl.where(item[None, :] == next_item[:, None], barred, scores)",
+        "scores = scores",
     ),
     "rank: ties count nothing": (
         rank, "retrieval_kernels", "(scores >= own_score[:, None])", "(scores > own_score[:, None])",

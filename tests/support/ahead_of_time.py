@@ -24,12 +24,25 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rearec_kernels import triton as backend
+from rearec_kernels.ops.arguments import (
+    AnnealedCrossEntropy,
+    Attention,
+    AttentionBackward,
+    AttentionDecode,
+    EnsembleReasoning,
+    InfoNCE,
+    Needed,
+    PrefixGradient,
+    Rank,
+    Rows,
+    TopK,
+)
+from rearec_kernels.triton import attention, ensemble, losses, retrieval
 from rearec_kernels.triton.launch import Config
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TENSOR_CORES = ("HMMA", "HGMMA", "UTCHMMA")
-MODULES = [sys.modules[f"rearec_kernels.triton.{name}"] for name in ("attention", "ensemble", "losses", "retrieval")]
+MODULES = (attention, ensemble, losses, retrieval)
 ROWS, STATES, WIDTH, ITEMS = 2048, 3, 256, 22_933
 
 Launch = tuple[Any, Config, tuple[Any, ...], dict[str, Any]]
@@ -42,21 +55,22 @@ def cases() -> dict[str, Callable[[], object]]:
     """By name: calls that launch every kernel, at the paper's sizes (attention: fewer rows)."""
     hidden, weight = torch.zeros(ROWS, STATES, WIDTH), torch.zeros(ITEMS, WIDTH)
     target, steps = torch.zeros(ROWS, dtype=torch.int64), torch.ones(STATES, dtype=torch.float64)
+    both = Needed(True, True)
     found: dict[str, Callable[[], object]] = {}
     for precision in ("bf16", "fp32"):
 
         def annealed(precision: str = precision) -> object:
-            return backend.annealed_cross_entropy(hidden, weight, target, -100, steps, steps, precision, True, True)
+            loss = AnnealedCrossEntropy(hidden, weight, target, -100, steps, steps, precision)
+            return losses.annealed_cross_entropy(loss, both)
 
         def ensembled(precision: str = precision) -> object:
-            return backend.ensemble_reasoning_loss(
-                hidden, weight, target, -100, 0.07, 0.05, "official", precision, True, True
-            )
+            loss = EnsembleReasoning(hidden, weight, target, -100, 0.07, 0.05, "official", precision)
+            return losses.ensemble_reasoning_loss(loss, both)
 
         def ranked(precision: str = precision) -> object:
             states = hidden[:256, 0]
-            backend.catalog_topk(states, weight, 20, None, None, precision)
-            return backend.catalog_rank(states, weight, target[:256], None, None, precision)
+            retrieval.catalog_topk(TopK(states, weight, 20, None, None, precision, None))
+            return retrieval.catalog_rank(Rank(states, weight, target[:256], None, None, precision))
 
         found |= {
             f"annealed {precision}": annealed,
@@ -66,13 +80,13 @@ def cases() -> dict[str, Callable[[], object]]:
 
     def contrasted() -> object:
         states = hidden[:, 1:].contiguous()
-        return backend.reasoning_info_nce(states, states, target, 0.07, "bf16", True, True)
+        return losses.reasoning_info_nce(InfoNCE(states, states, target, 0.07, "bf16"), both)
 
     def excluded() -> object:
         offsets, states = torch.arange(257), hidden[:256, 0]
-        backend.catalog_topk(states, weight, 20, None, target[:100], "bf16")
-        backend.catalog_topk(states, weight, 20, offsets, target[:256], "bf16")
-        return backend.catalog_rank(states, weight, target[:256], offsets, target[:256], "bf16")
+        retrieval.catalog_topk(TopK(states, weight, 20, None, target[:100], "bf16", None))
+        retrieval.catalog_topk(TopK(states, weight, 20, offsets, target[:256], "bf16", None))
+        return retrieval.catalog_rank(Rank(states, weight, target[:256], offsets, target[:256], "bf16"))
 
     found |= {"contrast bf16": contrasted, "exclusion bf16": excluded}
     for dtype in (torch.bfloat16, torch.float32):
@@ -84,19 +98,17 @@ def attend(dtype: torch.dtype) -> None:
     rows, slots, heads, width = 64, 50, 2, 128
     prefix, token = torch.zeros(rows, slots, heads, width, dtype=dtype), torch.zeros(rows, 1, heads, width, dtype=dtype)
     index = torch.arange(rows + 1, dtype=torch.int32)
-    seen = (torch.zeros_like(index[:-1]), torch.full_like(index[:-1], slots), index[:-1], index[:-1])
+    seen = Rows(torch.zeros_like(index[:-1]), torch.full_like(index[:-1], slots), index[:-1], index[:-1])
     seed = torch.zeros(1, dtype=torch.int64)
     buffer = torch.zeros(rows, 3, heads, width, dtype=dtype)
-    backend.attention_decode(
-        token, token, token, prefix, prefix, buffer, buffer.clone(), *seen, 1, 0.1, 0.0, None
-    )  # fmt: skip
-    _, probs, token_probs = backend.attention(
-        token, [token], [token], prefix, prefix, [], *seen, 0.1, 0.5, seed, True
-    )  # fmt: skip
-    *_, dscores = backend.attention_backward(
-        token, token, [token], [token], prefix, prefix, probs, token_probs, *seen, 0.1, 0.5
-    )
-    backend.attention_prefix_gradient([dscores], [probs], [token], [token], prefix, prefix, *seen, index)
+    decoded = AttentionDecode(token, token, token, prefix, prefix, buffer, buffer.clone(), 1, 0.1, 0.0, None)
+    attention.attention_decode(decoded, seen)
+    attended = Attention(token, [token], [token], prefix, prefix, [], 0.1, 0.5, seed, True)
+    _, probs, token_probs = attention.attention(attended, seen)
+    gradient = AttentionBackward(token, token, [token], [token], prefix, prefix, probs, token_probs, 0.1, 0.5)
+    *_, dscores = attention.attention_backward(gradient, seen)
+    carried = PrefixGradient([dscores], [probs], [token], [token], prefix, prefix, index)
+    attention.attention_prefix_gradient(carried, seen)
 
 
 def launches(call: Callable[[], object], arch: int) -> list[Launch]:

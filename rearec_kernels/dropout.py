@@ -1,0 +1,36 @@
+"""The seed of dropout, and from which words on its stream keeps an element."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rearec_kernels.arguments import as_int, describe
+
+
+def dropout_threshold(dropout_p: float) -> int:
+    """Dropout of attention drops the 32-bit words below this, as csrc/philox.h has it."""
+    return min(math.ceil(dropout_p * 2.0**32), 0xFFFFFFFF)
+
+
+def seed_bits(seed: Tensor | None) -> int:
+    """The seed of a mask on the CPU as an unsigned 64-bit number, 0 where there is no dropout."""
+    return 0 if seed is None else int(seed) & 0xFFFFFFFFFFFFFFFF
+
+
+def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """int64 [1]: a copy of `seed`, or one drawn from torch's generator for None. Raises for what is no seed."""
+    if seed is None:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=device)
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
+            raise ValueError(
+                f"{op}: seed must be an int or int64 [1] on {device}, got {describe(seed)} on {seed.device}"
+            )
+        return seed.clone().view(1)  # a backward pass reads it again, whatever becomes of the caller's
+    number = as_int(op, "seed", seed)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{op}: seed must fit into a signed 64-bit integer, got {seed}")
+    return torch.full((1,), number, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

@@ -1,0 +1,201 @@
+"""The arguments of every op: one record per op, of which the op's schema is made and which every backend receives.
+
+Arguments that several ops share are a record of their own (`Rows`, `Needed`, and a loss's own arguments, which its
+forms have in common); such an op takes several records, one after the other.
+"""
+
+# No `from __future__ import annotations`: the registry reads the types.
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+Written = Annotated[Tensor, "written in place"]
+
+
+class Rows(NamedTuple):
+    """Which slots of which prefix each row sees, int32 [R] each (made by rows.PrefixRows)."""
+
+    start: Tensor  # the first slot
+    end: Tensor  # the slot behind the last
+    row_prefix: Tensor
+    order: Tensor  # the rows, sorted by prefix
+
+
+class Attention(NamedTuple):
+    """Followed by `Rows`, as in all records of attention. Gives the output, and probabilities of slots and tokens."""
+
+    q: Tensor  # [R, Q, H, D], the last Q tokens
+    token_k: Sequence[Tensor]  # [R, n, Hkv, D] for each call that appended n tokens, this one last
+    token_v: Sequence[Tensor]
+    prefix_k: Tensor  # [S, C, Hkv, D], any outer strides
+    prefix_v: Tensor
+    carriers: Sequence[Tensor]  # the four that bring the gradient of the prefix to where it is computed, or none
+    scale: float
+    dropout_p: float
+    seed: Tensor | None  # int64 [1]
+    keep: bool  # the probabilities, for a backward pass
+
+
+class AttentionDecode(NamedTuple):
+    """Appends to buffers and attends; nothing is kept for gradients."""
+
+    q: Tensor  # [R, Q, H, D]
+    k: Tensor  # [R, Q, Hkv, D], appended
+    v: Tensor
+    prefix_k: Tensor  # [S, C, Hkv, D]
+    prefix_v: Tensor
+    token_k: Written  # [R, max_tokens, Hkv, D]
+    token_v: Written
+    length: int  # tokens before these
+    scale: float
+    dropout_p: float
+    seed: Tensor | None
+
+
+class AttentionBackward(NamedTuple):
+    """Gives the gradients of q and of each of token_k and token_v, and that of the scores of the prefix slots."""
+
+    grad_out: Tensor  # [R, Q, H, D]
+    q: Tensor
+    token_k: Sequence[Tensor]
+    token_v: Sequence[Tensor]
+    prefix_k: Tensor
+    prefix_v: Tensor
+    prefix_probs: Tensor  # [R, H, Q, C], negative where dropped
+    token_probs: Tensor  # [R, H, Q, tokens]
+    scale: float
+    dropout_p: float
+
+
+class OpenPrefix(NamedTuple):
+    """Gives the carriers of each step, four by four."""
+
+    prefix_k: Tensor
+    prefix_v: Tensor
+    offsets: Tensor  # int32 [S + 1]: where the rows of each prefix begin in Rows.order
+    steps: int
+    queries: int
+    heads: int
+
+
+class PrefixGradient(NamedTuple):
+    """Gives the gradients of prefix_k and prefix_v. A tensor of each kind for every step."""
+
+    dscores: Sequence[Tensor]  # [R, H, Q, C]
+    probs: Sequence[Tensor]
+    q: Sequence[Tensor]  # [R, Q, H, D]
+    grad_out: Sequence[Tensor]
+    prefix_k: Tensor
+    prefix_v: Tensor
+    offsets: Tensor
+
+
+class AnnealedCrossEntropy(NamedTuple):
+    hidden: Tensor  # [R, T, d]
+    weight: Tensor  # [N, d]
+    target: Tensor  # [R]
+    ignore_index: int
+    temperature: Tensor  # float64 [T] on the CPU
+    step_weight: Tensor  # likewise
+    precision: str
+
+
+class EnsembleReasoning(NamedTuple):
+    hidden: Tensor  # [R, T, d]
+    weight: Tensor  # [N, d]
+    target: Tensor  # [R]
+    ignore_index: int
+    temperature: float
+    kl_weight: float
+    kl_form: str
+    precision: str
+
+
+class InfoNCE(NamedTuple):
+    noised: Tensor  # [R, T, d]
+    clean: Tensor  # [R, T, d]
+    row_group: Tensor | None  # [R]
+    temperature: float
+    precision: str
+
+
+class Needed(NamedTuple):
+    """Which gradients of a loss are computed: of its first and of its second tensor."""
+
+    first: bool
+    second: bool
+
+
+class RowGradients(NamedTuple):
+    """What the backward pass of a loss per row gets, before the loss's own arguments."""
+
+    upstream: Tensor  # [R, T]
+    statistics: Tensor  # [R, T, 2], from the forward pass
+
+
+class ScaledGradients(NamedTuple):
+    """`first` and `second` are there for their dtypes, and for a second differentiation to be refused."""
+
+    upstream: Tensor  # []
+    first: Tensor
+    second: Tensor
+    first_gradient: Tensor  # of first's shape, or [0]
+    second_gradient: Tensor
+
+
+class TopK(NamedTuple):
+    hidden: Tensor  # [R, d]
+    weight: Tensor  # [N, d]
+    k: int
+    exclude_offsets: Tensor | None  # [R + 1]; without them, the items are barred for all rows
+    exclude_items: Tensor | None  # [M]
+    precision: str
+    tiles: Sequence[Tensor] | None  # what the op `catalog_tiles` made of the table for this backend and precision
+
+
+class Rank(NamedTuple):
+    hidden: Tensor  # [R, d]
+    weight: Tensor  # [N, d]
+    target: Tensor  # [R]
+    exclude_offsets: Tensor | None
+    exclude_items: Tensor | None
+    precision: str
+
+
+class CatalogTiles(NamedTuple):
+    weight: Tensor  # [N, d], float32 or bfloat16, its items dense
+    precision: str
+
+
+class LayerNorm(NamedTuple):
+    x: Tensor  # [rows, d]
+    residual: Tensor | None  # [rows, d]
+    weight: Tensor  # [d]
+    bias: Tensor
+    eps: float
+    dropout_p: float
+    output_dropout_p: float
+    seed: Tensor | None  # int64 [1]
+
+
+class LayerNormGradient(NamedTuple):
+    """What the backward pass gets, before the arguments of the forward pass."""
+
+    grad_out: Tensor  # [rows, d]
+    statistics: Tensor  # float32 [rows, 2]
+
+
+class Rollout(NamedTuple):
+    """Followed by `Rows`."""
+
+    hidden: Tensor  # [R, d]
+    weights: Sequence[Tensor]  # those of the layers; if packed, what the backend's `pack_layers` made of them
+    packed: bool
+    position_embedding: Tensor | None  # [steps or more, d]
+    keys: Sequence[Tensor]  # of every layer, [S, C, heads, d / heads]
+    values: Sequence[Tensor]
+    heads: int
+    ffn: int
+    steps: int
+    norm_eps: float
