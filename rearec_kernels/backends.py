@@ -200,7 +200,7 @@ register(
             "reasoning_info_nce": _TRITON,
             "catalog_rank": _TRITON,
             "catalog_topk": replace(_TRITON, limits={"k": 512}),  # a row's candidates are in registers
-            "cached_reason_attention": Serves(_GPU_DTYPES),
+            "cached_reason_attention": Serves(_GPU_DTYPES, limits={"head_dim": 1024}),  # a head is in registers
         },
     )
 )

@@ -1,7 +1,7 @@
 """Memory for the CPU backend's large outputs and scratch, recycled between calls.
 
 A block goes back to a small pool when the last tensor over it dies, up to REAREC_CPU_CACHE_MB (default 512; 0 recycles
-nothing). See csrc/recycled_memory.h for why.
+nothing). See csrc/cpu/recycled_memory.h for why.
 """
 
 from __future__ import annotations
