@@ -2,14 +2,16 @@
 
 Each is a source tree with its native module (a folder, for PYTHONPATH) or the interpreter of an environment (a file).
 A worker process of each stays alive and is asked in turn for one timed call of a case, the order reversed every other
-time; imports and `--help` are processes of their own. The result is the ratio of the medians, after over before, with a
-95 % bootstrap interval over turns. Writes a json and a Markdown table beside it. Leave the machine idle meanwhile.
+time; imports and `--help` are processes of their own. Where a process finds its memory moves its times by some percent
+for as long as it lives, so there are several pairs of workers: the result is the median, lowest and highest of their
+ratios of medians, after over before. Writes a json and a Markdown table beside it. Leave the machine idle meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import os
@@ -22,7 +24,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from before_after_worker import CASES
 from measure.machine import processor_name
 
@@ -66,6 +67,11 @@ class Install:
             )
         return float(answer)
 
+    def stop(self) -> None:
+        assert self.worker.stdin is not None
+        self.worker.stdin.close()
+        self.worker.wait()
+
     def _start(self, arguments: list[str], **options: Any) -> subprocess.Popen[str]:
         command = [self.python, *arguments]
         return subprocess.Popen(
@@ -73,25 +79,28 @@ class Install:
         )
 
 
-def ratio(before: list[float], after: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Of the medians, after over before, and its 95 % bootstrap interval over turns."""
-    pairs = np.array([before, after])
-    turns = np.random.default_rng(seed).integers(pairs.shape[1], size=(4000, pairs.shape[1]))
-    medians = np.median(pairs[:, turns], axis=2)
-    low, high = np.quantile(medians[1] / medians[0], [0.025, 0.975])
-    return statistics.median(after) / statistics.median(before), float(low), float(high)
+def ratios(times: dict[str, list[list[float]]]) -> list[float]:
+    """Of the medians, after over before, of each pair of workers."""
+    pairs = zip(times["before"], times["after"], strict=True)
+    return [statistics.median(after) / statistics.median(before) for before, after in pairs]
 
 
 def table(record: dict[str, Any]) -> str:
     """Markdown."""
-    lines = ["| case | before | after | after / before | 95 % |", "|---|---|---|---|---|"]
-    for case, found in record["cases"].items():
-        times = (_time(statistics.median(found[which])) for which in ("before", "after"))
-        lines.append(
-            f"| {case} | {' | '.join(times)} | {found['ratio']:.3f} | {found['low']:.3f} to {found['high']:.3f} |"
-        )
-    origin = f"{record['date']}, {record['machine']}, {record['runs']} turns, load {record['load'][0]:.1f} before and "
+    lines = ["| case | before | after | after / before | pairs of workers |", "|---|---|---|---|---|"]
+    for case, times in record["cases"].items():
+        medians = (_time(statistics.median(itertools.chain(*times[which]))) for which in ("before", "after"))
+        lines.append(f"| {case} | {' | '.join(medians)} | {_words(times)} |")
+    origin = (
+        f"{record['date']}, {record['machine']}, {record['threads']} threads, {record['pairs']} pairs of workers, "
+        f"{record['runs']} turns each, load {record['load'][0]:.1f} before and "
+    )
     return "\n".join([f"{origin}{record['load'][1]:.1f} after; `{record['command']}`", "", *lines])
+
+
+def _words(times: dict[str, list[list[float]]]) -> str:
+    found = ratios(times)
+    return f"{statistics.median(found):.3f} | {min(found):.3f} to {max(found):.3f}"
 
 
 def _time(seconds: float) -> str:
@@ -103,32 +112,35 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--runs", type=int, default=15, help="turns of each case (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=9, help="turns of each case and pair (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of workers (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin so")
     parser.add_argument("--out", type=Path, help="the json (default: benchmarks/results/DATE-before-after.json)")
     options = parser.parse_args(arguments)
     chosen = [name for name in (*CASES, *PROCESSES) if not options.only or name.startswith(tuple(options.only))]
-    load, cases = os.getloadavg()[0], {}
-    with tempfile.TemporaryDirectory(prefix="before-after-") as folder:
-        installs = {which: Install(getattr(options, which), folder) for which in ("before", "after")}
-        for case in chosen:
+    load = os.getloadavg()[0]
+    cases: dict[str, dict[str, list[list[float]]]] = {case: {"before": [], "after": []} for case in chosen}
+    for pair in range(options.pairs):
+        order = ["before", "after"][:: -1 if pair % 2 else 1]
+        with tempfile.TemporaryDirectory(prefix="before-after-") as folder:
+            installs = {which: Install(getattr(options, which), folder) for which in order}
+            for case, times in cases.items():
+                for install in installs.values():
+                    install.seconds(case)  # the first call makes the inputs, and fills caches of files
+                for which in order:
+                    times[which].append([])
+                for turn in range(options.runs):
+                    for which in order[:: -1 if turn % 2 else 1]:
+                        times[which][-1].append(installs[which].seconds(case))
+                print(f"pair {pair + 1}, {case}: {ratios(times)[-1]:.3f}", file=sys.stderr, flush=True)
             for install in installs.values():
-                install.seconds(case)  # the first call makes the inputs, and fills caches of files
-            times: dict[str, list[float]] = {which: [] for which in installs}
-            for turn in range(options.runs):
-                for which in list(installs)[:: -1 if turn % 2 else 1]:
-                    times[which].append(installs[which].seconds(case))
-            middle, low, high = ratio(times["before"], times["after"])
-            cases[case] = times | {"ratio": middle, "low": low, "high": high}
-            print(f"{case}: {middle:.3f} ({low:.3f} to {high:.3f})", file=sys.stderr, flush=True)
-        for install in installs.values():
-            assert install.worker.stdin is not None
-            install.worker.stdin.close()
-            install.worker.wait()
+                install.stop()
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": processor_name(),
         "command": shlex.join(["python", "benchmarks/before_after.py", "BEFORE", "AFTER", "--runs", str(options.runs)]),
+        "threads": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
+        "pairs": options.pairs,
         "runs": options.runs,
         "load": [load, os.getloadavg()[0]],
         "cases": cases,

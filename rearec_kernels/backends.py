@@ -115,15 +115,16 @@ def precisions_of(op: str) -> tuple[str, ...]:
 
 
 def build_info() -> dict[str, Any]:
-    """What this build can do: native module, instruction sets, compiler, OpenMP, CUDA architectures, usable devices.
+    """What this build can do: native module, instruction sets, compiler, OpenMP, limits, CUDA architectures, devices.
 
     `cuda` and `triton` say whether the kernels of these backends can run on a GPU, and why not where they cannot.
 
     Examples:
         >>> sorted(build_info())
-        ['backends', 'compiler', 'cuda', 'cuda_archs', 'isa', 'isas', 'native', 'openmp', 'triton']
+        ['backends', 'compiler', 'cuda', 'cuda_archs', 'isa', 'isas', 'limits', 'native', 'openmp', 'triton']
     """
     info: dict[str, Any] = {"native": native.C is not None, "compiler": None, "isas": [], "isa": None, "openmp": False}
+    info["limits"] = {}
     if native.C is not None:
         info.update(native.C.build_info())
     info["cuda_archs"] = list(native.CUDA_ARCHS)

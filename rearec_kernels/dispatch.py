@@ -57,7 +57,7 @@ def resolve_backend(
         device, dtype: of its tensors.
         precision: its argument `precision`, where it has one: some are faster on "reference".
         sizes: what a limit may be about: `head_dim`, the head width, for attention; `states`, those of a row, for the
-            ensemble loss; `k` for the top-k. Those that are left out break no limit.
+            losses; `k` for the top-k. Those that are left out break no limit.
 
     Raises:
         ValueError: the backend asked for is unknown, not there for this device, or does not serve this call; there is

@@ -114,7 +114,9 @@ def annealed_cross_entropy(
     steps = hidden.shape[1]
     temperatures = _host_values(op, "temperature", temperature, steps)
     step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
-    backend = resolve_backend(op, hidden.device, operand_dtype(hidden, weight), precision=precision)
+    backend = resolve_backend(
+        op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
+    )
     check_precision(op, precision, backend)
     options = (ignore_index, temperatures, step_weights, precision)
     if reduction == "none":
@@ -238,7 +240,9 @@ def reasoning_info_nce(
     temperature = as_number(op, "temperature", temperature)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    backend = resolve_backend(op, noised.device, operand_dtype(noised, clean), precision=precision)
+    backend = resolve_backend(
+        op, noised.device, operand_dtype(noised, clean), precision=precision, states=noised.shape[1]
+    )
     check_precision(op, precision, backend)
     options = (float(temperature), precision)
     if reduction == "none":

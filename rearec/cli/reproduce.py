@@ -13,7 +13,7 @@ from rearec.cli.options import unset_options, with_options
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
 from rearec.experiments import ARTEFACTS
-from rearec.experiments.presets import usual_setting
+from rearec.experiments.presets import check_names, parse_settings, usual_setting
 from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
 
@@ -81,8 +81,6 @@ def reproduce(
     Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
     and has only to write the pages when all is trained.
     """
-    from rearec.experiments.plan import check_names, parse_settings
-
     asked_backbones, asked_methods = _names(backbones), _names(methods)
     check_names(asked_backbones, asked_methods)
     asked_settings = parse_settings(further or [])

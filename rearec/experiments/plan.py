@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -11,39 +10,17 @@ from typing import Any
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import SeenItems, seen_items
-from rearec.experiments.presets import best_settings, relevant
+from rearec.experiments.presets import best_settings, check_names, relevant
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions
 
-__all__ = ["Plan", "check_names", "parse_settings", "settings_of"]
+__all__ = ["Plan", "settings_of"]
 
 MODEL_SETTINGS = tuple(entry.name for entry in fields(ReaRecConfig))
 TRAINING_SETTINGS = tuple(entry.name for entry in fields(TrainingOptions))
 # What the plan itself decides.
 DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed")
-
-
-def check_names(backbones: Sequence[str] | None, methods: Sequence[str] | None) -> None:
-    """UserError for a backbone or a method that does not exist."""
-    for what, chosen, known in (("backbone", backbones, BACKBONES), ("method", methods, METHODS)):
-        for name in chosen or ():
-            if name not in known:
-                raise UserError(f"unknown {what} {name!r}; known are {', '.join(known)}")
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings written as name=value; UserError for any other text. Whether they exist is for the plan to say."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UserError(f"setting {text!r}: expected name=value, such as dropout=0.3")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
 
 
 @dataclass(frozen=True)

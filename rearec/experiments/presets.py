@@ -1,15 +1,17 @@
-"""The best known settings of every backbone and method: the one table from which all experiments start."""
+"""Settings of experiments: the best known ones, from which all start, and those that a user names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rearec.errors import UserError
 from rearec.fields import settings
-from rearec.models.config import ReaRecConfig
+from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training.options import TrainingOptions
 
-__all__ = ["best_settings", "relevant", "usual_setting"]
+__all__ = ["best_settings", "check_names", "parse_settings", "relevant", "usual_setting"]
 
 # For every training, by the fields of ReaRecConfig and TrainingOptions.
 SHARED: Mapping[str, Any] = {
@@ -55,3 +57,25 @@ def usual_setting(name: str) -> str:
 def relevant(name: str, backbone: str, method: str) -> bool:
     """Whether a training with this backbone and method reads a setting."""
     return KNOWN[name].not_read_by(backbone, method) is None
+
+
+def check_names(backbones: Sequence[str] | None, methods: Sequence[str] | None) -> None:
+    """UserError for a backbone or a method that does not exist."""
+    for what, chosen, known in (("backbone", backbones, BACKBONES), ("method", methods, METHODS)):
+        for name in chosen or ():
+            if name not in known:
+                raise UserError(f"unknown {what} {name!r}; known are {', '.join(known)}")
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings written as name=value; UserError for any other text. Whether they exist is for the plan to say."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UserError(f"setting {text!r}: expected name=value, such as dropout=0.3")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings

@@ -52,7 +52,8 @@ def describe(entry: dict[str, Any]) -> str:
 
 def test_every_kernel_is_compiled_for_every_architecture(report: list[dict[str, Any]]) -> None:
     folder = Path(sys.modules["rearec_kernels"].__file__ or "").parent / "triton"
-    lines = [line for path in folder.glob("*_kernels.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    files = [path for path in folder.glob("*_kernels.py") if path.stem != "tile_kernels"]  # what the kernels call
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     decorated = [after for line, after in itertools.pairwise(lines) if line.startswith("@triton.jit")]
     names = {line.removeprefix("def ").split("(")[0] for line in decorated}
     kernels = {name for name in names if not name.startswith("_")}
