@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -17,7 +18,9 @@ PACKAGES = ("triton", "numpy", "flash-attn", "liger-kernel", "cut-cross-entropy"
 
 @cache
 def commit() -> str | None:
-    """Of the tree that these benchmarks are part of, "+" if files differ from it; None without git."""
+    """BENCH_COMMIT, or that of the tree these benchmarks are part of, "+" if files differ from it; None without git."""
+    if named := os.environ.get("BENCH_COMMIT"):
+        return named
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

@@ -46,7 +46,9 @@ def test_the_most_valuable_comes_first_and_leaves_time_for_the_rest(tmp_path: Pa
 
 
 def test_parts_write_what_they_found(tmp_path: Path) -> None:
-    done = gpu_script("--only", "build,sanitize,retrieval", "--seconds", "400", out=tmp_path / "a folder")
+    done = gpu_script(
+        "--only", "build,sanitize,retrieval", "--seconds", "400", "--commit", "a state", out=tmp_path / "a folder"
+    )
     out = tmp_path / "a folder"
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(part["part"], part["status"]) for part in parts_of(out)] == [
@@ -56,6 +58,7 @@ def test_parts_write_what_they_found(tmp_path: Path) -> None:
     assert "'native'" in (out / "build.log").read_text()
     assert "problems, 0 wrong" in (out / "sanitize.log").read_text()
     record = json.loads((out / "retrieval.json").read_text())
+    assert record["commit"] == "a state"
     assert {"ours", "naive"} <= set(record["comparisons"][0]["median_ms"])
     assert "top-20" in done.stdout and "tiny sizes: no figure here means anything" in done.stdout
     # tiny sizes are no results
