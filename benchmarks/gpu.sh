@@ -7,7 +7,7 @@
 # Parts, most valuable first; each runs under a time limit, and one that fails stops none:
 #   build      installs this tree into OUT/site, with kernels for this GPU, and looks at their registers and spills;
 #              without this part, what an earlier run put there counts
-#   tests      pytest -m gpu
+#   tests      pytest -m gpu, in tests/kernels and tests/engine
 #   sanitize   compute-sanitizer on the attention kernels: memory errors, races in shared memory, synchronisation
 #   training   whole training steps, rows per second: base, prl, erl
 #   losses, attention, inference, retrieval, rollout      the cases of benchmarks/test_*.py
@@ -51,7 +51,7 @@ began=$SECONDS
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 export PYTHONPATH="$out/site:$repository/benchmarks:$repository/tests/support${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 TRITON_INTERPRET=0
-tiny=() jobs=() arch="" gpu_tests=$here/tests
+tiny=() jobs=() arch="" gpu_tests="$here/tests/kernels $here/tests/engine"
 if [ "$device" = cpu ]; then
   unset TRITON_INTERPRET
   tiny=(--tiny) gpu_tests=$here/tests/engine/test_cuda_graphs.py
