@@ -51,12 +51,13 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the cases of the device, and on a GPU no test that only knows CPUs."""
+    """Leaves the cases of the device; on a GPU no test that only knows CPUs, in tiny sizes none that only knows full
+    ones. Both are tests without the fixture `contest`."""
     options = config.option
 
     def is_for(item: Any) -> bool:
         case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-        if options.device != "cpu" and "contest" not in item.fixturenames:
+        if (options.device != "cpu" or options.tiny) and "contest" not in item.fixturenames:
             return False
         return options.tiny or getattr(case, "device", options.device) == options.device
 
