@@ -138,7 +138,16 @@ def main(arguments: list[str] | None = None) -> None:
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": processor_name(),
-        "command": shlex.join(["python", "benchmarks/before_after.py", "BEFORE", "AFTER", "--runs", str(options.runs)]),
+        "command": shlex.join(
+            [
+                "python",
+                "benchmarks/before_after.py",
+                "BEFORE",
+                "AFTER",
+                f"--runs={options.runs}",
+                f"--pairs={options.pairs}",
+            ]
+        ),
         "threads": os.environ.get("OMP_NUM_THREADS", os.cpu_count()),
         "pairs": options.pairs,
         "runs": options.runs,
