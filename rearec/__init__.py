@@ -7,8 +7,6 @@ dataset. The names are resolved on first use, so that ``import rearec`` does not
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
 _lazy = __getattr__
 __all__ += ["__version__"]
 

@@ -16,7 +16,7 @@ from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
 from rearec.errors import UserError
-from rearec.files import check_way
+from rearec.files import check_folder
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -320,9 +320,7 @@ def _listed(chosen: Iterable[bool]) -> str:
 
 def _check_out(out: Path, analysis: str, force: bool) -> None:
     """UserError where the page may not or cannot be written, before anything is computed."""
-    check_way(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: exists and is not a folder; choose another one")
+    check_folder(out)
     for extension in ("md", "csv", "png"):
         file = out / f"{analysis}.{extension}"
         if file.exists() and not force:

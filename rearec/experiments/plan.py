@@ -66,9 +66,8 @@ class Plan:
         nothing else are the same run. UserError where a setting is wrong or the dataset lacks the features of a text
         backbone.
         """
-        from rearec.training import (
-            fitting_config,
-        )  # imports torch, which wrong words on the command line need not wait for
+        # imports torch, which wrong words on the command line need not wait for
+        from rearec.training import fitting_config
 
         wanted = {**best_settings(backbone, method), **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}

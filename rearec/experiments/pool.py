@@ -163,7 +163,7 @@ class _Training:
             [sys.executable, "-c", TRAIN_RUN, ":".join(map(str, sys.path)), arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)},
             pass_fds=[lock.fileno()],
         )

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import traceback
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,11 +36,13 @@ def main() -> None:
     """Train the run that the last argument describes."""
     # Ctrl-C is for the process that has started this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with redirect_stdout(sys.stderr):
+    # Native libraries write to the descriptor itself, whatever sys.stdout is.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)
         reason = _train(**json.loads(sys.argv[-1]))
-    if reason is not None:
-        sys.stdout.write(f"{visible(reason)}\n")
-        sys.exit(1)
+        if reason is not None:
+            answer.write(f"{visible(reason)}\n")
+            sys.exit(1)
 
 
 def _train(

@@ -97,17 +97,6 @@ def test_nothing_that_makes_an_engine_for_one_call_is_ever_stale(
         assert np.array_equal(now, fresh)
 
 
-def test_a_recommender_answers_with_new_weights_after_refresh() -> None:
-    model = feature_model()
-    recommender = recommender_of(model)
-    before = recommender.recommend(HISTORIES)
-    scaled(model)
-    recommender.refresh()
-    answers = recommender.recommend(HISTORIES)
-    assert answers != before
-    assert answers == recommender_of(copy.deepcopy(model)).recommend(HISTORIES)
-
-
 def test_validation_sees_the_weights_of_its_epoch(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

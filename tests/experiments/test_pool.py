@@ -137,6 +137,24 @@ def test_a_process_that_dies_takes_only_its_own_run_with_it(data: tuple[Path, in
     assert short.folder(tmp_path).finished and not endless.folder(tmp_path).finished
 
 
+def test_the_reason_of_a_failure_is_not_mixed_with_what_libraries_print() -> None:
+    program = (
+        "import os, sys\n"
+        "import rearec.experiments.train_run as train_run\n"
+        "def fail(**_):\n"
+        "    print('a note')\n"
+        "    os.write(1, b'a native note\\n')\n"
+        "    return 'no such folder: donn\u00e9es'\n"
+        "train_run._train = fail\n"
+        "train_run.main()\n"
+    )
+    command = [sys.executable, "-c", program, "{}"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
+    ended = subprocess.run(command, capture_output=True, env=env, timeout=PATIENCE)
+    assert ended.returncode == 1 and ended.stdout.decode() == "no such folder: donn\u00e9es\n"
+    assert b"a note" in ended.stderr and b"a native note" in ended.stderr
+
+
 def test_a_budget_stops_what_is_being_trained_and_leaves_it_to_be_resumed(
     data: tuple[Path, int], tmp_path: Path
 ) -> None:

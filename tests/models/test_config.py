@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from rearec.fields import settings
 from rearec.models import ReaRecConfig
-from rearec.models.config import MOST_ENSEMBLE_STEPS, MOST_HEAD_WIDTH
+from rearec.models.config import BACKBONES, METHODS, MOST_ENSEMBLE_STEPS, MOST_HEAD_WIDTH
+from rearec.training import TrainingOptions
 from rearec_kernels import ReasoningCache, cached_reason_attention, ensemble_reasoning_loss
 
 
@@ -121,6 +123,13 @@ def test_what_the_kernels_cannot_compute_is_refused() -> None:
     with pytest.raises(ValueError, match="steps: got 64, expected at most 63 with the method erl"):
         ReaRecConfig(7, method="erl", steps=64)
     assert ReaRecConfig(7, method="erl", steps=63).steps == ReaRecConfig(7, steps=64).steps - 1
+
+
+def test_who_reads_a_setting_exists() -> None:
+    for said in (*settings(ReaRecConfig).values(), *settings(TrainingOptions).values()):
+        assert set(said.backbones or BACKBONES[:1]) <= set(BACKBONES), said.name
+        assert set(said.methods or METHODS[:1]) <= set(METHODS), said.name
+    assert settings(ReaRecConfig)["steps"].methods == ("naive", "rpe", "erl", "prl")
 
 
 def test_the_limits_are_those_of_the_kernels() -> None:
