@@ -53,7 +53,7 @@ def prepare(
 ) -> None:
     """Turn interactions into a prepared dataset: ids are opaque tokens, nothing is filtered unless asked.
 
-    The paper's datasets: 'prepare amazon2023 Software.jsonl.gz meta_Software.jsonl.gz --preset software', the same with
+    The paper's datasets: 'prepare amazon2023 Software.jsonl meta_Software.jsonl --preset software', the same with
     the three 5-core csv files instead of the reviews, and 'prepare yelp' with the review and the business file.
 
     Ends with the statistics of Table 1 of the paper, the floors to beat (popularity and a first-order Markov chain, on

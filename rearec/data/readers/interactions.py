@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.dataset import ranges
-from rearec.data.tables.times import Times
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from rearec.data.tables.times import Times
 
 __all__ = ["HistoryRows", "Interactions", "Place", "Reading", "Vocabulary"]
 
@@ -34,6 +38,8 @@ class Vocabulary:
 
     def encode_series(self, tokens: pl.Series) -> NDArray[np.int32]:
         """The same for a polars series of strings without nulls; Python work only per distinct token."""
+        import polars as pl  # here: a generated dataset is assembled without any table
+
         unique = tokens.unique(maintain_order=True)
         return tokens.replace_strict(unique, pl.Series(self.encode(unique)), return_dtype=pl.Int32).to_numpy().copy()
 
