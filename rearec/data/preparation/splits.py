@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from rearec.data.dataset import ranges
 from rearec.data.preparation.filters import time_order
 from rearec.data.readers.interactions import HistoryRows, Interactions
-from rearec.data.tables.times import Times, parse_threshold
 from rearec.errors import UserError
+
+if TYPE_CHECKING:
+    from rearec.data.tables.times import Times
 
 __all__ = [
     "TRAIN",
@@ -96,6 +99,8 @@ def by_timestamp(interactions: Interactions, valid_from: str, test_from: str) ->
     Raises:
         UserError: there are no timestamps, or a threshold is no timestamp, or they are in the wrong order.
     """
+    from rearec.data.tables.times import parse_threshold  # here: the other splits need no polars
+
     times = _times_of(interactions)
     valid = parse_threshold(valid_from, times.unit, "--valid-from")
     test = parse_threshold(test_from, times.unit, "--test-from")
