@@ -238,7 +238,10 @@ def test_bad_arguments(change: Callable[[LayerStack], LayerStack], message: str)
         ({"steps": 1.0}, "steps must be an int"),
         ({"layers": 3}, "got int"),
         ({"rows": torch.arange(4)}, r"rows must be a PrefixRows, got torch.int64 \[4\]"),
-        ({"keys": torch.zeros(2, 4, 3, 2, 8)}, r"keys must be a list of tensors, one per layer, got torch.float32 \[2, 4"),
+        (
+            {"keys": torch.zeros(2, 4, 3, 2, 8)},
+            r"keys must be a list of tensors, one per layer, got torch.float32",
+        ),
         ({"values": None}, "values must be a list of tensors, one per layer, got NoneType"),
     ],
 )
