@@ -79,15 +79,7 @@ def dropout_add_layer_norm(
     added = None if residual is None else residual.reshape(-1, width).float().contiguous()
     mask_seed = seed_tensor(_NAME, seed, x.device) if drops else None
     out, _ = torch.ops.rearec.dropout_add_layer_norm(
-        rows,
-        added,
-        weight.contiguous(),
-        bias.contiguous(),
-        eps,
-        dropout_p,
-        output_dropout_p,
-        mask_seed,
-        backend,
+        rows, added, weight.contiguous(), bias.contiguous(), eps, dropout_p, output_dropout_p, mask_seed, backend
     )
     return out.view(x.shape)
 
