@@ -48,13 +48,15 @@ def as_int(op: str, name: str, x: object, least: int | None = None) -> int:
     """x as a Python int of at least `least`; a NumPy integer is an int too, a bool is not.
 
     Raises:
-        TypeError: it is not an int; ValueError: it is too small.
+        TypeError: it is not an int; ValueError: it is too small, or does not fit into 64 bits.
     """
     if not isinstance(x, int | numbers.Integral) or isinstance(x, bool):
         raise TypeError(f"{op}: {name} must be an int, got {describe(x)}")
     number = x if isinstance(x, int) else int(x)
     if least is not None and number < least:
         raise ValueError(f"{op}: {name} must be at least {least}, got {number}")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{op}: {name} must fit into a signed 64-bit integer, got {number}")
     return number
 
 

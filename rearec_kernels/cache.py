@@ -11,7 +11,7 @@ from torch import Tensor
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, check_prefix, describe
 from rearec_kernels.ops.arguments import Rows
-from rearec_kernels.rows import PrefixRows, RowIndex
+from rearec_kernels.rows import PrefixRows, RowIndex, index_of
 from rearec_kernels.tokens import ReasoningTokens
 
 
@@ -90,11 +90,7 @@ class ReasoningCache:
             max_tokens = as_int("ReasoningCache", "max_tokens", max_tokens, least=1)
         except (TypeError, ValueError):
             raise ValueError(f"ReasoningCache: max_tokens must be an int of at least 1, got {max_tokens!r}") from None
-        if rows is None:
-            rows = PrefixRows()
-        if not isinstance(rows, PrefixRows):
-            raise TypeError(f"ReasoningCache: rows must be a PrefixRows, got {describe(rows)}")
-        return ReasoningCache(k, v, rows.index(k.shape[0], k.shape[1], k.device), max_tokens)
+        return ReasoningCache(k, v, index_of("ReasoningCache", rows, k), max_tokens)
 
     def __copy__(self) -> ReasoningCache:
         copied = ReasoningCache(self.prefix_k, self.prefix_v, self.index, self.max_tokens)

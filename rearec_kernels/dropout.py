@@ -31,6 +31,4 @@ def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Ten
             )
         return seed.clone().view(1)  # a backward pass reads it again, whatever becomes of the caller's
     number = as_int(op, "seed", seed)
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{op}: seed must fit into a signed 64-bit integer, got {seed}")
     return torch.full((1,), number, dtype=torch.int64, device=device)  # a copy from the host would wait for the device

@@ -76,10 +76,10 @@ def dropout_add_layer_norm(
         return implementation(backend, "layer_norm", _NAME)(arguments)
     width = weight.shape[0]
     rows = (x if x.dtype in (torch.float32, torch.bfloat16) else x.float()).reshape(-1, width).contiguous()
-    others = None if residual is None else residual.reshape(-1, width).float().contiguous()
+    added = None if residual is None else residual.reshape(-1, width).float().contiguous()
     mask_seed = seed_tensor(_NAME, seed, x.device) if drops else None
     out, _ = torch.ops.rearec.dropout_add_layer_norm(
-        rows, others, weight.contiguous(), bias.contiguous(), eps, dropout_p, output_dropout_p, mask_seed, backend
+        rows, added, weight.contiguous(), bias.contiguous(), eps, dropout_p, output_dropout_p, mask_seed, backend
     )
     return out.view(x.shape)
 

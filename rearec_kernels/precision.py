@@ -43,8 +43,8 @@ def operand_dtype(first: Tensor, second: Tensor) -> torch.dtype:
     return first.dtype if first.dtype == second.dtype else accumulate_dtype(first, second)
 
 
-def as_operand(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
-    """x as an operand of a product that accumulates in `dtype`: rounded to bfloat16 first under "bf16"."""
+def rounded(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`, that of the sums of a product; its values rounded to bfloat16 first under "bf16"."""
     return x.to(torch.bfloat16).to(dtype) if precision == "bf16" else x.to(dtype)
 
 

@@ -11,7 +11,7 @@ import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, check_floating, check_prefix, describe, refuse_tangents
 from rearec_kernels.dispatch import resolve_backend
 from rearec_kernels.layer_weights import PreparedLayers
-from rearec_kernels.rows import PrefixRows
+from rearec_kernels.rows import PrefixRows, index_of
 
 _NAME = "reasoning_rollout"
 
@@ -74,7 +74,7 @@ def reasoning_rollout(
             raise ValueError(
                 f"{_NAME}: {name} is {x.dtype} on {x.device}, the layers are {layers.dtype} on {layers.device}"
             )
-    index = (PrefixRows() if rows is None else rows).index(prefix.shape[0], prefix.shape[1], prefix.device)
+    index = index_of(_NAME, rows, prefix)
     if index.start.shape[0] != hidden.shape[0]:
         raise ValueError(f"{_NAME}: hidden has {hidden.shape[0]} rows, the prefix is seen by {index.start.shape[0]}")
     tensors = [hidden, *keys, *values, *layers.tensors()]
@@ -91,6 +91,9 @@ def reasoning_rollout(
 def _check_prefixes(keys: Sequence[Tensor], values: Sequence[Tensor], layers: PreparedLayers, width: int) -> Tensor:
     """K of the first layer, after whose shape all others are."""
     count = len(layers.layers)
+    for name, x in (("keys", keys), ("values", values)):
+        if not isinstance(x, list | tuple):
+            raise TypeError(f"{_NAME}: {name} must be a list of tensors, one per layer, got {describe(x)}")
     if len(keys) != count or len(values) != count:
         raise ValueError(
             f"{_NAME}: keys and values must be one tensor per layer, {count}, got {len(keys)} and {len(values)}"

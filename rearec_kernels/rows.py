@@ -70,7 +70,7 @@ class PrefixRows:
     def index(self, prefixes: int, slots: int, device: torch.device) -> RowIndex:
         """The rows against S = `prefixes` prefixes of C = `slots` slots; computed once and kept."""
         for known_prefixes, known_slots, index in self._indices:
-            if known_prefixes == prefixes and known_slots == slots:
+            if known_prefixes == prefixes and known_slots == slots and index.start.device == device:
                 return index
         index = self._resolve(prefixes, slots, device)
         self._indices.append((prefixes, slots, index))
@@ -88,3 +88,15 @@ class PrefixRows:
             if x is not None and x.device != device:
                 raise ValueError(f"PrefixRows: {name} is on {x.device}, the prefix on {device}")
         return RowIndex(*torch.ops.rearec.prefix_rows(*self._given.values(), prefixes, slots))
+
+
+def index_of(op: str, rows: PrefixRows | None, prefix: Tensor) -> RowIndex:
+    """The index of `rows`, where None means that row r sees all of prefix r, against K or V [S, C, Hkv, D] of prefixes.
+
+    Raises:
+        TypeError: `rows` is something else; ValueError: as PrefixRows says.
+    """
+    rows = PrefixRows() if rows is None else rows
+    if not isinstance(rows, PrefixRows):
+        raise TypeError(f"{op}: rows must be a PrefixRows, got {describe(rows)}")
+    return rows.index(prefix.shape[0], prefix.shape[1], prefix.device)

@@ -3,7 +3,8 @@
 // tuple, a list (lists.h) is a list.
 //
 // So a new argument is a new member of the kernel's struct and a new value in the caller's tuple: nothing here and
-// nothing in the bindings names it. The number of values is checked, and bool, int and float are told apart.
+// nothing in the bindings names it. The number of values is checked, and their types: no int for a bool, no float for an
+// int.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -51,9 +52,15 @@ auto takes(std::index_sequence<kIndex...>) -> decltype(Struct{(static_cast<void>
 template <class Struct>
 void takes(...);
 
-template <class Struct, size_t kMost = 32>
+template <class Struct, size_t kCount>
+constexpr bool has_members = std::is_same_v<decltype(takes<Struct>(std::make_index_sequence<kCount>{})), bool>;
+
+constexpr size_t kMostMembers = 32;
+
+template <class Struct, size_t kMost = kMostMembers>
 constexpr size_t count_members() {
-  if constexpr (std::is_same_v<decltype(takes<Struct>(std::make_index_sequence<kMost>{})), bool>)
+  static_assert(!has_members<Struct, kMostMembers + 1>, "a struct with more members: raise kMostMembers");
+  if constexpr (has_members<Struct, kMost>)
     return kMost;
   else
     return count_members<Struct, kMost - 1>();

@@ -8,13 +8,13 @@ from torch import Tensor
 from rearec_kernels import native
 from rearec_kernels.addresses import (
     DTYPES,
-    prefix_operand,
-    rows_operand,
-    segment_operand,
-    segment_operands,
-    shape_operand,
+    prefix_tuple,
+    rows_tuple,
+    segment_tuple,
+    segment_tuples,
+    shape_tuple,
     split_tokens,
-    step_operands,
+    step_tuples,
 )
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.dropout import seed_bits
@@ -31,10 +31,10 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     prefix_probs = torch.empty((kept_rows, heads, queries, kept_slots), dtype=torch.float32, device="cpu")
     token_probs = torch.empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32, device="cpu")
     native.C.attention_forward(
-        shape_operand(q, args.prefix_k, tokens, args.scale),
-        prefix_operand(args.prefix_k, args.prefix_v),
-        rows_operand(*rows),
-        segment_operands(args.token_k, args.token_v),
+        shape_tuple(q, args.prefix_k, tokens, args.scale),
+        prefix_tuple(args.prefix_k, args.prefix_v),
+        rows_tuple(*rows),
+        segment_tuples(args.token_k, args.token_v),
         args.dropout_p, seed_bits(args.seed), q.data_ptr(), 0, 0,
         out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
@@ -46,10 +46,10 @@ def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
     tokens = length + q.shape[1]
     out = torch.empty_like(q)
     native.C.attention_forward(
-        shape_operand(q, prefix_k, tokens, scale),
-        prefix_operand(prefix_k, prefix_v),
-        rows_operand(*rows),
-        [segment_operand(token_k, token_v, tokens)],
+        shape_tuple(q, prefix_k, tokens, scale),
+        prefix_tuple(prefix_k, prefix_v),
+        rows_tuple(*rows),
+        [segment_tuple(token_k, token_v, tokens)],
         dropout_p, seed_bits(seed), q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), 0, 0,
         torch.get_num_threads(),
     )  # fmt: skip
@@ -63,10 +63,10 @@ def attention_backward(args: AttentionBackward, rows: Rows) -> tuple[Tensor, lis
     grad_k = torch.empty((q.shape[0], tokens, *args.prefix_k.shape[2:]), dtype=q.dtype, device="cpu")
     grad_v = torch.empty_like(grad_k)
     native.C.attention_backward(
-        shape_operand(q, args.prefix_k, tokens, args.scale),
-        prefix_operand(args.prefix_k, args.prefix_v),
-        rows_operand(*rows),
-        segment_operands(args.token_k, args.token_v),
+        shape_tuple(q, args.prefix_k, tokens, args.scale),
+        prefix_tuple(args.prefix_k, args.prefix_v),
+        rows_tuple(*rows),
+        segment_tuples(args.token_k, args.token_v),
         args.dropout_p, q.data_ptr(), args.grad_out.data_ptr(), args.prefix_probs.data_ptr(),
         args.token_probs.data_ptr(), grad_q.data_ptr(), dscores.data_ptr(), grad_k.data_ptr(), grad_v.data_ptr(),
         torch.get_num_threads(),
@@ -78,8 +78,8 @@ def attention_prefix_gradient(args: PrefixGradient, rows: Rows) -> tuple[Tensor,
     prefixes, slots, kv_heads, width = args.prefix_k.shape
     grad_k, grad_v = (empty(x.shape, x.dtype) for x in (args.prefix_k, args.prefix_v))
     native.C.attention_prefix_gradient(
-        DTYPES[args.prefix_k.dtype], step_operands(args.dscores, args.probs, args.q, args.grad_out),
-        rows_operand(*rows), args.offsets.data_ptr(), prefixes, slots, args.q[0].shape[2], kv_heads, width,
+        DTYPES[args.prefix_k.dtype], step_tuples(args.dscores, args.probs, args.q, args.grad_out),
+        rows_tuple(*rows), args.offsets.data_ptr(), prefixes, slots, args.q[0].shape[2], kv_heads, width,
         grad_k.data_ptr(), grad_v.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return grad_k, grad_v

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.precision import as_operand
+from rearec_kernels import precision as precisions
 
 WHOLE_MATRIX = 2**22
 
@@ -30,7 +30,7 @@ def padded_logits(items: int) -> int:
 
 def rounded(x: Tensor, precision: str) -> Tensor:
     """float32, rounded to bfloat16 before where the precision says so."""
-    return as_operand(x, precision, torch.float32)
+    return precisions.rounded(x, precision, torch.float32)
 
 
 def slice_address(x: Tensor, chunk: slice) -> int:

@@ -149,15 +149,15 @@ def catalog_rank(args: Rank) -> Tensor:
         for chunk in even_chunks(rows, largest):
             addresses = [slice_address(x, chunk) for x in (sorted_target, target_scores, half_counts)]
             item = sorted_target[chunk]
-            own_block = item // scores.columns
-            own = own_block.unique().tolist()
-            others = [index for index in range(scores.count) if index != own[-1]]
-            for position, index in enumerate(own + others):
+            block_of_row = item // scores.columns
+            target_blocks = block_of_row.unique().tolist()
+            rest = [index for index in range(scores.count) if index != target_blocks[-1]]
+            for position, index in enumerate(target_blocks + rest):
                 block, first = scores.block(h[chunk], index)
-                if position < len(own):
-                    here = own_block == index
+                if position < len(target_blocks):
+                    here = block_of_row == index
                     target_scores[chunk][here] = block[here, item[here] - first]
-                if position >= len(own) - 1:
+                if position >= len(target_blocks) - 1:
                     native.C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
     ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
     return torch.empty_like(ranks).index_copy_(0, order, ranks)

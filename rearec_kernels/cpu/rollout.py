@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.addresses import prefix_operand, rows_operand
+from rearec_kernels.addresses import prefix_tuple, rows_tuple
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.layer_weights import LayerWeights
 from rearec_kernels.ops.arguments import Rollout, Rows
@@ -33,8 +33,8 @@ def rollout(args: Rollout, rows: Rows) -> Tensor:
     native.C.rollout(
         (len(args.keys), args.heads, width // args.heads, args.ffn, args.norm_eps),
         packed.data_ptr(), 0 if positions is None else positions.data_ptr(),
-        [prefix_operand(k, v) for k, v in zip(args.keys, args.values, strict=True)],
-        rows_operand(*rows),
+        [prefix_tuple(k, v) for k, v in zip(args.keys, args.values, strict=True)],
+        rows_tuple(*rows),
         args.steps, args.hidden.data_ptr(), states.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return states

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.addresses import matrix_operand
+from rearec_kernels.addresses import matrix_tuple
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.cpu.softmax import (
     EVERYONE,
@@ -54,8 +54,8 @@ class TiledSoftmax(SoftmaxOverItems):
 
     def _call(self, kernel: Any, passes: Passes, arguments: tuple[object, ...]) -> None:
         softmax = (
-            matrix_operand(self.rows),
-            matrix_operand(self.table),
+            matrix_tuple(self.rows),
+            matrix_tuple(self.table),
             _gradient_address(self.grad_rows),
             _gradient_address(self.grad_table),
             self.target.shape[0],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.addresses import matrix_operand
+from rearec_kernels.addresses import matrix_tuple
 from rearec_kernels.cpu.chunks import even_chunks, slice_address
 from rearec_kernels.cpu.memory import empty
 
@@ -30,7 +30,7 @@ def pack(weight: Tensor, precision: str) -> list[Tensor]:
     packed = [torch.empty((blocks, depth * block * _DEPTH), dtype=torch.bfloat16, device="cpu")]
     if precision == "fp32":
         packed += [torch.empty((blocks, 2, block), dtype=torch.float32, device="cpu"), _center(weight)]
-    native.AMX.pack_items(_tiles_argument(packed, weight), matrix_operand(weight), torch.get_num_threads())
+    native.AMX.pack_items(_tiles_argument(packed, weight), matrix_tuple(weight), torch.get_num_threads())
     return packed
 
 
@@ -91,7 +91,7 @@ def topk(
     for chunk in chunks:
         best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
         scored = native.AMX.topk(
-            slice_address(h, chunk), _tiles_argument(packed, weight), matrix_operand(weight), exclusion_of(chunk),
+            slice_address(h, chunk), _tiles_argument(packed, weight), matrix_tuple(weight), exclusion_of(chunk),
             row_tiles, candidates, best, slice_address(proven, chunk), parts,
         )  # fmt: skip
         if scored < 0:

@@ -10,13 +10,13 @@ from torch import Tensor
 from rearec_kernels import native
 from rearec_kernels.addresses import (
     DTYPES,
-    prefix_operand,
-    rows_operand,
-    segment_operand,
-    segment_operands,
-    shape_operand,
+    prefix_tuple,
+    rows_tuple,
+    segment_tuple,
+    segment_tuples,
+    shape_tuple,
     split_tokens,
-    step_operands,
+    step_tuples,
 )
 from rearec_kernels.cuda import stream
 from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
@@ -36,10 +36,10 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
     stream.launch(
         native.CUDA.attention_forward, q.device,
-        shape_operand(q, prefix_k, tokens, args.scale),
-        prefix_operand(prefix_k, args.prefix_v),
-        rows_operand(*rows), prefix_k.shape[0],
-        segment_operands(token_k, token_v), _NO_APPENDED_TOKENS,
+        shape_tuple(q, prefix_k, tokens, args.scale),
+        prefix_tuple(prefix_k, args.prefix_v),
+        rows_tuple(*rows), prefix_k.shape[0],
+        segment_tuples(token_k, token_v), _NO_APPENDED_TOKENS,
         (args.dropout_p, 0 if args.seed is None else args.seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
     )  # fmt: skip
@@ -51,16 +51,16 @@ def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
     queries = q.shape[1]
     out = torch.empty_like(q)
     # What is appended is read where it comes from: no thread reads what another one writes.
-    segments = [segment_operand(token_k, token_v, length)] if length > 0 else []
+    segments = [segment_tuple(token_k, token_v, length)] if length > 0 else []
     append = (
         k.data_ptr(), v.data_ptr(), token_k.data_ptr(), token_v.data_ptr(), token_k.stride(0), token_k.stride(1),
     )  # fmt: skip
     stream.launch(
         native.CUDA.attention_forward, q.device,
-        shape_operand(q, prefix_k, length + queries, scale),
-        prefix_operand(prefix_k, prefix_v),
-        rows_operand(*rows), prefix_k.shape[0],
-        [*segments, segment_operand(k, v, queries)], append,
+        shape_tuple(q, prefix_k, length + queries, scale),
+        prefix_tuple(prefix_k, prefix_v),
+        rows_tuple(*rows), prefix_k.shape[0],
+        [*segments, segment_tuple(k, v, queries)], append,
         (dropout_p, 0 if seed is None else seed.data_ptr()),
         q.data_ptr(), out.data_ptr(), 0, 0,
     )  # fmt: skip
@@ -77,10 +77,10 @@ def attention_backward(args: AttentionBackward, rows: Rows) -> tuple[Tensor, lis
     )
     stream.launch(
         native.CUDA.attention_backward, q.device,
-        shape_operand(q, prefix_k, token_probs.shape[3], args.scale),
-        prefix_operand(prefix_k, args.prefix_v),
-        rows_operand(*rows), prefix_k.shape[0],
-        segment_operands(few_k, few_v), segment_operands(grad_k, grad_v),
+        shape_tuple(q, prefix_k, token_probs.shape[3], args.scale),
+        prefix_tuple(prefix_k, args.prefix_v),
+        rows_tuple(*rows), prefix_k.shape[0],
+        segment_tuples(few_k, few_v), segment_tuples(grad_k, grad_v),
         (args.dropout_p, 0), q.data_ptr(), args.grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
         grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
     )  # fmt: skip
@@ -99,8 +99,8 @@ def attention_prefix_gradient(args: PrefixGradient, rows: Rows) -> tuple[Tensor,
         q, grad_out = ([torch.cat(list(x), dim=1)] for x in (q, grad_out))
     stream.launch(
         native.CUDA.attention_prefix_gradient, prefix_k.device,
-        DTYPES[prefix_k.dtype], step_operands(dscores, probs, q, grad_out),
-        rows_operand(*rows), args.offsets.data_ptr(),
+        DTYPES[prefix_k.dtype], step_tuples(dscores, probs, q, grad_out),
+        rows_tuple(*rows), args.offsets.data_ptr(),
         prefixes, slots, q[0].shape[2], kv_heads, width, grad_k.data_ptr(), grad_v.data_ptr(),
     )  # fmt: skip
     return grad_k, grad_v

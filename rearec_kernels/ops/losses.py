@@ -111,11 +111,11 @@ def scaled_gradients(args: ScaledGradients) -> tuple[Tensor, Tensor]:
 
 
 def _scalar_loss_setup(ctx: Any, output: tuple[Tensor, ...], loss: Loss, needed: Needed) -> None:
-    _, *others = output
-    *_, first_gradient, second_gradient = others
+    _, *rest = output  # the loss itself comes first
+    *_, first_gradient, second_gradient = rest
     ctx.save_for_backward(*_differentiated(loss), first_gradient, second_gradient)
     ctx.needed = needed
-    ctx.mark_non_differentiable(*others)
+    ctx.mark_non_differentiable(*rest)
 
 
 # Not public; where it is missing, gradients are always copied.
@@ -165,15 +165,15 @@ def _define_row_loss(name: str, record: type[Any], differentiable: Sequence[str]
         _, statistics = output
         ctx.is_tensor = [isinstance(x, Tensor) for x in loss]
         ctx.save_for_backward(statistics, *[x for x in loss if isinstance(x, Tensor)])
-        ctx.others = [None if isinstance(x, Tensor) else x for x in loss]
+        ctx.without_tensors = [None if isinstance(x, Tensor) else x for x in loss]
         ctx.mark_non_differentiable(statistics)
 
     def backward(ctx: Any, upstream: Tensor, _: Any) -> list[Tensor | None]:
         statistics, *saved = ctx.saved_tensors
         tensors = iter(saved)
-        given = zip(ctx.others, ctx.is_tensor, strict=True)
+        given = zip(ctx.without_tensors, ctx.is_tensor, strict=True)
         loss = record(*[next(tensors) if is_tensor else x for x, is_tensor in given])
-        first, second, *_others = ctx.needs_input_grad
+        first, second, *_ = ctx.needs_input_grad
         needed, known = Needed(first, second), RowGradients(upstream.contiguous(), statistics)
         gradients = call_backward_op(f"{name}_rows_backward", ctx.backend, known, loss, needed)
         return [g if need else None for g, need in zip(gradients, needed, strict=True)]

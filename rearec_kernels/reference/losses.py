@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
 from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
-from rearec_kernels.precision import accumulate_dtype, as_operand, ieee_products
+from rearec_kernels.precision import accumulate_dtype, ieee_products, rounded
 from rearec_kernels.reference.products import operands, product, row_chunks
 
 
@@ -70,7 +70,7 @@ def annealed_cross_entropy_rows_backward(
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
             p = _log_softmax(product(h[rows], e.T, loss.precision), statistics[rows], tau[:, None]).exp_()
             one_hot = _one_hot(loss.target[rows], valid[rows], e.shape[0], dtype)
-            dlogits = as_operand(coefficient[rows, :, None] * (p - one_hot), loss.precision, dtype)
+            dlogits = rounded(coefficient[rows, :, None] * (p - one_hot), loss.precision, dtype)
             if needed.first:
                 grad_hidden[rows] = product(dlogits, e, loss.precision)
             if needed.second:
@@ -113,7 +113,7 @@ def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Te
             kl += spread.squeeze(-1).sum(1).masked_fill(~valid[rows], 0.0).sum() / pairs
             dz = (mean_log_p.exp() - one_hot) / steps - (loss.kl_weight / pairs) * kl_gradient
             dz = dz.masked_fill(~valid[rows, None, None], 0.0) / count
-            dlogits = as_operand(dz / loss.temperature, loss.precision, dtype)
+            dlogits = rounded(dz / loss.temperature, loss.precision, dtype)
             if needed.first:
                 grad_hidden[rows] = product(dlogits, e, loss.precision)
             if needed.second:
@@ -165,7 +165,7 @@ def reasoning_info_nce_rows_backward(known: RowGradients, loss: InfoNCE, needed:
             s = _similarities(u, v, rows, loss.row_group, loss.precision)
             p = _log_softmax(s, known.statistics[rows], loss.temperature).exp_()
             one_hot = (row[rows, None, None] == row).to(dtype)
-            ds = as_operand(known.upstream[rows, :, None] * (p - one_hot) / loss.temperature, loss.precision, dtype)
+            ds = rounded(known.upstream[rows, :, None] * (p - one_hot) / loss.temperature, loss.precision, dtype)
             if needed.first:
                 grad_noised[rows] = product(ds.transpose(0, 1), v.transpose(0, 1), loss.precision).transpose(0, 1)
             if needed.second:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rearec_kernels.precision import accumulate_dtype, as_operand
+from rearec_kernels.precision import accumulate_dtype, rounded
 
 CHUNK_LOGITS = 2**22
 
@@ -24,7 +24,7 @@ def operands(
     # Ignored rows are zeroed, not left out: which they are is not known without waiting for the device.
     if valid is not None:
         first = first.masked_fill(~valid[:, None, None], 0.0)
-    return as_operand(first, precision, dtype), as_operand(second, precision, dtype), dtype
+    return rounded(first, precision, dtype), rounded(second, precision, dtype), dtype
 
 
 def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
@@ -37,5 +37,5 @@ def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
 
 
 def _two_parts(x: Tensor) -> tuple[Tensor, Tensor]:
-    rounded = x.to(torch.bfloat16).to(x.dtype)
-    return rounded, (x - rounded).to(torch.bfloat16).to(x.dtype)
+    large = x.to(torch.bfloat16).to(x.dtype)
+    return large, (x - large).to(torch.bfloat16).to(x.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rearec_kernels.addresses import segment_operand, split_tokens
+from rearec_kernels.addresses import segment_tuple, split_tokens
 from rearec_kernels.dropout import dropout_threshold
 from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
 from rearec_kernels.triton import attention_kernels as kernels
@@ -100,7 +100,7 @@ def _concatenated(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 def _strides(prefix_k: Tensor, prefix_v: Tensor, token_k: Tensor, token_v: Tensor) -> tuple[int, ...]:
     """Of the prefix's K, its V, and the tokens, whose heads are dense."""
-    row_stride, token_stride = segment_operand(token_k, token_v, token_k.shape[1])[2:4]
+    row_stride, token_stride = segment_tuple(token_k, token_v, token_k.shape[1])[2:4]
     return (*prefix_k.stride()[:3], *prefix_v.stride()[:3], row_stride, token_stride)
 
 

@@ -42,8 +42,8 @@ def _state_logits(
     if DEPTH >= WIDTH:
         table = tl.trans(load_tile(table_ptr, WIDTH, first_item, item_kept, tl.arange(0, DEPTH), WIDTH))
         for t in tl.static_range(STATES):
-            nothing = tl.zeros((row_kept.shape[0], item_kept.shape[0]), tl.float32)
-            logits = logits + (product(states[t], table, nothing, PRECISION),)
+            zeros = tl.zeros((row_kept.shape[0], item_kept.shape[0]), tl.float32)
+            logits = logits + (product(states[t], table, zeros, PRECISION),)
     else:
         for t in tl.static_range(STATES):
             z, _ = held_product(

@@ -126,6 +126,16 @@ def test_rows(arguments: dict[str, Any], error: type[Exception], message: str) -
         ReasoningCache.from_prefix(k, v, max_tokens=1, rows=PrefixRows(**arguments))
 
 
+def test_rows_that_are_used_on_two_devices() -> None:
+    k, on_meta = torch.zeros(3, 4, 2, 8), torch.zeros(3, 4, 2, 8, device="meta")
+    rows, given = PrefixRows(), PrefixRows(end=torch.tensor([1, 2, 3]))
+    for x in (k, on_meta, k):
+        assert ReasoningCache.from_prefix(x, x, max_tokens=1, rows=rows).index.start.device == x.device
+    ReasoningCache.from_prefix(k, k, max_tokens=1, rows=given)
+    with pytest.raises(ValueError, match="end is on cpu, the prefix on meta"):
+        ReasoningCache.from_prefix(on_meta, on_meta, max_tokens=1, rows=given)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_valid_rows_are_grouped_by_prefix(data: st.DataObject) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,19 @@ def test_what_torch_computes_as_well_is_no_refusal(every_backend_runs: None) -> 
                     continue
                 with use_backend(name):
                     assert resolve_backend("dropout_add_layer_norm", torch.device("cpu"), dtype) == "reference"
+
+
+def test_a_backend_is_chosen_for_the_block_and_the_thread(every_backend_runs: None) -> None:
+    call = ("catalog_topk", torch.device("cpu"), torch.float32)
+    default = resolve_backend(*call)
+    with use_backend("reference"):
+        with pytest.raises(KeyError), use_backend("triton"):
+            assert resolve_backend(*call) == "triton"
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(resolve_backend, *call).result() == default
+            raise KeyError
+        assert resolve_backend(*call) == "reference"
+    assert resolve_backend(*call) == default == "cpu"
 
 
 def test_calls_and_sizes_that_do_not_exist() -> None:

@@ -55,6 +55,7 @@ CATALOGUE_ERRORS = [
     ({"target": TARGET.to("meta")}, ValueError, "target is on meta, hidden on cpu"),
     ({"target": torch.tensor([0, 9, 10, 0])}, IndexError, r"target\[2\] is 10, expected an item in \[0, 10\) or -100"),
     ({"target": torch.tensor([0, -1, 1, 0])}, IndexError, r"target\[1\] is -1, expected an item in \[0, 10\) or -100"),
+    ({"ignore_index": -(2**63) - 1}, ValueError, "ignore_index must fit into a signed 64-bit integer"),
     ({"temperature": 0.0}, ValueError, "temperature must be finite and above 0, got 0.0"),
     ({"temperature": float("nan")}, ValueError, "temperature must be finite and above 0, got nan"),
     ({"precision": "fp16"}, ValueError, "precision must be one of fp32, tf32, bf16, bf16x3, got 'fp16'"),

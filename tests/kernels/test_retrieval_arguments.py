@@ -64,6 +64,7 @@ def test_both(backend: str, call: Any, changes: dict[str, Any], error: type[Exce
     ("k", "error", "message"),
     [
         (0, ValueError, "k must be at least 1, got 0"),
+        (2**63, ValueError, "k must fit into a signed 64-bit integer, got 9223372036854775808"),
         (2.5, TypeError, "k must be an int, got float"),
         (True, TypeError, "k must be an int, got bool"),
     ],

@@ -233,7 +233,17 @@ def test_bad_arguments(change: Callable[[LayerStack], LayerStack], message: str)
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": -1}, "steps must be at least 0"), ({"steps": 1.0}, "steps must be an int"), ({"layers": 3}, "got int")],
+    [
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"steps": 1.0}, "steps must be an int"),
+        ({"layers": 3}, "got int"),
+        ({"rows": torch.arange(4)}, r"rows must be a PrefixRows, got torch.int64 \[4\]"),
+        (
+            {"keys": torch.zeros(2, 4, 3, 2, 8)},
+            r"keys must be a list of tensors, one per layer, got torch.float32",
+        ),
+        ({"values": None}, "values must be a list of tensors, one per layer, got NoneType"),
+    ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     problem = LayerStack.random(4).to(torch.float32)
