@@ -1,10 +1,10 @@
 """Two installs of the package on one machine, in alternation: `python benchmarks/before_after.py BEFORE AFTER`.
 
 Each is a source tree with its native module (a folder, for PYTHONPATH) or the interpreter of an environment (a file).
-A worker process of each stays alive and is asked in turn for one timed call of a case, the order reversed every other
-time; imports and `--help` are processes of their own. Where a process finds its memory moves its times by some percent
-for as long as it lives, so there are several pairs of workers: the result is the median, lowest and highest of their
-ratios of medians, after over before. Writes a json and a Markdown table beside it. Leave the machine idle meanwhile.
+For each case a worker process of each is asked in turn for one timed call, the order reversed every other time; imports
+and `--help` are processes of their own. Where a process finds its memory moves its times by some percent for as long as
+it lives, so there are several pairs of workers: the result is the median, lowest and highest of their ratios of
+medians, after over before. Writes a json and a Markdown table beside it. Leave the machine idle meanwhile.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from before_after_worker import CASES
 from measure.machine import processor_name
 
 HERE = Path(__file__).resolve().parent
+# Seconds after which the threads of the other one's worker no longer look out for work.
+PAUSE = 0.05
 COMMAND_LINE = "from rearec.cli import main; main()"
 # Arguments of the interpreter.
 PROCESSES = {
@@ -50,7 +52,7 @@ class Install:
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         if tree:
             self.environment["PYTHONPATH"] = str(tree)
-        self.worker = self._start([str(HERE / "before_after_worker.py")], stdin=subprocess.PIPE)
+        self.worker: subprocess.Popen[str] | None = None
 
     def seconds(self, case: str) -> float:
         if case in PROCESSES:
@@ -58,7 +60,10 @@ class Install:
             if self._start(PROCESSES[case]).wait():
                 raise SystemExit(f"before_after.py: {case}: failed with {self.python}")
             return time.perf_counter() - begin
+        if self.worker is None:
+            self.worker = self._start([str(HERE / "before_after_worker.py")], stdin=subprocess.PIPE)
         assert self.worker.stdin is not None and self.worker.stdout is not None
+        time.sleep(PAUSE)
         print(case, file=self.worker.stdin, flush=True)
         answer = self.worker.stdout.readline()
         if not answer:
@@ -68,9 +73,10 @@ class Install:
         return float(answer)
 
     def stop(self) -> None:
-        assert self.worker.stdin is not None
-        self.worker.stdin.close()
-        self.worker.wait()
+        """Ends the worker; the next call starts another."""
+        if self.worker is not None:
+            self.worker.communicate()
+            self.worker = None
 
     def _start(self, arguments: list[str], **options: Any) -> subprocess.Popen[str]:
         command = [self.python, *arguments]
@@ -132,9 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
                 for turn in range(options.runs):
                     for which in order[:: -1 if turn % 2 else 1]:
                         times[which][-1].append(installs[which].seconds(case))
+                for install in installs.values():
+                    install.stop()
                 print(f"pair {pair + 1}, {case}: {ratios(times)[-1]:.3f}", file=sys.stderr, flush=True)
-            for install in installs.values():
-                install.stop()
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": processor_name(),
