@@ -14,7 +14,7 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,14 @@ def _is_count(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items of a model: ``item_ids[n]`` is the source's token of item n, ``popularity[n]`` its training count."""
+    """The items of a model: ``item_ids[n]`` is the source's token of item n, ``popularity[n]`` its training count.
+
+    titles: of each item, None where it has none; None without titles.
+    """
 
     item_ids: list[str]
     popularity: list[int]
+    titles: list[str | None] | None = None
 
 
 class RunFolder:
@@ -91,7 +95,7 @@ class RunFolder:
         self.checkpoints.mkdir()
         write_aside(
             self.catalog_file,
-            json.dumps({"item_ids": catalog.item_ids, "popularity": catalog.popularity}, ensure_ascii=False) + "\n",
+            json.dumps(asdict(catalog), ensure_ascii=False) + "\n",
         )
 
     def options(self) -> dict[str, Any]:
@@ -132,7 +136,14 @@ class RunFolder:
             raise UserError(f"{self.catalog_file}: damaged: item_ids and popularity of equal length were expected")
         if not all(isinstance(item, str) for item in item_ids) or not all(map(_is_count, popularity)):
             raise UserError(f"{self.catalog_file}: damaged: item_ids must be texts, popularity counts")
-        return Catalog(item_ids, popularity)
+        titles = fields.get("titles")
+        if titles is not None and (
+            not isinstance(titles, list)
+            or len(titles) != len(item_ids)
+            or not all(isinstance(title, str | None) for title in titles)
+        ):
+            raise UserError(f"{self.catalog_file}: damaged: titles must be a text or null for each item")
+        return Catalog(item_ids, popularity, titles)
 
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one for each epoch that has ended."""

@@ -17,6 +17,7 @@ PACKAGES = ("rearec", "rearec_kernels")
 FLOORS = (
     "rearec",  # names of all floors, resolved when they are first used
     "rearec.cli",
+    "rearec.facade",
     "rearec.experiments",
     "rearec.analysis",
     "rearec.training",

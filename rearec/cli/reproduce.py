@@ -13,9 +13,10 @@ from rearec.cli.options import unset_options, with_options
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
 from rearec.experiments import ARTEFACTS
-from rearec.experiments.presets import check_names, parse_settings, usual_setting
+from rearec.experiments.named_settings import check_names, parse_settings
 from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
+from rearec.training.presets import usual_setting
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal

@@ -10,10 +10,11 @@ from typing import Any
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import SeenItems, seen_items
-from rearec.experiments.presets import best_settings, check_names, relevant
+from rearec.experiments.named_settings import check_names
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions
+from rearec.training.presets import best_settings, relevant
 
 __all__ = ["Plan", "settings_of"]
 
@@ -28,7 +29,7 @@ class Plan:
     """The choices that hold for all tables and figures of one call.
 
     dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
-    seeds: how many; they are first_seed and those after it. settings: what differs from `rearec.experiments.presets`,
+    seeds: how many; they are first_seed and those after it. settings: what differs from `rearec.training.presets`,
     by field. search_settings: how many settings the search tries for each method.
 
     Raises:

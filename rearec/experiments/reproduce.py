@@ -75,7 +75,7 @@ def reproduce(
         out: folder for the pages, NAME.md with its csv and PNG files, and ``runs/``.
         backbones, methods: instead of each table's and figure's own.
         seeds: how many; they are ``first_seed`` and those after it.
-        settings: fields of `ReaRecConfig` and `TrainingOptions` that differ from `rearec.experiments.presets`.
+        settings: fields of `ReaRecConfig` and `TrainingOptions` that differ from `rearec.training.presets`.
         search_settings: settings that the search tries for each method.
         jobs, threads, budget_minutes, on_progress: as `train_all`.
         device: where to train and to evaluate.

@@ -122,7 +122,7 @@ def train(
         trainer = make_trainer(recorder, options, device)
         if not continues:
             # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
-            folder.start(record, Catalog(dataset.item_ids, dataset.train_item_counts().tolist()))
+            folder.start(record, _catalog(dataset))
         with interruptible(trainer):
             trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
         model = load_best_weights(folder, module.model).to(device)
@@ -143,6 +143,11 @@ def train(
         raise UserError(f"{folder.path}: the model cannot be written: {in_one_line(error)}") from error
     write_json(folder.result_file, result)
     return result
+
+
+def _catalog(dataset: SequenceDataset) -> Catalog:
+    """What recommendations need to know of the items."""
+    return Catalog(dataset.item_ids, dataset.train_item_counts().tolist(), dataset.item_titles)
 
 
 def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:

@@ -9,7 +9,8 @@ import pytest
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.experiments.plan import Plan, settings_of
-from rearec.experiments.presets import KNOWN, best_settings, parse_settings, usual_setting
+from rearec.experiments.named_settings import parse_settings
+from rearec.training.presets import KNOWN, best_settings, usual_setting
 from rearec.models.config import BACKBONES, METHODS
 
 DATASET = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))

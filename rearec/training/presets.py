@@ -1,17 +1,21 @@
-"""Settings of experiments: the best known ones, from which all start, and those that a user names."""
+"""The presets that every training starts from: the best known settings, and the paper's."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-from rearec.errors import UserError
 from rearec.fields import settings
-from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
+from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
 
-__all__ = ["best_settings", "check_names", "parse_settings", "relevant", "usual_setting"]
+__all__ = ["PRESETS", "Preset", "best_settings", "preset_settings", "relevant", "usual_setting"]
+
+# best: what we know to be best. paper: the paper's sizes with the official code's settings, which are the defaults of
+# ReaRecConfig and TrainingOptions.
+Preset = Literal["best", "paper"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
 
 # For every training, by the fields of ReaRecConfig and TrainingOptions.
 SHARED: Mapping[str, Any] = {
@@ -48,6 +52,11 @@ def best_settings(backbone: str, method: str) -> dict[str, Any]:
     return {**SHARED, **BY_METHOD.get(method, {}), **BY_BACKBONE.get((backbone, method), {})}
 
 
+def preset_settings(preset: Preset, backbone: str, method: str) -> dict[str, Any]:
+    """The settings of a preset, by field; those not there keep the library's default, which is the paper's."""
+    return best_settings(backbone, method) if preset == "best" else {}
+
+
 def usual_setting(name: str) -> str:
     """What `best_settings` holds for all backbones and methods, as text; "best known" where they differ."""
     special = [*BY_METHOD.values(), *BY_BACKBONE.values()]
@@ -57,25 +66,3 @@ def usual_setting(name: str) -> str:
 def relevant(name: str, backbone: str, method: str) -> bool:
     """Whether a training with this backbone and method reads a setting."""
     return KNOWN[name].not_read_by(backbone, method) is None
-
-
-def check_names(backbones: Sequence[str] | None, methods: Sequence[str] | None) -> None:
-    """UserError for a backbone or a method that does not exist."""
-    for what, chosen, known in (("backbone", backbones, BACKBONES), ("method", methods, METHODS)):
-        for name in chosen or ():
-            if name not in known:
-                raise UserError(f"unknown {what} {name!r}; known are {', '.join(known)}")
-
-
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings written as name=value; UserError for any other text. Whether they exist is for the plan to say."""
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name or not value:
-            raise UserError(f"setting {text!r}: expected name=value, such as dropout=0.3")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
