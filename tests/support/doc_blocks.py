@@ -1,7 +1,7 @@
 """The code on the pages of docs/: found, run, and compared with the output that stands below it.
 
 Blocks of one page share a folder and, in Python, their names. A page whose first comment is ``<!-- continues: X -->``
-begins in a copy of the folder that page X left. ``<!-- not run: REASON -->`` before a block excuses it. What stands in a
+begins in a copy of the folder that X left. ``<!-- not run: REASON -->`` before a block excuses it. What stands in a
 ``text`` block below another is its output: of Python as it is, of commands with any numbers; a line ``...`` stands for
 any lines. ``<!-- shape: REASON -->`` before a ``text`` block compares the number of its lines alone.
 
