@@ -3,11 +3,10 @@
 # A table with who, what and when; a model; what to offer next, with titles. Ten lines, and then a few questions.
 
 # %%
-import polars
-
 import rearec
+from rearec.data import sample_events
 
-events = polars.read_csv(rearec.data.sample())  # pandas and pyarrow do as well
+events = sample_events()  # a DataFrame of polars; pandas and pyarrow do as well
 data = rearec.Dataset.from_frame(events, user="user", item="item", time="time", titles="title")
 model = rearec.fit(data, epochs=10, progress=False)  # without epochs: until validation stops improving
 offers = model.recommend(users="all", k=5, frame=True)
@@ -24,7 +23,7 @@ for name, metrics in (("model", test), ("popularity", test["popularity"]), ("mar
 
 # %% [markdown]
 # ## One customer
-# The model reads a history, so a new customer is no special case. Leave out what they have, and offer only what is in stock.
+# The model reads a history, so a new customer is no special case. Leave out what they have; offer what is in stock.
 
 # %%
 customer = data.user_ids[0]

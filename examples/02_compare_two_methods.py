@@ -4,8 +4,9 @@
 
 # %%
 import rearec
+from rearec.data import sample_events
 
-data = rearec.Dataset.from_files("table", [rearec.data.sample()])
+data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
 runs = {}
 for method in ("base", "prl"):
     for seed in (0, 1):
@@ -14,8 +15,8 @@ for method in ("base", "prl"):
         print(f"{method} seed {seed}: validation NDCG@20 {model.result['valid']['ndcg@20']:.4f}")
 
 # %% [markdown]
-# Rows are paired: what counts is the difference on each row, not the two averages. An interval that contains 0 means that
-# these rows cannot tell the two apart.
+# Rows are paired: what counts is the difference on each row, not the two averages. An interval that contains 0 means
+# that these rows cannot tell the two apart.
 
 # %%
 for seed in (0, 1):

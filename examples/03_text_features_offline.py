@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import rearec
+from rearec.data import sample_events
 
-data = rearec.Dataset.from_files("table", [rearec.data.sample()])
+data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
 titles = [title or "" for title in data.item_titles or []]
 
 
@@ -43,7 +44,7 @@ vectors = np.asarray(make(titles), np.float32)
 print(f"{len(titles)} titles as vectors of {vectors.shape[1]} by {how}")
 
 # %% [markdown]
-# Row i belongs to item i. On the command line, `rearec embed DIR --features FILE.npy` puts them into a prepared data set.
+# Row i belongs to item i. On the command line, `rearec embed DIR --features FILE.npy` puts them into a prepared set.
 
 # %%
 data = replace(data, features=vectors)

@@ -8,8 +8,9 @@ import importlib.util
 import numpy as np
 
 import rearec
+from rearec.data import sample_events
 
-data = rearec.Dataset.from_files("table", [rearec.data.sample()])
+data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
 model = rearec.fit(data, epochs=4, progress=False)
 histories = [model.known_history(user) for user in data.user_ids[:50]]
 users, items = model.encode(histories), model.item_vectors

@@ -7,6 +7,7 @@
 import torch
 
 import rearec
+from rearec.data import sample_events
 from rearec.objectives import Objective
 
 
@@ -26,7 +27,7 @@ def objective(config):
     return Objective(loss=smoothed_steps, readout="mean")
 
 
-data = rearec.Dataset.from_files("table", [rearec.data.sample()])
+data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
 model = rearec.fit(data, objective=Objective(loss=smoothed_steps, readout="mean"), steps=2, epochs=4, progress=False)
 test = model.evaluate()
 print(f"smoothed steps: NDCG@20 {test['ndcg@20']:.4f}, Markov {test['markov']['ndcg@20']:.4f}")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A search that cuts hopeless trials short
-# `rearec tune` does this and more. Here it is by hand, to be changed: a trial is a training; a callback reports validation
-# after each epoch and ends what lags behind. The test is looked at once, for the best.
+# `rearec tune` does this and more. Here it is by hand, to be changed: a trial is a training; a callback reports
+# validation after each epoch and ends what lags behind. The test is looked at once, for the best.
 
 # %%
 import logging
@@ -10,9 +10,10 @@ import optuna
 from lightning.pytorch.callbacks import Callback
 
 import rearec
+from rearec.data import sample_events
 
 optuna.logging.set_verbosity(logging.WARNING)
-data = rearec.Dataset.from_files("table", [rearec.data.sample()])
+data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
 
 
 class Prune(Callback):

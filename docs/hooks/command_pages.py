@@ -31,21 +31,16 @@ def _sections(command: Any, path: str) -> Iterator[str]:
         record = None if getattr(each, "hidden", False) else each.get_help_record(context)
         if record is not None:
             usual = "Arguments" if each.param_type_name == "argument" else "Options"
-            name, text = record
-            row = f"| `{name.strip()}` | {_text(text)} |".replace("\n", " ")
-            panels.setdefault(getattr(each, "rich_help_panel", None) or usual, []).append(_in_cells(row))
+            name, text = (_text(part).replace("\n", " ").replace("|", "\\|") for part in record)
+            panel = getattr(each, "rich_help_panel", None) or usual
+            name = name.strip().replace("\\|", " \\| ")  # a narrow screen breaks at spaces
+            panels.setdefault(panel, []).append(f"| {name} | {text} |")
     for panel, rows in panels.items():
         yield f"**{panel}**\n\n| | |\n|---|---|"
         yield "\n".join(rows) + "\n"
 
 
-def _in_cells(row: str) -> str:
-    """Bars inside of the two cells as characters."""
-    name, text = row[2:-2].split(" | ", 1)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (name, text)) + " |"
-
-
 def _text(text: str) -> str:
     """Names of options as code; nothing else is markup."""
-    text = re.sub(r"[<>*_\[\]]", lambda match: f"\\{match[0]}", text)
+    text = re.sub(r"[*_\[\]]", lambda match: f"\\{match[0]}", text.replace("<", "&lt;"))
     return re.sub(r"(?<![\w`-])(--?[a-z][\w-]*)", r"`\1`", text)

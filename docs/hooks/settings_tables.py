@@ -32,8 +32,8 @@ def _meaning(said: Setting) -> str:
     if said.default not in (MISSING, None, ()):
         parts.append(f"Default: {said.default}.")
     parts.append(f"Takes {said.expectation}.")
-    for who, names in (("methods", said.methods), ("backbones", said.backbones)):
-        if names:
-            parts.append(f"Only read by the {who} {', '.join(names)}.")
-    text = " ".join(filter(None, parts)).replace("|", "\\|").replace("<", "\\<")
+    readers = [*(said.methods or ()), *(said.backbones or ())]
+    if readers:
+        parts.append(f"Only {', '.join(readers)} {'read' if len(readers) > 1 else 'reads'} it.")
+    text = " ".join(filter(None, parts)).replace("|", "\\|").replace("<", "&lt;")
     return text.replace("``", "`").replace("*", "\\*")
