@@ -11,7 +11,7 @@ import rearec
 from rearec.data import sample_events
 
 data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
-model = rearec.fit(data, epochs=4, progress=False)
+model = rearec.fit(data, epochs=2, progress=False)
 histories = [model.known_history(user) for user in data.user_ids[:50]]
 users, items = model.encode(histories), model.item_vectors
 print(f"users {users.shape}, items {items.shape}, {items.dtype}")

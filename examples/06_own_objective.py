@@ -28,7 +28,7 @@ def objective(config):
 
 
 data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
-model = rearec.fit(data, objective=Objective(loss=smoothed_steps, readout="mean"), steps=2, epochs=4, progress=False)
+model = rearec.fit(data, objective=Objective(loss=smoothed_steps, readout="mean"), steps=2, epochs=3, progress=False)
 test = model.evaluate()
 print(f"smoothed steps: NDCG@20 {test['ndcg@20']:.4f}, Markov {test['markov']['ndcg@20']:.4f}")
 print("terms by epoch:", [round(row["last_step"], 3) for row in model.history if "last_step" in row])

@@ -31,7 +31,7 @@ def valid_ndcg(trial):
         "temperature": trial.suggest_float("temperature", 0.05, 1, log=True),
         "dropout": trial.suggest_float("dropout", 0.1, 0.5),
     }
-    model = rearec.fit(data, epochs=4, callbacks=[Prune(trial)], progress=False, **settings)
+    model = rearec.fit(data, epochs=2, callbacks=[Prune(trial)], progress=False, **settings)
     trial.set_user_attr("test", model.result["test"]["ndcg@20"])
     return model.result["valid"]["ndcg@20"]
 

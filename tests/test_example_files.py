@@ -75,7 +75,7 @@ def test_an_objective_of_ones_own_trains(
     printed = run("06_own_objective.py", tmp_path, monkeypatch, capsys)
     assert numbers(r"smoothed steps: NDCG@20 ([\d.]+)", printed)[0] > 0
     terms = [float(each) for each in re.findall(r"[\d.]+", printed.partition("terms by epoch:")[2])]
-    assert len(terms) == 4 and terms[-1] < terms[0]
+    assert len(terms) == 3 and terms[-1] < terms[0]
 
 
 def test_a_search_ends_with_the_best_trial(

@@ -5,7 +5,8 @@ begins in a copy of the folder that X left. ``<!-- not run: REASON -->`` before 
 ``text`` block below another is its output: of Python as it is, of commands with any numbers; a line ``...`` stands for
 any lines. ``<!-- shape: REASON -->`` before a ``text`` block compares the number of its lines alone.
 
-``python tests/support/doc_blocks.py [PAGE...]`` runs the pages and writes their outputs anew.
+Tests are quick: they train for ``QUICK_EPOCHS`` wherever a command does not say how long.
+``python tests/support/doc_blocks.py [PAGE...]`` runs the pages as they stand and writes their outputs anew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 RUN = ("python", "bash")
 COLUMNS = "80"
+QUICK_EPOCHS = 2
 # How many lines of an output are written where it is long.
 HEAD, TAIL = 6, 14
 
@@ -87,14 +89,14 @@ def continued(page: str) -> str | None:
 class PageRun:
     """A page as it is run: its folder, and the names of its Python blocks."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, quick: bool) -> None:
+        self.folder, self.quick = folder, quick
         self.names: dict[str, Any] = {"__name__": "__main__"}
 
     def run(self, block: Block) -> str:
         """What a block prints; an error is raised."""
         with contextlib.chdir(self.folder) if sys.version_info >= (3, 11) else _chdir(self.folder):
-            return self._python(block) if block.language == "python" else _commands(block)
+            return self._python(block) if block.language == "python" else self._commands(block)
 
     def _python(self, block: Block) -> str:
         where = f"{block.page}:{block.line}"
@@ -109,6 +111,16 @@ class PageRun:
                     print(repr(value))
         return printed.getvalue()
 
+    def _commands(self, block: Block) -> str:
+        """The lines of a block: rearec in this process, whose imports are paid once; all else in a shell."""
+        printed = []
+        for line in block.code.replace("\\\n", " ").splitlines():
+            if self.quick and line.startswith("rearec train ") and "--epochs" not in line:
+                line += f" --epochs {QUICK_EPOCHS}"
+            if line.strip() and not line.startswith("#"):
+                printed.append(_rearec(line, block) if line.startswith("rearec ") else _shell(line, block))
+        return "".join(printed)
+
 
 @contextlib.contextmanager
 def _chdir(folder: Path) -> Iterator[None]:
@@ -118,15 +130,6 @@ def _chdir(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
-
-
-def _commands(block: Block) -> str:
-    """The lines of a block: rearec in this process, whose imports are paid once; all else in a shell."""
-    printed = []
-    for line in block.code.replace("\\\n", " ").splitlines():
-        if line.strip() and not line.startswith("#"):
-            printed.append(_rearec(line, block) if line.startswith("rearec ") else _shell(line, block))
-    return "".join(printed)
 
 
 def _rearec(line: str, block: Block) -> str:
@@ -173,21 +176,21 @@ def _lines(text: str, exact: bool) -> list[str]:
     return [re.sub(r"\s+", " ", re.sub(r"[─━-]{3,}", "─", line)) for line in lines]
 
 
-def run_page(page: str, folder: Path) -> list[tuple[Block, str]]:
+def run_page(page: str, folder: Path, *, quick: bool) -> list[tuple[Block, str]]:
     """Run a page's blocks in a folder; each with what it printed."""
-    run = PageRun(folder)
+    run = PageRun(folder, quick=quick)
     return [(block, run.run(block)) for block in blocks(page) if block.excuse is None]
 
 
-def start_folder(page: str, left: dict[str, Path], folder: Path) -> Path:
+def start_folder(page: str, left: dict[str, Path], folder: Path, *, quick: bool) -> Path:
     """An empty folder for a page, or a copy of the one that it continues; ``left`` remembers those by page."""
     first = continued(page)
     if first is None:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     if first not in left:
-        left[first] = start_folder(first, left, folder.parent / f"left-{first.replace('/', '-')}")
-        run_page(first, left[first])
+        left[first] = start_folder(first, left, folder.parent / f"left-{first.replace('/', '-')}", quick=quick)
+        run_page(first, left[first], quick=quick)
     shutil.copytree(left[first], folder)
     return folder
 
@@ -195,7 +198,7 @@ def start_folder(page: str, left: dict[str, Path], folder: Path) -> Path:
 def _written(page: str, folder: Path) -> None:
     """Run a page and write the outputs that it shows."""
     text = path_text = (DOCS / page).read_text(encoding="utf-8")
-    for block, got in reversed(run_page(page, folder)):
+    for block, got in reversed(run_page(page, folder, quick=False)):
         if block.output is not None and differs(block, got) is not None:
             lines = [line.rstrip() for line in got.strip("\n").splitlines()]
             if len(lines) > HEAD + TAIL + 4:
@@ -212,4 +215,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         for number, name in enumerate(sys.argv[1:] or pages()):
             if any(block.output is not None for block in blocks(name)):
-                _written(name, start_folder(name, finished, Path(scratch, str(number))))
+                _written(name, start_folder(name, finished, Path(scratch, str(number)), quick=False))
