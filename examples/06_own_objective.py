@@ -9,6 +9,7 @@ import torch
 import rearec
 from rearec.data import sample_events
 from rearec.objectives import Objective
+from rearec.training import settings_for, train
 
 
 def smoothed_steps(config, rollout, target, group, *, precision):
@@ -22,13 +23,20 @@ def smoothed_steps(config, rollout, target, group, *, precision):
     return {"loss": sum(w * each for w, each in zip(weights, by_step, strict=True)), "last_step": by_step[-1]}
 
 
-def objective(config):
-    """What `--method 06_own_objective:objective` would name."""
+def smoothed(config):
+    """What `rearec train --method own_objective:smoothed` names, if this file is called own_objective.py."""
     return Objective(loss=smoothed_steps, readout="mean")
 
 
 data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
-model = rearec.fit(data, objective=Objective(loss=smoothed_steps, readout="mean"), steps=2, epochs=3, progress=False)
+config, options = settings_for(data, method="own", steps=2, epochs=3)
+train(data, "own-run", config, options, objective=smoothed(config), force=True)
+
+# %% [markdown]
+# How the model answers is stored with it: from here on no code of yours is needed.
+
+# %%
+model = rearec.load("own-run", data)
 test = model.evaluate()
 print(f"smoothed steps: NDCG@20 {test['ndcg@20']:.4f}, Markov {test['markov']['ndcg@20']:.4f}")
-print("terms by epoch:", [round(row["last_step"], 3) for row in model.history if "last_step" in row])
+print("last step by epoch:", [round(row["train_last_step"], 3) for row in model.history])

@@ -18,6 +18,7 @@ NAVIGATION = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:
 ELSEWHERE = {
     "datasets.md": "tests/data/test_recipes.py",
     "own-backbone.md": "tests/models/test_own_backbone.py",
+    "own-objective.md": "tests/test_own_objective.py",
 }
 # Why a block is not run, and how many are not.
 NOT_RUN = {
@@ -66,6 +67,20 @@ def test_nothing_is_left_to_fill_in() -> None:
     for page in pages():
         text = (DOCS / page).read_text(encoding="utf-8")
         assert not re.search(r"TODO|TBD|```text\n```", text), page
+
+
+def test_the_messages_are_those_of_the_code() -> None:
+    """Each in one piece of text of the sources, where strings that go on in the next line are joined."""
+    page = (DOCS / "help" / "messages.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
+    sources = [
+        ROOT / "setup.py",
+        *(path for name in ("rearec", "rearec_kernels") for path in (ROOT / name).rglob("*.py")),
+    ]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    joined = re.sub(r'"\s*\n\s*f?"', "", text)
+    assert len(messages) > 10
+    assert [message for message in messages if message not in joined] == []
 
 
 def hook(name: str) -> ModuleType:

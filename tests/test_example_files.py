@@ -74,7 +74,7 @@ def test_an_objective_of_ones_own_trains(
 ) -> None:
     printed = run("06_own_objective.py", tmp_path, monkeypatch, capsys)
     assert numbers(r"smoothed steps: NDCG@20 ([\d.]+)", printed)[0] > 0
-    terms = [float(each) for each in re.findall(r"[\d.]+", printed.partition("terms by epoch:")[2])]
+    terms = [float(each) for each in re.findall(r"[\d.]+", printed.partition("last step by epoch:")[2])]
     assert len(terms) == 3 and terms[-1] < terms[0]
 
 

@@ -63,16 +63,17 @@ def blocks(page: str) -> list[Block]:
     found: list[Block] = []
     end_of_last = 0
     for match in FENCE.finditer(text):
-        before = text[end_of_last : match.start()].rstrip()
+        before = text[end_of_last : match.start()].strip()
         comment = re.search(r"<!-- ([^>]*) -->\Z", before)
         indent = match["indent"]
         code = "".join(line.removeprefix(indent) for line in match["code"].splitlines(keepends=True))
         line = text.count("\n", 0, match.start()) + 1
         block = Block(page, line, match["language"], code, comment[1] if comment else "", None, match.span("code"))
         if block.language == "text":
-            only_a_remark = not before or before == (comment[0] if comment else None)
-            if found and found[-1].output is None and (not before.strip() or only_a_remark):
-                found[-1].output = block
+            last = found[-1] if found else None
+            if last is None or last.output is not None or before != (comment[0] if comment else ""):
+                raise ValueError(f"{page}:{line}: this text stands below no block of code whose output it could be")
+            last.output = block
         elif block.language in RUN:
             found.append(block)
         end_of_last = match.end()
