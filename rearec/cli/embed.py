@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(embed)
 
 
-@command
+@command(uses=("device", "threads"))
 def embed(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared dataset.")],
     encoder: Annotated[
