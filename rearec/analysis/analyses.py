@@ -87,6 +87,15 @@ class Subject:
             self._ranked = self.rank(self.model, per_step=True)
         return self._ranked
 
+    def floors(self) -> dict[str, dict[str, Any]]:
+        """Metrics of popularity and the Markov chain on the rows, the subject's metric among them."""
+        from rearec.analysis.metric import with_usual
+        from rearec.evaluation.measures import floor_metrics
+        from rearec.evaluation.metrics import parse_metrics
+
+        metrics = parse_metrics(with_usual(self.metric))
+        return floor_metrics(self.dataset, self.split, exclude_seen=self.exclude_seen, metrics=metrics)
+
     def rank(self, model: ReaRec, *, per_step: bool = False) -> RankedRows:
         """The ranks of the rows' targets by another model."""
         from rearec.evaluation import rank_rows
@@ -142,7 +151,7 @@ def _ceiling(subject: Subject, page: Page, options: Mapping[str, int]) -> Any:
     of_base = [subject.rank(model).final for model in subject.control]
     control = np.stack(of_base, axis=1) if of_base else None
     result = ceiling.ceiling(by_step, control, metric=subject.metric, seed=subject.seed)
-    ceiling.page(page, {subject.name: result}, seen=subject.seen)
+    ceiling.page(page, {subject.name: result}, seen=subject.seen, floors=subject.floors())
     return asdict(result)
 
 
@@ -162,7 +171,14 @@ def _latency(subject: Subject, page: Page, options: Mapping[str, int]) -> Any:
     from rearec.analysis import latency
 
     with subject.progress("measuring"):
-        result = latency.latency(subject.model, subject.dataset, subject.split, seed=subject.seed, **options)
+        result = latency.latency(
+            subject.model,
+            subject.dataset,
+            subject.split,
+            rows=options["rows"],
+            repeats=options["repeats"],
+            seed=subject.seed,
+        )
     latency.page(page, {subject.name: result}, device=latency.device_words(subject.model.device))
     return result
 
