@@ -19,7 +19,7 @@ from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
 from rearec.files import OutputFolder, write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
-from rearec.report.page import write_png
+from rearec.report.page import write_figure
 from rearec.report.plots import draw_bars, draw_lines, figure
 from rearec.run_folder import RunFolder
 from rearec.training import train
@@ -43,6 +43,15 @@ STRUCTURE = (
     "can spend their two reasoning steps on it. All three have the same size, data, optimiser and number of epochs "
     "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
 )
+
+# What stands behind a name below its bar.
+GROUP_WORDS = {
+    "popularity": "(floor)",
+    "markov": "(floor)",
+    "base": "(no reasoning)",
+    "erl": "(2 steps)",
+    "prl": "(2 steps)",
+}
 
 OUTPUT = OutputFolder(
     lambda folder: (folder / "data" / "dataset.json").is_file(),
@@ -143,7 +152,7 @@ def run_demo(
     }
     plots = {name: folder / f"{name}.png" for name in charts}
     for name, chart in charts.items():
-        write_png(plots[name], chart)
+        write_figure(plots[name], chart)
     report = {
         "out": str(folder),
         "structure": STRUCTURE,
@@ -166,7 +175,14 @@ def _validation(folder: Path) -> Figure:
         ]
         for method in METHODS
     }
-    return figure(draw_lines, series, xlabel="epoch", ylabel="validation NDCG@20", title="Validation by epoch")
+    return figure(
+        draw_lines,
+        series,
+        xlabel="epoch",
+        ylabel="NDCG@20 on the validation rows",
+        title="How training went: validation NDCG@20 after each epoch",
+        from_zero=True,
+    )
 
 
 def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -174,24 +190,32 @@ def _steps(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure(
         draw_lines,
         {
-            method: [(entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]]
+            f"{method}: its state after the step": [
+                (entry["step"], entry["ndcg@20"], entry["ndcg@20_se"]) for entry in result["by_step"]
+            ]
             for method, result in results.items()
             if method != "base"
         },
-        levels={"base": results["base"]["ndcg@20"], "erl, mean of its states": results["erl"]["ndcg@20"]},
+        levels={
+            "base: does not reason": results["base"]["ndcg@20"],
+            "erl: its answer, the mean of its states": results["erl"]["ndcg@20"],
+        },
         xlabel="reasoning step",
-        ylabel="test NDCG@20",
-        title="Each reasoning state taken alone",
+        ylabel="NDCG@20 on the test rows",
+        title="Does thinking longer help? NDCG@20 after each reasoning step",
     )
 
 
 def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
     """Test NDCG@20 with standard errors, the floors beside the methods."""
+    groups = {name: result["ndcg@20"] for name, result in results.items()}
+    rows = next(iter(results.values()))["rows"]
     return figure(
         draw_bars,
-        list(results),
-        {"NDCG@20": [result["ndcg@20"] for result in results.values()]},
+        [f"{name} {GROUP_WORDS[name]}" for name in groups],
+        {"NDCG@20": list(groups.values())},
         errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
-        ylabel="test NDCG@20",
-        title=f"Test rows, full catalogue, {seen_words(seen)}",
+        xlabel=f"{rows:,} test rows, full catalogue, {seen_words(seen)}; error bars: ± 1 standard error",
+        ylabel="NDCG@20 (more is better)",
+        title="Finding the next item where depth pays",
     )
