@@ -85,10 +85,10 @@ def parse_metrics(names: Iterable[str], num_items: int | None = None) -> list[Me
 
     Args:
         names: such as "ndcg@5", in upper or lower case; "hr@5" and "hitrate@5" are "hit@5".
-        num_items: N, the largest k; None for no limit.
+        num_items: N, the largest k of others than the usual metrics; None for no limit.
 
     Raises:
-        UserError: no or an unknown metric, a k below 1 or above N.
+        UserError: no or an unknown metric, a k below 1 or, but in `METRICS`, above N.
     """
     found = dict.fromkeys(_parse(name.strip(), num_items) for name in names)
     if not found:
@@ -141,7 +141,7 @@ def _parse(name: str, num_items: int | None) -> Metric:
             raise UserError(f"metrics: {name!r} lacks its k, expected such as {kind}@10")
         return Metric(kind, None)
     k = int(cutoff)
-    if k < 1 or (num_items is not None and k > num_items):
+    if k < 1 or (num_items is not None and k > num_items and f"{kind}@{k}" not in METRICS):
         limit = "1 or more" if num_items is None else f"1 to {num_items:,}, the number of items"
         raise UserError(f"metrics: {name!r} has k = {k}, expected {limit}")
     return Metric(kind, k)
