@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -89,6 +90,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What its encoding lacks is shown as an escape, as it is on stderr, instead of ending the command.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # A library's warning is one line for the user, too.
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["TERMINAL_WIDTH"] = str(NARROWEST)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, command
-from rearec.cli.finished_run import check_steps, dataset_path, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, check_steps, dataset_path, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -48,6 +48,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
+    trust_code: TrustCode = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 512,
     common: Common = Common(),
 ) -> None:
@@ -60,16 +61,16 @@ def evaluate(
 
     folder = RunFolder(run)
     folder.check_finished()
+    check_code(folder, trust_code)
     data = dataset_path(folder, data)
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure
     from rearec.evaluation.metrics import parse_metrics
-    from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
     folder.check_fingerprint(dataset.fingerprint, data)
-    model = ReaRec.from_pretrained(run, map_location=compute_device(common.device))
+    model = open_model(folder, compute_device(common.device), trust_code)
     check_steps(steps, model.config.steps)
     chosen = None if metrics is None else [each.name for each in parse_metrics(metrics.split(","), dataset.num_items)]
     seen = seen_of_run(folder, dataset, exclude_seen)
