@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, Force, command
-from rearec.cli.finished_run import dataset_path, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, dataset_path, open_model, seen_of_run
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -245,6 +245,7 @@ def analyze(
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="case: items of a ranking.", show_default=_default_of("-k"))
     ] = None,
+    trust_code: TrustCode = False,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
@@ -267,18 +268,18 @@ def analyze(
     folders = [RunFolder(path) for path in (run, *(against or []))]
     for folder in folders:
         folder.check_finished()
+        check_code(folder, trust_code)
     _check_out(out, analysis, force)
     data = dataset_path(folders[0], data)
 
     from rearec.data import load_dataset
-    from rearec.reasoning import ReaRec
     from rearec.report.page import Page
 
     dataset = load_dataset(data)
     for folder in folders:
         folder.check_fingerprint(dataset.fingerprint, data)
     where = compute_device(common.device)
-    models = [ReaRec.from_pretrained(folder.path, map_location=where) for folder in folders]
+    models = [open_model(folder, where, trust_code) for folder in folders]
     seen = seen_of_run(folders[0], dataset, exclude_seen) if asked.ranks else None
     for folder in folders[1:]:
         if seen is not None and bool(folder.excludes_seen()) != seen.exclude:

@@ -6,6 +6,7 @@ import functools
 import io
 import re
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -101,6 +102,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What its encoding lacks is shown as an escape, as it is on stderr, instead of ending the command.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # A library's warning is one line for the user, too.
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     try:
         # However it was started: completion and the help's first line go by this name.
         app(prog_name="rearec")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, command
-from rearec.cli.finished_run import check_steps, dataset_path, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, check_steps, dataset_path, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -53,6 +53,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
+    trust_code: TrustCode = False,
     common: Common = Common(),
 ) -> None:
     """Measure a model: NDCG, Recall and MRR beside those of two simple rules, what is popular and what came next.
@@ -65,16 +66,16 @@ def evaluate(
 
     folder = RunFolder(run)
     folder.check_finished()
+    check_code(folder, trust_code)
     data = dataset_path(folder, data)
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure
     from rearec.evaluation.metrics import chosen_metrics
-    from rearec.reasoning import ReaRec
 
     dataset = load_dataset(data)
     folder.check_fingerprint(dataset.fingerprint, data)
-    model = ReaRec.from_pretrained(run, map_location=compute_device(common.device))
+    model = open_model(folder, compute_device(common.device), trust_code)
     check_steps(steps, model.config.steps)
     chosen = chosen_metrics(metrics, cutoffs, dataset.num_items)
     seen = seen_of_run(folder, dataset, exclude_seen)

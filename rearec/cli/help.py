@@ -26,7 +26,7 @@ _PLAINER = {
     r"(; )?\d+<=x<=\d{9,}": "",
     r"\(([^()]*)\)(?=[\];])": r"\1",
 }
-_WORDS = re.compile(r" [<\[](?:list\[)?([\w|.-]+\|[\w|.-]+)\]?[>\]]")
+_WORDS = re.compile(r" [<\[](?:list\[)?([\w|.:-]+\|[\w|.:-]+)\]?[>\]]")
 
 
 class Command(TyperCommand):
