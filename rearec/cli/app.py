@@ -26,6 +26,9 @@ PANELS = {
     "Data, texts and this installation": ("download", "embed", "info"),
 }
 
+# Endings of files that people take for a format of `rearec prepare`.
+FILES_OF_COLUMNS = "csv|tsv|parquet|txt|jsonl|dataframe"
+
 
 class _Commands(Group):
     """Wrong arguments are one line as all other errors are, with the user's words as they are."""
@@ -51,7 +54,9 @@ class _Commands(Group):
 
 def _usage_error(error: Any) -> int:
     """Print what is wrong with the arguments; returns the exit code."""
-    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
+    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".").replace("Value error, ", "")
+    if re.search(rf"'({FILES_OF_COLUMNS})' is not one of .*'table'", message):
+        message += "; files of columns have the format table"
     # Without a command the help has been printed already.
     if message and type(error).__name__ != "NoArgsIsHelpError":
         context = getattr(error, "ctx", None)

@@ -105,7 +105,7 @@ def _render(console: Terminal, method: str, result: dict[str, Any], metrics: lis
     title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue"
     console.print(metric_table(title, rows, metrics, seen=result["seen"]))
     if result["empty_history_rows"]:
-        console.print(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
+        console.paragraphs(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
     for key, title in (
         ("by_step", "By reasoning state, each taken alone"),
         ("users_by_length", "By length of the history, in items"),

@@ -88,7 +88,7 @@ def metric_table(
         cells = []
         for metric in metrics or METRICS:
             error = row[f"{metric}_se"] if metric in with_error else None
-            cells.append(Cell(number(row[metric]), "" if error is None else number(error)))
+            cells.append(Cell(number(row[metric]), "" if error is None else f"± {number(error)}"))
         lines.append((name, [*cells, Cell(f"{row['rows']:,}")]))
     headings = [heading(metric) for metric in metrics or METRICS]
     return FittingTable(f"{title}, {seen_words(seen)}", [*headings, "rows"], lines)

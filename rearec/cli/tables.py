@@ -20,48 +20,70 @@ __all__ = ["Cell", "FittingTable", "plain_table"]
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, and what is left out of it first where it is narrow: its standard error."""
+    """A number, and what is left out of it first where it is narrow: ± its standard error, or (its interval)."""
 
     value: str
-    error: str = ""
+    more: str = ""
 
-    def text(self, errors: bool) -> str:
-        """With its error or without."""
-        return f"{self.value} ± {self.error}" if errors and self.error else self.value
+    def text(self, whole: bool) -> str:
+        """With the rest or without."""
+        return f"{self.value} {self.more}" if whole and self.more else self.value
 
 
 @dataclass(frozen=True)
 class FittingTable:
     """Lines of cells under columns, in the first of these forms that fits the width.
 
-    As it is, or with lines as columns; either without errors; a part for every line.
+    As it is, or with lines as columns; either with less in the cells, unless ``whole``; as it is, with some columns
+    after the others.
     """
 
     title: str
     columns: Sequence[str]
     lines: Sequence[tuple[str, Sequence[Cell]]]
+    whole: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str | Table]:
         if self.title:
             # A title in the table would be as narrow as the table.
             yield self.title
         for form in self._forms():
-            if Measurement.get(console, options.update(max_width=UNLIMITED), form).maximum <= options.max_width:
-                break
-        yield form
-        yield ""
+            if _width(console, options, form) <= options.max_width:
+                yield form
+                yield ""
+                return
+        for part in self._parts(console, options):
+            yield part
+            yield ""
 
     def _forms(self) -> Iterator[Table]:
         turned = [(name, [cells[place] for _, cells in self.lines]) for place, name in enumerate(self.columns)]
-        upright = (self.columns, self.lines), ([name for name, _ in self.lines], turned)
-        for errors in (True, False):
-            for columns, lines in upright:
-                rows = [[name, *(cell.text(errors) for cell in cells)] for name, cells in lines]
-                yield plain_table(["", *columns], rows)
-        parts: list[list[str]] = []
-        for name, cells in self.lines:
-            parts += [[name, ""], *([f"  {of}", cell.text(True)] for of, cell in zip(self.columns, cells, strict=True))]
-        yield plain_table(["", ""], parts)
+        for whole in (True,) if self.whole else (True, False):
+            yield _table(self.columns, self.lines, whole)
+            yield _table([name for name, _ in self.lines], turned, whole)
+
+    def _parts(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """As many columns as fit beside names of half the width, one at least, then those after them."""
+        longest = options.max_width // 2
+        first = 0
+        while first < len(self.columns):
+            end = len(self.columns)
+            while end > first + 1 and _width(console, options, self._part(first, end, longest)) > options.max_width:
+                end -= 1
+            yield self._part(first, end)
+            first = end
+
+    def _part(self, first: int, end: int, longest: int | None = None) -> Table:
+        lines = [(name[:longest], cells[first:end]) for name, cells in self.lines]
+        return _table(self.columns[first:end], lines, True)
+
+
+def _width(console: Console, options: ConsoleOptions, table: Table) -> int:
+    return Measurement.get(console, options.update(max_width=UNLIMITED), table).maximum
+
+
+def _table(columns: Sequence[str], lines: Sequence[tuple[str, Sequence[Cell]]], whole: bool) -> Table:
+    return plain_table(["", *columns], [[name, *(cell.text(whole) for cell in cells)] for name, cells in lines])
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:

@@ -135,8 +135,9 @@ def test_analyses_print_their_page(analysis: str, trained: Path, place: Path) ->
             rows = list(csv.DictReader(file))
         assert {row["item"] for row in rows} <= set(IDS) and {row["user"] for row in rows} <= set(IDS)
         assert any(re.search("[\x1b\n\r]", row["item"]) for row in rows)
-        users = re.findall(r"Case \d+: user (.*?) *$", result.stdout, flags=re.MULTILINE)
-        assert users and set(users) <= {re.sub(" +", " ", shown) for shown in SHOWN.values()}
+        # a line for each case: the item, the user, the ranks by step
+        users = re.findall(r"^\d+\. .*, user (.*?)(?: +\d+)+ *$", result.stdout, flags=re.MULTILINE)
+        assert users and set(users) <= {shown.strip() for shown in SHOWN.values()}
 
 
 def test_reproduce_names_folders_as_they_are(data: Path, place: Path) -> None:
