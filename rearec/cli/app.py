@@ -95,7 +95,10 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend."""
+    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend.
+
+    Every command takes --json, --seed, --device, --threads and --debug; its help shows those that change anything.
+    """
 
 
 for _module in (demo, download, prepare, embed, train, evaluate, analyze, reproduce, recommend, info):

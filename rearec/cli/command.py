@@ -29,7 +29,7 @@ ExcludeSeen = Annotated[
     bool | None,
     typer.Option(
         "--exclude-seen/--keep-seen",
-        help="Rank among the items that are not in a row's history, or among all.",
+        help="Rank among the items that are not in the user's history, or among all.",
         show_default="as the run or the data says",
     ),
 ]

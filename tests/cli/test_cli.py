@@ -98,6 +98,7 @@ def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], run_
         (["train", "nowhere", "--out", "run"], "nowhere: no such directory; expected a prepared dataset"),
         (["train", "nowhere", "--out", "run", "--resume", "--force"], "give one of them"),
         (["prepare", "json", "nowhere.json", "--out", "dir"], "nowhere.json"),
+        (["prepare", "csv", "nowhere.csv", "--out", "dir"], "; files of columns have the format table (see"),
         (["info", "--device", "abacus"], "--device: got 'abacus', expected auto, cpu, cuda or cuda:N"),
     ],
 )
