@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
     from rearec.evaluation.seen import SeenName
 
-__all__ = ["emit", "end_line", "give_up_stdout", "metric_table", "note", "number", "progress_bar"]
+__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "number", "progress_bar"]
 
 
 def note(message: str) -> None:
@@ -28,8 +28,13 @@ def note(message: str) -> None:
 
 def end_line() -> None:
     """Begin a line on a terminal, where the ^C of an interruption or what is left of a bar stands on the last one."""
-    if sys.stderr.isatty():
+    if is_terminal():
         typer.echo(err=True)
+
+
+def is_terminal() -> bool:
+    """Whether somebody reads stderr as it comes."""
+    return sys.stderr.isatty()
 
 
 def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
@@ -58,7 +63,7 @@ def give_up_stdout(error: OSError) -> str:
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, fed with (done, total); where stderr is no terminal, the description alone."""
-    if not sys.stderr.isatty():
+    if not is_terminal():
         note(description)
         yield lambda done, total: None
         return

@@ -203,3 +203,17 @@ def test_outputs_that_cannot_be_written_are_refused_by_their_name(
         assert result.returncode == 2
         assert result.stderr.startswith(f"error: {message}"), result.stderr
     assert requests.read_text() == '["item-001"]\n'
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_an_interruption_is_a_line_of_its_own(on_a_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        # what a terminal shows of the keys
+        sys.stderr.write("^C")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rearec.cli.info.device_of", interrupt)
+    monkeypatch.setattr("rearec.cli.output.is_terminal", lambda: on_a_terminal)
+    result = CliRunner().invoke(app, ["info"])
+    assert result.exit_code == 130
+    assert result.stderr.endswith("^C\ninterrupted\n" if on_a_terminal else "^Cinterrupted\n")
