@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["StudyResult", "study_result"]
+__all__ = ["StudyResult", "shown", "study_result"]
 
 NAME = "tune"
 # Trials that the page shows, and the fewest of which the importance of settings is told.
