@@ -62,8 +62,8 @@ def tune(
 ) -> None:
     """Search for the settings that do best on validation, with Optuna; the same command goes on after a kill.
 
-    The test rows are ranked once, by the chosen training: STUDY/best. Its settings are in STUDY/best.yaml. Needs the
-    extra tune: pip install "rearec[tune]".
+    The test rows are ranked once, by the chosen training: STUDY/best. STUDY/best.yaml has its settings. Needs Optuna,
+    which the extra tune installs.
     """
     check_names([backbone], [method])
     settings = parse_settings(fixed or [])
