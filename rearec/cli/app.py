@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, reproduce, train
+from rearec.cli import (
+    analyze,
+    compare,
+    demo,
+    download,
+    embed,
+    evaluate,
+    info,
+    prepare,
+    recommend,
+    reproduce,
+    train,
+    tune,
+)
 from rearec.cli.command import EXIT_USER_ERROR
 from rearec.cli.help import Command, Group
 from rearec.cli.output import give_up_stdout, note
@@ -101,7 +114,7 @@ def options(
     """
 
 
-for _module in (demo, download, prepare, embed, train, evaluate, analyze, reproduce, recommend, info):
+for _module in (demo, download, prepare, embed, train, tune, evaluate, compare, analyze, reproduce, recommend, info):
     _module.register(app)
 
 

@@ -53,6 +53,7 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     force: bool = False,
+    test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -72,13 +73,14 @@ def train(
         resume: continue from the last epoch that ended; without one start anew, and return the result of a run that
             has finished.
         force: replace a RUN folder that exists.
+        test: whether the test rows are ranked at the end; a search for settings looks at the validation rows alone.
         on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
     Returns:
         ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``seen`` ("kept" or
         "excluded", in the choice of the best epoch as in what follows), ``valid`` (metrics) and ``test`` (as `evaluate`
-        returns them, floors included; None without test rows).
+        returns them, floors included; None without test rows, or where ``test`` is False).
 
     Raises:
         ValueError: the configuration does not fit the dataset.
@@ -148,7 +150,7 @@ def train(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seen": seen.name,
         "valid": measure("valid", floors=False),
-        "test": measure("test") if len(dataset.rows("test")) else None,
+        "test": measure("test") if test and len(dataset.rows("test")) else None,
     }
     try:
         split = dataset.source.get("findings", {}).get("split") or dataset.options.get("split")
