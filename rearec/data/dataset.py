@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -152,6 +152,22 @@ class SequenceDataset:
         user = np.repeat(np.asarray(self.sequence_user).astype(np.int64), np.diff(self.offsets))[counted]
         pairs = np.unique(user * self.num_items + np.asarray(self.items)[counted])
         return len(np.unique(user)), np.bincount(pairs % self.num_items, minlength=self.num_items)
+
+    def for_refit(self) -> SequenceDataset:
+        """The same sequences to train on to the last interaction: every row with a history is a training row.
+
+        These are all positions of a user's first sequence but 0, and of further sequences the rows of any split. No
+        valid or test rows are left.
+        """
+        length = np.diff(np.asarray(self.offsets)).astype(np.int64)
+        own = np.flatnonzero(self.first_of_user & (length > 1))
+        positions = ranges(np.ones(len(own), dtype=np.int64), length[own] - 1)
+        rows = np.stack([np.repeat(own, length[own] - 1), positions], axis=1)
+        given = np.concatenate([np.asarray(self.split_rows[split]) for split in SPLIT_NAMES])
+        further = given[~self.first_of_user[given[:, 0]] & (given[:, 1] > 0)]
+        every = np.unique(np.concatenate([rows, further]), axis=0).astype(np.int32)
+        none = np.empty((0, 2), dtype=np.int32)
+        return replace(self, split_rows={"train": every, "valid": none, "test": none})
 
     def _is_training(self) -> NDArray[np.bool_]:
         """bool [total], the interactions that `train_item_counts` counts."""
