@@ -125,6 +125,19 @@ class RunFolder:
             raise UserError(f"{self.options_file}: damaged: the path of the dataset is no text")
         return options
 
+    def dataset_path(self, remedy: str) -> Path:
+        """Where the dataset was when the model was trained on it.
+
+        remedy: how the user says where it is now. UserError where it was never on disk, or is gone.
+        """
+        recorded = self.options()["dataset"].get("path")
+        if recorded is None:
+            raise UserError(f"{self.path}: does not say which dataset it was trained on; {remedy}")
+        path = Path(recorded)
+        if not path.is_dir():
+            raise UserError(f"{path}: the dataset {self.path} was trained on is gone; {remedy}")
+        return path
+
     def excludes_seen(self) -> bool | None:
         """Whether the training chose its best epoch with seen items left out.
 
@@ -159,6 +172,11 @@ class RunFolder:
         ):
             raise UserError(f"{self.catalog_file}: damaged: titles must be a text or null for each item")
         return Catalog(item_ids, popularity, titles)
+
+    def keeps_titles(self) -> bool:
+        """Whether the items' titles would be in the catalogue; runs from before there were titles in it have none."""
+        value = read_json(self.catalog_file)
+        return isinstance(value, dict) and "titles" in value
 
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one for each epoch that has ended."""

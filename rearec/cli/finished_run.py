@@ -18,15 +18,7 @@ __all__ = ["check_steps", "dataset_path", "seen_of_run"]
 
 def dataset_path(run: RunFolder, data: Path | None) -> Path:
     """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
-    if data is not None:
-        return data
-    recorded = run.options()["dataset"].get("path")
-    if recorded is None:
-        raise UserError(f"{run.path}: does not say which dataset it was trained on; give it with --data")
-    path = Path(recorded)
-    if not path.is_dir():
-        raise UserError(f"{path}: the dataset {run.path} was trained on is gone; say where it is with --data")
-    return path
+    return run.dataset_path("say where it is with --data") if data is None else data
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:
