@@ -57,6 +57,8 @@ class FittedModel(Recommender):
     Attributes:
         run: the RUN folder that the training wrote. Of `fit` without ``out``, a temporary folder, which is deleted with
             the model: `save` keeps it.
+        excludes_seen: whether the training chose its best epoch with the items of a row's history left out of the
+            ranking, which is what `recommend`, `explain` and `evaluate` do unless told otherwise.
 
     Examples:
         >>> import rearec
@@ -88,7 +90,7 @@ class FittedModel(Recommender):
         self._keep = keep
         self._data = data
         # Runs from before there was a choice kept seen items.
-        self._excludes_seen = bool(folder.excludes_seen())
+        self.excludes_seen = bool(folder.excludes_seen())
         if isinstance(data, SequenceDataset):
             _check_same(folder, data, "data")
         self._add_titles(folder)
@@ -147,7 +149,7 @@ class FittedModel(Recommender):
             UserError: the dataset is not there (see `dataset`), or as `rearec.evaluation.evaluate`.
         """
         RunFolder(self.run).check_held_out()
-        exclude = self._excludes_seen if exclude_seen is None else exclude_seen
+        exclude = self.excludes_seen if exclude_seen is None else exclude_seen
         return evaluate(self.model, self.dataset, split, metrics=metrics, exclude_seen=exclude, **options)
 
     @overload
@@ -211,7 +213,7 @@ class FittedModel(Recommender):
         if asked is not None:
             histories = [self._histories.of(user) for user in asked]
         assert histories is not None
-        exclude = self._excludes_seen if exclude_seen is None else exclude_seen
+        exclude = self.excludes_seen if exclude_seen is None else exclude_seen
         answers = super().recommend(histories, k, allow=allow, deny=deny, exclude_seen=exclude, steps=steps)
         return as_frame(answers, users=asked) if frame else answers
 
@@ -224,7 +226,7 @@ class FittedModel(Recommender):
         exclude_seen: bool | None = None,
     ) -> Explanation:
         """As `Recommender.explain`; exclude_seen: None: as the run was trained, as `recommend` has it."""
-        exclude = self._excludes_seen if exclude_seen is None else exclude_seen
+        exclude = self.excludes_seen if exclude_seen is None else exclude_seen
         return super().explain(history, k, item=item, exclude_seen=exclude)
 
     def known_history(self, user: str | int) -> list[str]:
