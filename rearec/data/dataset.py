@@ -69,6 +69,26 @@ class SequenceDataset:
     item_titles: list[str | None] | None = None
     features: NDArray[np.float32] | None = None
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{split} {len(self.split_rows[split]):,}" for split in SPLIT_NAMES)
+        counts = f"{self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions"
+        more = "".join(f"; {part}" for part in self._parts())
+        return f"{type(self).__name__}({counts}; rows: {rows}{more})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same as a table of two rows."""
+        counts = {"users": self.num_users, "items": self.num_items, "interactions": self.num_interactions}
+        counts |= {f"{split} rows": len(self.split_rows[split]) for split in SPLIT_NAMES}
+        heads = "".join(f"<th>{name}</th>" for name in counts)
+        cells = "".join(f"<td>{count:,}</td>" for count in counts.values())
+        caption = ", ".join((type(self).__name__, *self._parts()))
+        return f"<table><caption>{caption}</caption><tr>{heads}</tr><tr>{cells}</tr></table>"
+
+    def _parts(self) -> list[str]:
+        """What there is of the items beside their ids."""
+        titles = [] if self.item_titles is None else ["titles"]
+        return titles + ([] if self.features is None else [f"features of width {self.features.shape[1]:,}"])
+
     @property
     def num_items(self) -> int:
         """N, the size of the catalogue."""
