@@ -1,15 +1,20 @@
+from .data.preparation.in_memory import Dataset
+from .data.preparation.prepare import prepare
 from .data.storage import load_dataset
 from .errors import UserError
-from .facade.fit import fit
+from .evaluation.measures import evaluate
 from .facade.fitted import FittedModel, load
+from .facade.fitting import fit
 from .inference import Recommendation, Recommender
 from .models.config import ReaRecConfig
 from .reasoning import ReaRec
-from .training import TrainingOptions
+from .training.loop import train
+from .training.options import TrainingOptions
 
 __version__: str
 
 __all__ = [
+    "Dataset",
     "FittedModel",
     "ReaRec",
     "ReaRecConfig",
@@ -18,7 +23,10 @@ __all__ = [
     "TrainingOptions",
     "UserError",
     "__version__",
+    "evaluate",
     "fit",
     "load",
     "load_dataset",
+    "prepare",
+    "train",
 ]

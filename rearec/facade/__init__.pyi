@@ -1,6 +1,6 @@
 from .device import device_of
-from .fit import fit
 from .fitted import FittedModel, load
+from .fitting import fit
 
 __all__ = [
     "FittedModel",

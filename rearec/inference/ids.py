@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from numbers import Integral
 from typing import Any
 
-import numpy as np
+from rearec.data.readers.interactions import as_token
 
-__all__ = ["as_token", "read_histories", "read_ids"]
-
-
-def as_token(value: object, where: str = "id") -> str:
-    """An id as text: texts as they are, integers as their digits; TypeError for everything else, 3.0 and True too.
-
-    where: what the error calls the value.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Integral) and not isinstance(value, bool | np.bool_):
-        return str(int(value))
-    raise TypeError(f"{where}: got {value!r}, a {type(value).__name__}; expected an id, a text or an integer")
+__all__ = ["read_histories", "read_ids"]
 
 
 def read_ids(values: object, where: str) -> list[str]:
@@ -28,7 +15,10 @@ def read_ids(values: object, where: str) -> list[str]:
     listed = _listed(values, where, "a sequence of item ids")
     if all(isinstance(value, str) for value in listed):
         return listed
-    return [as_token(value, where) for value in listed]
+    try:
+        return [as_token(value) for value in listed]
+    except TypeError as error:
+        raise TypeError(f"{where}: {error}") from None
 
 
 def read_histories(values: object, where: str = "histories") -> list[list[str]]:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from rearec.inference.ids import as_token, read_histories, read_ids
+from rearec.inference.ids import read_histories, read_ids
 
 EXPECTED = [["3", "4"], ["5"]]
 
@@ -47,8 +47,8 @@ def test_columns_of_pandas_and_pyarrow() -> None:
 def test_what_is_no_id_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"histories\[1\]"):
         read_histories([["3"], ["3", value]])
-    with pytest.raises(TypeError, match="item: got"):
-        as_token(value, "item")
+    with pytest.raises(TypeError, match="items: an id is text or a whole number, got"):
+        read_ids([value], "items")
 
 
 @pytest.mark.parametrize(
