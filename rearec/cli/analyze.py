@@ -267,6 +267,8 @@ def analyze(
     folders = [RunFolder(path) for path in (run, *(against or []))]
     for folder in folders:
         folder.check_finished()
+        if asked.ranks:
+            folder.check_held_out()
     _check_out(out, analysis, force)
     data = dataset_path(folders[0], data)
 

@@ -60,6 +60,7 @@ def evaluate(
 
     folder = RunFolder(run)
     folder.check_finished()
+    folder.check_held_out()
     data = dataset_path(folder, data)
 
     from rearec.data import load_dataset

@@ -10,17 +10,18 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from rearec.errors import UserError
 from rearec.run_folder import RunFolder
 
-__all__ = ["Loggers", "RunLoggers"]
+__all__ = ["LOGGERS", "Loggers", "RunLoggers"]
 
-LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow", "none"]
-Loggers: TypeAlias = LoggerName | Logger | Sequence[LoggerName | Logger]
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "none")
+# One of these words, a Lightning logger, or several of them.
+Loggers: TypeAlias = str | Logger | Sequence[str | Logger]
 
 # What project and experiment are called, unless the environment says otherwise.
 PROJECT = "rearec"
@@ -60,7 +61,7 @@ class RunLoggers:
             logger.finalize("success")
 
 
-def _logger(wanted: LoggerName | Logger, run: Path) -> Logger:
+def _logger(wanted: str | Logger, run: Path) -> Logger:
     if isinstance(wanted, Logger):
         return wanted
     if wanted == "tensorboard":
@@ -68,8 +69,8 @@ def _logger(wanted: LoggerName | Logger, run: Path) -> Logger:
     if wanted == "csv":
         # a version for each part of a training that was resumed: Lightning would delete the earlier ones
         return CSVLogger(run, name="csv")
-    if wanted not in get_args(LoggerName):
-        raise UserError(f"unknown logger {wanted!r}; known are {', '.join(get_args(LoggerName))}")
+    if wanted not in LOGGERS:
+        raise UserError(f"unknown logger {wanted!r}; known are {', '.join(LOGGERS)}")
     if importlib.util.find_spec(wanted) is None:
         raise UserError(f"logger {wanted}: the package {wanted} is not installed; pip install {wanted}")
     if wanted == "wandb":

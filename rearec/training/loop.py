@@ -125,9 +125,9 @@ def train(
         if not goes_on(folder, options):
             return folder.result()
     else:
-        # --resume may replace a run that was killed in its first epoch, which began where that one did.
-        init = begun_from(folder) if resume and init is None else init
+        # --resume may replace a run that was killed in its first epoch; it begins with the weights that that one had.
         folder.check_writable(force=force or resume)
+        init = begun_from(folder) if resume and init is None else init
 
     session = Session(folder, dataset, options, device, callbacks, logger, on_epoch, on_batch)
     model, recorder = session.fit(config, record, backbone=backbone, init=init, continues=continues)
