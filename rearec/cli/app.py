@@ -13,7 +13,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, refit, reproduce, train
+from rearec.cli import (
+    analyze,
+    demo,
+    download,
+    embed,
+    evaluate,
+    info,
+    prepare,
+    recommend,
+    refit,
+    reproduce,
+    sample,
+    train,
+)
 from rearec.cli.command import EXIT_USER_ERROR
 from rearec.cli.output import give_up_stdout, note
 
@@ -80,7 +93,7 @@ def options(
     """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend."""
 
 
-for _module in (demo, download, prepare, embed, train, refit, evaluate, analyze, reproduce, recommend, info):
+for _module in (demo, sample, download, prepare, embed, train, refit, evaluate, analyze, reproduce, recommend, info):
     _module.register(app)
 
 

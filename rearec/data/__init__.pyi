@@ -7,6 +7,7 @@ from .readers.formats import FORMATS
 from .readers.interactions import as_token
 from .readers.options import SPLITS, PrepareOptions
 from .storage import load_dataset, save_dataset
+from .synthetic.shop import sample_events
 
 __all__ = [
     "FORMATS",
@@ -20,5 +21,6 @@ __all__ = [
     "collate_histories",
     "load_dataset",
     "prepare",
+    "sample_events",
     "save_dataset",
 ]

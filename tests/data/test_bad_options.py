@@ -57,7 +57,10 @@ def test_filters_that_leave_nothing(write: Write) -> None:
         "4 of 4 interactions"
     )
     message = refused("table", [path], min_eval_history=3)
-    assert message == f"{path}: the filters on rows leave no valid rows (rows: train 1, valid 0, test 1)"
+    assert message == (
+        f"{path}: the filters on rows leave no valid rows (rows: train 1, valid 0, test 1); "
+        "removed: --min-eval-history 3: 1 of 3 rows"
+    )
 
 
 def test_ratings_that_are_needed_and_missing(write: Write) -> None:

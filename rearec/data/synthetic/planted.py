@@ -16,7 +16,7 @@ from rearec.data.preparation.splits import leave_one_out
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.storage import load_dataset, save_dataset
 
-__all__ = ["Planted", "generate", "paper_shaped"]
+__all__ = ["Planted", "generate", "paper_shaped", "walk"]
 
 # Shape of the Amazon sets: at least this many items, log-normal above, popularity by a power law.
 MIN_LENGTH = 3
@@ -99,6 +99,30 @@ def generate(
     shares = np.asarray(structure.depths) / np.sum(structure.depths)
     depth = rng.choice(len(shares), size=everyday, p=shares) + 1
 
+    user, items = walk(rng, structure, points_to, theme_of_anchor, depth)
+    names = [f"anchor-{kind}-{n}" for kind in range(structure.kinds) for n in range(structure.anchors_per_kind)]
+    names += [f"item-{theme}-{n}" for theme in range(structure.themes) for n in range(structure.items_per_theme)]
+    dataset = _leave_one_out(user, items, names, {"format": "planted", "seed": seed}, asdict(structure))
+    if out is None:
+        return dataset
+    save_dataset(dataset, out, force=force)
+    return load_dataset(out)
+
+
+def walk(
+    rng: np.random.Generator,
+    structure: Planted,
+    points_to: NDArray[np.int64],
+    theme_of_anchor: NDArray[np.int64],
+    depth: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The events of all users as `Planted` tells, user after user in time order: int64 [n] users, int64 [n] items.
+
+    Args:
+        points_to: the kind that each item points to, anchors first, kind by kind, then everyday items theme by theme.
+        theme_of_anchor: the theme of each anchor; depth: that of each everyday item, from 1.
+    """
+    anchors, everyday = len(theme_of_anchor), len(depth)
     own = rng.integers(structure.anchors_per_kind, size=(structure.users, structure.kinds))
     own += np.arange(structure.kinds) * structure.anchors_per_kind
     length = np.maximum(rng.geometric(1 / (structure.mean_length - 2), size=structure.users) + 2, 3)
@@ -109,7 +133,7 @@ def generate(
     for step in range(everyday_items.shape[1]):
         everyday_items[:, step] = item
         anchor = own[user, points_to[item]]
-        for hop in range(1, len(shares)):
+        for hop in range(1, len(structure.depths)):
             anchor = np.where(depth[item - anchors] > hop, own[user, points_to[anchor]], anchor)
         free = rng.random(structure.users) < structure.noise
         theme = np.where(free, rng.integers(structure.themes, size=structure.users), theme_of_anchor[anchor])
@@ -119,19 +143,7 @@ def generate(
     first = rng.permuted(own, axis=1)
     slots = np.concatenate((first, everyday_items), axis=1)
     present = np.arange(slots.shape[1]) < (structure.kinds + length)[:, None]
-    names = [f"anchor-{kind}-{n}" for kind in range(structure.kinds) for n in range(structure.anchors_per_kind)]
-    names += [f"item-{theme}-{n}" for theme in range(structure.themes) for n in range(structure.items_per_theme)]
-    dataset = _leave_one_out(
-        np.repeat(user, present.sum(axis=1)),
-        slots[present],
-        names,
-        {"format": "planted", "seed": seed},
-        asdict(structure),
-    )
-    if out is None:
-        return dataset
-    save_dataset(dataset, out, force=force)
-    return load_dataset(out)
+    return np.repeat(user, present.sum(axis=1)), slots[present]
 
 
 def paper_shaped(num_users: int, num_items: int, mean_length: float, seed: int = 0) -> SequenceDataset:
