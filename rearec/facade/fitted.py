@@ -78,14 +78,16 @@ class FittedModel(Recommender):
         run: str | Path,
         *,
         data: str | Path | SequenceDataset | None = None,
-        backbone: Backbone | None = None,
+        backbone: Backbone | str | None = None,
+        trust_code: bool = False,
         device: torch.device | str | None = None,
         batch_rows: int = 256,
         keep: TemporaryFolder | None = None,
     ) -> None:
         folder = RunFolder(run)
         folder.check_finished()
-        super().__init__(folder.path, backbone=backbone, device=device_of(device), batch_rows=batch_rows)
+        where = device_of(device)
+        super().__init__(folder.path, backbone=backbone, trust_code=trust_code, device=where, batch_rows=batch_rows)
         self.run = folder.path
         self._keep = keep
         self._data = data
@@ -285,7 +287,8 @@ def load(
     run: str | Path,
     data: str | Path | SequenceDataset | None = None,
     *,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
+    trust_code: bool = False,
     device: torch.device | str | None = None,
 ) -> FittedModel:
     """The model of a finished training.
@@ -295,6 +298,7 @@ def load(
         data: its dataset, or where that is; None: where it was. It is opened when it is first needed, and must be the
             one that the model was trained on.
         backbone: for a model with an encoder of one's own, that encoder; its weights are replaced.
+        trust_code: whether the code may be run that the model names for its encoder (``module:factory``).
         device: where to compute: "cpu", "cuda", "cuda:N"; None or "auto": a GPU where there is one.
 
     Raises:
@@ -310,7 +314,7 @@ def load(
         >>> again.recommend(users="all") == model.recommend(users="all")
         True
     """
-    return FittedModel(run, data=data, backbone=backbone, device=device)
+    return FittedModel(run, data=data, backbone=backbone, trust_code=trust_code, device=device)
 
 
 def _check_same(folder: RunFolder, dataset: SequenceDataset, called: str | Path) -> None:

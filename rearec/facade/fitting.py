@@ -95,6 +95,8 @@ def fit(
         raise ValueError("resume and force: resume goes on with a run, force replaces it: give one of them")
     own = None if isinstance(backbone, str) else backbone
     name = backbone if isinstance(backbone, str) else OWN_BACKBONE
+    # Who names code of their own here has it run; a function that makes an encoder makes the one to load, too.
+    trust_code = ":" in name
     known: Preset | None = preset
     if resume and out is not None and RunFolder(out).options_file.is_file():
         config, options = _as_before(RunFolder(out), method, name, settings)
@@ -125,7 +127,7 @@ def fit(
                 on_batch=bars.on_batch,
             )
         encoder = None if own is None else own()
-        return FittedModel(run, data=dataset, backbone=encoder, device=place, keep=temporary)
+        return FittedModel(run, data=dataset, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
     except BaseException:
         if temporary is not None:
             temporary.delete()

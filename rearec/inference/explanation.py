@@ -29,7 +29,7 @@ class Step:
     """The ranking by one state of the model.
 
     name: "step 0" (the state of the last item), "step 1", ..., and "mean of the steps" where the model answers with
-        that (method erl). The last of an explanation's steps is the model's answer.
+        that (as erl does). The last of an explanation's steps is the model's answer.
     items, scores: the best items by this state alone, best first; scores are comparable within one step only.
     titles: of each item, None where it has none; None where the catalogue has no titles.
     to_previous: cosine with the state before, None for the first.
@@ -142,12 +142,13 @@ class Explanation:
 def named_states(model: ReaRec, states: Tensor) -> tuple[list[str], Tensor]:
     """The states [R, T, d] that rank items, with their names; the last one is the model's answer.
 
-    Beside those of the steps that is their mean where the model answers with it (method erl).
+    Beside those of the steps that is their mean where the model answers with it, as erl does.
     """
     names = [f"step {step}" for step in range(states.shape[1])]
-    if model.config.method != "erl":
+    final = model.final_state(states)
+    if torch.equal(final, states[:, -1]):
         return names, states
-    return [*names, "mean of the steps"], torch.cat([states, model.final_state(states)[:, None]], dim=1)
+    return [*names, "mean of the steps"], torch.cat([states, final[:, None]], dim=1)
 
 
 def explain(

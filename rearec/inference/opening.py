@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,13 +17,18 @@ __all__ = ["open_run"]
 
 
 def open_run(
-    name: str | Path, *, device: torch.device | str, backbone: Backbone | None = None
+    name: str | Path,
+    *,
+    device: torch.device | str,
+    backbone: Backbone | str | None = None,
+    trust_code: bool = False,
 ) -> tuple[ReaRec, Catalog]:
     """The model of a finished training, and its items.
 
     Args:
         name: a RUN folder, or ``owner/name`` of one that was published on the Hugging Face Hub, where no such folder
             is. A folder that was downloaded from there holds no record of a training, and needs none.
+        backbone, trust_code: as `ReaRec.from_pretrained` takes them.
 
     Raises:
         UserError: there is no such model, the training did not finish, or a file is missing or damaged.
@@ -36,7 +42,8 @@ def open_run(
         run.check_finished()
     else:
         run = RunFolder(locate_model(name, [run.catalog_file.name])[0].parent)
-    model = ReaRec.from_pretrained(name, map_location=device, backbone=backbone)
+    own: dict[str, Any] = {"backbone": backbone, **({"trust_code": True} if trust_code else {})}
+    model = ReaRec.from_pretrained(name, map_location=device, **own)
     catalog = run.catalog()
     if len(catalog.item_ids) != model.config.num_items:
         raise UserError(

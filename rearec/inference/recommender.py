@@ -47,6 +47,7 @@ class Recommender:
             together with ``catalog``.
         catalog: the model's items; read from the RUN folder where ``model`` is one.
         backbone: for a RUN folder of a model with an encoder of one's own, that encoder; its weights are replaced.
+        trust_code: whether the code may be run that the model names for its encoder (``module:factory``).
         device: where to compute; the device of the model where ``model`` is one and this is None.
         batch_rows: histories per pass of the model.
 
@@ -76,7 +77,8 @@ class Recommender:
         model: str | Path | ReaRec,
         catalog: Catalog | None = None,
         *,
-        backbone: Backbone | None = None,
+        backbone: Backbone | str | None = None,
+        trust_code: bool = False,
         device: torch.device | str | None = None,
         batch_rows: int = 256,
     ) -> None:
@@ -85,7 +87,7 @@ class Recommender:
                 raise ValueError("catalog: missing; a ReaRec model does not know the ids of its items")
             model = model if device is None else model.to(device)
         else:
-            model, catalog = open_run(model, device=device or "cpu", backbone=backbone)
+            model, catalog = open_run(model, device=device or "cpu", backbone=backbone, trust_code=trust_code)
         if len(catalog.item_ids) != model.config.num_items:
             raise ValueError(
                 f"catalog: has {len(catalog.item_ids)} items, expected {model.config.num_items} as the model has"
