@@ -4,7 +4,7 @@ from .data.storage import load_dataset
 from .errors import UserError
 from .evaluation.measures import evaluate
 from .facade.fitted import FittedModel, load
-from .facade.fitting import fit
+from .facade.fitting import fit, refit
 from .inference import Recommendation, Recommender
 from .models.config import ReaRecConfig
 from .reasoning import ReaRec
@@ -28,5 +28,6 @@ __all__ = [
     "load",
     "load_dataset",
     "prepare",
+    "refit",
     "train",
 ]

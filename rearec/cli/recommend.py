@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rearec.cli.answer_files import answer_writer, as_record, check_output, read_id_file, read_requests
-from rearec.cli.command import Common, ExcludeSeen, Force, command
+from rearec.cli.command import Common, Force, command
 from rearec.cli.finished_run import check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
@@ -64,7 +64,14 @@ def recommend(
     deny: Annotated[
         Path | None, typer.Option("--deny", metavar="FILE", help="Items not to recommend, one id per line.")
     ] = None,
-    exclude_seen: ExcludeSeen = None,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-seen/--keep-seen",
+            help="Leave out the items of the history, or recommend them too.",
+            show_default="as the run was trained",
+        ),
+    ] = None,
     titles: Annotated[
         bool, typer.Option("--titles/--no-titles", help="With the items' titles, where the dataset had some.")
     ] = True,

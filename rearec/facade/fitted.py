@@ -106,11 +106,22 @@ class FittedModel(Recommender):
         """
         if isinstance(self._data, SequenceDataset):
             return self._data
-        folder = RunFolder(self.run)
-        path = folder.dataset_path("give it with rearec.load(run, data=...)") if self._data is None else self._data
+        path = self.dataset_path
+        assert path is not None
         dataset = load_dataset(path)
-        _check_same(folder, dataset, path)
+        _check_same(RunFolder(self.run), dataset, path)
         return dataset
+
+    @property
+    def dataset_path(self) -> str | Path | None:
+        """Where the dataset is; None where it is in memory.
+
+        Raises:
+            UserError: as `dataset`.
+        """
+        if self._data is None:
+            return RunFolder(self.run).dataset_path("give it with rearec.load(run, data=...)")
+        return None if isinstance(self._data, SequenceDataset) else self._data
 
     @property
     def config(self) -> ReaRecConfig:

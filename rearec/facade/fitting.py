@@ -1,4 +1,4 @@
-"""Train a model on a dataset in one call."""
+"""Train a model on a dataset in one call, and the chosen one anew on all of it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, settings_for, train
+from rearec.training import refit as train_on_all
 from rearec.training.loggers import Loggers
 from rearec.training.presets import Preset
 from rearec.training.resuming import settings_of_run
@@ -28,7 +29,7 @@ from rearec.training.resuming import settings_of_run
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
-__all__ = ["fit"]
+__all__ = ["fit", "refit"]
 
 HOW = "rearec.Dataset.from_frame(frame, user=..., item=..., time=...) makes a dataset of it"
 
@@ -127,7 +128,69 @@ def fit(
                 on_batch=bars.on_batch,
             )
         encoder = None if own is None else own()
-        return FittedModel(run, data=dataset, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
+        return FittedModel(run, data=data, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
+    except BaseException:
+        if temporary is not None:
+            temporary.delete()
+        raise
+
+
+def refit(
+    model: FittedModel | str | Path,
+    *,
+    out: str | Path | None = None,
+    epochs: int | None = None,
+    backbone: Callable[[], Backbone] | None = None,
+    logger: Loggers = "tensorboard",
+    progress: bool = True,
+    device: torch.device | str | None = None,
+    force: bool = False,
+) -> FittedModel:
+    """The model to put to use: trained anew as a finished one was, on validation and test rows too.
+
+    Nothing is held back, so nothing measures it: its metrics are those of the model that it was made from.
+
+    Args:
+        model: what `fit` or `load` returned, or its RUN folder.
+        epochs: how many; None: as many as the model's best epoch had behind it.
+        backbone: for a model with an encoder of one's own, the function that makes it.
+        out, logger, progress, device, force: as `fit` takes them.
+
+    Raises:
+        UserError: as `rearec.training.refit`.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> model = rearec.fit(dataset, epochs=2, dim=8, max_len=20, progress=False)
+        >>> final = rearec.refit(model, progress=False)
+        >>> final.result["epochs"] == model.result["best_epoch"], final.result["test"]
+        (True, None)
+    """
+    chosen = model if isinstance(model, FittedModel) else FittedModel(model, backbone=backbone and backbone())
+    place = device_of(device)
+    temporary = TemporaryFolder() if out is None else None
+    run = temporary.path if temporary is not None else Path(out or "")
+    # What the RUN folder remembers is a path, where there is one.
+    data = chosen.dataset if chosen.dataset_path is None else chosen.dataset_path
+    try:
+        count = chosen.result["best_epoch"] if epochs is None else epochs
+        with TrainingBars(f"{chosen.config.method} on all rows", count, progress) as bars:
+            train_on_all(
+                chosen.run,
+                run,
+                data=data,
+                epochs=epochs,
+                backbone=backbone,
+                device=place,
+                force=force,
+                logger=logger,
+                on_epoch=bars.on_epoch,
+                on_batch=bars.on_batch,
+            )
+        encoder = None if backbone is None else backbone()
+        return FittedModel(run, data=data, backbone=encoder, device=place, keep=temporary)
     except BaseException:
         if temporary is not None:
             temporary.delete()

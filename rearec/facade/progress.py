@@ -48,13 +48,9 @@ class TrainingBars:
         if self._batches is not None:
             self._batches.close()
             self._batches = None
-        self._epochs.set_postfix(
-            {
-                "loss": f"{row['train_loss']:.4f}",
-                "valid NDCG@20": f"{row['valid_ndcg@20']:.4f}",
-                "best epoch": row["best_epoch"],
-            },
-            refresh=False,
-        )
+        beside: dict[str, Any] = {"loss": f"{row['train_loss']:.4f}"}
+        if "valid_ndcg@20" in row:
+            beside |= {"valid NDCG@20": f"{row['valid_ndcg@20']:.4f}", "best epoch": row["best_epoch"]}
+        self._epochs.set_postfix(beside, refresh=False)
         # an epoch that a resumed training has behind it counts too
         self._epochs.update(row["epoch"] - self._epochs.n)

@@ -46,6 +46,8 @@ def result_html(caption: str, method: str, result: Mapping[str, Any]) -> str:
 
 
 def _epochs(result: Mapping[str, Any]) -> str:
+    if result.get("refit_of") is not None:
+        return f"{result['epochs']} epochs, trained on every interaction; {result['parameters']:,} parameters"
     if result["stopped_early"]:
         end = ", stopped early"
     else:

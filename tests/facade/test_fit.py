@@ -119,6 +119,19 @@ def test_an_encoder_of_one_s_own(dataset: SequenceDataset) -> None:
     assert model.config.backbone == "own" and len(model.recommend([["item-001"]])[0].items) == 10
 
 
+def test_the_chosen_model_is_trained_anew_on_every_row(dataset: SequenceDataset, model: FittedModel) -> None:
+    final = rearec.refit(model, progress=False, logger="none")
+    assert final.result["epochs"] == model.result["best_epoch"] and final.result["test"] is None
+    assert final.config == model.config and not torch.equal(final.model.weight, model.model.weight)
+    assert len(final.recommend(users="all", k=3)) == 150 and final.catalog.titles == dataset.item_titles
+    assert "trained on every interaction" in repr(final)
+    assert "trained on every interaction" in final._repr_html_()
+    with pytest.raises(UserError, match="a refit, trained on every interaction"):
+        final.evaluate()
+    with pytest.raises(UserError, match="a refit, trained on every interaction"):
+        rearec.refit(final)
+
+
 def test_a_bar_shows_the_epochs_or_nothing_is_shown(
     dataset: SequenceDataset, capfd: pytest.CaptureFixture[str]
 ) -> None:
