@@ -61,7 +61,7 @@ def _by_parameter(context: typer.Context, path: Path, found: Mapping[Any, Any]) 
         if isinstance(value, dict) or (isinstance(value, list) and not several):
             raise typer.BadParameter(f"{path}: {name}: got {value!r}, expected one value")
         try:
-            parameter.type_cast_value(context, value)
+            parameter.process_value(context, value)
         except Exception as error:
             # The class has no public name, see `rearec.cli.app`.
             if not hasattr(error, "format_message"):

@@ -109,7 +109,7 @@ def train(
     loggers = logger or ["tensorboard"]
     if print_config:
         shown = {name: value for part in settings for name, value in asdict(part).items()}
-        readable = _readable(shown) | {"exclude_seen": exclude_seen, "init": None if init is None else str(init)}
+        readable = _readable(shown) | {"init": None if init is None else str(init)}
         print_options({"preset": preset or "best"} | readable | {"logger": loggers}, common.as_json)
         return
     if resumes and not folder.last_checkpoint.is_file() and not folder.finished:

@@ -12,6 +12,7 @@ from rearec.training.options import TrainingOptions
 __all__ = ["advice", "contrastive_start"]
 
 FLOORS = ("popularity", "markov")
+DIGITS = 4
 
 
 def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], options: TrainingOptions) -> list[str]:
@@ -31,7 +32,8 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
     lines = []
     test = result["test"]
     if test is not None:
-        above = [name for name in FLOORS if test[name]["ndcg@20"] > test["ndcg@20"]]
+        # as they are shown: nothing is below what it looks equal to
+        above = [name for name in FLOORS if round(test[name]["ndcg@20"], DIGITS) > round(test["ndcg@20"], DIGITS)]
         if above:
             floors = " and ".join(f"{name} ({_short(test[name]['ndcg@20'])})" for name in above)
             lines.append(
@@ -55,4 +57,4 @@ def contrastive_start(config: ReaRecConfig) -> int | None:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0")
+    return f"{value:.{DIGITS}f}".removeprefix("0")
