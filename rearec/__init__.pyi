@@ -3,6 +3,7 @@ from .data.preparation.prepare import prepare
 from .data.storage import load_dataset
 from .errors import UserError
 from .evaluation.measures import evaluate
+from .experiments.compare import compare
 from .facade.fitted import FittedModel, load
 from .facade.fitting import fit, refit
 from .inference import Recommendation, Recommender
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingOptions",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "fit",
     "load",

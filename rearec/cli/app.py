@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from rearec.cli import (
     analyze,
+    compare,
     demo,
     download,
     embed,
@@ -26,6 +27,7 @@ from rearec.cli import (
     reproduce,
     sample,
     train,
+    tune,
 )
 from rearec.cli.command import EXIT_USER_ERROR
 from rearec.cli.output import give_up_stdout, note
@@ -93,7 +95,24 @@ def options(
     """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend."""
 
 
-for _module in (demo, sample, download, prepare, embed, train, refit, evaluate, analyze, reproduce, recommend, info):
+for _module in (
+    *(
+        demo,
+        sample,
+        download,
+        prepare,
+        embed,
+        train,
+        refit,
+        tune,
+        evaluate,
+        compare,
+        analyze,
+        reproduce,
+        recommend,
+        info,
+    ),
+):
     _module.register(app)
 
 

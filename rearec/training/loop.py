@@ -49,6 +49,7 @@ def train(
     init: str | Path | ReaRec | None = None,
     callbacks: Sequence[Callback] = (),
     logger: Loggers = "tensorboard",
+    test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -76,13 +77,14 @@ def train(
             only; they are called before the epoch's checkpoint is written.
         logger: "tensorboard", "csv", "wandb", "mlflow", "none", a Lightning logger, or several of these. metrics.csv
             is written in any case.
+        test: whether the test rows are ranked at the end; a search for settings looks at the validation rows alone.
         on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
     Returns:
         ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``seen`` ("kept" or
         "excluded", in the choice of the best epoch as in what follows), ``valid`` (metrics) and ``test`` (as `evaluate`
-        returns them, floors included; None without test rows).
+        returns them, floors included; None without test rows, or where ``test`` is False).
 
     Raises:
         ValueError: the configuration does not fit the dataset.
@@ -139,7 +141,7 @@ def train(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seen": seen.name,
         "valid": measure("valid", floors=False),
-        "test": measure("test") if len(dataset.rows("test")) else None,
+        "test": measure("test") if test and len(dataset.rows("test")) else None,
     }
     session.finish(model, result)
     return result

@@ -132,6 +132,14 @@ def test_the_chosen_model_is_trained_anew_on_every_row(dataset: SequenceDataset,
         rearec.refit(final)
 
 
+def test_fitted_models_are_compared(dataset: SequenceDataset, model: FittedModel) -> None:
+    base = rearec.fit(dataset, method="base", **TINY)
+    compared = rearec.compare({"base": base, "prl": model}, metrics=["ndcg@20"], users_by=None, items_by=None)
+    value = {line["run"]: line["value"] for line in compared.table}
+    assert value["prl"] == pytest.approx(model.evaluate()["ndcg@20"], rel=1e-5)
+    assert value["base"] == pytest.approx(base.result["test"]["ndcg@20"], rel=1e-5)
+
+
 def test_a_bar_shows_the_epochs_or_nothing_is_shown(
     dataset: SequenceDataset, capfd: pytest.CaptureFixture[str]
 ) -> None:
