@@ -18,6 +18,7 @@ from rearec.engine import Engine
 from rearec.errors import UserError, visible
 from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
+from rearec.inference.explanation import named_states
 from rearec.reasoning import ReaRec
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_lines, figure
@@ -95,16 +96,13 @@ def cases(
     if not chosen:
         return []
 
-    steps = [f"step {step}" for step in range(model.config.steps + 1)]
     ranks = ranked.by_step[chosen]
     batch = history_batch(dataset, split, chosen, model.config.max_len)
     with torch.inference_mode():
         engine = Engine(model)
-        states = engine(batch).states
-        if model.config.traits.readout == "mean":
-            steps.append("mean of the steps")
+        steps, states = named_states(model, engine(batch).states)
+        if len(steps) > ranks.shape[1]:  # the answer is none of the steps
             ranks = np.concatenate([ranks, ranked.final[chosen, None]], axis=1)
-            states = torch.cat([states, model.final_state(states)[:, None]], dim=1)
         k = min(k, model.config.num_items)
         barred = _rivals_left_out(dataset, split, np.repeat(chosen, len(steps)), states.device) if exclude else None
         top = catalog_topk(states.flatten(0, 1), engine.catalog, k, exclude=barred)[1]

@@ -97,6 +97,8 @@ def analyze(
     for folder in folders:
         folder.check_finished()
         check_code(folder, trust_code)
+        if any(ANALYSES[name].ranks for name in chosen):
+            folder.check_held_out()
     kinds = [word.strip() for word in formats.split(",")]
     _check_out(out, [*chosen, *([INDEX] if analysis == ALL else [])], kinds, force)
     data = dataset_path(folders[0], data)

@@ -21,7 +21,9 @@ from rearec.cli import (
     info,
     prepare,
     recommend,
+    refit,
     reproduce,
+    sample,
     train,
     tune,
 )
@@ -114,7 +116,24 @@ def options(
     """
 
 
-for _module in (demo, download, prepare, embed, train, tune, evaluate, compare, analyze, reproduce, recommend, info):
+for _module in (
+    *(
+        demo,
+        sample,
+        download,
+        prepare,
+        embed,
+        train,
+        refit,
+        tune,
+        evaluate,
+        compare,
+        analyze,
+        reproduce,
+        recommend,
+        info,
+    ),
+):
     _module.register(app)
 
 

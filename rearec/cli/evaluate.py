@@ -67,6 +67,7 @@ def evaluate(
     folder = RunFolder(run)
     folder.check_finished()
     check_code(folder, trust_code)
+    folder.check_held_out()
     data = dataset_path(folder, data)
 
     from rearec.data import load_dataset

@@ -47,10 +47,10 @@ def check_code(run: RunFolder, trust_code: bool) -> None:
         raise UserError(f"{run.path}: its encoder is made by code of somebody's own, {backbone}; --trust-code runs it")
 
 
-def check_code_to_resume(run: RunFolder, model: dict[str, Any], given: set[str], trust_code: bool) -> None:
+def check_code_to_resume(run: RunFolder, given: set[str], trust_code: bool) -> None:
     """UserError where a run to resume names code that the user has not: neither by its option nor by --trust-code."""
     for name in ("backbone", "method"):
-        word = model[name]
+        word = run.options()["model"].get(name)
         if word == OWN_BACKBONE:
             raise UserError(
                 f"{run.path}: its {name} was handed over in Python and has no name that a command could load it by; "
@@ -72,17 +72,7 @@ def open_model(run: RunFolder, device: torch.device | str, trust_code: bool) -> 
 
 def dataset_path(run: RunFolder, data: Path | None) -> Path:
     """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
-    if data is not None:
-        return data
-    recorded = run.options()["dataset"].get("path")
-    if recorded is None:
-        raise UserError(
-            f"{run.path}: was trained on data in memory, it does not say which; give the prepared dataset with --data"
-        )
-    path = Path(recorded)
-    if not path.is_dir():
-        raise UserError(f"{path}: the dataset {run.path} was trained on is gone; say where it is with --data")
-    return path
+    return run.dataset_path("say where it is with --data") if data is None else data
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:

@@ -16,7 +16,7 @@ from rearec.data.preparation.splits import leave_one_out
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.storage import load_dataset, save_dataset
 
-__all__ = ["Planted", "generate", "paper_shaped", "planted_theme"]
+__all__ = ["Planted", "generate", "paper_shaped", "planted_theme", "walk"]
 
 # Shape of the Amazon sets: at least this many items, log-normal above, popularity by a power law.
 MIN_LENGTH = 3
@@ -90,10 +90,30 @@ def generate(
     """
     structure = planted or Planted()
     rng = np.random.default_rng(seed)
-    anchors = structure.kinds * structure.anchors_per_kind
-    everyday = structure.themes * structure.items_per_theme
     points_to, theme_of_anchor, depth = _rules(structure, rng)
+    user, items = walk(rng, structure, points_to, theme_of_anchor, depth)
+    names = _names(structure)
+    dataset = _leave_one_out(user, items, names, {"format": "planted", "seed": seed}, asdict(structure))
+    if out is None:
+        return dataset
+    save_dataset(dataset, out, force=force)
+    return load_dataset(out)
 
+
+def walk(
+    rng: np.random.Generator,
+    structure: Planted,
+    points_to: NDArray[np.int64],
+    theme_of_anchor: NDArray[np.int64],
+    depth: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The events of all users as `Planted` tells, user after user in time order: int64 [n] users, int64 [n] items.
+
+    Args:
+        points_to: the kind that each item points to, anchors first, kind by kind, then everyday items theme by theme.
+        theme_of_anchor: the theme of each anchor; depth: that of each everyday item, from 1.
+    """
+    anchors, everyday = len(theme_of_anchor), len(depth)
     own = rng.integers(structure.anchors_per_kind, size=(structure.users, structure.kinds))
     own += np.arange(structure.kinds) * structure.anchors_per_kind
     length = np.maximum(rng.geometric(1 / (structure.mean_length - 2), size=structure.users) + 2, 3)
@@ -114,18 +134,7 @@ def generate(
     first = rng.permuted(own, axis=1)
     slots = np.concatenate((first, everyday_items), axis=1)
     present = np.arange(slots.shape[1]) < (structure.kinds + length)[:, None]
-    names = _names(structure)
-    dataset = _leave_one_out(
-        np.repeat(user, present.sum(axis=1)),
-        slots[present],
-        names,
-        {"format": "planted", "seed": seed},
-        asdict(structure),
-    )
-    if out is None:
-        return dataset
-    save_dataset(dataset, out, force=force)
-    return load_dataset(out)
+    return np.repeat(user, present.sum(axis=1)), slots[present]
 
 
 def planted_theme(history: Sequence[str], seed: int = 0, *, planted: Planted | None = None) -> int:
