@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,11 @@ from rearec.cli.options import with_options
 from rearec.cli.output import emit, metric_table, note
 from rearec.cli.process import compute_device
 from rearec.cli.training_progress import TrainingProgress
-from rearec.cli.training_settings import from_preset, from_run, training_options, without_ignored
+from rearec.cli.training_settings import from_preset, from_run, readable, training_options, without_ignored
 from rearec.errors import UserError
 from rearec.models.config import MODEL, OBJECTIVE, TEXTS, ReaRecConfig
 from rearec.training.options import TRAINING, TrainingOptions
-from rearec.training.presets import Preset, relevant
+from rearec.training.presets import Preset
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -103,33 +104,29 @@ def train(
         check_code_to_resume(folder, set(given), trust_code)
     elif resume:
         note(f"nothing to resume in {out}: starting anew with these settings")
-    dataset = load_dataset(data)
+    with _continuable(folder, data, resumes):
+        dataset = load_dataset(data)
+        asked = from_run(folder, dataset, given) if resumes else from_preset(dataset, preset or "best", usual | given)
+        preset, loggers = preset if resumes else preset or "best", logger or ["tensorboard"]
+        if print_config:
+            others = {"init": None if init is None else str(init), "logger": loggers}
+            print_options({"preset": preset, **readable(*asked), **others}, common.as_json)
+            return
+        if resumes and not folder.last_checkpoint.is_file() and not folder.finished:
+            note(f"{out} has ended no epoch yet: starting anew with its settings")
 
-    from rearec.evaluation import seen_items
+        from rearec.evaluation import seen_items
+        from rearec.training import advice
+        from rearec.training import train as run_training
 
-    settings = from_run(folder, dataset, given) if resumes else from_preset(dataset, preset or "best", usual | given)
-    seen = seen_items(dataset, exclude_seen, of_run=settings[1].exclude_seen)
-    loggers = logger or ["tensorboard"]
-    if print_config:
-        shown = {name: value for part in settings for name, value in asdict(part).items()}
-        readable = _readable(shown) | {"init": None if init is None else str(init)}
-        print_options({"preset": preset or "best"} | readable | {"logger": loggers}, common.as_json)
-        return
-    if resumes and not folder.last_checkpoint.is_file() and not folder.finished:
-        note(f"{out} has ended no epoch yet: starting anew with its settings")
-
-    from rearec.training import advice
-    from rearec.training import train as run_training
-
-    finished = resume and folder.finished
-    before = len(folder.metrics())
-    try:
-        with TrainingProgress(settings[0], lambda: [str(seen), *_begun(folder)]) as progress:
+        seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
+        before = len(folder.metrics()) if resume and folder.finished else None
+        with TrainingProgress(asked[0], lambda: [str(seen), *_begun(folder)]) as progress:
             result = run_training(
                 data,
                 out,
-                *settings,
-                preset=preset if resumes else preset or "best",
+                *asked,
+                preset=preset,
                 device=compute_device(common.device),
                 resume=resume,
                 force=force,
@@ -138,19 +135,33 @@ def train(
                 on_epoch=progress.on_epoch,
                 on_batch=progress.on_batch,
             )
-    except KeyboardInterrupt:
-        if folder.options_file.is_file():
-            note(f"continue with: {shlex.join(['rearec', 'train', str(data), '--out', str(out), '--resume'])}")
-        else:
-            note("nothing was written yet: begin again with the same command")
-        raise
-    if finished and result["epochs"] == before:
+    if before == result["epochs"]:
         note(f"{out}: this training has finished already; more --epochs extend it")
-    lines = advice(result, folder.metrics(), settings[1])
+    lines = advice(result, folder.metrics(), asked[1])
     for line in lines:
         note(line)
-    answer = {"run": str(out), "method": settings[0].method, "steps": settings[0].steps, "advice": lines, **result}
-    emit(answer, common.as_json, lambda console: _render(console, out, settings[0].method, result))
+    answer = {"run": str(out), "method": asked[0].method, "steps": asked[0].steps, "advice": lines, **result}
+    emit(answer, common.as_json, lambda console: _render(console, out, asked[0].method, result))
+
+
+@contextmanager
+def _continuable(folder: RunFolder, data: Path, resumes: bool) -> Iterator[None]:
+    """Tells after Ctrl-C how the training goes on."""
+
+    def written() -> int | None:
+        return folder.options_file.stat().st_mtime_ns if folder.options_file.is_file() else None
+
+    before = written()
+    try:
+        yield
+    except KeyboardInterrupt:
+        # With --force an earlier run may still be there.
+        if resumes or written() != before:
+            command = ["rearec", "train", str(data), "--out", str(folder.path), "--resume"]
+            note(f"continue with: {shlex.join(command)}")
+        else:
+            note(f"nothing of it is in {folder.path} yet: begin again with the same command")
+        raise
 
 
 def _preset_of(folder: RunFolder, given: Preset | None) -> Preset | None:
@@ -159,15 +170,6 @@ def _preset_of(folder: RunFolder, given: Preset | None) -> Preset | None:
     if given is not None and given != stored:
         raise UserError(f"--preset: the run to resume was started with {stored or 'none'}, not {given}")
     return stored
-
-
-def _readable(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the model and its training read, without what the data decides."""
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in ("num_items", "feature_dim") and relevant(name, values["backbone"], values["method"])
-    }
 
 
 def _begun(folder: RunFolder) -> list[str]:

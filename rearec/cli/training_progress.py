@@ -37,11 +37,9 @@ class TrainingProgress:
             self._task = self._bar.add_task(self._config.method, total=None)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        # What is printed after it stands on a line of its own: the bar is gone, and with it the terminal's ^C.
         self._stack.close()
-        if self._bar is not None and kind is KeyboardInterrupt:
-            # the terminal has written ^C where the bar was
-            note("")
 
     def on_batch(self, epoch: int, done: int, total: int) -> None:
         """Move the bar."""

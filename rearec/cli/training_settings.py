@@ -12,13 +12,13 @@ from rearec.errors import UserError
 from rearec.fields import Setting, settings
 from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
-from rearec.training.presets import SHARED, Preset, usual_setting
+from rearec.training.presets import SHARED, Preset, relevant, usual_setting
 
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
     from rearec.run_folder import RunFolder
 
-__all__ = ["SETTINGS", "from_preset", "from_run", "training_options", "without_ignored"]
+__all__ = ["from_preset", "from_run", "readable", "training_options", "without_ignored"]
 
 SETTINGS: Mapping[str, Setting] = {**settings(ReaRecConfig), **settings(TrainingOptions)}
 Both = tuple[ReaRecConfig, TrainingOptions]
@@ -83,6 +83,15 @@ def from_run(folder: RunFolder, dataset: SequenceDataset, given: Mapping[str, An
         return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
     except ValueError as error:
         raise UserError(as_option(str(error))) from None
+
+
+def readable(config: ReaRecConfig, options: TrainingOptions) -> dict[str, Any]:
+    """The settings that the model and its training read, by field, without what the data decides."""
+    return {
+        name: value
+        for name, value in {**asdict(config), **asdict(options)}.items()
+        if name not in ("num_items", "feature_dim") and relevant(name, config.backbone, config.method)
+    }
 
 
 def as_option(message: str) -> str:
