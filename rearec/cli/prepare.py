@@ -35,6 +35,8 @@ def prepare(
             help=" ".join(f"{name}: {SOURCE_FORMATS[name].help}" for name in FORMATS),
         ),
     ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
+    options: dict[str, Any],
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -42,9 +44,7 @@ def prepare(
             show_default=False,
             help="Files (also .gz, .bz2, .zst, .zip), folders, patterns; train, valid and test where split already.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
-    options: dict[str, Any],
+    ] = None,
     exclude_seen: ExcludeSeen = None,
     force: Force = False,
     common: Common = Common(),
