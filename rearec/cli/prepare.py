@@ -40,7 +40,7 @@ def prepare(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             show_default=False,
             help="Files (also .gz, .bz2, .zst, .zip), folders, patterns; train, valid and test where split already.",
         ),
