@@ -23,7 +23,7 @@ from rearec_kernels import (
     reasoning_info_nce,
 )
 
-__all__ = ["OBJECTIVES", "Loss", "Objective", "load_objective", "loss", "step_weights"]
+__all__ = ["OBJECTIVES", "Objective", "load_objective", "loss", "step_weights"]
 
 
 class Loss(Protocol):

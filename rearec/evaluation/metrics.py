@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rearec.errors import UserError
+from rearec.report.headings import heading
 
 __all__ = [
     "LIST_METRICS",
@@ -145,12 +146,6 @@ def _parse(name: str, num_items: int | None) -> Metric:
         limit = "1 or more" if num_items is None else f"1 to {num_items:,}, the number of items"
         raise UserError(f"metrics: {name!r} has k = {k}, expected {limit}")
     return Metric(kind, k)
-
-
-def heading(name: str) -> str:
-    """A metric's name above a column: ``NDCG@10``, ``Recall@10``."""
-    kind, at, k = name.partition("@")
-    return (kind.upper() if kind in ("ndcg", "map", "mrr", "arp") else kind.capitalize()) + at + k
 
 
 def row_metrics(ranks: ArrayLike, metrics: Sequence[str] = METRICS) -> dict[str, FloatArray]:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rearec.errors import visible
 from rearec.fields import OWN, Setting, is_code, is_own, settings
 from rearec.models.config import ReaRecConfig
+from rearec.report.headings import heading
 from rearec.report.page import escape
 
 __all__ = ["model_card"]
@@ -65,7 +66,7 @@ def _head(config: ReaRecConfig, name: str | None, result: Mapping[str, Any] | No
             dataset_name=name or "unnamed",
             dataset_split=split,
             metric_type=metric,
-            metric_name=_heading(metric),
+            metric_name=heading(metric),
             metric_value=measured[metric],
         )
         for metric in _metric_names(measured)
@@ -120,7 +121,7 @@ def _metrics(result: Mapping[str, Any]) -> list[str]:
         f"## {split.capitalize()} metrics",
         f"{measured['rows']:,} predictions, every item of the catalogue ranked, {SEEN[result['seen']]}; ± one standard "
         f"error over predictions. {chosen}",
-        _table(["", *map(_heading, names)], rows),
+        _table(["", *map(heading, names)], rows),
     ]
 
 
@@ -130,11 +131,6 @@ def _metric_names(measured: Mapping[str, Any]) -> list[str]:
 
 def _values(measured: Mapping[str, Any], names: list[str]) -> list[str]:
     return [f"{measured[name]:.4f} ± {measured[f'{name}_se']:.4f}" for name in names]
-
-
-def _heading(metric: str) -> str:
-    kind, at, k = metric.partition("@")
-    return f"{kind.upper() if kind in ('ndcg', 'mrr', 'map') else kind.capitalize()}{at}{k}"
 
 
 def _settings(config: ReaRecConfig, training: Mapping[str, Any]) -> str:
