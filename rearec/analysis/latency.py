@@ -133,7 +133,7 @@ def page(into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, devi
         },
         xlabel="reasoning steps",
         ylabel=f"time of a batch of {batch} histories (ms)",
-        title="What reasoning costs: median time, bars from quartile to quartile",
+        title="What reasoning costs: median time of a batch, and quartiles",
         from_zero=True,
     )
     into.figure(

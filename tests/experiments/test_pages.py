@@ -23,7 +23,7 @@ from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
 from rearec.evaluation.metrics import rank_metrics, row_metrics
-from rearec.experiments import ARTEFACTS, presets, reproduce
+from rearec.experiments import ARTEFACTS, reproduce
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
@@ -31,6 +31,7 @@ from rearec.files import write_json
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
+from rearec.training import presets
 
 SETTINGS = {"dim": 8, "ffn": 8, "layers": 1, "heads": 1, "max_len": 8, "epochs": 2}
 Make = Callable[..., dict[str, Any]]

@@ -14,7 +14,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from rearec.report.plots import METHOD_COLORS, draw_bars, draw_heatmap, draw_lines, figure, panels
+from rearec.report.plots import METHOD_COLORS, draw_bars, draw_heatmap, draw_lines, draw_parts, figure, panels
 
 
 def boxes(figure: Figure) -> list[Bbox]:
@@ -94,7 +94,7 @@ def test_bars_stand_side_by_side_with_their_values() -> None:
     for bar, beside in zip(first, second, strict=True):
         assert bar.get_x() + bar.get_width() == pytest.approx(beside.get_x())
     assert first.errorbar is None and second.errorbar is not None
-    assert [text.get_text() for text in axes.texts] == ["1.00", "2.00", "0.123", "4.00"]
+    assert [text.get_text() for text in axes.texts] == ["1.00", "2.00", "0.12", "4.00"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["short", "long"]
 
 
@@ -102,7 +102,7 @@ def test_a_single_series_of_methods_has_their_colours_and_no_legend() -> None:
     chart = figure(draw_bars, ["popularity", "base", "erl"], {"NDCG@20": [0.1, 0.2, 0.3]}, ylabel="NDCG@20")
     assert chart.legends == []
     popularity, *rest = chart.axes[0].patches
-    assert same_color(popularity.get_facecolor(), "0.75")
+    assert same_color(popularity.get_facecolor(), "0.62")
     for bar, method in zip(rest, ("base", "erl"), strict=True):
         assert same_color(bar.get_facecolor(), METHOD_COLORS[method])
 
@@ -112,7 +112,7 @@ def test_heatmap_writes_its_values_and_leaves_what_is_missing_blank() -> None:
         draw_heatmap, [[1.0, 0.25], [np.nan, 0.5]], rows=["a", "b"], columns=["c", "d"], label="cosine", xlabel="step"
     )
     axes, colorbar = chart.axes
-    assert [text.get_text() for text in axes.texts] == ["1.00", "0.25", "0.50"]
+    assert [text.get_text() for text in axes.texts] == ["1.000", "0.250", "0.500"]
     assert colorbar.get_ylabel() == "cosine" and axes.get_xlabel() == "step"
 
 
@@ -126,6 +126,8 @@ def test_panels_share_one_legend_and_hide_what_is_left_over() -> None:
 
 LONG = {f"a rather long name of a series, number {number}": [(0, number, 1.0), (1, 2, None)] for number in range(9)}
 BARS = {name: [0.0123, 0.0124, 0.0122, 0.0121] for name in ("base", "erl", "prl")}
+PARTS = {"higher": [float("nan"), 40.0, 3.0], "same": [float("nan"), 58.0, 94.0], "lower": [float("nan"), 2.0, 3.0]}
+NOTES = {"top 1": ["1.0 %", "2.0 %", "33.3 %"], "top 10": ["10.0 %", "12.0 %", "100.0 %"]}
 GROUPS = ["a group with a long name", "another group, long too", "and a third", "(5, 17]"]
 
 
@@ -150,12 +152,19 @@ GROUPS = ["a group with a long name", "another group, long too", "and a third", 
             ylabel="y",
         ),
         panels([partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, errors=BARS, ylabel="y", title="T")] * 2),
-        panels(
-            [partial(draw_bars, groups=["1", "2", "3", "4"], series=BARS, ylabel="y", title="T")] * 3, one_legend=False
+        figure(
+            draw_bars,
+            GROUPS,
+            BARS,
+            errors=BARS,
+            levels={"popularity (floor)": 0.01, "markov (floor)": [0.01, 0.02, 0.012, 0.011]},
+            ylabel="y",
+            title="A title that is so long that it needs a second line to be written out in full, and perhaps a third",
         ),
+        figure(draw_parts, ["step 0", "step 1", "prl: a run, step 2"], PARTS, xlabel="rows", title="T", notes=NOTES),
         panels([partial(draw_bars, groups=GROUPS, series={"a": [1, 2, 3, 4]}, ylabel="y")] * 3, title="Panels"),
     ],
-    ids=["lines", "log", "bars", "heatmap", "long numbers", "bar panels", "own legends", "panels"],
+    ids=["lines", "log", "bars", "heatmap", "long numbers", "bar panels", "levels", "parts", "panels"],
 )
 def test_nothing_overlaps_or_leaves_the_figure(chart: Figure) -> None:
     assert_nothing_overlaps(chart)
