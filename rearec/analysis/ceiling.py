@@ -196,9 +196,8 @@ def _draw(
     )
     if not controls:
         words = "no base models to compare with:\nnothing follows\nfrom the ceiling"
-        axes.text(
-            len(groups), 0.75 * axes.get_ylim()[1], words, ha="center", va="center", color="#b22222", style="italic"
-        )
+        height = 0.75 * axes.get_ylim()[1]
+        axes.text(len(groups), height, words, ha="center", va="center", color=COLORS["control"], style="italic")
 
 
 def _line(group: str, one: Mapping[str, Any], best: Mapping[str, Any], metric: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rearec.cli.process import compute_device
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.named_settings import check_names, parse_settings
 from rearec.models.config import ReaRecConfig
+from rearec.report.page import FORMATS
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import usual_setting
 
@@ -28,6 +29,7 @@ EXIT_FAILED_RUN = 1
 
 # An Enum, as typer takes no list of a Literal.
 Artefact = Enum("Artefact", {name: name for name in ("all", *ARTEFACTS)}, type=str)  # type: ignore[misc]
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
 # The settings that have an option of their own, by field.
 MODEL_SETTINGS, TRAINING_SETTINGS = ("steps", "dim"), ("epochs", "batch_rows", "precision")
@@ -74,6 +76,9 @@ def reproduce(
             min=0, help="Stop training after so many; the pages say what is missing.", show_default="no limit"
         ),
     ] = None,
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", help="Of the figures; repeatable.", show_default=FORMATS[0])
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
     common: Common = Common(),
 ) -> None:
@@ -104,6 +109,7 @@ def reproduce(
             threads=common.threads,
             device=compute_device(common.device),
             budget_minutes=budget_minutes,
+            formats=[form.value for form in formats or (Format(FORMATS[0]),)],
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),
