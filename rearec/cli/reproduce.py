@@ -15,7 +15,6 @@ from rearec.cli.process import compute_device
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.named_settings import check_names, parse_settings
 from rearec.models.config import ReaRecConfig
-from rearec.report.page import FORMATS
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import usual_setting
 
@@ -29,7 +28,6 @@ EXIT_FAILED_RUN = 1
 
 # An Enum, as typer takes no list of a Literal.
 Artefact = Enum("Artefact", {name: name for name in ("all", *ARTEFACTS)}, type=str)  # type: ignore[misc]
-Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
 # The settings that have an option of their own, by field.
 MODEL_SETTINGS, TRAINING_SETTINGS = ("steps", "dim"), ("epochs", "batch_rows", "precision")
@@ -77,8 +75,8 @@ def reproduce(
         ),
     ] = None,
     formats: Annotated[
-        list[Format] | None, typer.Option("--format", help="Of the figures; repeatable.", show_default=FORMATS[0])
-    ] = None,
+        str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
+    ] = "png",
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
     common: Common = Common(),
 ) -> None:
@@ -109,7 +107,7 @@ def reproduce(
             threads=common.threads,
             device=compute_device(common.device),
             budget_minutes=budget_minutes,
-            formats=[form.value for form in formats or (Format(FORMATS[0]),)],
+            formats=_names(formats) or [],
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),

@@ -8,10 +8,10 @@ import pytest
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.named_settings import parse_settings
-from rearec.training.presets import KNOWN, best_settings, usual_setting
+from rearec.experiments.plan import Plan, settings_of
 from rearec.models.config import BACKBONES, METHODS
+from rearec.training.presets import KNOWN, best_settings, usual_setting
 
 DATASET = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
 
