@@ -145,4 +145,5 @@ def device_words(device: torch.device) -> str:
     """What something was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"a CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"a CPU ({os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"
