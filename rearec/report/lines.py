@@ -89,7 +89,7 @@ def draw_lines(
         # Less than a decade has no tick of its own: then those in between are named too.
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     elif from_zero:
-        axes.set_ylim(0, 1.08 * max(ys, default=1.0))
+        axes.set_ylim(0, 1.08 * (max(ys, default=0.0) or 1.0))
     elif min(ys, default=1.0) <= 0 <= max(ys, default=1.0):
         axes.axhline(0, color="black", linewidth=0.8)
     if top_is_best:
