@@ -158,7 +158,7 @@ def page(
 
 def _groups(results: Mapping[str, Ceiling]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The metrics of one alone and of the best per row: of the steps of each model, then of the base models."""
-    groups = {f"{model}: {result.states} states": (result.last, result.best) for model, result in results.items()}
+    groups = {f"{model}, {result.states} states": (result.last, result.best) for model, result in results.items()}
     for result in results.values():
         if result.base is not None and result.control is not None:
             groups[f"control: {result.states} base models"] = (result.base, result.control)
@@ -191,13 +191,13 @@ def _draw(
             **{f"{floor} (floor)": of_floor[metric] for floor, of_floor in floors.items()},
         },
         ylabel=heading(metric),
-        title="If the best step of every row were known: a ceiling below its control is noise",
+        title="What if the best step of every row were known? A ceiling below its control is noise",
         own_colors=COLORS,
     )
     if not controls:
         words = "no base models to compare with:\nnothing follows\nfrom the ceiling"
-        middle = sum(axes.get_ylim()) / 2
-        axes.text(len(groups), middle, words, ha="center", va="center", color="#b22222", style="italic")
+        height = 0.75 * axes.get_ylim()[1]
+        axes.text(len(groups), height, words, ha="center", va="center", color=COLORS["control"], style="italic")
 
 
 def _line(group: str, one: Mapping[str, Any], best: Mapping[str, Any], metric: str) -> dict[str, Any]:

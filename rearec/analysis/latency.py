@@ -133,7 +133,7 @@ def page(into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, devi
         },
         xlabel="reasoning steps",
         ylabel=f"time of a batch of {batch} histories (ms)",
-        title="What reasoning costs: median time, bars from quartile to quartile",
+        title="What reasoning costs: median time of a batch, and quartiles",
         from_zero=True,
     )
     into.figure(
@@ -145,4 +145,5 @@ def device_words(device: torch.device) -> str:
     """What something was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"a CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"a CPU ({os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"

@@ -140,11 +140,13 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
     alone: dict[str, Sequence[Point]] = {}
     change: dict[str, Sequence[Point]] = {}
     levels: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for model, result in results.items():
         alone[model] = [(entry["step"], entry[metric], None) for entry in result["by_step"]]
         change[model] = [(0.0, 0.0, None), *(_change(entry["step"], entry) for entry in result["by_step"][1:])]
         if result[metric] != result["by_step"][-1][metric]:
-            levels[f"{model}, answer (mean of its steps)"] = result[metric]
+            words = f"{model}, answer (mean of its steps)"
+            levels[words], changes[words] = result[metric], result["over_step_0"]["difference"]
     levels |= {f"{floor} (floor)": first[floor][metric] for floor in FLOORS}
     draw = partial(draw_lines, xlabel="reasoning step")
     drawings = [
@@ -157,7 +159,11 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
             title=f"Does thinking longer help? {shown} after each reasoning step",
         ),
         partial(
-            draw, series=change, ylabel=f"{shown} minus step 0", title="What the steps change, with 95 % intervals"
+            draw,
+            series=change,
+            levels=changes,
+            ylabel=f"{shown} minus step 0",
+            title="What the steps change, with 95 % intervals",
         ),
     ]
     caption = (

@@ -74,6 +74,9 @@ def reproduce(
             min=0, help="Stop training after so many; the pages say what is missing.", show_default="no limit"
         ),
     ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
+    ] = "png",
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
     common: Common = Common(),
 ) -> None:
@@ -104,6 +107,7 @@ def reproduce(
             threads=common.threads,
             device=compute_device(common.device),
             budget_minutes=budget_minutes,
+            formats=_names(formats) or [],
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),

@@ -64,9 +64,9 @@ STRUCTURE = (
 GROUP_WORDS = {
     "popularity": "(floor)",
     "markov": "(floor)",
-    "base": "(no reasoning)",
-    "erl": "(2 steps)",
-    "prl": "(2 steps)",
+    "base": "(no\u00a0steps)",
+    "erl": "(2\u00a0steps)",
+    "prl": "(2\u00a0steps)",
 }
 
 OUTPUT = OutputFolder(

@@ -31,7 +31,7 @@ from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
 from rearec.experiments.step_sweep import FIG5
 from rearec.files import OutputFolder, read_json, write_json
-from rearec.report.page import Page, escape
+from rearec.report.page import Page, check_formats, escape
 from rearec.run_folder import RunFolder
 
 __all__ = ["reproduce"]
@@ -90,10 +90,11 @@ def reproduce(
         ``left_out`` (reason by name: what "all" cannot do with this dataset) and ``minutes`` (of training).
 
     Raises:
-        UserError: an unknown name or setting, a dataset without test rows or without the features of a text backbone,
-            an ``out`` that is of another dataset or holds something else.
+        UserError: an unknown name, setting or format, a dataset without test rows or without the features of a text
+            backbone, an ``out`` that is of another dataset or holds something else.
     """
     data, out, device = Path(data), Path(out), torch.device(device)
+    check_formats(formats)
     dataset = load_dataset(data)
     if not len(dataset.rows("test")):
         raise UserError(f"{data}: the dataset has no test rows to compare models on; choose another split")

@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter
 
 from rearec.report.digits import label_decimals
-from rearec.report.style import CHARACTERS, colors, finish, known_color, level_style, plain, width_of, wrapped
+from rearec.report.style import (
+    CHARACTERS,
+    colors,
+    finish,
+    known_color,
+    level_style,
+    plain,
+    width_of,
+    wrapped,
+)
 
 __all__ = ["draw_bars", "draw_parts"]
 
@@ -64,8 +74,7 @@ def draw_bars(
     decimals = label_decimals(value for values in series.values() for value in values)
     labels = {name: ["" if math.isnan(v) else f"{v:.{decimals}f}" for v in values] for name, values in series.items()}
     rotation = _bar_label_rotation(labels, width * across / max(1, len(groups)))
-    names = [*series, *(levels or {})]
-    color_of = {**dict(zip(names, colors(names), strict=True)), **(own_colors or {})}
+    color_of = {**colors(series, levels or ()), **(own_colors or {})}
     alone = len(series) == 1
     for index, (name, values) in enumerate(series.items()):
         drawn = axes.bar(
@@ -83,8 +92,13 @@ def draw_bars(
         if rotation is not None:
             axes.bar_label(drawn, labels=labels[name], padding=4 if rotation else 2, fontsize=8, rotation=rotation)
     for name, level in (levels or {}).items():
-        line: dict[str, Any] = {"colors": color_of[name], "linestyles": [level_style(name)], "linewidth": 1.6}
-        line |= {"zorder": 2.5, "label": plain(name)}
+        line: dict[str, Any] = {
+            "colors": color_of[name],
+            "linestyles": [level_style(name)],
+            "linewidth": 1.6,
+        }
+        # Light around it, so that it is seen on dark bars too.
+        line |= {"zorder": 2.5, "label": plain(name), "path_effects": [withStroke(linewidth=3.2, foreground="white")]}
         if isinstance(level, Sequence):
             axes.hlines(level, places - 0.46, places + 0.46, **line)
         else:
@@ -148,15 +162,16 @@ def draw_parts(
         axes.text(50, place, without, ha="center", va="center", color="0.35", style="italic", fontsize=9)
     for column, (name, texts) in enumerate((notes or {}).items()):
         x = 1.0 + NOTE * (column + 0.6)
-        for place, text in zip((-0.75, *places), (name, *texts), strict=True):
+        for place, text in zip((-0.8, *places), (name, *texts), strict=True):
             bold = "bold" if place < 0 else "normal"
             transform = axes.get_yaxis_transform()
             axes.text(x, place, plain(text), transform=transform, ha="center", va="center", fontsize=9, weight=bold)
     axes.set_yticks(places, [plain(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.55)
     axes.set_xlim(0, 100)
-    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0f} %"))
     finish(axes, xlabel, "", title, grid=None)
-    axes.title.set_position((0.5, 1.0))
+    # Above the heads of the notes.
+    axes.set_title(axes.get_title(), pad=22 if notes else None)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

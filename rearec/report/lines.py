@@ -53,20 +53,19 @@ def draw_lines(
         ValueError: a value that is not positive on a logarithmic axis.
     """
     xs = sorted({x for points in series.values() for x, _, _ in points})
-    ys = [*(y for points in series.values() for _, y, _ in points), *(levels or {}).values()]
-    for logarithmic, values in ((log_x, xs), (log_y, ys)):
+    ys = [*(y + _up(error) for points in series.values() for _, y, error in points), *(levels or {}).values()]
+    drawn = [y for points in series.values() for _, y, _ in points]
+    for logarithmic, values in ((log_x, xs), (log_y, [*drawn, *(levels or {}).values()])):
         if logarithmic and min(values, default=1.0) <= 0:
             raise ValueError(f"series: got {min(values)}, expected positive values on a logarithmic axis")
-    names = [*series, *(levels or {})]
+    color_of = colors(series, levels or ())
     with_errors = [name for name, points in series.items() if any(error is not None for _, _, error in points)]
-    for index, (name, color) in enumerate(zip(names, colors(names), strict=True)):
-        if name not in series:
-            level = (levels or {})[name]
-            axes.axhline(level, color=color, linestyle=level_style(name), linewidth=1.4, label=plain(name))
-            continue
+    for name, level in (levels or {}).items():
+        axes.axhline(level, color=color_of[name], linestyle=level_style(name), linewidth=1.4, label=plain(name))
+    for index, name in enumerate(series):
         points = sorted(series[name], key=lambda point: point[0])
         marker = MARKERS[index % len(MARKERS)]
-        style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "label": plain(name)}
+        style: dict[str, Any] = {"color": color_of[name], "marker": marker, "markersize": 5, "label": plain(name)}
         values = [y for _, y, _ in points]
         if name not in with_errors:
             axes.plot([x for x, _, _ in points], values, **style)
@@ -90,10 +89,17 @@ def draw_lines(
         # Less than a decade has no tick of its own: then those in between are named too.
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     elif from_zero:
-        axes.set_ylim(0, 1.08 * max(ys, default=1.0))
+        axes.set_ylim(0, 1.08 * (max(ys, default=0.0) or 1.0))
+    elif min(ys, default=1.0) <= 0 <= max(ys, default=1.0):
+        axes.axhline(0, color="black", linewidth=0.8)
     if top_is_best:
         axes.invert_yaxis()
     finish(axes, xlabel, ylabel, title)
+
+
+def _up(error: float | tuple[float, float] | None) -> float:
+    """How far an error bar reaches up."""
+    return error[1] if isinstance(error, tuple) else error or 0.0
 
 
 def _shifted(values: Sequence[float], xs: Sequence[float], part: float, logarithmic: bool) -> list[float]:

@@ -18,7 +18,7 @@ from rearec.report.digits import column_decimals
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "Markdown", "Page", "PlainTable", "escape", "write_figure"]
+__all__ = ["FORMATS", "Markdown", "Page", "PlainTable", "check_formats", "escape", "write_figure"]
 
 # Of figures; those that a page can show come first.
 FORMATS = ("png", "svg", "pdf")
@@ -67,10 +67,7 @@ class Page:
     """
 
     def __init__(self, folder: Path, name: str, title: str, *, formats: Sequence[str] = ("png",)) -> None:
-        unknown = [each for each in formats if each not in FORMATS]
-        if unknown or not formats:
-            got = repr(unknown[0]) if unknown else "none"
-            raise UserError(f"formats: got {got}, expected some of {', '.join(FORMATS)}")
+        check_formats(formats)
         self.folder = Path(folder)
         self.name = name
         self.formats = tuple(dict.fromkeys(formats))
@@ -176,6 +173,14 @@ class Page:
             raise ValueError(f"name: the page already has a file {file!r}")
         self._writers[file] = write
         return file
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """UserError for no or an unknown format of figures."""
+    unknown = [each for each in formats if each not in FORMATS]
+    if unknown or not formats:
+        got = repr(unknown[0]) if unknown else "none"
+        raise UserError(f"format of figures: got {got}, expected some of {', '.join(FORMATS)}")
 
 
 def escape(text: str) -> Markdown:

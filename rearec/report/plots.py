@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rearec.report.bars import draw_bars, draw_parts
 from rearec.report.heatmap import draw_heatmap
@@ -76,14 +78,27 @@ def _legend(figure: Figure, drawn: Sequence[Axes], width: float) -> int:
             handles.setdefault(label, handle)
     if len(handles) < 2:
         return 0
-    # An entry takes a handle and a gap beside its text.
-    fitting = max(1, int(CHARACTERS * width // (max(map(len, handles)) + 8)))
-    columns = min(fitting, len(handles))
+    # Row by row, bars and lines through points first, levels after them; matplotlib fills column by column.
+    labels = sorted(handles, key=lambda label: _is_level(handles[label]))
+    most = next(each for each in range(len(labels), 0, -1) if each == 1 or _fits(labels, each, width))
+    rows = math.ceil(len(labels) / most)
+    columns = math.ceil(len(labels) / rows)
+    ordered = [label for column in range(columns) for label in labels[column::columns]]
     figure.legend(
-        handles=list(handles.values()),
-        labels=list(handles),
+        handles=[handles[label] for label in ordered],
+        labels=ordered,
         loc="outside lower center",
         ncols=columns,
         frameon=False,
     )
-    return math.ceil(len(handles) / columns)
+    return rows
+
+
+def _is_level(handle: Any) -> bool:
+    return isinstance(handle, LineCollection) or (isinstance(handle, Line2D) and handle.get_marker() == "None")
+
+
+def _fits(labels: Sequence[str], columns: int, width: float) -> bool:
+    """Whether a legend of so many columns is no wider than that (inches)."""
+    # An entry takes a handle and a gap beside its text.
+    return sum(max(map(len, labels[column::columns])) + 7 for column in range(columns)) <= CHARACTERS * width

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 
@@ -25,11 +26,17 @@ __all__ = [
 # Of different lightness too, so that they stay apart in print without colours.
 METHOD_COLORS = {"base": "#1f5fa8", "naive": "#a678c8", "rpe": "#b22222", "erl": "#ff9a2e", "prl": "#2ca02c"}
 FLOOR_COLORS = {"popularity": "0.62", "markov": "0.38"}
+# As lines across bars of any colour.
+FLOOR_LINE_COLOR = "0.1"
 FLOOR_LINES = {"popularity": (0, (1, 1.5)), "markov": (0, (5, 2, 1, 2))}
 OTHER_COLORS = ("#00798c", "#8c564b", "#b8336a", "#6b6b00", "0.3", "black")
 
 # Characters of the usual font size that fit into an inch.
 CHARACTERS = 11.0
+# Inches that the numbers and the label of a y axis take.
+LABELS_WIDTH = 0.75
+# Of a title, which may be as wide as axes and labels together.
+TITLE_CHARACTERS = 9.5
 
 
 def known_color(name: str) -> str | None:
@@ -38,16 +45,24 @@ def known_color(name: str) -> str | None:
     return METHOD_COLORS.get(word) or FLOOR_COLORS.get(word)
 
 
-def colors(names: Sequence[str] | Mapping[str, object]) -> list[str]:
-    """A colour for each name; names without one of their own take turns at the others."""
-    others = 0
-    found = []
-    for name in names:
+def colors(series: Iterable[str], levels: Iterable[str] = ()) -> dict[str, str]:
+    """A colour for each name.
+
+    The first series of a method or floor has its colour, those that are left take turns at the others. A level has the
+    colour of the series that its name begins with, or else of its method; a floor is dark.
+    """
+    others = itertools.cycle(OTHER_COLORS)
+    found: dict[str, str] = {}
+    for name in series:
         color = known_color(name)
-        if color is None:
-            color = OTHER_COLORS[others % len(OTHER_COLORS)]
-            others += 1
-        found.append(color)
+        found[name] = next(others) if color is None or color in found.values() else color
+    drawn = dict(found)
+    for name in levels:
+        own = max((each for each in drawn if name.startswith(each)), key=len, default=None)
+        if _first_word(name) in FLOOR_LINES:
+            found[name] = FLOOR_LINE_COLOR
+        else:
+            found[name] = drawn[own] if own is not None else known_color(name) or next(others)
     return found
 
 
@@ -74,15 +89,21 @@ def wrapped(name: str, characters: int) -> str:
 
 
 def width_of(axes: Axes) -> float:
-    """Inches across."""
-    return float(axes.bbox.width) / axes.figure.get_figure(root=True).dpi
+    """About how many inches across they will be, once their labels have their room."""
+    return _column_width(axes) - LABELS_WIDTH
 
 
 def finish(axes: Axes, xlabel: str, ylabel: str, title: str, *, grid: str | None = "y") -> None:
     """Labels, a title in as many lines as it needs, and grid lines across that axis."""
-    characters = max(24, int(0.95 * CHARACTERS * width_of(axes)))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=wrapped(title, characters))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=wrapped(title, int(TITLE_CHARACTERS * _column_width(axes))))
     if grid is not None:
         axes.grid(axis=grid, color="0.9", linewidth=0.8)  # type: ignore[arg-type]
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def _column_width(axes: Axes) -> float:
+    """Inches across of the part of the figure that the axes have with their labels."""
+    place = axes.get_subplotspec()
+    columns = 1 if place is None else place.get_gridspec().ncols
+    return axes.figure.get_figure(root=True).get_figwidth() / columns

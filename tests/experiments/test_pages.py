@@ -132,6 +132,22 @@ def test_every_table_and_figure_has_its_page_with_all_it_refers_to(make: Make, t
         assert {row.get("seen") for row in rows} == {None if unranked.fullmatch(path.stem) else result["seen"]}, path
 
 
+def test_figures_are_written_in_the_formats_that_are_asked_for(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format of figures: got 'gif', expected some of png, svg, pdf"):
+        make("fig4", formats=["gif"])
+    assert not (tmp_path / "out").exists()
+    make("fig4", "table2", backbones=["sasrec"], formats=["svg", "pdf"])
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir() if path.suffix in (".png", ".svg", ".pdf")} == {
+        f"{name}.{kind}" for name in ("fig4-sasrec", "table2") for kind in ("svg", "pdf")
+    }
+    text = (out / "fig4.md").read_text()
+    assert "![fig4-sasrec](fig4-sasrec.svg)" in text and "[fig4-sasrec.pdf](fig4-sasrec.pdf)" in text
+    # the floors stand in the bars' legend
+    drawn = (out / "table2.svg").read_text()
+    assert "<!-- popularity (floor) -->" in drawn and "<!-- markov (floor) -->" in drawn
+
+
 def test_runs_are_shared_between_tables_and_figures(data: Path) -> None:
     plan = Plan(load_dataset(data))
     runs = {name: set(reproduce._KNOWN[name].runs(plan)) for name in ARTEFACTS}
