@@ -1,7 +1,8 @@
-"""Builds rearec_kernels._C: C++ for CPUs always, CUDA C++ when an nvcc is found. Package metadata is in pyproject.toml.
+"""Builds rearec_kernels._C: C++ for CPUs always, CUDA C++ where it is of use. Package metadata is in pyproject.toml.
 
 REAREC_NATIVE      1 (default) | 0: install without compiling anything; only the reference backend is there
-REAREC_CUDA        auto (default) | 1: fail when there is no nvcc | 0: never
+REAREC_CUDA        auto (default): when an nvcc is found, unless the torch that is installed already is a build without
+                   CUDA | 1: in any case, fail when there is no nvcc | 0: never
 REAREC_CUDA_ARCHS  e.g. "80;90a;100" (the default, as far as nvcc knows them); the last one is also embedded as PTX
 CUDA_HOME          where nvcc is, when it is not on PATH
 CXX, CXXFLAGS      the C++17 compiler (default: c++, g++ or clang++) and flags appended to ours
@@ -16,6 +17,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -69,7 +71,7 @@ def compiles(cxx: list[str], flags: list[str], source: str) -> bool:
 
 def find_nvcc() -> str | None:
     mode = environment_switch("REAREC_CUDA", "auto", ("auto", "0", "1"))
-    if mode == "0" or not any(CSRC.glob("cuda/*.cu")):
+    if mode == "0" or not any(CSRC.glob("cuda/*.cu")) or (mode == "auto" and torch_is_without_cuda()):
         return None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     candidates = [str(Path(home, "bin", "nvcc"))] if home else []
@@ -78,6 +80,18 @@ def find_nvcc() -> str | None:
     if nvcc is None and mode == "1":
         raise SystemExit("REAREC_CUDA=1 but no nvcc in $CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin")
     return nvcc
+
+
+def torch_is_without_cuda() -> bool:
+    """Whether a torch is installed already that was built for CPUs; what cannot be told is taken for one with CUDA.
+
+    A build in isolation cannot import it, but finds its files: the interpreter is that of the environment.
+    """
+    for place in dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path)):
+        version = Path(place, "torch", "version.py")
+        if version.is_file():
+            return re.search(r"^cuda\b.*= *None$", version.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return False
 
 
 def cuda_archs(nvcc: str) -> list[str]:
@@ -195,7 +209,9 @@ class NinjaBuild(build_ext):
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
         names = [*isas, *(["amx"] if amx else [])]
-        print(f"rearec: {', '.join(names)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {nvcc or 'no'}", flush=True)
+        why = " (torch is a build without it; REAREC_CUDA=1 compiles its kernels all the same)"
+        cuda = nvcc or f"no{why if torch_is_without_cuda() else ''}"
+        print(f"rearec: {', '.join(names)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {cuda}", flush=True)
         jobs = os.environ.get("MAX_JOBS")
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if subprocess.run(command).returncode != 0:

@@ -1,7 +1,10 @@
 """ReaRec: sequential recommendation with latent reasoning (arXiv 2503.22675).
 
-``ReaRec`` is the model, ``Recommender`` answers raw histories with a trained one, ``load_dataset`` opens a prepared
-dataset. The names are resolved on first use, so that ``import rearec`` does not import torch.
+``Dataset`` is made of a frame or of files, ``fit`` trains a model on it, ``load`` opens one that was trained: a
+``FittedModel`` recommends, explains, and knows its metrics. ``compare`` sets models side by side, ``refit`` trains the
+chosen one on all rows. Below these, ``prepare``, ``load_dataset``, ``train`` and ``evaluate`` are what the command line
+is made of, ``ReaRec`` is the model and ``Recommender`` answers raw histories with one. Names are resolved on first use:
+``import rearec`` does not import torch.
 """
 
 import lazy_loader

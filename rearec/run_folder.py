@@ -2,7 +2,7 @@
 
 ``options.json``        what was asked for: dataset, model, training options, versions; written at the start
 ``catalog.json``        the items' own ids and their training counts: what raw histories need; written at the start
-``metrics.csv``         one row per epoch; ``tensorboard/`` the same for TensorBoard
+``metrics.csv``         one row per epoch; ``tensorboard/`` the same for TensorBoard, other folders for other loggers
 ``checkpoints/``        ``last.ckpt`` (everything ``--resume`` needs) and ``best.ckpt`` (weights of the best epoch)
 ``model.safetensors``   with ``config.json`` (and ``text_encoder.json``): the best model, once training is over
 ``result.json``         best epoch, validation and test metrics; written last, a folder without it is not finished
@@ -29,7 +29,7 @@ FILES = (
     *("options.json", "catalog.json", "metrics.csv", "result.json"),
     *("model.safetensors", "config.json", "text_encoder.json", "README.md"),
 )
-FOLDERS = ("checkpoints", "tensorboard")
+FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb", "mlruns")
 SAVING_PREFIX = ".saving-"
 
 
@@ -98,6 +98,21 @@ class RunFolder:
             json.dumps(asdict(catalog), ensure_ascii=False) + "\n",
         )
 
+    def go_on(self, training: Mapping[str, Any]) -> None:
+        """Train again in a folder that `start` made: not finished any more, with these training options."""
+        options = self.options()
+        self.result_file.unlink(missing_ok=True)
+        if options["training"] != training:
+            write_json(self.options_file, {**options, "training": dict(training)})
+
+    def check_held_out(self) -> None:
+        """UserError where the model was trained on every row, so that none is left to measure it by (a refit)."""
+        if self.options().get("refit_of") is not None:
+            raise UserError(
+                f"{self.path}: a refit, trained on every interaction: its metrics would say nothing of new ones; "
+                "measure the run that it was made from"
+            )
+
     def options(self) -> dict[str, Any]:
         """What `start` was given."""
         options = read_json(self.options_file)
@@ -109,6 +124,19 @@ class RunFolder:
         if not isinstance(options["dataset"].get("path"), str | None):
             raise UserError(f"{self.options_file}: damaged: the path of the dataset is no text")
         return options
+
+    def dataset_path(self, remedy: str) -> Path:
+        """Where the dataset was when the model was trained on it.
+
+        remedy: how the user says where it is now. UserError where it was never on disk, or is gone.
+        """
+        recorded = self.options()["dataset"].get("path")
+        if recorded is None:
+            raise UserError(f"{self.path}: was trained on data in memory, it does not say which; {remedy}")
+        path = Path(recorded)
+        if not path.is_dir():
+            raise UserError(f"{path}: the dataset {self.path} was trained on is gone; {remedy}")
+        return path
 
     def excludes_seen(self) -> bool | None:
         """Whether the training chose its best epoch with seen items left out.
@@ -145,6 +173,11 @@ class RunFolder:
             raise UserError(f"{self.catalog_file}: damaged: titles must be a text or null for each item")
         return Catalog(item_ids, popularity, titles)
 
+    def keeps_titles(self) -> bool:
+        """Whether the items' titles would be in the catalogue; runs from before there were titles in it have none."""
+        value = read_json(self.catalog_file)
+        return isinstance(value, dict) and "titles" in value
+
     def metrics(self) -> list[dict[str, str]]:
         """The rows of metrics.csv, one for each epoch that has ended."""
         if not self.metrics_file.is_file():
@@ -165,7 +198,7 @@ class RunFolder:
             or not all(_is_count(result.get(name)) for name in counts)
             or not isinstance(result.get("stopped_early"), bool)
             or result["seen"] not in ("kept", "excluded")
-            or not isinstance(result.get("valid"), dict)
+            or not isinstance(result.get("valid"), dict if result.get("refit_of") is None else dict | None)
             or not isinstance(result.get("test", ""), dict | None)
         ):
             raise UserError(f"{self.result_file}: damaged: not the result of a training")

@@ -11,7 +11,8 @@ import pytest
 
 PACKAGES = (
     *("rearec", "rearec.data", "rearec.evaluation", "rearec.engine", "rearec.training"),
-    *("rearec.inference", "rearec.reasoning"),
+    *("rearec.inference", "rearec.reasoning", "rearec.objectives", "rearec.facade"),
+    *("rearec.experiments.compare", "rearec.experiments.tune"),
 )
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rearec.cli.command import Common, command
 from rearec.cli.options import options_of, unset_options, with_options
 from rearec.errors import UserError
-from rearec.fields import check_options, checked_values, documented, setting, settings
+from rearec.fields import check_options, checked_values, documented, is_code, setting, settings
 
 
 @documented
@@ -28,6 +28,7 @@ class Recipe:
         "What it is baked in.", default="round", more="Both are greased.", panel="Dough"
     )
     glazed: bool = setting("With sugar on top.", default=False, backbones=("sponge",))
+    cream: str = setting("What is on top.", default="none", choices=Literal["none", "vanilla"], code=True)
     name: str | None = setting("What it is called.")
     seed: int = setting(at_least=0, below=2**63, default=0)
 
@@ -46,6 +47,8 @@ class Recipe:
         ({"sugar": math.inf}, "sugar: got inf, expected a finite number, 0 or more"),
         ({"sugar": None}, "sugar: got None, expected a finite number, 0 or more"),
         ({"form": "heart"}, "form: got 'heart', expected one of round, square"),
+        ({"cream": "mint"}, "cream: got 'mint', expected one of none, vanilla or module:factory"),
+        ({"cream": "my.kitchen:"}, "cream: got 'my.kitchen:', expected one of none, vanilla or module:factory"),
         ({"glazed": 1}, "glazed: got 1, expected true or false"),
         ({"name": ""}, "name: got '', expected text"),
         ({"seed": 2**63}, f"seed: got {2**63}, expected an integer in [0, 2**63)"),
@@ -86,6 +89,29 @@ def test_who_reads_a_setting() -> None:
     assert known["glazed"].not_read_by("sponge", "salty") is None
     assert known["sugar"].not_read_by("sponge", None) is None
     assert known["eggs"].not_read_by("crust", "salty") is None
+    # what is the user's own may read everything
+    assert known["sugar"].not_read_by("sponge", "my.recipes:sour") is None
+    assert known["glazed"].not_read_by("own", "own") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("kitchen:mint", True),
+        ("my.kitchen:Creams.mint", True),
+        ("küche:crème", True),
+        ("kitchen", False),
+        ("my kitchen:mint", False),
+        ("kitchen:", False),
+        (":mint", False),
+        ("C:\\kitchen", False),
+        ("kitchen.:mint", False),
+        ("kitchen:1", False),
+        (3, False),
+    ],
+)
+def test_what_is_a_name_of_code(name: Any, expected: bool) -> None:
+    assert is_code(name) is expected
 
 
 def make_app(seen: list[Any]) -> typer.Typer:
@@ -118,6 +144,10 @@ def test_a_command_gets_an_option_for_each_field(monkeypatch: pytest.MonkeyPatch
     assert changes == [{"eggs": 2}, {"eggs": None}]
     refused = run(app, ["bake", "--eggs", "0"])
     assert refused.exit_code == 2 and "--eggs" in refused.output and len(seen) == 3
+    assert run(app, ["bake", "--cream", "my.kitchen:mint"]).exit_code == 0
+    assert seen.pop()[0].cream == "my.kitchen:mint"
+    refused = run(app, ["bake", "--cream", "mint"], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2 and "expected one of none, vanilla or module:factory of your own" in refused.output
 
 
 def test_help_has_the_panels_in_the_order_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

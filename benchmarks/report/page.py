@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from report import gpu_stages, peers, tables
+from report import peers, tables
 from report.records import Machine, Record, Records, load
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -26,13 +26,16 @@ GROUPS = {
     "retrieval": "Retrieval",
     "busy_machine": "Two threads on an idle and on a busy machine",
 }
+# Those that a figure depends on; the files have all.
+VERSIONS = ("python", "torch", "triton", "cuda")
 INTRODUCTION = """# Benchmark results
 
 Written by `python benchmarks/report` from the files in [results](results); do not edit.
 [README.md](README.md) tells how to run the benchmarks, what the contenders are and what is measured.
 
 Times are medians of alternating runs in one process. A number with × says how many times as much as ours the other
-takes: below 1 it is better than ours. The best of a row is bold."""
+takes: below 1 it is better than ours. The best of a row is bold. Every machine has one section, in which of each
+comparison the latest run stands; the earlier ones are in [results](results) and in the history of this file."""
 
 
 def main() -> None:
@@ -58,8 +61,6 @@ def write(records: Records, out: Path) -> None:
         parts += _machine(machine, out)
     for record in records.peers:
         parts += [f"## Beside other libraries: {record['kind']}", peers.section(record)]
-    for record in records.gpu:
-        parts += gpu_stages.section(record)
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -67,8 +68,14 @@ def _machine(machine: Machine, out: Path) -> Iterator[str]:
     comparisons = list(machine.comparisons.values())
     yield f"## {machine.title}"
     yield "\n".join(_run(run) for run in machine.runs)
-    yield f"### Targets\n\n{tables.summary(comparisons)}"
-    yield from filter(None, [tables.targets(comparisons)])
+    if "gpu" in machine.runs[-1]["machine"]:
+        yield "Calls are single calls from an idle device, replays are of CUDA graphs."
+    yield f"### Where ours is not the fastest\n\n{tables.summary(comparisons)}"
+    yield from filter(None, [tables.slower(comparisons)])
+    limits = tables.limits(comparisons)
+    if limits:
+        yield "### Beside what the machine can do"
+        yield limits
     groups = machine.groups()
     for group in sorted(groups, key=lambda name: list(GROUPS).index(name) if name in GROUPS else len(GROUPS)):
         yield f"### {GROUPS.get(group, group.replace('_', ' ').capitalize())}"
@@ -80,11 +87,11 @@ def _machine(machine: Machine, out: Path) -> Iterator[str]:
 
 def _run(run: Record) -> str:
     """What was measured with what."""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    versions = ", ".join(f"{name} {run['versions'][name]}" for name in VERSIONS if name in run["versions"])
     isa = run.get("build", {}).get("isa")
     built = f"; kernels for {isa}" if isa else ""
     command = f"; `{run['command']}`" if run.get("command") else ""
-    origin = f"{run.get('date', 'unknown date')}, commit {run.get('commit') or 'unknown'}"
+    origin = f"{run.get('date', 'unknown date')}, commit {(run.get('commit') or 'unknown')[:8]}"
     count = len(run["comparisons"])
     return f"- {origin}: {count} comparisons; {versions}; {run['machine']['system']}{built}{command}"
 

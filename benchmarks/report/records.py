@@ -46,7 +46,6 @@ class Machine:
 @dataclass
 class Records:
     machines: list[Machine]
-    gpu: list[Record]
     peers: list[Record]
     ignored: dict[Path, str]
 
@@ -54,14 +53,11 @@ class Records:
 def load(paths: Iterable[Path]) -> Records:
     """Raises OSError for a file that cannot be read, ValueError for one that is no json."""
     machines: dict[tuple[str, int], Machine] = {}
-    gpu: list[Record] = []
     peers: dict[tuple[str, ...], Record] = {}
     ignored: dict[Path, str] = {}
     for path, record in sorted(((p, _read(p)) for p in paths), key=lambda pair: (pair[1].get("date", ""), pair[0])):
         if record.get("dry_run"):
             ignored[path] = "a dry run"
-        elif "stages" in record:
-            gpu.append(record)
         elif "contenders" in record:
             peers[record["machine"]["processor"], record["kind"], record["data"]["name"]] = record
         elif "comparisons" in record:
@@ -72,7 +68,7 @@ def load(paths: Iterable[Path]) -> Records:
             ignored[path] = "no comparisons in it"
     # The one that was measured last comes first, and with more threads before fewer.
     by_date = sorted(machines.values(), key=lambda m: (m.runs[-1]["date"], m.runs[-1]["machine"]["threads"]))
-    return Records(by_date[::-1], gpu, [*peers.values()], ignored)
+    return Records(by_date[::-1], [*peers.values()], ignored)
 
 
 def _read(path: Path) -> Record:

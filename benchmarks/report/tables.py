@@ -1,4 +1,4 @@
-"""Markdown tables of comparisons: times, rows per second, latencies, memory, targets."""
+"""Markdown tables of comparisons: times, rows per second, latencies, memory, and what the machine can do."""
 
 from __future__ import annotations
 
@@ -100,28 +100,45 @@ def absent(comparisons: Iterable[Record]) -> list[str]:
 
 def _failures(c: Record) -> dict[str, str]:
     """Those that failed or disagreed with ours, and where."""
-    return {f"{who} FAILED, {c['name']}": why for who, why in c.get("errors", {}).items()}
+    return {f"{who}, {c['name']}": f"did not run: {why}" for who, why in c.get("errors", {}).items()}
 
 
-def targets(comparisons: Iterable[Record]) -> str:
-    """What is promised beside what was measured, missed targets among them; empty without any."""
-    rows = [_target(c, target) for c in comparisons for target in c["targets"]]
-    return table(["work", "what", "must", "aim", "measured", ""], rows) if rows else ""
-
-
-def _target(c: Record, target: Record) -> list[str]:
-    of, against, kind = target.get("of", "ours"), target["against"], target["kind"]
-    what, form, most = KINDS[kind]
-    bounds = [("at most " if most else "") + form(target[key]) for key in ("must", "aim")]
-    verdict = "**MISSED**" if target["verdict"] == "MISSED" else target["verdict"]
-    return [c["name"], what.format(of=of, against=against), *bounds, form(target["got"]), verdict]
+def rivals(c: Record) -> dict[str, float]:
+    """Medians of those that do the same work as ours: a bare product or a copy of the memory is a yardstick."""
+    return {who: ms for who, ms in c["median_ms"].items() if not who.startswith("ours") and who not in YARDSTICKS}
 
 
 def summary(comparisons: Iterable[Record]) -> str:
-    """How many targets were met, and by how much those that were not were missed."""
-    verdicts = [target["verdict"] for c in comparisons for target in c["targets"]]
-    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("aim met", "must met", "MISSED")]
-    return f"{len(verdicts)} targets: " + ", ".join(counts) + "." if verdicts else "No targets."
+    """In how many comparisons with others ours is the fastest."""
+    raced = [c for c in comparisons if rivals(c) and "ours" in c["median_ms"]]
+    won = sum(c["median_ms"]["ours"] <= min(rivals(c).values()) for c in raced)
+    return f"In {won} of {len(raced)} comparisons with others ours, in its default precision, is the fastest."
+
+
+def slower(comparisons: Iterable[Record]) -> str:
+    """The comparisons in which another is faster than ours, the worst first; empty without any."""
+    rows = []
+    for c in comparisons:
+        others, ours = rivals(c), c["median_ms"].get("ours")
+        if not others or ours is None or min(others.values()) >= ours:
+            continue
+        best = min(others, key=lambda who: others[who])
+        rows.append((others[best] / ours, [c["name"], milliseconds(ours), best, milliseconds(others[best])]))
+    rows.sort(key=lambda pair: pair[0])
+    head = ["", "ours", "fastest", "its time", "beside ours"]
+    return table(head, ([*cells, ratio(share)] for share, cells in rows)) if rows else ""
+
+
+def limits(comparisons: Iterable[Record]) -> str:
+    """What ours reaches of what the machine can do, or costs beside less work; empty where nothing was measured so."""
+    rows = [
+        [c["name"], what.format(of=t.get("of", "ours"), against=t["against"]), form(t["got"])]
+        for c in comparisons
+        for t in c["targets"]
+        if t["kind"] in LIMITS
+        for what, form in [LIMITS[t["kind"]]]
+    ]
+    return table(["work", "what", "measured"], rows) if rows else ""
 
 
 def ratio(value: float) -> str:
@@ -136,11 +153,11 @@ def megabytes(value: float) -> str:
     return f"{value:.3g} MB" if value < 1e3 else f"{value / 1024:.3g} GB"
 
 
-# kind of target: what it is about, how its figures are written, whether they are to be small
-KINDS: dict[str, tuple[str, Callable[[float], str], bool]] = {
-    "time": ("time of {against} / {of}", ratio, False),
-    "memory": ("memory of {against} / {of}", ratio, False),
-    "extra": ("extra time of {of} over {against}", "{:.3g} %".format, True),
-    "bandwidth": ("bandwidth of {of} / that of {against}", "{:.0%}".format, False),
-    "products": ("time of {of} / time of {against}", "{:.3g}".format, True),
+# Contenders that do less than the work itself.
+YARDSTICKS = ("product",)
+# kind: what is measured, and how it is written
+LIMITS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "extra": ("extra time of {of} over {against}", "{:.3g} %".format),
+    "bandwidth": ("bandwidth of {of} / that of {against}", "{:.0%}".format),
+    "products": ("time of {of} / time of {against}", "{:.3g}".format),
 }

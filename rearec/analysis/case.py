@@ -16,8 +16,9 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.engine import Engine
 from rearec.errors import UserError, visible
-from rearec.evaluation import rank_rows, seen_items
+from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
+from rearec.inference.explanation import named_states
 from rearec.reasoning import ReaRec
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_lines, figure
@@ -26,6 +27,8 @@ from rearec_kernels import catalog_topk
 __all__ = ["Case", "cases", "page"]
 
 SHOWN_TITLE = 60
+# In the legend of the figure.
+DRAWN_TITLE, DRAWN_USER = 40, 12
 SHOWN_HISTORY = 15
 
 
@@ -35,7 +38,7 @@ class Case:
 
     row: index in ``dataset.rows(split)``.
     history: the items that the model sees, oldest first. target: the item that came next.
-    steps: "step 0", ..., "step K", and "mean of the steps" where the model answers with that (method erl).
+    steps: "step 0", ..., "step K", and "mean of the steps" where the model answers with that (such as erl).
     ranks: of the target, counted from 1, by each of ``steps``. top: the first k items by each of ``steps``.
     titles: of all these items, those that have one.
     """
@@ -62,6 +65,7 @@ def cases(
     exclude_seen: bool | None = None,
     count: int = 3,
     k: int = 5,
+    ranked: RankedRows | None = None,
 ) -> list[Case]:
     """The rows where the target's rank improves most from step 0 to the model's answer.
 
@@ -73,6 +77,7 @@ def cases(
             `rearec.evaluation.seen_items` says.
         count: most rows, at least 1; rows without an improvement are not shown.
         k: items of each ranking, at least 1.
+        ranked: the ranks of these rows, with seen items left out or not as here, by each step too; None to rank them.
 
     Returns:
         the greatest improvement first; empty where no row improves.
@@ -83,23 +88,21 @@ def cases(
     if model.config.steps == 0:
         raise UserError(f"a model of method {model.config.method} with 0 steps does not reason: there are no cases")
     exclude = seen_items(dataset, exclude_seen).exclude
-    ranked = rank_rows(model, dataset, split, exclude_seen=exclude, per_step=True)
+    if ranked is None:
+        ranked = rank_rows(model, dataset, split, exclude_seen=exclude, per_step=True)
     assert ranked.by_step is not None
     gain = np.log2(ranked.by_step[:, 0] + 2) - np.log2(ranked.final + 2)
     chosen = [int(row) for row in np.argsort(-gain, kind="stable")[:count] if gain[row] > 0]
     if not chosen:
         return []
 
-    steps = [f"step {step}" for step in range(model.config.steps + 1)]
     ranks = ranked.by_step[chosen]
     batch = history_batch(dataset, split, chosen, model.config.max_len)
     with torch.inference_mode():
         engine = Engine(model)
-        states = engine(batch).states
-        if model.config.method == "erl":
-            steps.append("mean of the steps")
+        steps, states = named_states(model, engine(batch).states)
+        if len(steps) > ranks.shape[1]:  # the answer is none of the steps
             ranks = np.concatenate([ranks, ranked.final[chosen, None]], axis=1)
-            states = torch.cat([states, model.final_state(states)[:, None]], dim=1)
         k = min(k, model.config.num_items)
         barred = _rivals_left_out(dataset, split, np.repeat(chosen, len(steps)), states.device) if exclude else None
         top = catalog_topk(states.flatten(0, 1), engine.catalog, k, exclude=barred)[1]
@@ -178,16 +181,18 @@ def page(into: Page, results: Sequence[Case], *, seen: SeenName, name: str = "ca
     series = {}
     for number, case in enumerate(results, 1):
         by_step = [rank for step, rank in zip(case.steps, case.ranks, strict=True) if step.startswith("step ")]
-        series[f"case {number}"] = [(float(step), rank, None) for step, rank in enumerate(by_step)]
+        words = f"{number}. {_in_short(case.title(case.target), DRAWN_TITLE)}, user {_in_short(case.user, DRAWN_USER)}"
+        series[words] = [(float(step), rank, None) for step, rank in enumerate(by_step)]
     chart = figure(
         draw_lines,
         series,
         xlabel="reasoning step",
-        ylabel="rank of the target (1 = top)",
-        title="The target's rank step by step",
+        ylabel="rank of the item that came next (1 = top)",
+        title="How the item that came next moves up, step by step",
         log_y=True,
+        top_is_best=True,
     )
-    into.figure(chart, name, "The rank of the target by each reasoning state taken alone.")
+    into.figure(chart, name, "The rank of the target by each reasoning state taken alone; a line for each case above.")
 
 
 def _ranking(case: Case) -> list[dict[str, str]]:
@@ -222,6 +227,11 @@ def _data(number: int, case: Case) -> list[dict[str, Any]]:
 
 def _shown(case: Case, item: str) -> Markdown:
     """The title of an item, cut for reading, in bold where it is the target."""
-    title = " ".join(visible(case.title(item)).split())
-    words = escape(title if len(title) <= SHOWN_TITLE else f"{title[: SHOWN_TITLE - 1].rstrip()}…")
+    words = escape(_in_short(case.title(item), SHOWN_TITLE))
     return Markdown(f"**{words}**") if item == case.target else words
+
+
+def _in_short(text: str, characters: int) -> str:
+    """In one line, cut for reading."""
+    line = " ".join(visible(text).split())
+    return line if len(line) <= characters else f"{line[: characters - 1].rstrip()}…"

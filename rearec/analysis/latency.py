@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,19 @@ from rearec.report.page import Page
 from rearec.report.plots import draw_lines, figure
 from rearec_kernels import catalog_topk
 
-__all__ = ["latency", "page"]
+__all__ = ["device_words", "latency", "page"]
 
 TOP = 20
+# Of the page's table, by what they show.
+COLUMNS = {
+    "model": "model",
+    "steps": "steps",
+    "ms": "median ms",
+    "ms_25": "25 % below",
+    "ms_75": "75 % below",
+    "rollout_ms": "without search",
+    "relative": "relative",
+}
 WARM_UPS = 3
 
 
@@ -102,18 +113,37 @@ def page(into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, devi
         results: by model what `latency` returns.
         device: in words, what it was measured on.
     """
+    batch = " or ".join(sorted({f"{entry['rows']:,}" for entries in results.values() for entry in entries}))
     into.text(
-        f"Median time of one batch, from histories to the top {TOP} of the whole catalogue, on {device}; ms_25 and "
-        "ms_75 are quartiles, rollout_ms leaves out the search of the catalogue, and relative is the time over that of "
-        "the first line of the model."
+        f"Median time of one batch of {batch} histories, from histories to the top {TOP} of the whole catalogue, on "
+        f"{device}, with its quartiles; without search leaves out the search of the catalogue, and relative is the "
+        "time over that of the first line of the model."
     )
-    into.table([{"model": model, **entry} for model, entries in results.items() for entry in entries], name)
+    rows = [{"model": model, **entry} for model, entries in results.items() for entry in entries]
+    into.table([{column: row[key] for key, column in COLUMNS.items()} for row in rows])
+    into.data(rows, name)
     chart = figure(
         draw_lines,
-        {model: [(entry["steps"], entry["ms"], None) for entry in entries] for model, entries in results.items()},
+        {
+            model: [
+                (entry["steps"], entry["ms"], (entry["ms"] - entry["ms_25"], entry["ms_75"] - entry["ms"]))
+                for entry in entries
+            ]
+            for model, entries in results.items()
+        },
         xlabel="reasoning steps",
-        ylabel="median time of a batch (ms)",
-        title="What reasoning costs",
+        ylabel=f"time of a batch of {batch} histories (ms)",
+        title="What reasoning costs: median time of a batch, and quartiles",
         from_zero=True,
     )
-    into.figure(chart, name, "Median time of a batch by number of reasoning steps.")
+    into.figure(
+        chart, name, f"Median time of a batch of {batch} histories by number of reasoning steps, with its quartiles."
+    )
+
+
+def device_words(device: torch.device) -> str:
+    """What something was measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"a CPU ({os.cpu_count()} cores, {threads} thread{'s' if threads > 1 else ''})"

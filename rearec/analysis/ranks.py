@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ from rearec.evaluation.metrics import rank_metrics
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
-from rearec.report.plots import draw_lines, panels
+from rearec.report.plots import draw_parts, figure
 
 __all__ = ["distribution", "page", "rank_by_step"]
 
 TOPS = (1, 5, 10, 20, 50, 100)
+# Of these in the page's table, and of these in the figure.
+SHOWN_TOPS = (1, 10, 100)
+NOTED_TOPS = (1, 10)
 QUANTILES = (10, 25, 50, 75, 90)
 
 
@@ -73,7 +76,7 @@ def distribution(by_step: ArrayLike) -> list[dict[str, Any]]:
 def page(
     into: Page, results: Mapping[str, Sequence[Mapping[str, Any]]], *, seen: SeenName, name: str = "ranks"
 ) -> None:
-    """Add a table, and for each model two panels: shares of targets in the top k, percentiles of the rank.
+    """Add a table, and a figure of the shares of rows whose target a step moves up, leaves or moves down.
 
     Args:
         results: by model what `rank_by_step` returns.
@@ -81,24 +84,49 @@ def page(
     """
     into.text(
         f"The rank of the target by each reasoning state taken alone, full catalogue, {seen_words(seen)}; 1 is the "
-        "top. top_k is the share of rows whose target is among the first k, rank_q the q-th percentile of the rank, "
-        "better and worse the shares of rows whose rank is smaller and larger than by step 0."
+        "top. Higher and lower are the shares of rows whose target a step ranks better and worse than step 0 does, "
+        "top k the share of rows whose target is among the first k."
     )
     rows = [{"model": model, **entry} for model, entries in results.items() for entry in entries]
-    into.table(rows, name, shared={"seen": seen})
-    drawings = []
-    for model, entries in results.items():
-        steps = [entry["step"] for entry in entries]
-        shares = {
-            f"top {top}": [(step, 100 * entry[f"top_{top}"], None) for step, entry in zip(steps, entries, strict=True)]
-            for top in TOPS
-        }
-        percentiles = {
-            f"{q} % of the rows": [(step, entry[f"rank_{q}"], None) for step, entry in zip(steps, entries, strict=True)]
-            for q in QUANTILES
-        }
-        draw = partial(draw_lines, xlabel="reasoning step", title=model)
-        drawings.append(partial(draw, series=shares, ylabel="targets in the top k (% of rows)"))
-        drawings.append(partial(draw, series=percentiles, ylabel="rank of the target (1 = top)", log_y=True))
-    caption = "Left: how many targets are in the top k. Right: the rank that so many of the targets reach or better."
-    into.figure(panels(drawings, columns=2, one_legend=False), name, caption)
+    into.table([_line(row) for row in rows])
+    into.data(rows, name, shared={"seen": seen})
+    several = len(results) > 1
+    moved = [row["step"] > 0 for row in rows]
+    shares = {
+        "higher than by step 0": [row["better"] for row in rows],
+        "the same": [1 - row["better"] - row["worse"] for row in rows],
+        "lower": [row["worse"] for row in rows],
+    }
+    chart = figure(
+        draw_parts,
+        [f"{row['model']}, step {row['step']}" if several else f"step {row['step']}" for row in rows],
+        {
+            part: [100 * share if step else math.nan for share, step in zip(values, moved, strict=True)]
+            for part, values in shares.items()
+        },
+        xlabel="share of the rows",
+        title="Does a step move the right item up the ranking?",
+        notes={
+            f"top {top}": [f"{100 * row[f'top_{top}']:.1f} %" for row in rows]  # of the targets
+            for top in NOTED_TOPS
+        },
+        without="where the steps start from",
+    )
+    caption = (
+        "Rows whose target stands higher, the same and lower by a step than by step 0; on the right the shares of "
+        "targets that are at the top and among the first ten."
+    )
+    into.figure(chart, name, caption)
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the page's table; the csv has more."""
+    shares = {"higher": row["better"], "lower": row["worse"], **{f"top {top}": row[f"top_{top}"] for top in SHOWN_TOPS}}
+    return {
+        "model": row["model"],
+        "step": row["step"],
+        **{name: f"{100 * share:.1f} %" for name, share in shares.items()},
+        "median rank": row["rank_50"],
+        "MRR": row["mrr"],
+        "MRR_se": row["mrr_se"],
+    }

@@ -21,6 +21,8 @@ from rearec.report.plots import draw_heatmap, panels
 __all__ = ["page", "similarity"]
 
 BATCH_ROWS = 512
+# The colours reach at least so far below 1, so that rounding is not made a picture of.
+LEAST_RANGE = 0.01
 
 
 def similarity(
@@ -61,7 +63,8 @@ def page(into: Page, results: Mapping[str, NDArray[np.float64]], *, name: str = 
         for step, cosines in enumerate(values):
             table.append({"model": model, "step": step, **{f"to step {to}": float(c) for to, c in enumerate(cosines)}})
     into.table(table, name)
-    low = min(0.0, *(float(values.min()) for values in results.values()))
+    # One scale for all models, from the least alike on.
+    low = min(float(values.min()) for values in results.values())
     drawings = [
         partial(
             draw_heatmap,
@@ -72,9 +75,9 @@ def page(into: Page, results: Mapping[str, NDArray[np.float64]], *, name: str = 
             xlabel="reasoning step",
             ylabel="reasoning step",
             title=model,
-            # One scale for all models.
-            limits=(low, 1.0),
+            limits=(min(low, 1.0 - LEAST_RANGE), 1.0),
         )
         for model, values in results.items()
     ]
-    into.figure(panels(drawings), name, "Mean cosine between the states of two reasoning steps.")
+    chart = panels(drawings, columns=2, title="Do the steps say something new? (1 = the same)")
+    into.figure(chart, name, "Mean cosine between the states of two reasoning steps; the scale begins at the least.")

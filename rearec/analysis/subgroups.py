@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from rearec.analysis.metric import METRIC, rank_metric, with_usual
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
-from rearec.evaluation import evaluate
+from rearec.evaluation import evaluate, quantile_groups, seen_items
+from rearec.evaluation.floors import baseline_ranks
+from rearec.evaluation.metrics import heading, rank_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
@@ -16,12 +21,16 @@ from rearec.report.plots import draw_bars, panels
 
 __all__ = ["GROUPINGS", "page", "subgroups"]
 
-METRIC = "ndcg@20"
-# What `evaluate` calls them, and what they are.
+# What `evaluate` calls them, what they are, and what heads their panel.
 GROUPINGS = {
     "users_by_length": "items in the history",
     "items_by_popularity": "target's interactions in the training data",
 }
+TITLES = {
+    "users_by_length": "For whom? By length of the history",
+    "items_by_popularity": "For which items? By popularity of the target",
+}
+FLOORS = ("popularity", "markov")
 
 
 def subgroups(
@@ -30,62 +39,105 @@ def subgroups(
     split: SplitName = "test",
     *,
     exclude_seen: bool | None = None,
+    metric: str = METRIC,
 ) -> list[dict[str, Any]]:
     """Metrics of up to four groups of rows of about equal size by history length, and four by target popularity.
 
-    exclude_seen: as in `rearec.evaluation.evaluate`.
+    Args:
+        exclude_seen: as in `rearec.evaluation.evaluate`.
+        metric: what the page is about, among the others; one that the targets' ranks tell.
 
     Returns:
-        for each model, grouping and group: ``model``, ``grouping`` (a key of ``GROUPINGS``), ``group`` (a range like
-        "5–7"), ``seen`` ("kept" or "excluded") and the metrics of `rank_metrics`.
+        for each model and after them the floors ("popularity", "markov"), each grouping and group: ``model``,
+        ``grouping`` (a key of ``GROUPINGS``), ``group`` (a range like "5–7"), ``seen`` ("kept" or "excluded"),
+        ``metric`` and the metrics of `rank_metrics`.
 
     Raises:
-        UserError: as `rearec.evaluation.evaluate`.
+        UserError: as `rearec.evaluation.evaluate`, and a metric that ranks do not tell.
     """
-    rows = []
+    metric = rank_metric(metric, dataset.num_items)
+    exclude = seen_items(dataset, exclude_seen)
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    groups: dict[str, list[str]] = {}
     for name, model in models.items():
         result = evaluate(
             model,
             dataset,
             split,
-            exclude_seen=exclude_seen,
+            exclude_seen=exclude.exclude,
+            metrics=with_usual(metric),
             users_by="length",
             items_by="popularity",
             floors=False,
         )
-        labels = {"model": name, "seen": result["seen"]}
-        rows += [{**labels, "grouping": key, **group} for key in GROUPINGS for group in result[key]]
-    return rows
+        found += [(name, key, group) for key in GROUPINGS for group in result[key]]
+        groups = {key: [group["group"] for group in result[key]] for key in GROUPINGS}
+    found += _of_floors(dataset, split, exclude.exclude, with_usual(metric), groups)
+    return [
+        {"model": name, "seen": exclude.name, "metric": metric, "grouping": key, **group} for name, key, group in found
+    ]
+
+
+def _of_floors(
+    dataset: SequenceDataset,
+    split: SplitName,
+    exclude_seen: bool,
+    metrics: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Floor, grouping, and the metrics of a group; groups: their names by grouping, as `evaluate` gives them."""
+    values = {
+        "users_by_length": np.asarray(dataset.rows(split))[:, 1].astype(np.int64),
+        "items_by_popularity": dataset.train_item_counts()[dataset.targets(split)],
+    }
+    ranks = baseline_ranks(dataset, split, exclude_seen=exclude_seen)
+    return [
+        (floor, key, {"group": group, **rank_metrics(ranks[floor][mask], metrics)})
+        for floor in FLOORS
+        for key in GROUPINGS
+        for group, (_, _, mask) in zip(groups[key], quantile_groups(values[key]), strict=True)
+    ]
 
 
 def page(into: Page, results: Sequence[Mapping[str, Any]], *, name: str = "subgroups") -> None:
-    """Add a table of NDCG@20 and a figure with a panel per grouping.
+    """Add a table of the metric and a figure with a panel per grouping, the floors in both.
 
     Args:
         results: what `subgroups` returns.
     """
-    into.text("Rows in groups of about equal size; ± is the standard error over the rows of a group.")
-    models = list(dict.fromkeys(row["model"] for row in results))
+    seen, metric = results[0]["seen"], results[0]["metric"]
+    into.text(
+        "Rows in groups of about equal size; ± is the standard error over the rows of a group. popularity and markov "
+        "are the floors: the most popular items, and those that followed the last item most often."
+    )
+    every = list(dict.fromkeys(row["model"] for row in results))
+    models = [model for model in every if model not in FLOORS]
     table, drawings = [], []
     for key, words in GROUPINGS.items():
         groups = list(dict.fromkeys(row["group"] for row in results if row["grouping"] == key))
         cells = {(row["group"], row["model"]): row for row in results if row["grouping"] == key}
         for group in groups:
             line: dict[str, Any] = {"by": words, "group": group, "rows": cells[group, models[0]]["rows"]}
-            for model in models:
-                line[model] = cells[group, model][METRIC]
-                line[f"{model}_se"] = cells[group, model][f"{METRIC}_se"]
+            for model in every:
+                line[model] = cells[group, model][metric]
+                line[f"{model}_se"] = cells[group, model][f"{metric}_se"]
             table.append(line)
         drawings.append(
             partial(
                 draw_bars,
                 groups=groups,
-                series={model: [cells[group, model][METRIC] for group in groups] for model in models},
-                errors={model: [cells[group, model][f"{METRIC}_se"] or 0.0 for group in groups] for model in models},
+                series={model: [cells[group, model][metric] for group in groups] for model in models},
+                errors={model: [cells[group, model][f"{metric}_se"] or 0.0 for group in groups] for model in models},
+                levels={f"{floor} (floor)": [cells[group, floor][metric] for group in groups] for floor in FLOORS},
                 xlabel=words,
-                ylabel="NDCG@20",
+                ylabel=heading(metric),
+                title=TITLES[key],
             )
         )
-    seen = results[0]["seen"]
-    into.table(table, name, caption=f"NDCG@20 by group, full catalogue, {seen_words(seen)}.", shared={"seen": seen})
-    into.figure(panels(drawings), name, "NDCG@20 by group; bars are standard errors over rows.")
+    caption = f"{heading(metric)} by group, full catalogue, {seen_words(seen)}."
+    into.table(table, name, caption=caption, shared={"seen": seen})
+    into.figure(
+        panels(drawings, same_y=True),
+        name,
+        f"{heading(metric)} by group; bars are standard errors over rows, dashed lines the floors of the same rows.",
+    )

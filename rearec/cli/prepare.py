@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, Force, command
 from rearec.cli.options import options_of, with_options
 from rearec.cli.output import emit, metric_table, note
-from rearec.data.readers.formats import FORMATS, SOURCE_FORMATS
+from rearec.data.readers.formats import FORMATS, SOURCE_FORMATS, check_format
 from rearec.data.readers.options import PrepareOptions
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
-
-    Format = str
-else:
-    Format = Literal[FORMATS]
 
 __all__ = ["register"]
 
@@ -29,24 +26,25 @@ def register(app: typer.Typer) -> None:
 
 
 @with_options(options=options_of(PrepareOptions))
-@command
+@command(uses=("threads",))
 def prepare(
     source_format: Annotated[
-        Format,
+        str,
         typer.Argument(
             metavar="FORMAT",
             help=" ".join(f"{name}: {SOURCE_FORMATS[name].help}" for name in FORMATS),
         ),
     ],
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Files (also .gz, .bz2, .zst, .zip), folders, patterns; train, valid and test where split already.",
-        ),
-    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],
     options: dict[str, Any],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default=False,
+            help="Files (also .gz, .bz2, .zst, .zip), folders, patterns; train, valid and test where split already.",
+        ),
+    ] = None,
     exclude_seen: ExcludeSeen = None,
     force: Force = False,
     common: Common = Common(),
@@ -58,8 +56,9 @@ def prepare(
 
     Ends with the statistics of Table 1 of the paper, the floors to beat (popularity and a first-order Markov chain, on
     the rows and with the metrics of 'rearec evaluate'), and what was found on the way: the split and why, what orders
-    the events, the columns that were not used, and what looks wrong.
+    the events, the columns that were not used, and what looks wrong; before it what each filter removed.
     """
+    check_format(source_format)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
     from rearec.evaluation.floors import baseline_ranks
@@ -67,7 +66,9 @@ def prepare(
     from rearec.evaluation.seen import seen_items
 
     try:
-        dataset = prepare_dataset(source_format, sources, out, PrepareOptions(**options), force=force, progress=note)
+        dataset = prepare_dataset(
+            source_format, sources or [], out, PrepareOptions(**options), force=force, progress=note
+        )
     except UnexpectedCounts as error:
         for line in error.differences:
             note(line)
@@ -81,7 +82,9 @@ def prepare(
         "seen": seen.name,
         **{name: rank_metrics(of_floor) for name, of_floor in ranks.items()},
         "findings": dataset.source["findings"],
+        "removed": dataset.source["removed"],
         "notes": dataset.source["notes"],
+        "next": f"rearec train {shlex.quote(str(out))} --out run --method prl",
     }
     emit(result, common.as_json, lambda console: _render(console, result))
 
@@ -99,5 +102,5 @@ def _render(console: Terminal, result: dict[str, Any]) -> None:
     floors = {name: result[name] for name in ("popularity", "markov")}
     console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=result["seen"]))
     findings = (f"{name}: {text}" for name, text in result["findings"].items())
-    for line in (f"written to {result['dataset']}", *result["notes"], *findings):
+    for line in (f"written to {result['dataset']}", *result["notes"], *findings, f"next: {result['next']}"):
         console.print(line)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rearec.errors import UserError
+from rearec.facade import device
 
 if TYPE_CHECKING:
     import torch
@@ -24,19 +25,7 @@ def set_threads(threads: int) -> None:
 
 def device_of(name: str) -> torch.device:
     """The torch device of ``--device``; UserError where it does not exist here."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device: got {name!r}, expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: got {name!r}, expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device: {name} is not usable, {torch.cuda.device_count()} CUDA devices found")
-    return device
+    return device.device_of(name, "--device")
 
 
 def compute_device(name: str) -> torch.device:
@@ -46,8 +35,8 @@ def compute_device(name: str) -> torch.device:
     """
     from rearec_kernels import available_backends
 
-    device = device_of(name)
-    wanted, available = os.environ.get("REAREC_BACKEND"), available_backends(device)
+    chosen = device_of(name)
+    wanted, available = os.environ.get("REAREC_BACKEND"), available_backends(chosen)
     if wanted and wanted not in available:
-        raise UserError(f"REAREC_BACKEND: got {wanted!r}, expected one of {', '.join(available)} on {device}")
-    return device
+        raise UserError(f"REAREC_BACKEND: got {wanted!r}, expected one of {', '.join(available)} on {chosen}")
+    return chosen

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rearec.cli.answer_files import answer_writer, as_record, check_output, read_id_file, read_requests
 from rearec.cli.command import Common, Force, command
 from rearec.cli.finished_run import check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
-from rearec.data.tables.files import read_lines
-from rearec.data.tables.json_text import parse_json
 from rearec.errors import UserError
-from rearec.files import open_aside
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
-    from rearec.inference import Recommendation, Recommender
+    from rearec.facade import FittedModel
+    from rearec.inference import Recommendation
 
 __all__ = ["register"]
 
 CHUNK = 4096
+NAMED = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -32,16 +31,22 @@ def register(app: typer.Typer) -> None:
     app.command()(recommend)
 
 
-@command
+@command(uses=("device", "threads"))
 def recommend(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     items: Annotated[
         list[str] | None, typer.Argument(metavar="ID...", help="A history: ids as in the source, oldest first.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Items per answer.")] = 10,
-    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Leave out the items of the history.")] = False,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
+    user: Annotated[
+        list[str] | None,
+        typer.Option("--user", metavar="ID", help="A user of the dataset, in place of a history; may be repeated."),
+    ] = None,
+    users: Annotated[
+        str | None,
+        typer.Option(
+            "--users", metavar="all|FILE", help="All users of the dataset, or those of a file, one id per line."
+        ),
     ] = None,
     input_file: Annotated[
         Path | None,
@@ -49,96 +54,138 @@ def recommend(
     ] = None,
     output_file: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Where the answers to --input go, one json per line."),
+        typer.Option(
+            "--output", metavar="FILE", help="Where the answers go: .csv, .parquet, or else one json per line."
+        ),
+    ] = None,
+    allow: Annotated[
+        Path | None, typer.Option("--allow", metavar="FILE", help="The only items to recommend, one id per line.")
+    ] = None,
+    deny: Annotated[
+        Path | None, typer.Option("--deny", metavar="FILE", help="Items not to recommend, one id per line.")
+    ] = None,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(
+            "--exclude-seen/--keep-seen",
+            help="Leave out the items of the history, or recommend them too.",
+            show_default="as the run was trained",
+        ),
+    ] = None,
+    titles: Annotated[
+        bool, typer.Option("--titles/--no-titles", help="With the items' titles, where the dataset had some.")
+    ] = True,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The prepared dataset, for --user and --users.", show_default="where it was trained on"
+        ),
     ] = None,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
-    """Recommend items for one history, or for a file of histories.
+    """Recommend items for a history, for a file of histories, or for users of the dataset.
 
-    Unknown ids are skipped and reported; a history without a known id is answered by the most popular items. Each line
-    of --input is a json list of ids, or an object with "history" (such a list) and whatever else is to be kept beside
-    the answer. Each line of --output is that object with "items", "scores", "unknown" and "source" (model or
-    popularity).
+    Unknown ids are skipped and reported; a history without a known id is answered by the most popular items. Of a user,
+    all that the dataset knows is the history, validation and test items included. Each line of --input is a json list
+    of ids, or an object with "history" (such a list) and whatever else is to be kept beside the answer. Each line of
+    --output is that object, or one with "user", with "items", "scores", "unknown", "source" (model or popularity) and
+    "titles".
     """
-    if (input_file is None) != (output_file is None):
-        raise UserError("--input and --output belong together: give both or none")
-    if items and input_file is not None:
-        raise UserError("give a history as arguments or a file with --input, not both")
+    given = {"a history": bool(items), "--user": bool(user), "--users": users is not None, "--input": bool(input_file)}
+    several = [name for name, is_there in given.items() if is_there]
+    if len(several) > 1:
+        raise UserError(f"give one of a history, --user, --users and --input, not {' and '.join(several)}")
+    if (input_file is not None or users is not None) and output_file is None:
+        raise UserError(f"{several[0]} writes its answers to a file: say which with --output")
+    if output_file is not None and (items or not several):
+        raise UserError("--output is for the answers to --input, --users or --user")
     from rearec.run_folder import RunFolder
 
     RunFolder(run).check_finished()
-    requests = None
-    if input_file is not None and output_file is not None:
-        _check_output(output_file, input_file, force)
-        requests = read_requests(input_file)
+    if output_file is not None:
+        check_output(output_file, input_file, force)
+    requests = read_requests(input_file) if input_file is not None else None
+    asked = user or (read_id_file(Path(users)) if users not in (None, "all") else None)
 
-    from rearec.inference import Recommender
+    from rearec.facade import load
 
-    recommender = Recommender(run, device=compute_device(common.device))
-    check_steps(steps, recommender.model.config.steps)
-    if requests is None:
-        answer = recommender.recommend([items or []], k, exclude_seen=exclude_seen, steps=steps)[0]
-        emit({"history": items or [], **asdict(answer)}, common.as_json, lambda console: _render(console, answer))
+    model = load(run, data, device=compute_device(common.device))
+    check_steps(steps, model.config.steps)
+    if exclude_seen is None and model.excludes_seen:
+        note("items of the history are left out, as the run was trained; --keep-seen recommends them too")
+    options = {
+        "k": k,
+        "steps": steps,
+        "exclude_seen": exclude_seen,
+        "allow": _known_ids(model, allow, "--allow"),
+        "deny": _known_ids(model, deny, "--deny"),
+    }
+    titles = titles and model.catalog.titles is not None
+    if asked is not None or users is not None:
+        known = dict.fromkeys(model.dataset.user_ids)
+        requests = [{"user": each} for each in (known if asked is None else asked)]
+        if missing := [request["user"] for request in requests if request["user"] not in known]:
+            raise UserError(f"not users of the dataset: {_few(missing)}")
+    if output_file is not None:
+        assert requests is not None
+        summary = _answer_file(model, requests, output_file, titles, options)
+        emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
         return
-    assert output_file is not None
-    summary = _answer_file(recommender, requests, output_file, k, exclude_seen, steps)
-    emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
+    shown = requests or [{"history": items or []}]
+    answers = _answers(model, shown, options)
+    records = [{**request, **as_record(answer, titles)} for request, answer in zip(shown, answers, strict=True)]
+    emit(
+        {"answers": records} if requests else records[0],
+        common.as_json,
+        lambda console: _render(console, shown, answers, titles),
+    )
 
 
-def _check_output(output: Path, source: Path, force: bool) -> None:
-    """UserError where the answers may not or cannot be written, before anything is computed."""
-    if not output.parent.is_dir():
-        raise UserError(f"{output}: cannot be written: there is no folder {output.parent}")
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; --output is a file")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UserError(f"{output}: --output is the file of --input; choose another one")
-    if output.exists() and not force:
-        raise UserError(f"{output}: exists already; --force replaces it")
+def _known_ids(model: FittedModel, path: Path | None, option: str) -> list[str] | None:
+    """The known ids of a file of items; tells the user of the others. UserError where there are only such."""
+    if path is None:
+        return None
+    ids = read_id_file(path)
+    known = set(model.catalog.item_ids)
+    unknown = [item for item in ids if item not in known]
+    if len(unknown) == len(ids):
+        raise UserError(f"{path}: no item of {option} is in the catalogue ({_few(unknown)})")
+    if unknown:
+        note(f"{option}: skipped, not in the catalogue: {_few(unknown)}")
+    return [item for item in ids if item in known]
 
 
-def read_requests(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of histories, as objects with "history"; UserError names the line that is wrong."""
-    requests = []
-    for row, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        value = parse_json(path, line, row)
-        request = {"history": value} if isinstance(value, list) else value
-        history = request.get("history") if isinstance(request, dict) else None
-        if not isinstance(history, list) or not all(isinstance(item, str) for item in history):
-            raise UserError(f'{path}: row {row}: expected a list of ids (strings), or {{"history": [...]}}')
-        try:
-            _line(request).encode("utf-8")
-        except UnicodeEncodeError:
-            raise UserError(f"{path}: row {row}: holds half of a surrogate pair, which is no text") from None
-        except ValueError:
-            raise UserError(f"{path}: row {row}: holds NaN or infinity, which json does not have") from None
-        requests.append(request)
-    if not requests:
-        raise UserError(f"{path}: holds no history")
-    return requests
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else "")
+
+
+def _answers(
+    model: FittedModel, requests: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> list[Recommendation]:
+    """To requests that all have a history, or else all a user."""
+    histories = [
+        request["history"] if "history" in request else model.known_history(request["user"]) for request in requests
+    ]
+    return model.recommend(histories, **options)
 
 
 def _answer_file(
-    recommender: Recommender,
-    requests: list[dict[str, Any]],
-    output: Path,
-    k: int,
-    exclude_seen: bool,
-    steps: int | None,
+    model: FittedModel, requests: Sequence[dict[str, Any]], output: Path, titles: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the answers aside, then rename the file; returns how many there were of which kind."""
     counts = {"model": 0, "popularity": 0}
     unknown = 0
-    with progress_bar("recommending") as progress, open_aside(output) as file:
+    have_users = all("user" in request for request in requests)
+    with progress_bar("recommending") as progress, answer_writer(output, titles=titles, users=have_users) as write:
         for begin in range(0, len(requests), CHUNK):
             chunk = requests[begin : begin + CHUNK]
-            histories = [request["history"] for request in chunk]
-            answers = recommender.recommend(histories, k, exclude_seen=exclude_seen, steps=steps)
-            for request, answer in zip(chunk, answers, strict=True):
-                file.write(_line({**request, **asdict(answer)}))
+            answers = _answers(model, chunk, options)
+            write(chunk, answers)
+            for answer in answers:
                 counts[answer.source] += 1
                 unknown += len(answer.unknown)
             progress(begin + len(chunk), len(requests))
@@ -151,10 +198,6 @@ def _answer_file(
     }
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _in_words(summary: dict[str, Any]) -> str:
     return (
         f"{summary['histories']:,} histories answered, {summary['by_popularity']:,} of them by popularity for want "
@@ -162,18 +205,30 @@ def _in_words(summary: dict[str, Any]) -> str:
     )
 
 
-def _render(console: Terminal, answer: Recommendation) -> None:
+def _render(
+    console: Terminal, requests: Sequence[Mapping[str, Any]], answers: Sequence[Recommendation], titles: bool
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if answer.unknown:
-        note(f"skipped, not in the catalogue: {' '.join(answer.unknown)}")
-    if answer.source == "popularity":
-        note("no known item in the history: these are the most popular items")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("item", overflow="fold")
-    table.add_column("score" if answer.source == "model" else "training count", justify="right")
-    for place, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), 1):
-        table.add_row(str(place), item, f"{score:.4f}" if answer.source == "model" else f"{score:.0f}")
-    console.print(table)
+    for request, answer in zip(requests, answers, strict=True):
+        if answer.unknown:
+            note(f"skipped, not in the catalogue: {' '.join(answer.unknown)}")
+        if answer.source == "popularity":
+            note("no known item in the history: these are the most popular items")
+        table = Table(
+            title=f"user {request['user']}" if "user" in request else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("", justify="right")
+        table.add_column("item", overflow="fold")
+        if titles:
+            table.add_column("title", overflow="fold")
+        table.add_column("score" if answer.source == "model" else "training count", justify="right")
+        named = answer.titles or [None] * len(answer.items)
+        for place, (item, title, score) in enumerate(zip(answer.items, named, answer.scores, strict=True), 1):
+            number = f"{score:.4f}" if answer.source == "model" else f"{score:.0f}"
+            table.add_row(str(place), item, *([title or ""] if titles else []), number)
+        console.print(table)

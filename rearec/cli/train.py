@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, Force, command
-from rearec.cli.options import options_of, with_options
+from rearec.cli.config_file import ConfigFile, PrintConfig, is_given, print_options
+from rearec.cli.finished_run import TrustCode, check_code_to_resume
+from rearec.cli.options import with_options
 from rearec.cli.output import emit, metric_table, note
 from rearec.cli.process import compute_device
 from rearec.cli.training_progress import TrainingProgress
+from rearec.cli.training_settings import from_preset, from_run, readable, training_options, without_ignored
 from rearec.errors import UserError
-from rearec.fields import settings
 from rearec.models.config import MODEL, OBJECTIVE, TEXTS, ReaRecConfig
 from rearec.training.options import TRAINING, TrainingOptions
+from rearec.training.presets import Preset
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -24,7 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-SETTINGS = {**settings(ReaRecConfig), **settings(TrainingOptions)}
+LoggerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="tensorboard, csv, wandb, mlflow or none, beside metrics.csv; repeatable.",
+        show_default="tensorboard",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +46,8 @@ def register(app: typer.Typer) -> None:
 
 
 @with_options(
-    model=options_of(ReaRecConfig),
-    training=options_of(TrainingOptions),
+    model=training_options(ReaRecConfig),
+    training=training_options(TrainingOptions),
     panels=(MODEL, TEXTS, OBJECTIVE, TRAINING),
 )
 @command
@@ -42,114 +55,143 @@ def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for the model, metrics and checkpoints.")],
+    preset: Annotated[
+        Preset | None,
+        typer.Option(
+            help="Where settings come from that are not given: best known, or the paper's.", show_default="best"
+        ),
+    ] = None,
+    *,
     model: dict[str, Any],
     training: dict[str, Any],
     exclude_seen: ExcludeSeen = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", metavar="RUN", help="Begin with the weights of a finished run; items by their ids."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a training; with more --epochs also a finished one.")
+    ] = False,
+    trust_code: TrustCode = False,
     force: Force = False,
+    logger: LoggerNames = None,
+    config: ConfigFile = None,
+    print_config: PrintConfig = False,
     common: Common = Common(),
 ) -> None:
     """Train a model; the best epoch by validation NDCG@20 is kept and tested.
 
-    --resume takes the options from the interrupted run; options that contradict them are an error.
+    Settings that are not given come from --preset. --resume takes the options from the interrupted run; options that
+    contradict them are an error, but for more --epochs and --patience, which extend the run.
     """
     if resume and force:
         raise UserError("--resume continues a run, --force replaces it: give one of them")
-    training |= {"exclude_seen": exclude_seen, "seed": common.seed}
-    given = {
-        name
-        for name in (*model, *training)
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
+    given = {name: value for name, value in {**model, **training}.items() if value is not None}
+    given |= {} if exclude_seen is None else {"exclude_seen": exclude_seen}
+    if is_given(context, "seed"):
+        given["seed"] = common.seed
     from rearec.data import load_dataset
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(out)
-    resumes = resume and folder.options_file.is_file()
     # A run that is resumed has a backbone and a method already: only those that are given can be held against it.
-    chosen = [model[name] if name in given or not resumes else None for name in ("backbone", "method")]
-    ignored = {name: who for name in SETTINGS if name in given and (who := SETTINGS[name].not_read_by(*chosen))}
-    for name, who in ignored.items():
-        note(f"{SETTINGS[name].flag} is ignored: {who} does not {'reason' if who == 'base' else 'read it'}")
+    resumes = resume and folder.options_file.is_file()
+    usual = {} if resumes else {"backbone": "sasrec", "method": "prl"}
+    chosen = usual | given
+    given = without_ignored(given, chosen.get("backbone"), chosen.get("method"))
     if resumes:
-        before = _options_of(folder)
-        _adopt(model, before["model"], given - ignored.keys())
-        _adopt(training, before["training"], given - ignored.keys())
-    dataset = load_dataset(data)
+        preset = _preset_of(folder, preset)
+        check_code_to_resume(folder, set(given), trust_code)
+    elif resume:
+        note(f"nothing to resume in {out}: starting anew with these settings")
+    with _continuable(folder, data, resumes):
+        dataset = load_dataset(data)
+        asked = from_run(folder, dataset, given) if resumes else from_preset(dataset, preset or "best", usual | given)
+        preset, loggers = preset if resumes else preset or "best", logger or ["tensorboard"]
+        if print_config:
+            others = {"init": None if init is None else str(init), "logger": loggers}
+            print_options({"preset": preset, **readable(*asked), **others}, common.as_json)
+            return
+        if resumes and not folder.last_checkpoint.is_file() and not folder.finished:
+            note(f"{out} has ended no epoch yet: starting anew with its settings")
 
-    from rearec.evaluation import seen_items
-    from rearec.training import fitting_config
-    from rearec.training import train as run_training
+        from rearec.evaluation import seen_items
+        from rearec.training import advice
+        from rearec.training import train as run_training
 
-    seen = seen_items(dataset, exclude_seen, of_run=training["exclude_seen"])
-    training["exclude_seen"] = seen.exclude
-    try:
-        config = fitting_config(dataset, **model)
-        options = TrainingOptions(**training)
-    except ValueError as error:
-        raise UserError(_as_option(str(error))) from None
-    finished = resume and folder.finished
-    with TrainingProgress(config.method, str(seen)) as progress:
-        try:
+        seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
+        before = len(folder.metrics()) if resume and folder.finished else None
+        with TrainingProgress(asked[0], lambda: [str(seen), *_begun(folder)]) as progress:
             result = run_training(
                 data,
                 out,
-                config,
-                options,
+                *asked,
+                preset=preset,
                 device=compute_device(common.device),
                 resume=resume,
                 force=force,
+                init=init,
+                logger=loggers,
                 on_epoch=progress.on_epoch,
                 on_batch=progress.on_batch,
             )
-        except KeyboardInterrupt:
-            note(f"continue with: {shlex.join(['rearec', 'train', str(data), '--out', str(out), '--resume'])}")
-            raise
-    if finished:
-        note(f"{out}: this training has finished already")
-    _emit(out, {"method": config.method, "steps": config.steps}, result, common.as_json)
+    if before == result["epochs"]:
+        note(f"{out}: this training has finished already; more --epochs extend it")
+    lines = advice(result, folder.metrics(), asked[1])
+    for line in lines:
+        note(line)
+    answer = {"run": str(out), "method": asked[0].method, "steps": asked[0].steps, "advice": lines, **result}
+    emit(answer, common.as_json, lambda console: _render(console, out, asked[0].method, result))
 
 
-def _options_of(folder: RunFolder) -> dict[str, Any]:
-    """The options of the interrupted run; UserError where they are none."""
-    options = folder.options()
-    options["training"]["exclude_seen"] = bool(folder.excludes_seen())
+@contextmanager
+def _continuable(folder: RunFolder, data: Path, resumes: bool) -> Iterator[None]:
+    """Tells after Ctrl-C how the training goes on."""
+
+    def written() -> int | None:
+        return folder.options_file.stat().st_mtime_ns if folder.options_file.is_file() else None
+
+    before = written()
     try:
-        ReaRecConfig.from_dict(options["model"])
-        TrainingOptions(**options["training"])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{folder.options_file}: damaged: {error}") from error
-    return options
+        yield
+    except KeyboardInterrupt:
+        # With --force an earlier run may still be there.
+        if resumes or written() != before:
+            command = ["rearec", "train", str(data), "--out", str(folder.path), "--resume"]
+            note(f"continue with: {shlex.join(command)}")
+        else:
+            note(f"nothing of it is in {folder.path} yet: begin again with the same command")
+        raise
 
 
-def _adopt(values: dict[str, Any], before: dict[str, Any], given: set[str]) -> None:
-    """Take the options of the interrupted run; UserError for one that was given and differs."""
-    for name, value in values.items():
-        if name in given and value != before.get(name):
-            raise UserError(
-                f"{SETTINGS[name].flag}: the run to resume was started with {before.get(name)}, not {value}"
-            )
-        values[name] = before.get(name, value)
+def _preset_of(folder: RunFolder, given: Preset | None) -> Preset | None:
+    """The preset of the run to resume, None where it has none; UserError where another one is given."""
+    stored = (folder.options().get("preset") or {}).get("name")
+    if given is not None and given != stored:
+        raise UserError(f"--preset: the run to resume was started with {stored or 'none'}, not {given}")
+    return stored
 
 
-def _as_option(message: str) -> str:
-    """``temperature: got ...`` as ``--tau: got ...``."""
-    name, colon, rest = message.partition(":")
-    return f"{SETTINGS[name].flag}{colon}{rest}" if name in SETTINGS else message
-
-
-def _emit(out: Path, model: dict[str, Any], result: dict[str, Any], as_json: bool) -> None:
-    answer = {"run": str(out), "method": model["method"], "steps": model["steps"], **result}
-    emit(answer, as_json, lambda console: _render(console, out, model["method"], result))
+def _begun(folder: RunFolder) -> list[str]:
+    """What a training that begins with other weights has taken over, in words."""
+    begun = folder.options().get("init")
+    if begun is None or folder.last_checkpoint.is_file():
+        return []
+    line = f"begins with the weights of {begun['run']}"
+    if begun["items"] is not None:
+        line += ", items: {known:,} known, {new:,} new, {dropped:,} dropped".format(**begun["items"])
+    others = [f"{what}: {', '.join(begun[what])}" for what in ("new", "dropped") if begun[what]]
+    return ["; ".join([line, *others])]
 
 
 def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:
     ending = "stopped early" if result["stopped_early"] else "all epochs done"
     console.print(
-        f"best epoch {result['best_epoch']} of {result['epochs']} ({ending}); {result['parameters']:,} parameters"
+        f"{method}: best epoch {result['best_epoch']} of {result['epochs']} ({ending}); "
+        f"{result['parameters']:,} parameters"
     )
-    rows = {f"{method} (validation)": result["valid"]}
+    rows = {"valid": result["valid"]}
     if result["test"] is not None:
-        rows |= {method: result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
-    console.print(metric_table("Test rows, full catalogue", rows, seen=result["seen"]))
+        rows |= {"test": result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
+    console.print(metric_table("Full catalogue", rows, seen=result["seen"]))
     console.print(f"written to {out}")

@@ -59,6 +59,10 @@ class Batch:
     row: Tensor | None = None
     slot: Tensor | None = None
 
+    def __repr__(self) -> str:
+        windows = f"{self.num_windows:,} windows of at most {self.items.shape[1]:,} items"
+        return f"Batch({self.num_rows:,} rows over {windows}, on {self.items.device})"
+
     @property
     def num_rows(self) -> int:
         """R, the number of predictions of this batch."""

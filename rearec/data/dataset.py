@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,26 @@ class SequenceDataset:
     options: dict[str, Any] = field(default_factory=dict)
     item_titles: list[str | None] | None = None
     features: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{split} {len(self.split_rows[split]):,}" for split in SPLIT_NAMES)
+        counts = f"{self.num_users:,} users, {self.num_items:,} items, {self.num_interactions:,} interactions"
+        more = "".join(f"; {part}" for part in self._parts())
+        return f"{type(self).__name__}({counts}; rows: {rows}{more})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same as a table of two rows."""
+        counts = {"users": self.num_users, "items": self.num_items, "interactions": self.num_interactions}
+        counts |= {f"{split} rows": len(self.split_rows[split]) for split in SPLIT_NAMES}
+        heads = "".join(f"<th>{name}</th>" for name in counts)
+        cells = "".join(f"<td>{count:,}</td>" for count in counts.values())
+        caption = ", ".join((type(self).__name__, *self._parts()))
+        return f"<table><caption>{caption}</caption><tr>{heads}</tr><tr>{cells}</tr></table>"
+
+    def _parts(self) -> list[str]:
+        """What there is of the items beside their ids."""
+        titles = [] if self.item_titles is None else ["titles"]
+        return titles + ([] if self.features is None else [f"features of width {self.features.shape[1]:,}"])
 
     @property
     def num_items(self) -> int:
@@ -152,6 +172,22 @@ class SequenceDataset:
         user = np.repeat(np.asarray(self.sequence_user).astype(np.int64), np.diff(self.offsets))[counted]
         pairs = np.unique(user * self.num_items + np.asarray(self.items)[counted])
         return len(np.unique(user)), np.bincount(pairs % self.num_items, minlength=self.num_items)
+
+    def for_refit(self) -> SequenceDataset:
+        """The same sequences to train on to the last interaction: every row with a history is a training row.
+
+        These are all positions of a user's first sequence but 0, and of further sequences the rows of any split. No
+        valid or test rows are left.
+        """
+        length = np.diff(np.asarray(self.offsets)).astype(np.int64)
+        own = np.flatnonzero(self.first_of_user & (length > 1))
+        positions = ranges(np.ones(len(own), dtype=np.int64), length[own] - 1)
+        rows = np.stack([np.repeat(own, length[own] - 1), positions], axis=1)
+        given = np.concatenate([np.asarray(self.split_rows[split]) for split in SPLIT_NAMES])
+        further = given[~self.first_of_user[given[:, 0]] & (given[:, 1] > 0)]
+        every = np.unique(np.concatenate([rows, further]), axis=0).astype(np.int32)
+        none = np.empty((0, 2), dtype=np.int32)
+        return replace(self, split_rows={"train": every, "valid": none, "test": none})
 
     def _is_training(self) -> NDArray[np.bool_]:
         """bool [total], the interactions that `train_item_counts` counts."""

@@ -30,9 +30,10 @@ class Engine:
     whether the reasoning steps run as one native call, with the layers' weights packed for it, and on a GPU the CUDA
     graphs (`GraphedPasses`). The rest of the model is used as it is, by reference.
 
-    Passes run without gradients and in evaluation mode; a model in training mode is put back into it. Any number of
-    threads may call one engine; `refresh` is for one thread while no other calls. A copy takes a view of its own, of
-    the copy of the model. Autocast of the caller holds for a pass; the table is as exact as where the engine was made.
+    Passes run without gradients and in evaluation mode; a model in training mode is put back into it by the last call
+    to end; nobody else may set its mode meanwhile. Any number of threads may call one engine, or several of one model;
+    `refresh` is for one thread while no other calls. A copy takes a view of its own, of the copy of the model. Autocast
+    of the caller holds for a pass; the table is as exact as where the engine was made.
 
     Args:
         model: on the device to compute on.

@@ -18,7 +18,7 @@ from rearec.evaluation.seen import seen_items
 from rearec.evaluation.top_lists import TopLists
 from rearec.reasoning import ReaRec
 
-__all__ = ["evaluate", "floor_metrics", "quantile_groups"]
+__all__ = ["RowGroups", "evaluate", "floor_metrics", "quantile_groups"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -82,14 +82,10 @@ def evaluate(
         ['coverage@20', 'coverage@20_se', 'hit@5', 'hit@5_se', 'rows']
     """
     steps = model.config.steps if steps is None else steps
-    if users_by not in (None, "length"):
-        raise UserError(f"users_by: got {users_by!r}, expected length")
-    if items_by not in (None, "popularity"):
-        raise UserError(f"items_by: got {items_by!r}, expected popularity")
     chosen = parse_metrics(METRICS) if metrics is None else parse_metrics(metrics, dataset.num_items)
     check_split(dataset, split)
     seen = seen_items(dataset, exclude_seen)
-    groups = _Groups(dataset, split, users_by, items_by)
+    groups = RowGroups(dataset, split, users_by, items_by)
 
     answers = _Measured(chosen, dataset, groups, states=steps + 2 if per_step else 1)
     ranked = rank_rows(
@@ -127,7 +123,7 @@ def floor_metrics(
     """
     chosen = parse_metrics(METRICS) if metrics is None else metrics
     ranks = baseline_ranks(dataset, split, exclude_seen=exclude_seen)
-    groups = _Groups(dataset, split)
+    groups = RowGroups(dataset, split)
     measured = {name: _Measured(chosen, dataset, groups, states=1) for name in ranks}
     k = max((metric.k or 0 for metric in chosen if metric.is_of_lists), default=0)
     for name, rows, items in baseline_lists(dataset, split, k, exclude_seen=exclude_seen) if k else ():
@@ -137,15 +133,22 @@ def floor_metrics(
     return {name: measured[name].metrics(of_floor) for name, of_floor in ranks.items()}
 
 
-class _Groups:
-    """The rows that are measured together, all of them first.
+class RowGroups:
+    """The rows of a split that are measured together, all of them first.
 
-    names: the key in the result and the range of each; masks: bool [G, R].
+    users_by, items_by: as in `evaluate`; UserError for another word.
+
+    names: the key in the result ("" for all rows, ``users_by_length``, ``items_by_popularity``) and the range of each;
+    masks: bool [G, R].
     """
 
     def __init__(
         self, dataset: SequenceDataset, split: SplitName, users_by: str | None = None, items_by: str | None = None
     ) -> None:
+        if users_by not in (None, "length"):
+            raise UserError(f"users_by: got {users_by!r}, expected length")
+        if items_by not in (None, "popularity"):
+            raise UserError(f"items_by: got {items_by!r}, expected popularity")
         rows = np.asarray(dataset.rows(split))
         names, masks = [("", "all")], [np.ones(len(rows), dtype=bool)]
         values: dict[str, IntArray] = {}
@@ -163,7 +166,7 @@ class _Groups:
 class _Measured:
     """The metrics of some rankings of the same rows."""
 
-    def __init__(self, metrics: Sequence[Metric], dataset: SequenceDataset, groups: _Groups, states: int) -> None:
+    def __init__(self, metrics: Sequence[Metric], dataset: SequenceDataset, groups: RowGroups, states: int) -> None:
         self._names = [metric.name for metric in metrics]
         self._of_ranks = [metric.name for metric in metrics if not metric.is_of_lists]
         of_lists = [metric for metric in metrics if metric.is_of_lists]

@@ -54,10 +54,12 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
         list(cells),
         {"NDCG@20": [cell.mean for cell in cells.values()]},
         errors={"NDCG@20": [cell.error or 0.0 for cell in cells.values()]},
+        levels=results.floor_levels(METRIC),
         ylabel="NDCG@20 (test)",
-        title=f"Ablation, {backbone}",
+        title=f"What is each part of the objectives worth? ({backbone})",
     )
-    page.figure(chart, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
+    caption = f"NDCG@20 on the test split; error bars are {error_words(plan.seeds)}, dashed lines the floors."
+    page.figure(chart, name, caption)
 
 
 def _verdict(results: Results, settings: dict[str, list[Run]]) -> str:

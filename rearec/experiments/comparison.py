@@ -61,7 +61,7 @@ def _fill(page: Page, plan: Plan, results: Results, grid: Grid, name: str) -> No
     add_metrics(page, results, settings, name)
     compared = [setting for setting in settings if setting.over]
     add_gains(page, results, compared, f"{name}-gains", "Gain over base of the same backbone")
-    _add_figure(page, plan, results, grid, name, "NDCG@20 by backbone and method")
+    _add_figure(page, plan, results, grid, name, "Does reasoning help? NDCG@20 by backbone and method")
 
 
 def _add_figure(page: Page, plan: Plan, results: Results, grid: Grid, name: str, title: str) -> None:
@@ -80,8 +80,10 @@ def _add_figure(page: Page, plan: Plan, results: Results, grid: Grid, name: str,
             assert summary is not None
             values.setdefault(method, []).append(summary.mean)
             errors.setdefault(method, []).append(summary.error or 0.0)
-    chart = figure(draw_bars, whole, values, errors=errors, ylabel="NDCG@20 (test)", title=title)
-    page.figure(chart, name, f"NDCG@20 on the test split; bars are {error_words(plan.seeds)}.")
+    levels = results.floor_levels(METRIC)
+    chart = figure(draw_bars, whole, values, errors=errors, levels=levels, ylabel="NDCG@20 (test)", title=title)
+    caption = f"NDCG@20 on the test split; error bars are {error_words(plan.seeds)}, dashed lines the floors."
+    page.figure(chart, name, caption)
 
 
 def _beside_id_backbones(page: Page, plan: Plan, results: Results, grid: Grid, name: str) -> None:
@@ -101,7 +103,9 @@ def _beside_id_backbones(page: Page, plan: Plan, results: Results, grid: Grid, n
                 row[f"NDCG@20 over {other}"] = gain and str(gain)
             rows.append(row)
     page.table(rows, caption=gain_caption("Gain over the same method on another backbone", results))
-    _add_figure(page, plan, results, {**ids, **grid}, f"{name}-all-backbones", "Text and ID backbones")
+    _add_figure(
+        page, plan, results, {**ids, **grid}, f"{name}-all-backbones", "Do texts help? NDCG@20 of text and ID backbones"
+    )
 
 
 TABLE2 = _artefact("table2", "Table 2: ID backbones", ID_BACKBONES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -43,7 +42,7 @@ def _fill_ceiling(page: Page, plan: Plan, results: Results, backbone: str, name:
             assert by_step is not None
             found[method] = ceiling.ceiling(by_step, None if base is None else base[:, : by_step.shape[1]])
     if found:
-        ceiling.page(page, found, seen=results.seen, name=name)
+        ceiling.page(page, found, seen=results.seen, floors=results.floors, name=name)
 
 
 def _ceiling_list(plan: Plan, backbone: str) -> list[Run]:
@@ -103,13 +102,7 @@ def _fill_latency(page: Page, plan: Plan, results: Results, backbone: str, name:
     model = ReaRec(config, features).to(results.device).eval()
     page.text("The model has random weights: time does not depend on them.")
     found = latency.latency(model, results.dataset)
-    latency.page(page, {backbone: found}, device=_device_words(results.device), name=name)
-
-
-def _device_words(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"a CPU ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    latency.page(page, {backbone: found}, device=latency.device_words(results.device), name=name)
 
 
 FIG2 = per_backbone("fig2", "Figure 2: the ceiling and its control", _ceiling_list, _fill_ceiling)

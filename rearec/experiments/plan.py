@@ -14,7 +14,7 @@ from rearec.experiments.named_settings import check_names
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions
-from rearec.training.presets import best_settings, relevant
+from rearec.training.presets import Preset, preset_settings, relevant
 
 __all__ = ["Plan", "settings_of"]
 
@@ -29,8 +29,8 @@ class Plan:
     """The choices that hold for all tables and figures of one call.
 
     dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
-    seeds: how many; they are first_seed and those after it. settings: what differs from `rearec.training.presets`,
-    by field. search_settings: how many settings the search tries for each method.
+    seeds: how many; they are first_seed and those after it. settings: what differs from the preset, by field.
+    search_settings: how many settings the search tries for each method. preset: of `rearec.training.presets`.
 
     Raises:
         UserError: an unknown backbone, method or setting, or a value that is out of its range.
@@ -43,6 +43,7 @@ class Plan:
     first_seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     search_settings: int = 8
+    preset: Preset = "best"
 
     def __post_init__(self) -> None:
         check_names(self.backbones, self.methods)
@@ -61,7 +62,7 @@ class Plan:
         return seen_items(self.dataset, self.settings.get("exclude_seen"))
 
     def run(self, method: str, *, backbone: str = BACKBONES[0], number: int = 0, **changes: Any) -> Run:
-        """The training of a seed's number with the best known settings, those that were asked for, and ``changes``.
+        """The training of a seed's number with the preset's settings, those that were asked for, and ``changes``.
 
         Settings that the backbone or the method does not read keep the library's default, so that runs which differ in
         nothing else are the same run. UserError where a setting is wrong or the dataset lacks the features of a text
@@ -70,7 +71,7 @@ class Plan:
         # imports torch, which wrong words on the command line need not wait for
         from rearec.training import fitting_config
 
-        wanted = {**best_settings(backbone, method), **self.settings, **changes}
+        wanted = {**preset_settings(self.preset, backbone, method), **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
         wanted["exclude_seen"] = self.seen.exclude
         try:

@@ -6,29 +6,21 @@ because the process that started them is gone.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any
 
 from rearec.data import load_dataset
-from rearec.errors import UserError
+from rearec.experiments.processes import Process, locked
 from rearec.experiments.runs import Run
 from rearec.experiments.train_run import arguments_of
-from rearec.files import check_way
 
 __all__ = ["Outcome", "Progress", "train_all"]
-
-# Modules are found where this process finds them, not in the folder that it was started in.
-TRAIN_RUN = "import sys; sys.path[:] = sys.argv[1].split(':'); from rearec.experiments.train_run import main; main()"
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ def train_all(
     outcome = Outcome()
     ended_minutes: list[float] = []
     running: list[_Training] = []
-    with _locked(folder) as lock:
+    with locked(folder) as lock:
         waiting = deque(_to_train(data, dict.fromkeys(runs), folder, force))
         jobs = max(1, min(jobs, len(waiting)))
         threads = threads or max(1, (os.cpu_count() or 1) // jobs)
@@ -137,49 +129,9 @@ def _to_train(data: Path, runs: Iterable[Run], folder: Path, force: bool) -> lis
     return chosen
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    """UserError where others train in ``folder``; the lock ends with the last process that has the file open."""
-    check_way(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process trains here; wait for it, or choose another folder") from None
-        yield file
-
-
-class _Training:
-    """The process that trains a run; ``end`` is a file descriptor that can be read as soon as it has ended.
-
-    lock: stays open there, so that nobody else trains in the folder before it has ended.
-    """
+class _Training(Process):
+    """The process that trains a run."""
 
     def __init__(self, run: Run, arguments: str, threads: int, lock: IO[str]) -> None:
+        super().__init__("rearec.experiments.train_run", arguments, threads, lock)
         self.run = run
-        self._began = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN_RUN, ":".join(map(str, sys.path)), arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "POLARS_MAX_THREADS": str(threads)},
-            pass_fds=[lock.fileno()],
-        )
-        assert self._process.stdout is not None
-        self.end = self._process.stdout.fileno()
-
-    def result(self) -> tuple[float, str | None]:
-        """The minutes that it took, and why it failed."""
-        reason, _ = self._process.communicate()
-        minutes = (time.monotonic() - self._began) / 60
-        code = self._process.returncode
-        if code == 0:
-            return minutes, None
-        return minutes, reason.strip() or f"its process died (exit code {code}): was there enough memory?"
-
-    def kill(self) -> None:
-        """End it at once: what it has not saved is lost, what it has saved is whole."""
-        with self._process:
-            self._process.kill()

@@ -31,7 +31,7 @@ from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
 from rearec.experiments.step_sweep import FIG5
 from rearec.files import OutputFolder, read_json, write_json
-from rearec.report.page import Page, escape
+from rearec.report.page import Page, check_formats, escape
 from rearec.run_folder import RunFolder
 
 __all__ = ["reproduce"]
@@ -61,6 +61,7 @@ def reproduce(
     threads: int = 0,
     device: torch.device | str = "cpu",
     budget_minutes: float | None = None,
+    formats: Sequence[str] = ("png",),
     force: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -72,13 +73,14 @@ def reproduce(
     Args:
         artefacts: names of ``rearec.experiments.ARTEFACTS``, or "all".
         data: a prepared dataset.
-        out: folder for the pages, NAME.md with its csv and PNG files, and ``runs/``.
+        out: folder for the pages, NAME.md with its csv files and figures, and ``runs/``.
         backbones, methods: instead of each table's and figure's own.
         seeds: how many; they are ``first_seed`` and those after it.
         settings: fields of `ReaRecConfig` and `TrainingOptions` that differ from `rearec.training.presets`.
         search_settings: settings that the search tries for each method.
         jobs, threads, budget_minutes, on_progress: as `train_all`.
         device: where to train and to evaluate.
+        formats: of the pages' figures, as `rearec.report.page.Page`.
         force: train anew what is there.
         on_start: called with the numbers of trainings that are needed and that are finished.
 
@@ -88,10 +90,11 @@ def reproduce(
         ``left_out`` (reason by name: what "all" cannot do with this dataset) and ``minutes`` (of training).
 
     Raises:
-        UserError: an unknown name or setting, a dataset without test rows or without the features of a text backbone,
-            an ``out`` that is of another dataset or holds something else.
+        UserError: an unknown name, setting or format, a dataset without test rows or without the features of a text
+            backbone, an ``out`` that is of another dataset or holds something else.
     """
     data, out, device = Path(data), Path(out), torch.device(device)
+    check_formats(formats)
     dataset = load_dataset(data)
     if not len(dataset.rows("test")):
         raise UserError(f"{data}: the dataset has no test rows to compare models on; choose another split")
@@ -124,7 +127,7 @@ def reproduce(
     results = Results(dataset, data, out / RUNS, outcome, device, plan.seen.name)
     pages = {}
     for artefact in chosen:
-        page = Page(out, artefact.name, f"{artefact.title} ({data.resolve().name})")
+        page = Page(out, artefact.name, f"{artefact.title} ({data.resolve().name})", formats=formats)
         artefact.fill(page, plan, results)
         _add_origin(page, plan, results, artefact.name, needed[artefact.name], data, out)
         pages[artefact.name] = str(page.write())

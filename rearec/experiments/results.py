@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from rearec.data.dataset import SequenceDataset
 from rearec.evaluation import RankedRows, rank_rows
 from rearec.evaluation.bootstrap import Interval, paired_interval
+from rearec.evaluation.measures import floor_metrics
 from rearec.evaluation.metrics import row_metrics
 from rearec.evaluation.seen import SeenName
 from rearec.experiments.pool import Outcome
@@ -116,6 +118,15 @@ class Results:
                 self.model(run), self.dataset, "test", exclude_seen=self.exclude_seen, per_step=per_step
             )
         return self._ranks[key]
+
+    @cached_property
+    def floors(self) -> dict[str, dict[str, Any]]:
+        """Metrics of ``popularity`` and ``markov`` on the test rows."""
+        return floor_metrics(self.dataset, "test", exclude_seen=self.exclude_seen)
+
+    def floor_levels(self, metric: str) -> dict[str, float]:
+        """A metric of the floors by the names that figures give them."""
+        return {f"{floor} (floor)": metrics[metric] for floor, metrics in self.floors.items()}
 
     def summary(self, runs: Sequence[Run], metric: str, split: str = "test") -> Summary | None:
         """A metric over the runs of one setting, which differ in their seed alone; None where none is finished."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,18 @@ from rearec.experiments.metric_tables import METRIC, Setting, add_gains, add_met
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
+from rearec.experiments.search_space import grids
 from rearec.report.page import Markdown, Page
 
 __all__ = ["SEARCH"]
 
 METHODS = ("base", "erl", "prl")
-# What is searched for every method, and what only one of them has.
-SHARED_AXES: Mapping[str, Sequence[float]] = {
-    "lr": (5e-4, 1e-3, 2e-3),
-    "dropout": (0.3, 0.4, 0.5),
-    "input_dropout": (0.1, 0.2, 0.3),
-    "temperature": (0.05, 0.07, 0.1),
-}
-METHOD_AXES: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "naive": {"steps": (1, 2, 3)},
-    "rpe": {"steps": (1, 2, 3)},
-    "erl": {"steps": (1, 2, 3), "kl_weight": (0.0, 0.001, 0.005, 0.01, 0.05)},
-    "prl": {"steps": (1, 2, 3), "alpha": (1, 1.2, 1.5, 2), "cl_weight": (0.0, 0.01, 0.1, 1.0)},
-}
-
-
-def _axes(plan: Plan, method: str) -> dict[str, Sequence[float]]:
-    """What is searched for a method; what was asked for is not."""
-    axes = {**SHARED_AXES, **METHOD_AXES.get(method, {})}
-    return {name: values for name, values in axes.items() if name not in plan.settings}
 
 
 def _candidates(plan: Plan, backbone: str, method: str) -> list[Run]:
     """The best known setting, then others drawn from the grid without replacement, the same in every call."""
     runs = [plan.run(method, backbone=backbone)]
-    axes = _axes(plan, method)
+    axes = grids(backbone, method, plan.settings)
     shape = tuple(map(len, axes.values()))
     for place in np.random.default_rng(0).permutation(int(np.prod(shape))):
         if len(runs) >= plan.search_settings:
@@ -81,7 +62,7 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
             continue
         values = {run: results.result(run)["valid"][METRIC] for run in finished}
         chosen[method] = max(finished, key=values.__getitem__)
-        axes = _axes(plan, method)
+        axes = grids(backbone, method, plan.settings)
         rows = [
             {
                 **{axis: settings_of(run)[axis] for axis in axes},

@@ -69,8 +69,9 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
             drawings.append(partial(draw, ylabel="NDCG@20 (test)"))
     add_metrics(page, results, table, name)
     if drawings:
-        chart = panels(drawings, title=f"Sensitivity, {backbone}")
-        page.figure(chart, name, f"NDCG@20 by setting; bars are {error_words(plan.seeds)}.")
+        chart = panels(drawings, title=f"How much does each setting matter? ({backbone})", same_y=True)
+        caption = f"NDCG@20 by setting, every value tried, on one scale; error bars are {error_words(plan.seeds)}."
+        page.figure(chart, name, caption)
 
 
 FIG6 = per_backbone("fig6", "Figure 6: sensitivity", _runs, _fill)

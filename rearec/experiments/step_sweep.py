@@ -50,10 +50,14 @@ def _fill(page: Page, plan: Plan, results: Results, backbone: str, name: str) ->
         series,
         xlabel="reasoning steps K, in training and at inference",
         ylabel="NDCG@20 (test)",
-        title=f"Reasoning steps, {backbone}",
+        title=f"How many reasoning steps does each method want? ({backbone})",
         levels=levels,
     )
-    page.figure(chart, name, f"NDCG@20 by number of steps; bars are {error_words(plan.seeds)}.")
+    caption = (
+        f"NDCG@20 by number of steps, every point a training of its own; error bars are {error_words(plan.seeds)}, "
+        "the dashed line is base, which does not reason."
+    )
+    page.figure(chart, name, caption)
 
 
 FIG5 = per_backbone("fig5", "Figure 5: reasoning steps", _runs, _fill)

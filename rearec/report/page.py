@@ -1,4 +1,4 @@
-"""A Markdown page with its tables (csv) and figures (PNG) beside it."""
+"""A Markdown page with its tables (csv) and figures (PNG, SVG, PDF) beside it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import numbers
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rearec.errors import UserError, visible
 from rearec.files import check_way, open_aside, write_aside
+from rearec.report.digits import column_decimals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Markdown", "Page", "escape", "write_png"]
+__all__ = ["FORMATS", "Markdown", "Page", "PlainTable", "check_formats", "escape", "write_figure"]
 
+# Of figures; those that a page can show come first.
+FORMATS = ("png", "svg", "pdf")
+SHOWN_FORMATS = ("png", "svg")
 DOTS_PER_INCH = 150
 STANDARD_ERROR = "_se"
 Row = Mapping[str, Any]
@@ -32,6 +37,15 @@ class Markdown(str):
     """Text that is Markdown already: in a table it stands as it is, where other text is escaped."""
 
 
+@dataclass(frozen=True)
+class PlainTable:
+    """The cells of a table as they are read: by line and column a text and, where it has one, its standard error."""
+
+    columns: list[str]
+    numeric: list[bool]
+    lines: list[list[tuple[str, str]]]
+
+
 class Page:
     """One Markdown page, put together part by part and written at the end.
 
@@ -42,17 +56,28 @@ class Page:
         folder: where the page goes; made by `write` where it is missing.
         name: of the Markdown file, without its extension.
         title: the first heading, as plain text.
+        formats: in which figures are written, some of ``FORMATS``. The page shows the first of them that it can show;
+            the others stand beside it.
+
+    Attributes:
+        tables: those of the page so far, as they are read.
+
+    Raises:
+        UserError: no or an unknown format.
     """
 
-    def __init__(self, folder: Path, name: str, title: str) -> None:
+    def __init__(self, folder: Path, name: str, title: str, *, formats: Sequence[str] = ("png",)) -> None:
+        check_formats(formats)
         self.folder = Path(folder)
         self.name = name
+        self.formats = tuple(dict.fromkeys(formats))
         self._parts = [f"# {escape(title)}"]
         self._writers: dict[str, Callable[[Path], None]] = {}
+        self.tables: list[PlainTable] = []
 
     @property
     def files(self) -> list[Path]:
-        """What `write` writes: the csv and PNG files so far, then the page."""
+        """What `write` writes: the csv files and figures so far, then the page."""
         return [*(self.folder / file for file in self._writers), self._page]
 
     @property
@@ -76,7 +101,7 @@ class Page:
     def table(
         self, rows: Sequence[Row], name: str | None = None, *, caption: str = "", shared: Row | None = None
     ) -> None:
-        """Add a table: numbers rounded for reading, and with ``name`` also unrounded as NAME.csv.
+        """Add a table: numbers rounded for reading, alike in a column, and with ``name`` also unrounded as NAME.csv.
 
         Args:
             rows: the cells of each row by column; the columns are those of all rows, in the order they come up. Cells
@@ -89,10 +114,11 @@ class Page:
         Raises:
             ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
         """
-        columns = _columns(rows)
+        table = _plain_table(rows, _columns(rows))
         if caption:
             self.text(caption)
-        self._parts.append(_markdown_table(rows, columns))
+        self.tables.append(table)
+        self._parts.append(_markdown_table(table))
         if name is not None:
             self.data(rows, name, shared=shared)
 
@@ -111,13 +137,17 @@ class Page:
         self.text(f"[{file}]({file})")
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
-        """Add a figure, NAME.png at 150 dots per inch, with its caption below.
+        """Add a figure, NAME.png (or in the page's formats), with its caption below.
 
         Raises:
             ValueError: as `table`.
         """
-        file = self._add(f"{name}.png", lambda path: write_png(path, figure))
-        self.text(f"![{name}]({file})")
+        files = {each: self._add(f"{name}.{each}", lambda path: write_figure(path, figure)) for each in self.formats}
+        shown = next((files.pop(each) for each in self.formats if each in SHOWN_FORMATS), None)
+        if shown is not None:
+            self.text(f"![{name}]({shown})")
+        if files:
+            self.text(" ".join(f"[{file}]({file})" for file in files.values()))
         self.text(caption)
 
     def write(self) -> Path:
@@ -145,6 +175,14 @@ class Page:
         return file
 
 
+def check_formats(formats: Sequence[str]) -> None:
+    """UserError for no or an unknown format of figures."""
+    unknown = [each for each in formats if each not in FORMATS]
+    if unknown or not formats:
+        got = repr(unknown[0]) if unknown else "none"
+        raise UserError(f"format of figures: got {got}, expected some of {', '.join(FORMATS)}")
+
+
 def escape(text: str) -> Markdown:
     """Text of any origin as Markdown that shows it as it is, in one line, wherever it stands."""
     return Markdown(_BEGINNING.sub(r"\1\\\2", _in_a_line(text)))
@@ -155,12 +193,18 @@ def _in_a_line(text: str) -> str:
     return text if isinstance(text, Markdown) else _SPECIAL.sub(r"\\\g<0>", visible(text))
 
 
-def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure at 150 dots per inch, aside, then rename it."""
-    with open_aside(path, "wb") as file, warnings.catch_warnings():
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure in the format that the name ends with, pixels at 150 dots per inch, aside, then rename it."""
+    import matplotlib
+
+    # Letters of a PDF can be searched and edited; the same figure is the same file.
+    settings: dict[Any, Any] = {"pdf.fonttype": 42, "svg.hashsalt": "rearec"}
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    form = path.suffix.removeprefix(".")
+    with open_aside(path, "wb") as file, matplotlib.rc_context(settings), warnings.catch_warnings():
         # Characters that the font lacks are drawn as boxes; the page and its csv have them.
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH)
+        figure.savefig(file, format=form, dpi=DOTS_PER_INCH, metadata=metadata.get(form))
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -170,37 +214,42 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return columns
 
 
-def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def _plain_table(rows: Sequence[Row], columns: Sequence[str]) -> PlainTable:
     errors = {f"{column}{STANDARD_ERROR}" for column in columns}
     shown = [column for column in columns if column not in errors]
     numeric = [all(_is_number(row.get(column)) or row.get(column) is None for row in rows) for column in shown]
-    lines = [[_in_a_line(column) for column in shown], ["--:" if right else ":--" for right in numeric]]
-    lines += [[_cell(row, column) for column in shown] for row in rows]
+    decimals = {column: column_decimals(_fractions(rows, column)) for column in shown}
+    return PlainTable(shown, numeric, [[_cell(row, column, decimals[column]) for column in shown] for row in rows])
+
+
+def _markdown_table(table: PlainTable) -> str:
+    lines = [[_in_a_line(column) for column in table.columns], ["--:" if right else ":--" for right in table.numeric]]
+    lines += [[_in_a_line(text) + (f" ± {error}" if error else "") for text, error in cells] for cells in table.lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(row: Row, column: str) -> str:
-    cell = _readable(row.get(column))
+def _fractions(rows: Sequence[Row], column: str) -> list[float]:
+    """The numbers of a column and their standard errors that are no integers."""
+    values = (row.get(name) for row in rows for name in (column, f"{column}{STANDARD_ERROR}"))
+    return [float(value) for value in values if _is_number(value) and not isinstance(value, numbers.Integral)]
+
+
+def _cell(row: Row, column: str, decimals: int) -> tuple[str, str]:
     error = row.get(f"{column}{STANDARD_ERROR}")
-    return cell if error is None else f"{cell} ± {_readable(error)}"
+    return _readable(row.get(column), decimals), "" if error is None else _readable(error, decimals)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[numbers.Real]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _readable(value: object) -> str:
-    """A cell of a Markdown table."""
+def _readable(value: object, decimals: int) -> str:
+    """A cell without what Markdown needs."""
     if value is None:
         return "–"
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return f"{int(value):,}"
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
-        size = abs(number)
-        return f"{number:.4f}" if size < 1 else f"{number:.2f}" if size < 100 else f"{number:,.1f}"
-    text = ("yes" if value else "no") if isinstance(value, bool) else value if isinstance(value, str) else str(value)
-    return _in_a_line(text)
+    if _is_number(value):
+        return f"{int(value):,}" if isinstance(value, numbers.Integral) else f"{float(value):,.{decimals}f}"
+    return ("yes" if value else "no") if isinstance(value, bool) else value if isinstance(value, str) else str(value)
 
 
 def _csv_cell(value: object) -> object:

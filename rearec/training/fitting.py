@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,16 @@ import torch
 
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.fields import settings
 from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
 from rearec.models.title_encoder import TitleEncoder, encoder_width
+from rearec.training.options import TrainingOptions
+from rearec.training.presets import KNOWN, PRESETS, Preset, preset_settings, relevant
 
-__all__ = ["check_dataset", "describe", "fitting_config", "texts_of"]
+__all__ = ["check_dataset", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
+
+# What the data or the caller decides, no preset: not told among what differs from one.
+DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed", "exclude_seen")
 
 
 def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
@@ -53,16 +61,76 @@ def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
     return ReaRecConfig(num_items=dataset.num_items, feature_dim=width, **settings)
 
 
-def check_dataset(dataset: SequenceDataset, config: ReaRecConfig) -> None:
-    """ValueError where the model is not for this dataset; UserError where there is nothing to train or choose by."""
+def settings_for(
+    dataset: SequenceDataset, *, preset: Preset = "best", backbone: str = "sasrec", method: str = "prl", **given: Any
+) -> tuple[ReaRecConfig, TrainingOptions]:
+    """The settings to train with on a dataset: those of a preset, and the given ones in their place.
+
+    preset: "best", the best known settings, or "paper", the paper's sizes with the official code's settings. What the
+    backbone or the method does not read is left at the library's default.
+    given: fields of `ReaRecConfig` and of `TrainingOptions`.
+
+    Raises:
+        ValueError: there is no such preset or field, or a value is wrong; the message names it.
+        UserError: as `fitting_config` does.
+
+    Examples:
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.training import settings_for
+        >>> dataset = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
+        >>> config, options = settings_for(dataset, method="prl", epochs=5)
+        >>> config.dim, config.steps, options.lr, options.epochs
+        (64, 3, 0.0005, 5)
+        >>> settings_for(dataset, preset="paper")[0].dim
+        256
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
+    free = [name for name in KNOWN if name not in ("num_items", "feature_dim")]
+    for name in given:
+        if name not in free:
+            near = difflib.get_close_matches(name, free, 1)
+            raise ValueError(
+                f"{name}: no setting of a model or a training" + (f"; did you mean {near[0]}?" if near else "")
+            )
+    usual = preset_settings(preset, backbone, method)
+    wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
+    model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
+    training = {name: value for name, value in wanted.items() if name not in model}
+    return fitting_config(dataset, backbone=backbone, method=method, **model), TrainingOptions(**training)
+
+
+def differing(config: ReaRecConfig, options: TrainingOptions, preset: Preset) -> dict[str, tuple[Any, Any]]:
+    """What differs from a preset, by field: the value, and the preset's. Settings that nobody reads are left out.
+
+    Examples:
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.training import TrainingOptions, differing
+        >>> differing(ReaRecConfig(100, dim=128), TrainingOptions(), "paper")
+        {'dim': (128, 256)}
+    """
+    usual = preset_settings(preset, config.backbone, config.method)
+    return {
+        name: (value, expected)
+        for name, value in {**asdict(config), **asdict(options)}.items()
+        if name not in DECIDED and relevant(name, config.backbone, config.method)
+        if value != (expected := usual.get(name, KNOWN[name].default))
+    }
+
+
+def check_dataset(dataset: SequenceDataset, config: ReaRecConfig, *, validates: bool = True) -> None:
+    """ValueError where the model is not for this dataset; UserError where there is nothing to train or choose by.
+
+    validates: whether the best epoch is to be chosen by validation rows.
+    """
     if config.num_items != dataset.num_items:
         raise ValueError(f"num_items: got {config.num_items}, expected the dataset's {dataset.num_items}")
     width = fitting_config(dataset, backbone=config.backbone, text_encoder=config.text_encoder).feature_dim
     if config.reads_texts and config.feature_dim != width:
         whose = "the dataset's" if config.reads_features else "the text encoder's"
         raise ValueError(f"feature_dim: got {config.feature_dim}, expected {whose} {width}")
-    for split, why in (("train", "train on"), ("valid", "choose the best epoch by")):
-        if not len(dataset.rows(split)):  # type: ignore[arg-type]
+    for split, why in (("train", "train on"), *((("valid", "choose the best epoch by"),) if validates else ())):
+        if not len(dataset.rows(split)):
             raise UserError(f"the dataset has no {split} rows to {why}; choose another split when preparing it")
 
 

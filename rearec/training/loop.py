@@ -6,7 +6,7 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,27 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from lightning.pytorch.callbacks import Callback
 
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError, in_one_line
 from rearec.evaluation import evaluate, seen_items
-from rearec.files import write_json
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
+from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
-from rearec.run_folder import Catalog, RunFolder
-from rearec.training.fitting import check_dataset, describe, texts_of
-from rearec.training.module import TrainingModule
+from rearec.run_folder import RunFolder
+from rearec.training.fitting import check_dataset, describe, differing
+from rearec.training.loggers import Loggers
 from rearec.training.options import TrainingOptions
-from rearec.training.recorder import RunRecorder, load_best_weights
-from rearec.training.trainer import interruptible, make_trainer, quiet
+from rearec.training.presets import Preset
+from rearec.training.resuming import begun_from, check_same, goes_on
+from rearec.training.session import Session
 from rearec_kernels import annealed_cross_entropy
 
 __all__ = ["train"]
-
-MONITOR = "valid_ndcg@20"
 
 
 def train(
@@ -43,10 +42,16 @@ def train(
     config: ReaRecConfig,
     options: TrainingOptions | None = None,
     *,
+    preset: Preset | None = None,
     backbone: Callable[[], Backbone] | None = None,
+    objective: Objective | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
     force: bool = False,
+    init: str | Path | ReaRec | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: Loggers = "tensorboard",
+    test: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -59,24 +64,38 @@ def train(
         run: the folder to write.
         config: the model; ``num_items`` must be the dataset's.
         options: how to train.
-        backbone: makes an encoder of one's own, for a config whose backbone is ``own``.
+        preset: the preset that the settings come from (see `settings_for`), which options.json then names with what
+            differs from it.
+        backbone: makes an encoder of one's own, for a config whose backbone is ``own``. Where it is the name of code,
+            that code is run and makes it.
+        objective: of one's own, for a config whose method is ``own``; of a name of code, that code is run.
         device: where to train.
         resume: continue from the last epoch that ended; without one start anew, and return the result of a run that
-            has finished.
+            has finished. More epochs or more patience than the run was started with extend it: with a constant
+            schedule the numbers are those of a run started so.
         force: replace a RUN folder that exists.
+        init: a finished RUN folder whose weights are the start: items are matched by their ids, new ones start as
+            new, all else must have the same shape. Or a model, for a dataset with the same items. What was taken over
+            stands in options.json. A run that is resumed needs it no more.
+        callbacks: Lightning callbacks. Their state is part of the checkpoints, which hold tensors and plain values
+            only; they are called before the epoch's checkpoint is written.
+        logger: "tensorboard", "csv", "wandb", "mlflow", "none", a Lightning logger, or several of these. metrics.csv
+            is written in any case.
+        test: whether the test rows are ranked at the end; a search for settings looks at the validation rows alone.
         on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
     Returns:
         ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``seen`` ("kept" or
         "excluded", in the choice of the best epoch as in what follows), ``valid`` (metrics) and ``test`` (as `evaluate`
-        returns them, floors included; None without test rows).
+        returns them, floors included; None without test rows, or where ``test`` is False).
 
     Raises:
         ValueError: the configuration does not fit the dataset.
         UserError: the folder may not be written, the run to resume was started with other options or data, the dataset
             has no training or validation rows, the precision is out of reach on this device, the model does not fit in
-            memory, or the loss, the weights or the scores are no longer finite.
+            memory or not to the weights of ``init``, a logger is not installed, or the loss, the weights or the scores
+            are no longer finite.
         KeyboardInterrupt: the user's; the run can be resumed.
 
     Examples:
@@ -94,39 +113,32 @@ def train(
     folder = RunFolder(run)
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     check_dataset(dataset, config)
-    _check_precision(options.precision, device)
-    continues = resume and folder.last_checkpoint.is_file()
+    objective = load_objective(config, objective)
+    config = objective.fitted(config)
+    check_precision(options.precision, device)
+    continues = resume and (folder.last_checkpoint.is_file() or folder.finished)
     # A run goes on as it began.
-    begun = bool(folder.excludes_seen()) if continues or (resume and folder.finished) else None
+    begun = bool(folder.excludes_seen()) if continues else None
     seen = seen_items(dataset, options.exclude_seen, of_run=begun)
     options = replace(options, exclude_seen=seen.exclude)
-    record = {
+    record: dict[str, Any] = {
         "rearec": version("rearec"),
         "dataset": describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
         "model": asdict(config),
         "training": asdict(options),
+        "preset": None if preset is None else {"name": preset, "differing": differing(config, options, preset)},
     }
-    if resume and folder.finished:
-        _check_same(folder, record)
-        return folder.result()
     if continues:
-        _check_same(folder, record)
+        check_same(folder, record, init)
+        if not goes_on(folder, options):
+            return folder.result()
     else:
-        # --resume may replace a run that was killed in its first epoch.
+        # --resume may replace a run that was killed in its first epoch; it begins with the weights that that one had.
         folder.check_writable(force=force or resume)
+        init = begun_from(folder) if resume and init is None else init
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet():
-        torch.manual_seed(options.seed)
-        module = TrainingModule(_build(config, dataset, None if backbone is None else backbone()), dataset, options)
-        recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
-        trainer = make_trainer(recorder, options, device)
-        if not continues:
-            # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
-            folder.start(record, _catalog(dataset))
-        with interruptible(trainer):
-            trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
-        model = load_best_weights(folder, module.model).to(device)
-
+    session = Session(folder, dataset, options, device, callbacks, logger, on_epoch, on_batch, backbone, objective)
+    model, recorder = session.fit(config, record, init=init, continues=continues)
     measure = partial(evaluate, model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
     result = {
         "best_epoch": recorder.best_epoch,
@@ -135,53 +147,16 @@ def train(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seen": seen.name,
         "valid": measure("valid", floors=False),
-        "test": measure("test") if len(dataset.rows("test")) else None,
+        "test": measure("test") if test and len(dataset.rows("test")) else None,
     }
-    try:
-        model.save_pretrained(folder.path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder.path}: the model cannot be written: {in_one_line(error)}") from error
-    write_json(folder.result_file, result)
+    session.finish(model, record, result)
     return result
 
 
-def _catalog(dataset: SequenceDataset) -> Catalog:
-    """What recommendations need to know of the items."""
-    return Catalog(dataset.item_ids, dataset.train_item_counts().tolist(), dataset.item_titles)
-
-
-def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:
-    """A new model; UserError where the memory does not hold it."""
-    try:
-        return ReaRec(config, texts_of(config, dataset), backbone=backbone)
-    except (RuntimeError, MemoryError) as error:
-        raise UserError(
-            f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "
-            f"layers {config.layers}, max_len {config.max_len}, steps {config.steps}"
-        ) from error
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
+def check_precision(precision: str, device: torch.device) -> None:
     """UserError where the losses cannot be computed so on this device."""
     state, target = torch.ones(1, 1, 1, device=device), torch.tensor([0], device=device)
     try:
         annealed_cross_entropy(state, state[0], target, temperature=1.0, precision=precision)
     except ValueError as error:
         raise UserError(f"precision {precision!r} is out of reach here: {in_one_line(error)}") from error
-
-
-def _check_same(folder: RunFolder, record: dict[str, Any]) -> None:
-    """UserError where the run to resume was started with something else."""
-    before = folder.options()
-    before["training"]["exclude_seen"] = bool(folder.excludes_seen())
-    for part in ("dataset", "model", "training"):
-        for name, value in record[part].items():
-            was = before[part].get(name)
-            # A dataset may have moved; its fingerprint is no option that could be told.
-            if name not in ("path", "fingerprint") and was != value:
-                option = f"{part} option {name} = {was!r}, not {value!r}"
-                what = f"other {name} of the items" if name in ("features", "titles") else option
-                raise UserError(
-                    f"{folder.path}: was started with {what}; resume with the same options, or start anew with --force"
-                )
-    folder.check_fingerprint(record["dataset"]["fingerprint"], record["dataset"]["path"] or "the dataset")

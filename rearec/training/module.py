@@ -20,7 +20,7 @@ from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.floors import popularity_ranks
 from rearec.evaluation.metrics import METRICS, rank_metrics
 from rearec.evaluation.seen import RowHistories
-from rearec.objectives import contrastive_active, loss
+from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.training.options import TrainingOptions
 
@@ -35,8 +35,12 @@ class TrainingModule(LightningModule):
 
     Args:
         model: is trained in place.
-        dataset: whose training rows it is trained on, and whose validation rows choose the best epoch.
+        dataset: whose training rows it is trained on, and whose validation rows, if any, choose the best epoch.
         options: how.
+        objective: by what; None: the one that the model's configuration names.
+
+    Raises:
+        UserError: a trainer of more than one process starts it, each of which would train on the same rows.
 
     Examples:
         >>> import rearec
@@ -54,27 +58,41 @@ class TrainingModule(LightningModule):
         ['train_contrastive', 'train_cross_entropy']
     """
 
-    def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
+    def __init__(
+        self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions, objective: Objective | None = None
+    ) -> None:
         super().__init__()
+        self._objective = objective or load_objective(model.config)
+        self._terms: set[str] | None = None
         self.model = model
         self.options = options
         self._train_batches = _training_batches(model, dataset, options)
-        self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
-        exclude = seen_items(dataset, options.exclude_seen).exclude
-        self._seen = RowHistories(dataset, "valid") if exclude else None
-        empty = self._valid_batches.empty_history_rows
-        self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
+        self._validates = len(dataset.rows("valid")) > 0
+        if self._validates:
+            self._valid_batches = evaluation_batches(model, dataset, "valid", options.batch_rows)
+            exclude = seen_items(dataset, options.exclude_seen).exclude
+            self._seen = RowHistories(dataset, "valid") if exclude else None
+            empty = self._valid_batches.empty_history_rows
+            self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
         self._valid_ranks: list[np.ndarray] = []
         self._ranker: BatchRanker | None = None
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would look distributed and be none."""
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"the trainer has {self.trainer.world_size} processes, each of which would train on the same rows: "
+                "distributed training is not there yet, use devices=1"
+            )
 
     def train_dataloader(self) -> WindowBatches:
         """The batches of the current epoch; Lightning asks again for each epoch."""
         self._train_batches.set_epoch(self.current_epoch)
         return self._train_batches
 
-    def val_dataloader(self) -> PairBatches:
+    def val_dataloader(self) -> PairBatches | list[Batch]:
         """The validation rows."""
-        return self._valid_batches
+        return self._valid_batches if self._validates else []
 
     def on_train_epoch_start(self) -> None:
         """Tie dropout and noise to (seed, epoch)."""
@@ -93,16 +111,13 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; every term is logged as the epoch's mean over rows."""
         config = self.model.config
-        contrastive = contrastive_active(config, self.current_epoch)
-        rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
-        terms = loss(
-            config,
-            rollout,
-            batch.target,
-            batch.group,
-            contrastive=contrastive,
-            precision=self.options.precision,
-        )
+        noised = self._objective.noised(config, self.current_epoch)
+        rollout = self.model(batch, noise=config.noise if noised else 0.0, return_noised=noised)
+        terms = self._objective.terms(config, rollout, batch.target, batch.group, precision=self.options.precision)
+        if self._terms not in (None, set(terms)):
+            got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
+            raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
+        self._terms = set(terms)
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
         return terms["loss"]
@@ -131,7 +146,7 @@ class TrainingModule(LightningModule):
         if not torch.isfinite(values["train_loss"]):
             raise UserError(f"the training loss is {values['train_loss'].item()} {where}")
         finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
-        if not finite or not torch.isfinite(values["valid_mrr"]):
+        if not finite or not torch.isfinite(values.get("valid_mrr", torch.zeros(()))):
             raise UserError(f"the model's {'scores' if finite else 'weights'} are no longer finite {where}")
 
     def configure_optimizers(self) -> Any:

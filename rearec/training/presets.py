@@ -58,9 +58,9 @@ def preset_settings(preset: Preset, backbone: str, method: str) -> dict[str, Any
 
 
 def usual_setting(name: str) -> str:
-    """What `best_settings` holds for all backbones and methods, as text; "best known" where they differ."""
+    """What the best settings hold for all backbones and methods, as text; "best known" where they differ."""
     special = [*BY_METHOD.values(), *BY_BACKBONE.values()]
-    return "best known" if any(name in changes for changes in special) else str(SHARED[name])
+    return "best known" if any(name in changes for changes in special) else str(SHARED.get(name, KNOWN[name].default))
 
 
 def relevant(name: str, backbone: str, method: str) -> bool:

@@ -29,8 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``; there is the old file or the new one, never a part of it.
 
-        Raises UserError naming ``path`` where it cannot be written.
+        Raises UserError naming ``path`` where it cannot be written, or the callback whose state could not be read back.
         """
+        _check_plain(checkpoint.get("callbacks", {}))
         try:
             with open_aside(Path(path), "wb") as file:
                 torch.save(checkpoint, file)
@@ -46,6 +47,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path), map_location)
 
 
+def _check_plain(states: dict[str, Any]) -> None:
+    """UserError for a callback whose state holds more than tensors and plain values."""
+    for name, state in states.items():
+        stored = io.BytesIO()
+        try:
+            torch.save(state, stored)
+            stored.seek(0)
+            torch.load(stored, weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"callback {name}: its state_dict() must hold tensors and plain values only, so that the training can "
+                f"be resumed ({type(error).__name__})"
+            ) from error
+
+
 def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
     """Read a checkpoint, tensors and plain values only."""
     try:
@@ -58,8 +74,12 @@ def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, A
 
 
 def load_best_weights(folder: RunFolder, model: ReaRec) -> ReaRec:
-    """Put the weights of the best epoch into the model; it is returned on the CPU, in evaluation mode."""
-    state = load_checkpoint(folder.best_checkpoint)["state_dict"]
+    """Put the weights of the best epoch into the model; it is returned on the CPU, in evaluation mode.
+
+    Without a best epoch, as there was no validation, those of the last one.
+    """
+    best = folder.best_checkpoint
+    state = load_checkpoint(best if best.is_file() else folder.last_checkpoint)["state_dict"]
     model = model.cpu()
     model.load_state_dict(model.frozen_state() | {name.removeprefix("model."): x for name, x in state.items()})
     return model.eval()
@@ -73,13 +93,14 @@ class RunRecorder(Checkpoint):
     Attributes:
         history: one dict per epoch: epoch (from 1), step, learning_rate, train_* and valid_* means, train_seconds,
             valid_seconds and rows_per_second (of training).
-        best_epoch: the first epoch (from 1) with the largest monitored value, 0 before there is one.
+        best_epoch: the first epoch (from 1) with the largest monitored value, 0 before there is one; the last epoch
+            where nothing is monitored.
     """
 
     def __init__(
         self,
         folder: RunFolder,
-        monitor: str,
+        monitor: str | None,
         on_epoch: Callable[[dict[str, Any]], None] | None = None,
         on_batch: Callable[[int, int, int], None] | None = None,
     ) -> None:
@@ -92,7 +113,7 @@ class RunRecorder(Checkpoint):
         self._on_batch = on_batch
         self._rows = 0
         self._clock = 0.0
-        self._train_seconds = 0.0
+        self._train_seconds: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values only."""
@@ -106,7 +127,7 @@ class RunRecorder(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._rows = 0
+        self._rows, self._train_seconds = 0, None
         self._clock = time.perf_counter()
 
     def on_train_batch_end(
@@ -123,19 +144,23 @@ class RunRecorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the epoch's row, then the checkpoints: best before last, so that last never knows a best not there."""
+        seconds = time.perf_counter() - self._clock
+        train_seconds = seconds if self._train_seconds is None else self._train_seconds
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             **{name: values[name] for name in sorted(values)},
-            "train_seconds": self._train_seconds,
-            "valid_seconds": time.perf_counter() - self._clock - self._train_seconds,
-            "rows_per_second": self._rows / self._train_seconds,
+            "train_seconds": train_seconds,
+            "valid_seconds": seconds - train_seconds,
+            "rows_per_second": self._rows / train_seconds,
         }
         self.history.append(row)
         write_aside(self.folder.metrics_file, _csv(self.history))
-        if values[self.monitor] > self._best_value:
+        if self.monitor is None:
+            self.best_epoch = row["epoch"]
+        elif values[self.monitor] > self._best_value:
             self.best_epoch, self._best_value = row["epoch"], values[self.monitor]
             trainer.save_checkpoint(self.folder.best_checkpoint, weights_only=True)
         trainer.save_checkpoint(self.folder.last_checkpoint)

@@ -6,13 +6,14 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import Logger
 
 from rearec.training.options import TrainingOptions
 from rearec.training.recorder import AtomicCheckpointIO, RunRecorder
@@ -23,25 +24,42 @@ __all__ = ["interruptible", "make_trainer", "quiet"]
 class _EarlyStopping(EarlyStopping):
     """Lightning's, which also holds for a run that was killed after it had stopped and before its result."""
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A run that goes on may have been given more patience.
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop = self.wait_count >= self.patience
 
 
-def make_trainer(recorder: RunRecorder, options: TrainingOptions, device: torch.device) -> Trainer:
-    """A trainer that stops when what the recorder monitors gets no better, and lets the recorder alone write."""
+def make_trainer(
+    recorder: RunRecorder,
+    options: TrainingOptions,
+    device: torch.device,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Trainer:
+    """A trainer that stops when what the recorder monitors gets no better, and lets the recorder alone write.
+
+    callbacks: the user's; Lightning calls the recorder, which saves their state, after them.
+    """
     folder = recorder.folder
-    stopping = _EarlyStopping(recorder.monitor, patience=options.patience, mode="max", check_on_train_epoch_end=True)
+    own: list[Callback] = [recorder]
+    if recorder.monitor is not None:
+        patience = options.patience
+        own.insert(0, _EarlyStopping(recorder.monitor, patience=patience, mode="max", check_on_train_epoch_end=True))
     return Trainer(
         accelerator=device.type,
         devices=1 if device.type == "cpu" else [device.index or 0],
         max_epochs=options.epochs,
         precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
-        callbacks=[stopping, recorder],
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False, flush_secs=5),
+        callbacks=[*callbacks, *own],
+        logger=[*loggers],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder.path,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
+        limit_val_batches=None if recorder.monitor is not None else 0,
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,

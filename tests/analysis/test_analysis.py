@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,17 @@ import pytest
 from analysis_models import random_model, states_of
 
 from rearec.analysis import case, ceiling, latency, ranks, rows, similarity, steps, subgroups
+from rearec.analysis.analyses import Subject
 from rearec.data import Batch, SequenceDataset, load_dataset
 from rearec.errors import UserError
-from rearec.evaluation import evaluate
+from rearec.evaluation import evaluate, quantile_groups, rank_rows, seen_items
+from rearec.evaluation.bootstrap import paired_interval
+from rearec.evaluation.floors import baseline_ranks
 from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.reasoning import ReaRec, Rollout
 from rearec.report.page import Page
+
+LABELS = ("model", "grouping", "seen", "metric")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,49 @@ def test_metrics_by_step_are_those_of_fewer_steps(dataset: SequenceDataset) -> N
         assert entry["rows"] == 150 and entry["mrr_se"] > 0
 
 
+@pytest.mark.parametrize("metric", ["ndcg@20", "hit@3", "mrr"])
+def test_what_the_steps_change_is_paired_over_rows(dataset: SequenceDataset, metric: str) -> None:
+    model = random_model(dataset, "erl")
+    result = steps.metrics_by_step(model, dataset, metric=metric.upper(), seed=3)
+    ranked = rank_rows(model, dataset, per_step=True)
+    assert ranked.by_step is not None
+    of_rows = row_metrics(ranked.by_step, [metric])[metric]
+    assert result["metric"] == metric and "over_step_0" not in result["by_step"][0]
+    for entry in result["by_step"][1:]:
+        expected = paired_interval(of_rows[:, entry["step"]], of_rows[:, 0], seed=3)
+        assert entry["over_step_0"] == asdict(expected)
+        assert expected.difference == pytest.approx(entry[metric] - result["by_step"][0][metric])
+    answer = paired_interval(row_metrics(ranked.final, [metric])[metric], of_rows[:, 0], seed=3)
+    assert result["over_step_0"] == asdict(answer)
+    # the floors are those of the evaluation
+    expected_floors = evaluate(model, dataset, metrics=["ndcg@20", metric])
+    for floor in ("popularity", "markov"):
+        assert result[floor][metric] == expected_floors[floor][metric]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("coverage@5", "is about lists"),
+        ("ndcg", "lacks its k"),
+        ("magic@3", "unknown metric"),
+        ("hit@1000", "k = 1000"),
+    ],
+)
+def test_a_metric_that_ranks_do_not_tell_is_refused_before_anything_is_ranked(
+    dataset: SequenceDataset, metric: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "rank_rows", None)
+    monkeypatch.setattr(subgroups, "evaluate", None)
+    model = random_model(dataset)
+    with pytest.raises(UserError, match=words):
+        steps.metrics_by_step(model, dataset, metric=metric)
+    with pytest.raises(UserError, match=words):
+        subgroups.subgroups({"prl": model}, dataset, metric=metric)
+    with pytest.raises(UserError, match=words):
+        Subject("prl", model, dataset, metric=metric)
+
+
 # ceiling
 
 
@@ -72,6 +120,11 @@ def test_the_ceiling_and_its_control_are_worked_out_by_hand() -> None:
     assert result.base is not None and result.control is not None and result.over_control is not None
     assert result.base["ndcg@20"] == pytest.approx((1 / 3 + 1.5 / 3) / 2)
     assert result.control["ndcg@20"] == pytest.approx((0 + 1 + 0.5) / 3)
+    # what the two base models add to a row on the average: 0, 1, 1/4
+    assert result.base["ndcg@20_se"] == pytest.approx(np.std([0, 1, 0.25], ddof=1) / 3**0.5)
+    by_hits = ceiling.ceiling(by_step, control, metric="hit@1")
+    assert by_hits.over_control is not None and by_hits.metric == "hit@1"
+    assert (by_hits.best["hit@1"], by_hits.over_control.difference) == (1 / 3, 0)
     # rows differ by 1, -1/2 and 0
     assert result.over_control.difference == pytest.approx(0.5 / 3)
     assert (result.over_control.low, result.over_control.high) == pytest.approx((-0.5, 1.0))
@@ -122,9 +175,7 @@ def test_subgroups_are_those_of_the_evaluation_for_every_model(dataset: Sequence
     expected = evaluate(models["prl"], dataset, users_by="length", items_by="popularity", floors=False)
     for grouping in ("users_by_length", "items_by_popularity"):
         found = [row for row in result if row["model"] == "prl" and row["grouping"] == grouping]
-        assert [{k: v for k, v in row.items() if k not in ("model", "grouping", "seen")} for row in found] == expected[
-            grouping
-        ]
+        assert [{k: v for k, v in row.items() if k not in LABELS} for row in found] == expected[grouping]
     page = Page(tmp_path, "subgroups", "Groups")
     subgroups.page(page, result)
     page.write()
@@ -136,7 +187,16 @@ def test_subgroups_are_those_of_the_evaluation_for_every_model(dataset: Sequence
         first["ndcg@20"],
         first["ndcg@20_se"],
     )
-    assert len(read) == len(result) / 2
+    assert len(read) == len(result) / 4
+    # the floors of the same rows, by hand for the most popular targets
+    exclude = seen_items(dataset).exclude
+    ranks_of = baseline_ranks(dataset, "test", exclude_seen=exclude)
+    popularity = dataset.train_item_counts()[dataset.targets("test")]
+    *_, (low, high, mask) = quantile_groups(popularity)
+    for floor in ("popularity", "markov"):
+        last = [row for row in result if row["model"] == floor and row["grouping"] == "items_by_popularity"][-1]
+        assert last["group"] == f"{low}–{high}" and last["rows"] == mask.sum()
+        assert last["ndcg@20"] == rank_metrics(ranks_of[floor][mask])["ndcg@20"]
 
 
 # latency
@@ -264,7 +324,9 @@ def test_every_page_has_a_table_and_a_figure(dataset: SequenceDataset, trained: 
         assert f"![{name}]({name}.png)" in page.markdown
     with (tmp_path / "steps.csv").open() as file:
         read = list(csv.DictReader(file))
-    assert [row["state"] for row in read] == ["step 0", "step 1", "step 2", "answer"] * 2
+    states = ["step 0", "step 1", "step 2", "answer"]
+    assert [row["state"] for row in read] == [*states, *states, "popularity", "markov"]
+    assert read[0]["ndcg@20 over step 0, low"] == "" != read[1]["ndcg@20 over step 0, low"]
     assert float(read[7]["mrr"]) == evaluate(models["erl"], dataset)["mrr"] != float(read[6]["mrr"])
     with (tmp_path / "similarity.csv").open() as file:
         read = list(csv.DictReader(file))

@@ -74,3 +74,40 @@ def test_prepare_compares_with_the_published_counts(tmp_path: Path, run_rearec: 
     assert (options["preset"], options["core"], options["split"]) == ("yelp", 1, "time-span")
     result = run_rearec("prepare", "amazon2023", items, "--out", tmp_path / "e", "--preset", "cds")
     assert result.returncode == 2 and "error: " in result.stderr
+
+
+def test_a_wrong_format_is_told_the_right_one(tmp_path: Path, run_rearec: Any) -> None:
+    source = tmp_path / "events.csv"
+    source.write_text("user_id,item_id\n" + "".join(f"u{row % 3},i{row}\n" for row in range(12)))
+    known = "known are amazon2023, json, lines, recbole, sasrec, table, yelp"
+    for arguments, message in (
+        (("csv", source), f"error: unknown format 'csv'; {known}; csv files are the format 'table'\n"),
+        (("frobnicate", source), f"error: unknown format 'frobnicate'; {known}\n"),
+        (
+            ("events.csv",),
+            f"error: unknown format 'events.csv'; {known}; the format comes before the file, as in "
+            "'rearec prepare table events.csv --out data'\n",
+        ),
+        (("table",), "error: no source file given\n"),
+    ):
+        result = run_rearec("prepare", *arguments, "--out", tmp_path / "d")
+        assert (result.returncode, result.stderr) == (2, message)
+
+
+def test_prepare_says_what_it_removed_and_what_comes_next(tmp_path: Path, run_rearec: Any) -> None:
+    source = tmp_path / "events.csv"
+    rows = [f"u{user},i{place},{place}" for user in range(5) for place in range(6)] + ["guest,i0,9", ",i1,9", ",i2,9"]
+    source.write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    refused = run_rearec("prepare", "table", source, "--out", tmp_path / "d")
+    expected = (
+        "row 33: column 'user_id' has no value, nor has it in 1 further row; --drop-incomplete leaves such rows out"
+    )
+    assert refused.returncode == 2 and refused.stderr.endswith(f"error: {source}: {expected}\n")
+    out = tmp_path / "d"
+    result = run_rearec("prepare", "table", source, "--out", out, "--drop-incomplete", "--core", "3")
+    assert "removed: --core 3: 1 of 6 users, 1 of 31 interactions\n" in result.stdout
+    assert "dropped 2 rows without a user, an item or a time" in result.stdout
+    assert result.stdout.endswith(f"next: rearec train {out} --out run --method prl\n")
+    kept = run_rearec("prepare", "table", source, "--out", tmp_path / "e", "--drop-incomplete", "--json")
+    said = json.loads(kept.stdout)
+    assert said["removed"] == [] and said["findings"]["unused users"] == "1 of 6 have one interaction and are in no row"

@@ -34,7 +34,8 @@ def test_files_that_do_not_go_together(write: Write) -> None:
 def test_splits_that_leave_nothing(write: Write) -> None:
     short = write("s.txt", "u a\nu b\nv a\n")
     assert refused("sasrec", [short]) == (
-        f"{short}: the split 'leave-one-out' leaves no valid rows (rows: train 1, valid 0, test 0)"
+        f"{short}: the split 'leave-one-out' leaves no valid rows (rows: train 1, valid 0, test 0); "
+        "users with 3 or more interactions have some, here no user has more than 2"
     )
     path = write("t.csv", GOOD)
     for valid, test, empty in (("1", "3", "train"), ("5", "6", "valid"), ("3", "9", "test")):
@@ -47,10 +48,19 @@ def test_splits_that_leave_nothing(write: Write) -> None:
 
 def test_filters_that_leave_nothing(write: Write) -> None:
     path = write("t.csv", GOOD)
-    assert refused("table", [path], core=9) == f"{path}: the filters leave no interactions"
-    assert refused("table", [path], min_rating=9) == f"{path}: the filters leave no interactions"
+    assert refused("table", [path], core=9) == (
+        f"{path}: the filters leave no interactions; removed: --core 9: 1 of 1 users, 4 of 4 items, "
+        "4 of 4 interactions; the largest core that leaves some is 1"
+    )
+    assert refused("table", [path], min_rating=9) == (
+        f"{path}: the filters leave no interactions; removed: --min-rating 9: 1 of 1 users, 4 of 4 items, "
+        "4 of 4 interactions"
+    )
     message = refused("table", [path], min_eval_history=3)
-    assert message == f"{path}: the filters on rows leave no valid rows (rows: train 1, valid 0, test 1)"
+    assert message == (
+        f"{path}: the filters on rows leave no valid rows (rows: train 1, valid 0, test 1); "
+        "removed: --min-eval-history 3: 1 of 3 rows"
+    )
 
 
 def test_ratings_that_are_needed_and_missing(write: Write) -> None:

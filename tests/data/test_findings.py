@@ -112,9 +112,12 @@ def test_the_command_ends_with_them(write: Write, tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines[-4:]] == ["split", "order", "not used", "suspicious"]
-    assert lines[-5] == f"written to {tmp_path / 'd[/1]'}"
-    assert "user 'NA' holds 66.7 % of all interactions (40 of 60)" in lines[-1]
+    heads = ["unused users", "split", "order", "not used", "suspicious"]
+    assert [line.split(":")[0] for line in lines[-6:-1]] == heads
+    assert lines[-7] == f"written to {tmp_path / 'd[/1]'}"
+    assert "user 'NA' holds 66.7 % of all interactions (40 of 60)" in lines[-2]
+    assert lines[-1] == f"next: rearec train '{tmp_path / 'd[/1]'}' --out run --method prl"
     result = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, check=False)
-    said = json.loads(result.stdout)["findings"]
-    assert [f"{name}: {text}" for name, text in said.items()] == lines[-4:]
+    said = json.loads(result.stdout)
+    assert [f"{name}: {text}" for name, text in said["findings"].items()] == lines[-6:-1]
+    assert said["removed"] == [] and f"next: {said['next']}" == lines[-1]

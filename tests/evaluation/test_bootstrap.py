@@ -44,6 +44,23 @@ def test_seeds_are_pooled_row_by_row() -> None:
     assert astuple(ten) == pytest.approx(astuple(one), abs=1e-12)
 
 
+def test_users_are_drawn_with_all_of_their_rows() -> None:
+    # Of the four draws of two users: both rows of a twice (1), b twice (0), a and b (2 of 3 rows) in half of the draws.
+    a, b, users = [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], ["a", "a", "b"]
+    wide = paired_interval(a, b, users=users)
+    assert (wide.difference, wide.low, wide.high, wide.rows) == (pytest.approx(2 / 3), 0, 1, 3)
+    narrow = paired_interval(a, b, users=users, level=0.4)
+    assert (narrow.low, narrow.high) == pytest.approx((2 / 3, 2 / 3))
+    # Rows that say the same of one user are no more than one row of that user.
+    generator = np.random.default_rng(0)
+    once = generator.random(40)
+    many = paired_interval(np.repeat(once, 9), np.zeros(360), users=np.repeat(np.arange(40), 9))
+    assert many.high - many.low == pytest.approx((one := paired_interval(once, np.zeros(40))).high - one.low)
+    assert paired_interval(once, np.zeros(40), users=generator.permutation(40)) == one
+    with pytest.raises(ValueError, match=r"users: got shape \(2,\), expected \[3\]"):
+        paired_interval(a, b, users=["a", "b"])
+
+
 def test_a_lower_level_is_a_narrower_interval_and_a_seed_repeats_it() -> None:
     a, b = np.random.default_rng(0).random((2, 50))
     wide, narrow = paired_interval(a, b), paired_interval(a, b, level=0.5)

@@ -23,7 +23,7 @@ from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
 from rearec.evaluation.metrics import rank_metrics, row_metrics
-from rearec.experiments import ARTEFACTS, presets, reproduce
+from rearec.experiments import ARTEFACTS, reproduce
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
@@ -31,6 +31,7 @@ from rearec.files import write_json
 from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
+from rearec.training import presets
 
 SETTINGS = {"dim": 8, "ffn": 8, "layers": 1, "heads": 1, "max_len": 8, "epochs": 2}
 Make = Callable[..., dict[str, Any]]
@@ -129,6 +130,22 @@ def test_every_table_and_figure_has_its_page_with_all_it_refers_to(make: Make, t
     for path in out.glob("*.csv"):
         rows = read_csv(path)
         assert {row.get("seen") for row in rows} == {None if unranked.fullmatch(path.stem) else result["seen"]}, path
+
+
+def test_figures_are_written_in_the_formats_that_are_asked_for(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format of figures: got 'gif', expected some of png, svg, pdf"):
+        make("fig4", formats=["gif"])
+    assert not (tmp_path / "out").exists()
+    make("fig4", "table2", backbones=["sasrec"], formats=["svg", "pdf"])
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir() if path.suffix in (".png", ".svg", ".pdf")} == {
+        f"{name}.{kind}" for name in ("fig4-sasrec", "table2") for kind in ("svg", "pdf")
+    }
+    text = (out / "fig4.md").read_text()
+    assert "![fig4-sasrec](fig4-sasrec.svg)" in text and "[fig4-sasrec.pdf](fig4-sasrec.pdf)" in text
+    # the floors stand in the bars' legend
+    drawn = (out / "table2.svg").read_text()
+    assert "<!-- popularity (floor) -->" in drawn and "<!-- markov (floor) -->" in drawn
 
 
 def test_runs_are_shared_between_tables_and_figures(data: Path) -> None:

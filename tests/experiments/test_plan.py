@@ -8,10 +8,10 @@ import pytest
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.named_settings import parse_settings
+from rearec.experiments.plan import Plan, settings_of
+from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training.presets import KNOWN, best_settings, usual_setting
-from rearec.models.config import BACKBONES, METHODS
 
 DATASET = generate(0, planted=Planted(users=20, themes=2, items_per_theme=3))
 
@@ -33,6 +33,11 @@ def test_a_run_has_the_best_known_settings_that_its_method_reads(method: str) ->
         "erl": {"steps", "kl_weight"},
         "prl": {"steps", "alpha"},
     }[method]
+
+
+def test_a_plan_starts_from_its_preset() -> None:
+    run = Plan(DATASET, preset="paper", settings={"lr": 0.01}).run("prl")
+    assert run.config == ReaRecConfig(DATASET.num_items) and run.options.lr == 0.01
 
 
 def test_what_a_method_does_not_read_makes_no_other_run() -> None:

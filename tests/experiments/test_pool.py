@@ -19,7 +19,8 @@ from patience import PATIENCE
 
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
-from rearec.experiments.pool import TRAIN_RUN, Progress, train_all
+from rearec.experiments.pool import Progress, train_all
+from rearec.experiments.processes import program
 from rearec.experiments.runs import Run, training_minutes
 from rearec.experiments.train_run import arguments_of
 from rearec.models.config import ReaRecConfig
@@ -224,7 +225,13 @@ def test_a_training_whose_pool_is_gone_before_it_begins_ends_too(data: tuple[Pat
     path, items = data
     run = make_run(items, epochs=10_000, patience=10_000)
     arguments = json.loads(arguments_of(run, path, tmp_path, "cpu", False))
-    command = [sys.executable, "-c", TRAIN_RUN, ":".join(sys.path), json.dumps({**arguments, "parent": 1})]
+    command = [
+        sys.executable,
+        "-c",
+        program("rearec.experiments.train_run"),
+        ":".join(sys.path),
+        json.dumps({**arguments, "parent": 1}),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ended.returncode, ended.stdout) == (1, "") and "Traceback" not in ended.stderr
     assert run.folder(tmp_path).options_file.is_file() and not run.folder(tmp_path).finished

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +17,10 @@ import torch
 from rollouts import MAX_LEN, NUM_ITEMS, STEPS, batch_of, recommender_of
 from torch import Tensor
 from transformers import LlamaConfig
+from typer.testing import CliRunner
 
 import rearec
+from rearec.cli.app import app
 from rearec.data.batch import Batch
 from rearec.data.batches import collate_histories
 from rearec.engine import Engine
@@ -31,7 +35,8 @@ from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
 DOC = (Path(__file__).parents[2] / "docs" / "own-backbone.md").read_text(encoding="utf-8")
-ENCODER, USE = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+ENCODER, USE, FACTORY = re.findall(r"```python\n(.*?)```", DOC, flags=re.DOTALL)
+(SHELL,) = re.findall(r"```sh\n(.*?)```", DOC, flags=re.DOTALL)
 NAMES: dict[str, Any] = {}
 exec(ENCODER, NAMES)
 
@@ -171,7 +176,7 @@ def test_a_training_step_reaches_every_weight_and_lowers_the_loss(method: str) -
     values = []
     for _ in range(3):
         rollout = model(batch, return_noised=method == "prl", noise=0.0)
-        value = loss(model.config, rollout, batch.target, batch.group, contrastive=method == "prl")["loss"]
+        value = loss(model.config, rollout, batch.target, batch.group)["loss"]
         optimizer.zero_grad()
         value.backward()
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
@@ -268,3 +273,55 @@ def test_an_encoder_and_a_config_that_do_not_fit_are_refused(prepared: Path, tmp
         ReaRec.from_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"tensor .* has shape .*, expected"):
         ReaRec.from_pretrained(tmp_path, backbone=llama(dim=24))
+
+
+def test_the_commands_of_the_page_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_models.py").write_text(f"{ENCODER}\n\n{FACTORY}", encoding="utf-8")
+    (tmp_path / "data").symlink_to(prepared)
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+        assert result.exit_code == code, result.output
+        return result.stdout if code == 0 else result.output
+
+    trained, evaluated, _ = (line.split()[1:] for line in SHELL.strip().splitlines())
+    trained[trained.index("--epochs") + 1] = "1"
+    command(*trained, "--ffn", "16", "--layers", "1", "--max-len", "8")
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["backbone"] == "my_models:llama"
+    del sys.modules["my_models"]
+    untrusted = [word for word in evaluated if word != "--trust-code"]
+    assert "its encoder is made by code of somebody's own, my_models:llama; --trust-code runs it" in command(
+        *untrusted, code=2
+    )
+    analyzed = ("analyze", "run", "similarity", "--out", "pages", "--rows", "20")
+    assert "--trust-code runs it" in command(*analyzed, code=2)
+    assert "my_models" not in sys.modules
+    measured = json.loads(command(*evaluated, "--json"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert measured["ndcg@20"] == pytest.approx(result["test"]["ndcg@20"], rel=1e-12)
+    command(*analyzed, "--trust-code")
+    model = ReaRec.from_pretrained("run", trust_code=True)
+    (answer,) = rearec.Recommender(model, RunFolder("run").catalog()).recommend([["item-001"]], k=3)
+    assert len(answer.items) == 3
+    del sys.modules["my_models"]
+
+
+def test_commands_say_what_they_cannot_do_with_an_encoder_that_has_no_name(prepared: Path, tmp_path: Path) -> None:
+    dataset = rearec.load_dataset(prepared)
+    config = ReaRecConfig(dataset.num_items, backbone="own", method="base", dim=16, max_len=8)
+    run = tmp_path / "run"
+    train(dataset, run, config, TrainingOptions(epochs=1), backbone=lambda: llama(dataset.num_items))
+    for words in (("evaluate", run), ("analyze", run, "similarity", "--out", tmp_path / "pages")):
+        result = CliRunner().invoke(app, list(map(str, words)))
+        assert result.exit_code == 2
+        assert "its encoder was handed over in Python" in result.output
+        assert "or train it with --backbone module:factory" in result.output
+    # a run of ours on data that has no path
+    train(dataset, run, replace(config, backbone="sasrec"), TrainingOptions(epochs=1), force=True)
+    result = CliRunner().invoke(app, ["evaluate", str(run)])
+    assert result.exit_code == 2
+    assert (
+        "was trained on data in memory, it does not say which; give the prepared dataset with --data" in result.output
+    )

@@ -51,6 +51,57 @@ def test_the_csv_is_not_rounded_and_the_standard_error_stands_in_the_cell_of_its
     assert "| mrr | slow_se |\n| --: | --: |\n| 0.3333 ± 0.0667 | 12.35 |\n| 0.6667 | – |" in page.write().read_text()
 
 
+@pytest.mark.parametrize(
+    ("formats", "shown", "beside"),
+    [
+        (["svg"], "svg", []),
+        (["pdf", "svg", "png"], "svg", ["pdf", "png"]),
+        (["pdf"], None, ["pdf"]),
+        (["png"], "png", []),
+    ],
+)
+def test_figures_are_written_in_every_format_and_shown_in_one(
+    formats: list[str], shown: str | None, beside: list[str], tmp_path: Path
+) -> None:
+    page = Page(tmp_path, "page", "Title", formats=formats)
+    page.figure(Figure(figsize=(2, 1)), "small", "What is seen.")
+    text = page.write().read_text()
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(f"small.{f}" for f in formats), "page.md"])
+    for each in formats:
+        assert (tmp_path / f"small.{each}").read_bytes().startswith(begins[each])
+    assert (f"![small](small.{shown})" in text) == (shown is not None) and text.count("![") == (shown is not None)
+    assert all(f"[small.{each}](small.{each})" in text for each in beside)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    page.write()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("formats", [["gif"], ["png", "PDF"], []])
+def test_other_formats_are_refused(formats: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"format of figures: got .* expected some of png, svg, pdf"):
+        Page(tmp_path, "page", "Title", formats=formats)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([1.0, 0.9938], ["1.0000", "0.9938"]),
+        ([1.0000001, 0.5], ["1.0000", "0.5000"]),
+        ([5.0, 0.05], ["5.000", "0.050"]),
+        ([12.345, None, 7.0], ["12.35", "–", "7.00"]),
+        ([1234.5, 2.0], ["1,234.5", "2.0"]),
+        ([3, 0.25], ["3", "0.2500"]),
+    ],
+)
+def test_the_numbers_of_a_column_have_equal_digits(
+    values: list[float | None], shown: list[str], tmp_path: Path
+) -> None:
+    page = Page(tmp_path, "page", "Title")
+    page.table([{"x": value} for value in values])
+    assert page.markdown.splitlines()[-len(values) :] == [f"| {each} |" for each in shown]
+
+
 def test_figures_are_150_dots_per_inch(tmp_path: Path) -> None:
     page = Page(tmp_path, "page", "Title")
     page.figure(Figure(figsize=(2, 1)), "small", "")

@@ -36,7 +36,8 @@ class Tiles {
       config.row_bytes[i] = 64;
       config.rows[i] = kTileRows;
     }
-    _tile_loadconfig(&config);
+    // Not _tile_loadconfig: GCC's takes the first 8 bytes for all that is read, and may leave out the stores of the rest.
+    asm volatile("ldtilecfg %0" : : "m"(config));
   }
   ~Tiles() { _tile_release(); }
   Tiles(const Tiles&) = delete;

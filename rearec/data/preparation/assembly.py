@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def assemble(
     user_ids: Sequence[str],
     item_ids: Sequence[str],
     *,
-    title_of: dict[str, str] | None = None,
+    title_of: Mapping[str, str] | None = None,
     source: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
 ) -> SequenceDataset:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.preparation.filters import time_order
+from rearec.data.preparation.splits import TRAIN, Sequences
 from rearec.data.readers.interactions import HistoryRows, Interactions
 
-__all__ = ["describe_findings"]
+__all__ = ["describe_findings", "describe_unused_users"]
 
 # How a missing value is spelled; ids can be called so, too.
 MISSING = {"", "na", "n/a", "<na>", "#n/a", "nan", "null", "none", "nil", "\\n", "\\\\n", "-1", "-1.0", "undefined"}
@@ -29,16 +30,24 @@ LATE = {"number": 10**8, "us": 10**14, "ns": 10**17}
 
 
 def describe_findings(
-    source: Interactions | HistoryRows, ordered: Interactions | HistoryRows, split: str
+    source: Interactions | HistoryRows,
+    ordered: Interactions | HistoryRows,
+    split: str,
+    removed: str = "",
+    unused: str = "",
 ) -> dict[str, str]:
-    """The four lines, by the words "split", "order", "not used" and "suspicious".
+    """The four lines, by the words "split", "order", "not used" and "suspicious"; before them, where there is anything
+    to say, "removed" and "unused users".
 
     Args:
         source: as it was read.
         ordered: what is left of it after the filters.
         split: the split, and why.
+        removed: what the filters removed; empty: nothing.
+        unused: see `describe_unused_users`.
     """
     return {
+        **{name: text for name, text in (("removed", removed), ("unused users", unused)) if text},
         "split": split,
         "order": _describe_order(ordered),
         "not used": _describe_unused(source),
@@ -46,12 +55,29 @@ def describe_findings(
     }
 
 
+def describe_unused_users(sequences: Sequences, split: str) -> str:
+    """Which users have too few interactions for a row, or for one beyond training; empty: none."""
+    rows = sequences.rows
+    users = np.unique(sequences.user)
+    without = len(users) - len(np.unique(sequences.user[rows.sequence]))
+    said = [f"{without:,} of {len(users):,} have one interaction and are in no row"] if without else []
+    if split == "leave-one-out":
+        beyond = len(np.unique(sequences.user[rows.sequence[rows.part != TRAIN]]))
+        alone = len(users) - without - beyond
+        said += [f"{alone:,} of {len(users):,} have two interactions and are in train rows alone"] if alone else []
+    return "; ".join(said)
+
+
 def _describe_order(source: Interactions | HistoryRows) -> str:
     if isinstance(source, HistoryRows):
         return "that of the histories in the files"
     if source.times is None:
         count = len(source.place.files)
-        of_files = "the file" if count == 1 else f"the files, {', '.join(path.name for path in source.place.files[:4])}"
+        of_files = (
+            f"the {source.reading.kind}"
+            if count == 1
+            else f"the files, {', '.join(path.name for path in source.place.files[:4])}"
+        )
         more = ", ..." if count > 4 else ""
         return f"no timestamp column: that of the rows of {of_files}{more} is taken"
     columns = " then ".join(repr(name) for name in source.reading.times)
@@ -65,7 +91,7 @@ def _describe_order(source: Interactions | HistoryRows) -> str:
     what = "of neighbouring events in one history have equal timestamps"
     if share == 0:
         return f"column {columns}; 0 % {what}"
-    return f"column {columns}; {_percent(share)} {what}: their order is that of the file"
+    return f"column {columns}; {_percent(share)} {what}: their order is that of the {source.reading.kind}"
 
 
 def _percent(share: float) -> str:

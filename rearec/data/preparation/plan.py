@@ -9,13 +9,13 @@ from pathlib import Path
 from rearec.data.preparation.presets import choose_options
 from rearec.data.preparation.split_choice import choose_split, is_split_already, thresholds
 from rearec.data.preparation.titles import split_off_item_file
-from rearec.data.readers.formats import FORMATS, SOURCE_FORMATS, SourceFormat
+from rearec.data.readers.formats import SOURCE_FORMATS, SourceFormat, check_format
 from rearec.data.readers.options import PrepareOptions, Split
 from rearec.data.readers.source_files import SourceFiles, find_files
 from rearec.errors import UserError
 from rearec.fields import settings
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "decide", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def make_plan(format: str, sources: Sequence[str | Path], options: PrepareOption
     Raises:
         UserError: there is no such format, no such file, or options contradict each other, the format or the files.
     """
-    if format not in SOURCE_FORMATS:
-        raise UserError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    check_format(format)
     source = SOURCE_FORMATS[format]
     _check_format(format, options)
     if not sources:
@@ -54,6 +53,18 @@ def make_plan(format: str, sources: Sequence[str | Path], options: PrepareOption
     files = find_files(sources, format, options.separator is not None, keep_order=options.split == "given")
     if source.item_columns is not None:
         files, options = _take_item_file(files, source.item_columns[0], options)
+    if options.title_column is not None and options.titles is None and format != "table":
+        raise UserError(f"--title-column {options.title_column}: there is no file of titles: give --titles FILE too")
+    return decide(format, files, options)
+
+
+def decide(format: str, files: SourceFiles, options: PrepareOptions) -> Plan:
+    """What the options mean for files that are found, or for a frame in memory.
+
+    Raises:
+        UserError: options contradict each other, the format or the files.
+    """
+    source = SOURCE_FORMATS[format]
     asked = options.split is not None
     given = False
     if options.split is None and source.preset is None:

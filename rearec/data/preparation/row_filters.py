@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.preparation.splits import TRAIN, Sequences
+from rearec.data.preparation.removals import least
+from rearec.data.preparation.splits import TRAIN, Rows, Sequences
 from rearec.data.readers.options import PrepareOptions
 
 __all__ = ["filter_rows"]
 
 
-def filter_rows(sequences: Sequences, options: PrepareOptions, barred: NDArray[np.bool_] | None = None) -> Sequences:
+def filter_rows(
+    sequences: Sequences,
+    options: PrepareOptions,
+    barred: NDArray[np.bool_] | None = None,
+    note: Callable[[str, Mapping[str, int], Mapping[str, int]], object] = lambda name, before, after: None,
+) -> Sequences:
     """The sequences with the rows that pass the options' filters on rows; what no row refers to any more is cut off.
 
     Args:
         barred: bool [items], items that no row may have as target or in its history; None bars none.
+        note: told of each filter its name and how many rows there were before and after it, at the end how many users
+            and items there were before and after what no row refers to was cut off.
     """
     fewest_train, fewest_eval = options.min_train_history or 0, options.min_eval_history or 0
     none_asked = options.min_target_rating is None and not (fewest_train or fewest_eval or options.known_items)
     if none_asked and barred is None:
         return sequences
     rows = sequences.rows
+
+    def keep(kept: NDArray[np.bool_], name: str) -> Rows:
+        note(name, {"rows": len(rows)}, {"rows": int(np.count_nonzero(kept))})
+        return rows.take(kept)
+
     if barred is not None:
-        rows = rows.take(~_meets(sequences.with_rows(rows), barred))
+        rows = keep(~_meets(sequences.with_rows(rows), barred), f"--missing-titles {options.missing_titles}")
     if options.min_target_rating is not None:
         assert rows.rating is not None
-        rows = rows.take(rows.rating >= options.min_target_rating)
-    fewest = np.where(rows.part == TRAIN, fewest_train, fewest_eval)
-    rows = rows.take(rows.position >= fewest)
+        rows = keep(rows.rating >= options.min_target_rating, f"--min-target-rating {least(options.min_target_rating)}")
+    of_train = rows.part == TRAIN
+    rows = keep(~of_train | (rows.position >= fewest_train), f"--min-train-history {fewest_train}")
+    of_train = rows.part == TRAIN
+    rows = keep(of_train | (rows.position >= fewest_eval), f"--min-eval-history {fewest_eval}")
     if options.known_items:
         unknown = ~_trained_items(sequences.with_rows(rows), int(sequences.items.max()) + 1)
-        rows = rows.take(~_meets(sequences.with_rows(rows), unknown))
-    return _cut(sequences.with_rows(rows))
+        rows = keep(~_meets(sequences.with_rows(rows), unknown), "--known-items")
+    left = _cut(sequences.with_rows(rows))
+    note("in no row that is left", _users_and_items(sequences), _users_and_items(left))
+    return left
+
+
+def _users_and_items(sequences: Sequences) -> dict[str, int]:
+    """How many occur in the sequences."""
+    return {"users": len(np.unique(sequences.user)), "items": len(np.unique(sequences.items))}
 
 
 def _meets(sequences: Sequences, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -56,7 +56,9 @@ def choose_split(
         why = "as asked (--split)" if asked else f"that of the preset {options.preset!r}"
         return split, files, f"{split}, {why}"
     count = len(files.paths)
-    of_files = "one file" if count == 1 else f"{count} files taken as one table: no names of train, valid and test"
+    of_files = (
+        f"one {files.kind}" if count == 1 else f"{count} files taken as one table: no names of train, valid and test"
+    )
     meaning = "each user's last item is for test, the one before for validation"
     return "leave-one-out", files, f"leave-one-out ({meaning}), the default for {of_files}"
 

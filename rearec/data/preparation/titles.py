@@ -109,12 +109,9 @@ def _from_table(table: Table, item_column: str, title_column: str) -> dict[str, 
 
 
 def _add_titles(result: dict[str, str], table: Table, item_column: str, title_column: str) -> None:
-    titles = table.column(title_column)
-    if titles.dtype != pl.String:
-        raise UserError(f"{table.path}: column {title_column!r} is of type {titles.dtype}; expected text")
-    for item, title in zip(table.tokens(item_column), titles, strict=True):
-        if title is not None and not result.get(item):
-            result[item] = title.strip()
+    for item, title in table.titles(item_column, title_column).items():
+        if not result.get(item):
+            result[item] = title
 
 
 def _from_json(path: Path, names: tuple[str, ...], title_column: str) -> dict[str, str]:

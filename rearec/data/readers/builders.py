@@ -46,6 +46,7 @@ class _Builder:
         self._names: dict[str, None] = {}
         self._order: dict[str, None] = {}
         self._dropped: Counter[str] = Counter()
+        self._titles: dict[str, str] | None = None
 
     def _select(self, table: Table, roles: Roles, further: Sequence[str] = ()) -> Table:
         """The rows of a table that count; the columns are noted as used."""
@@ -88,7 +89,8 @@ class _Builder:
         used = [name for name in self._used if name in self._names]
         conditions = condition_columns(self.options.where)
         unused = tuple(name for name in self._names if name not in self._used and name not in conditions)
-        return Reading(tuple(self._order), tuple(used), unused, dict(self._dropped))
+        kind = self.files.kind
+        return Reading(tuple(self._order), tuple(used), unused, dict(self._dropped), kind, self._titles)
 
 
 def _refuse_second_header(table: Table, roles: Roles) -> None:
@@ -109,9 +111,9 @@ class InteractionsBuilder(_Builder):
         super().__init__(files, options)
         self._times: list[Times | None] = []
 
-    def add_table(self, table: Table, roles: Roles) -> None:
-        """The interactions of a table."""
-        table = self._select(table, roles)
+    def add_table(self, table: Table, roles: Roles, title_column: str | None = None) -> None:
+        """The interactions of a table, and the titles of its items, if a column holds them."""
+        table = self._select(table, roles, [title_column] if title_column else [])
         try:
             users, items = table.tokens(roles.user), table.tokens(roles.item)
             times = self._read_times(table, roles.times) if roles.times else None
@@ -122,6 +124,19 @@ class InteractionsBuilder(_Builder):
         self._add_rows(table.path, table.rows)
         self._rating.append(None if roles.rating is None else table.numbers(roles.rating))
         self._times.append(times)
+        if title_column is not None:
+            self._add_titles(table, roles.item, title_column)
+
+    def _add_titles(self, table: Table, item_column: str, title_column: str) -> None:
+        if (np.diff(table.rows) == 0).any():
+            raise UserError(
+                f"{table.path}: a row holds a list of items: their titles need a file of their own (--titles)"
+            )
+        if self._titles is None:
+            self._titles = {}
+        for item, title in table.titles(item_column, title_column).items():
+            if not self._titles.get(item):
+                self._titles[item] = title
 
     def _read_times(self, table: Table, columns: tuple[str, ...]) -> Times:
         times = table.times(columns[0], self.options.time_format)

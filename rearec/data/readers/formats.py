@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rearec.data.readers.options import Preset
+from rearec.errors import UserError
 
 if TYPE_CHECKING:
     from rearec.data.readers.interactions import HistoryRows, Interactions
 
-__all__ = ["FORMATS", "SOURCE_FORMATS", "SourceFormat"]
+__all__ = ["FORMATS", "SOURCE_FORMATS", "SourceFormat", "check_format"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,19 @@ SOURCE_FORMATS: Mapping[str, SourceFormat] = {
     "json": SourceFormat("items by user.", (".json",), "json_users:read_json"),
 }
 FORMATS = tuple(sorted(SOURCE_FORMATS))
+
+
+def check_format(name: str) -> None:
+    """UserError where there is no such format; says which one is meant by the ending of a file."""
+    if name in SOURCE_FORMATS:
+        return
+    known = f"unknown format {name!r}; known are {', '.join(FORMATS)}"
+    endings = [f".{part.lower()}" for part in name.split(".")]
+    meant = [known for known, source in SOURCE_FORMATS.items() if set(source.endings) & set(endings)]
+    if not meant:
+        raise UserError(known)
+    if "." in name.lstrip("."):
+        raise UserError(
+            f"{known}; the format comes before the file, as in 'rearec prepare {meant[0]} {name} --out data'"
+        )
+    raise UserError(f"{known}; {name.lstrip('.')} files are the format {' or '.join(map(repr, meant[:1]))}")

@@ -17,7 +17,28 @@ if TYPE_CHECKING:
 
     from rearec.data.tables.times import Times
 
-__all__ = ["HistoryRows", "Interactions", "Place", "Reading", "Vocabulary"]
+__all__ = ["HistoryRows", "Interactions", "Place", "Reading", "Vocabulary", "as_token"]
+
+
+def as_token(value: object) -> str:
+    """An id as the dataset has it: text as it is, a whole number as its digits.
+
+    Raises:
+        TypeError: it is neither: a float, a bool, None, ...
+
+    Examples:
+        >>> from rearec.data import as_token
+        >>> as_token(10966), as_token("B07")
+        ('10966', 'B07')
+        >>> as_token(7.0)
+        Traceback (most recent call last):
+        TypeError: an id is text or a whole number, got 7.0 (float)
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    raise TypeError(f"an id is text or a whole number, got {value!r} ({type(value).__name__})")
 
 
 class Vocabulary:
@@ -46,7 +67,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Place:
-    """Where each row of a source stands: ``file`` int32 (index in ``files``) and ``row`` int64 (counted from 1)."""
+    """Where each row of a source stands: ``file`` int32 (index in ``files``), ``row`` int64 (in a file from 1)."""
 
     files: list[Path]
     file: NDArray[np.int32]
@@ -70,12 +91,16 @@ class Reading:
         columns: all columns that were used; empty where the format has no named ones.
         unused: the columns that were not.
         dropped: why rows were left out, and how many.
+        kind: what the source is made of, in a word for the user: "file" or "frame".
+        titles: the title of each item that has one, where a column of the source is said to hold them.
     """
 
     times: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)
+    kind: str = "file"
+    titles: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,9 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def __repr__(self) -> str:
+        return f"Interactions({len(self):,} of {len(self.user_ids):,} users with {len(self.item_ids):,} items)"
 
     def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Interactions:
         """The kept interactions, given as a mask or as indices; the ids stay as they are."""
@@ -149,6 +177,9 @@ class HistoryRows:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def __repr__(self) -> str:
+        return f"HistoryRows({len(self):,} of {len(self.user_ids):,} users with {len(self.item_ids):,} items)"
 
     def take(self, kept: NDArray[np.int64]) -> HistoryRows:
         """The kept rows, given as indices; the ids stay as they are."""

@@ -180,7 +180,12 @@ class PrepareOptions:
     titles: str | None = setting(
         "Item titles.", more="A file, see ``rearec.data.preparation.titles.read_titles``.", panel=TITLES, metavar="FILE"
     )
-    title_column: str | None = setting("Their column.", panel=TITLES, metavar="NAME", shown="title; yelp: name")
+    title_column: str | None = setting(
+        "Their column; without --titles one of the table itself.",
+        panel=TITLES,
+        metavar="NAME",
+        shown="title; yelp: name",
+    )
     title_columns: str | None = setting(
         "Names of the columns of that file, if it has no header.", panel=TITLES, metavar="NAME,NAME,..."
     )

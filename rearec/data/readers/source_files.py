@@ -12,7 +12,7 @@ from rearec.data.readers.formats import SOURCE_FORMATS
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 
-__all__ = ["SourceFiles", "describe_parts", "find_files", "parts_by_name"]
+__all__ = ["SourceFiles", "describe_parts", "ending", "find_files", "parts_by_name"]
 
 PART_IN_NAME = re.compile(
     r"(?:^|[._\s-])(train|training|valid|validation|val|dev|test|testing)(?:[._\s-]?(?:set|data)|\d+)?(?=$|[._\s-])"
@@ -30,12 +30,14 @@ class SourceFiles:
         parts: of a given split what each of them is, 0 train, 1 valid, 2 test; None: all are one table.
         named: for each the parts that its name, or that of a folder given as source, speaks of.
         notes: what was decided without being asked, a line each.
+        kind: what each of them is, in a word for the user: "file", or "frame" of one in memory.
     """
 
     paths: list[Path]
     parts: tuple[int, ...] | None = None
     named: tuple[frozenset[int], ...] = ()
     notes: tuple[str, ...] = ()
+    kind: str = "file"
 
 
 def find_files(
@@ -110,11 +112,11 @@ def _files_of(folder: Path, format: str, any_ending: bool, notes: list[str]) -> 
     inside = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
     inside.sort(key=lambda path: natural_key(str(path.relative_to(folder))))
     endings = SOURCE_FORMATS[format].endings
-    taken = [path for path in inside if any_ending or _ending(path) in endings]
+    taken = [path for path in inside if any_ending or ending(path) in endings]
     if not taken:
         holds = f"; it holds {_some([path.name for path in inside])}" if inside else ""
         raise UserError(f"{folder}: no file for the format {format!r} ({', '.join(endings)}){holds}")
-    kinds = sorted({_ending(path) for path in taken})
+    kinds = sorted({ending(path) for path in taken})
     if len(kinds) > 1:
         raise UserError(f"{folder}: holds files of several kinds ({', '.join(kinds)}); give those that are meant")
     left = [path.name for path in inside if path not in taken]
@@ -128,7 +130,8 @@ def _is_hidden(path: Path) -> bool:
     return any(name.startswith((".", "_")) for name in path.parts) or path.suffix == ".crc"
 
 
-def _ending(path: Path) -> str:
+def ending(path: Path) -> str:
+    """What the name ends in, before what it is compressed with: '.csv' of 'events.CSV.gz'."""
     name = path.name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)

@@ -16,8 +16,11 @@ __all__ = ["read_tables"]
 def read_tables(files: SourceFiles, options: PrepareOptions) -> Interactions:
     """Interactions from csv, tsv, parquet or json files, one a row, or a list of a user's items a row."""
     builder = InteractionsBuilder(files, options)
+    # Without a file of titles a column that is named for them is one of the table itself.
+    title = options.title_column if options.titles is None else None
+    columns = [*wanted_columns(options), *([title] if title else [])]
     for path in files.paths:
         flags = condition_columns(options.where)
-        table = read_table(path, wanted_columns(options), options.layout, id_columns(options), flags)
-        builder.add_table(table, find_roles(table, options))
+        table = read_table(path, columns, options.layout, id_columns(options), flags)
+        builder.add_table(table, find_roles(table, options), title)
     return builder.build()

@@ -31,9 +31,10 @@ class Table:
     """A table as read.
 
     Attributes:
-        path: the file.
-        frame: the wanted columns that the file has, as text, or typed if from parquet.
-        rows: int64, where each row of ``frame`` stands in the file: of text the line in which it begins, from 1.
+        path: the file; of a frame in memory what messages call it.
+        frame: the wanted columns that the file has, as text, or typed if from parquet or memory.
+        rows: int64, where each row of ``frame`` stands in the file: of text the line in which it begins, from 1. Of a
+            frame in memory its position, from 0.
         names: all columns of the file.
         sample: the first rows of all columns, up to `SAMPLE_ROWS`; of parquet without vectors that are not wanted.
     """
@@ -81,6 +82,22 @@ class Table:
         values = values.cast(pl.String)
         self._check_filled(values.is_null() | (values == ""), column)
         return values
+
+    def titles(self, item_column: str, title_column: str) -> dict[str, str]:
+        """The title of each item that has one: the first that is not blank, or else an empty one.
+
+        Raises:
+            UserError: a column is missing, an item has no value, or the titles are no text.
+        """
+        titles = self.column(title_column)
+        if titles.dtype in (pl.Categorical, pl.Enum):
+            titles = titles.cast(pl.String)
+        if titles.dtype not in (pl.String, pl.Null):
+            self._fail_type(title_column, titles.dtype, "text")
+        given = pl.DataFrame({"item": self.tokens(item_column), "title": titles.cast(pl.String)}).drop_nulls("title")
+        blank = given["title"].str.strip_chars() == ""
+        first = (part.unique("item", keep="first").rows() for part in (given.filter(blank), given.filter(~blank)))
+        return {item: title.strip() for part in first for item, title in part}
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         """The column as float64, nan where there is no value.
@@ -156,7 +173,9 @@ class Table:
         if wrong.any():
             index = wrong.arg_max()
             assert index is not None
-            raise MissingValue(f"{self.path}: row {self.rows[index]}: column {column!r} has no value")
+            further = int(wrong.sum()) - 1
+            also = f", nor has it in {further:,} further row{'s' * (further > 1)}" if further else ""
+            raise MissingValue(f"{self.path}: row {self.rows[index]}: column {column!r} has no value{also}")
 
     def _fail_type(self, column: str, dtype: pl.DataType, expected: str) -> None:
         raise UserError(f"{self.path}: column {column!r} is of type {dtype}; expected {expected}")

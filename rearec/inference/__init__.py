@@ -1,0 +1,5 @@
+"""Answers of a trained model: recommendations for raw histories, similar items, vectors, explanations."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
