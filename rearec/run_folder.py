@@ -29,7 +29,7 @@ FILES = (
     *("options.json", "catalog.json", "metrics.csv", "result.json"),
     *("model.safetensors", "config.json", "text_encoder.json", "README.md"),
 )
-FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb", "mlruns")
+FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb")
 SAVING_PREFIX = ".saving-"
 
 
