@@ -18,7 +18,7 @@ __all__ = ["check_steps", "dataset_path", "seen_of_run"]
 
 def dataset_path(run: RunFolder, data: Path | None) -> Path:
     """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
-    return run.dataset_path("say where it is with --data") if data is None else data
+    return run.dataset_path("--data") if data is None else data
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:
