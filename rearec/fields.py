@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -12,7 +13,21 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rearec.errors import UserError
 
-__all__ = ["Setting", "check_options", "checked_values", "documented", "setting", "settings"]
+__all__ = [
+    "OWN",
+    "Setting",
+    "check_options",
+    "checked_values",
+    "documented",
+    "is_code",
+    "is_own",
+    "setting",
+    "settings",
+]
+
+# The word for what the user hands over as a Python object, which has no name that a file could hold.
+OWN: Literal["own"] = "own"
+_CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 Record = TypeVar("Record", bound=type)
 
@@ -33,6 +48,7 @@ class Setting:
         expected: what a wrong value is told to be instead, unless it follows from the type and the range.
         choices: the ``Literal`` of the words that it takes, where its type is a plain ``str``.
         offered: that of the words that the command line offers, where these are not all.
+        code: whether it takes the name of the user's own code too, ``module:factory``.
         backbones, methods: who alone reads it; others are not changed by its value.
         name, kind: the field's own, its type for the latter.
     """
@@ -50,6 +66,7 @@ class Setting:
     expected: str | None = None
     choices: Any = None
     offered: Any = None
+    code: bool = False
     backbones: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     name: str = ""
@@ -76,7 +93,7 @@ class Setting:
         if value is None:
             return self.is_a(type(None))
         if self.words:
-            return isinstance(value, str) and value in self.words
+            return isinstance(value, str) and (value in self.words or (self.code and is_code(value)))
         if self.is_a(bool) or isinstance(value, bool):
             return self.is_a(bool) and isinstance(value, bool)
         if self.is_a(int) or self.is_a(float):
@@ -93,7 +110,7 @@ class Setting:
     def expectation(self) -> str:
         """What it accepts, in words."""
         if self.expected or self.words:
-            return self.expected or f"one of {', '.join(self.words)}"
+            return self.expected or f"one of {', '.join(self.words)}{' or module:factory' if self.code else ''}"
         if self.is_a(bool):
             return "true or false"
         if not self.is_a(int) and not self.is_a(float):
@@ -102,9 +119,12 @@ class Setting:
         return noun + self._range_in_words
 
     def not_read_by(self, backbone: str | None, method: str | None) -> str | None:
-        """The method or else the backbone that does not read it (None: any); None where both do."""
+        """The method or else the backbone that does not read it (None: any); None where both do.
+
+        What is the user's own may read every setting.
+        """
         for name, readers in ((method, self.methods), (backbone, self.backbones)):
-            if name is not None and readers is not None and name not in readers:
+            if name is not None and not is_own(name) and readers is not None and name not in readers:
                 return name
         return None
 
@@ -120,6 +140,20 @@ class Setting:
     def _is_in_range(self, value: Any) -> bool:
         high_enough = (self.at_least is None or value >= self.at_least) and (self.above is None or value > self.above)
         return bool(high_enough and value < (math.inf if self.below is None else self.below))
+
+
+def is_code(name: object) -> bool:
+    """Whether a word names code of the user's own: a module and, behind a colon, what it holds.
+
+    >>> is_code("my.models:gru"), is_code("gru"), is_code("C:\\\\models")
+    (True, False, False)
+    """
+    return isinstance(name, str) and _CODE.fullmatch(name) is not None
+
+
+def is_own(name: object) -> bool:
+    """Whether a word stands for something of the user's own, named (`is_code`) or handed over as an object."""
+    return name == OWN or is_code(name)
 
 
 def setting(help: str | None = None, *, default: Any = None, **more: Any) -> Any:
@@ -172,7 +206,7 @@ def check_options(options: Any) -> None:
         value = getattr(options, name)
         if value is None:
             continue
-        if said.words and value not in said.words:
+        if said.words and not said.accepts(value):
             raise UserError(f"unknown {name.replace('_', ' ')} {value!r}; known are {', '.join(said.words)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{said.flag} must be a finite number, got {value}")

@@ -1,12 +1,20 @@
-"""The training objectives: base, naive, rpe, erl (paper, section 3.3) and prl (section 3.4)."""
+"""The training objectives: base, naive, rpe, erl (paper, section 3.3), prl (section 3.4), and those of one's own."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rearec.data.batch import IGNORE_INDEX
-from rearec.models.config import ReaRecConfig
+from rearec.errors import UserError
+from rearec.fields import is_code
+from rearec.models.code import made_by
+from rearec.models.config import OWN_METHOD, ReaRecConfig
+from rearec.models.methods import TRAITS, Readout
 from rearec.reasoning import Rollout
 from rearec_kernels import (
     annealed_cross_entropy,
@@ -15,75 +23,188 @@ from rearec_kernels import (
     reasoning_info_nce,
 )
 
-__all__ = ["contrastive_active", "loss", "step_weights"]
+__all__ = ["OBJECTIVES", "Loss", "Objective", "load_objective", "loss", "step_weights"]
 
 
-def contrastive_active(model_config: ReaRecConfig, epoch: int) -> bool:
-    """Whether the contrastive term counts in `epoch` (from 0): PRL with steps and weight, after ``warmup`` epochs."""
-    has_term = model_config.method == "prl" and model_config.steps > 0 and model_config.cl_weight > 0
-    return has_term and epoch >= model_config.warmup
+class Loss(Protocol):
+    """What an objective computes of one batch."""
+
+    def __call__(
+        self, config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
+    ) -> Mapping[str, Tensor]:
+        """The terms by name, scalars, the same in every call; ``loss`` among them is what is minimised.
+
+        rollout: states [R, T, d], the table [N, d] and, where the objective wants it, the noised branch [R, T - 1, d].
+        target: int64 [R], -100 for rows that are to leave every term.
+        group: int64 [R]: the users of the rows, as numbers.
+        precision: of the loss kernels, see `rearec_kernels`.
+        """
 
 
-def step_weights(model_config: ReaRecConfig, steps: int) -> list[float]:
-    """PRL's weight of every state's cross-entropy, h_0..h_K: K + 1 numbers."""
-    if model_config.step_weights == "paper":
-        return [1.0] * (steps + 1)
-    return [model_config.pl_weight / steps] * steps + [1.0] if steps else [1.0]
+def _never(config: ReaRecConfig, epoch: int) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Objective:
+    """All that is asked of a method: how a model is trained by it, and what the model has to know of it.
+
+    One of your own is returned by a function of a `ReaRecConfig` that ``--method module:function`` names, see
+    docs/own-objective.md.
+
+    loss: the terms of one batch (`Loss`).
+    readout: which state ranks items: the "last", or the "mean" of all.
+    positions: whether reasoning tokens get a position embedding of their own.
+    noised: whether the loss reads a noised branch, by the configuration and the epoch (from 0); never by default.
+
+    Examples:
+        >>> import torch
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.objectives import Objective
+        >>> from rearec.reasoning import Rollout
+        >>> def last_state(config, rollout, target, group, *, precision):
+        ...     logits = rollout.states[:, -1] @ rollout.weight.T / config.temperature
+        ...     return {"loss": torch.nn.functional.cross_entropy(logits, target)}
+        >>> objective = Objective(loss=last_state, readout="mean")
+        >>> config = objective.fitted(ReaRecConfig(num_items=50, method="own", steps=2, dim=8))
+        >>> config.readout
+        'mean'
+        >>> rollout = Rollout(torch.zeros(4, 3, 8), torch.zeros(50, 8))
+        >>> objective.terms(config, rollout, torch.arange(4), torch.arange(4))["loss"].item() > 3.9
+        True
+    """
+
+    loss: Loss
+    readout: Readout = "last"
+    positions: bool = True
+    noised: Callable[[ReaRecConfig, int], bool] = _never
+
+    def fitted(self, config: ReaRecConfig) -> ReaRecConfig:
+        """The configuration, which where the method is one's own then says how a model answers that was trained so."""
+        if config.method in TRAITS:
+            return config
+        return replace(config, readout=self.readout, positions=self.positions)
+
+    def terms(
+        self, config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str = "fp32"
+    ) -> dict[str, Tensor]:
+        """``loss``, to be differentiated, and the other terms, detached.
+
+        Raises UserError where the function returns something else than scalars by name with ``loss`` among them.
+        """
+        found: Any = self.loss(config, rollout, target, group, precision=precision)
+        expected = "expected scalar tensors by name, 'loss' among them"
+        if not isinstance(found, Mapping) or "loss" not in found:
+            what = f"the terms {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
+            raise UserError(f"method {config.method}: its loss returned {what}, {expected}")
+        for name, term in found.items():
+            if not isinstance(term, Tensor) or term.dim() > 0:
+                what = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+                raise UserError(f"method {config.method}: its loss returned {what} as {name!r}, {expected}")
+        return {name: term if name == "loss" else term.detach() for name, term in found.items()}
+
+
+def load_objective(config: ReaRecConfig, given: Objective | None = None) -> Objective:
+    """The objective that ``config.method`` names; of one's own, this **runs the code** that makes it.
+
+    given: the objective itself, for a method that is ``own``.
+
+    Raises:
+        ValueError: one is given beside another method, or missing.
+        UserError: the code cannot be loaded (`rearec.models.code.made_by`).
+
+    Examples:
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.objectives import load_objective
+        >>> load_objective(ReaRecConfig(num_items=50, method="erl")).readout
+        'mean'
+    """
+    if (given is not None) != (config.method == OWN_METHOD):
+        got = "got one beside" if given is not None else "missing for"
+        raise ValueError(f"objective: {got} the method {config.method!r}; {OWN_METHOD!r} is the one that is given")
+    if given is not None:
+        return given
+    if is_code(config.method):
+        return made_by(config.method, config, Objective, "method")
+    return OBJECTIVES[config.method]
 
 
 def loss(
-    model_config: ReaRecConfig,
-    rollout: Rollout,
-    target: Tensor,
-    group: Tensor,
-    *,
-    contrastive: bool,
-    precision: str = "fp32",
+    config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str = "fp32"
 ) -> dict[str, Tensor]:
-    """The objective of ``model_config.method`` on one batch.
+    """The objective of ``config.method``, one of the paper's, on one batch.
 
-    rollout: states [R, T, d], the table [N, d] and, if `contrastive`, the noised branch [R, T - 1, d].
+    rollout: states [R, T, d], the table [N, d] and, for PRL's contrastive term, the noised branch [R, T - 1, d];
+        without it the term is 0.
     target: int64 [R], -100 for rows that leave every term.
     group: int64 [R]; rows of one group (a user) are not each other's negatives in the contrastive term.
-    contrastive: whether PRL's contrastive term is on (see `contrastive_active`); other methods have none.
     precision: of the loss kernels, see `rearec_kernels`.
 
     Returns scalars: ``loss``, to be differentiated, and its terms, detached and not weighted: ``cross_entropy`` (the
     weighted sum over steps for prl, of the averaged state for erl, of the last state otherwise), ``kl`` (erl),
-    ``contrastive`` (prl, 0 while it is off). If all rows are ignored everything is 0, the gradients too.
+    ``contrastive`` (prl). If all rows are ignored everything is 0, the gradients too.
+
+    Examples:
+        >>> import torch
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.objectives import loss
+        >>> from rearec.reasoning import Rollout
+        >>> config = ReaRecConfig(num_items=50, method="erl", steps=2, dim=8)
+        >>> rollout = Rollout(torch.randn(4, 3, 8), torch.randn(50, 8))
+        >>> sorted(loss(config, rollout, target=torch.arange(4), group=torch.arange(4)))
+        ['cross_entropy', 'kl', 'loss']
     """
-    if model_config.method == "prl":
-        return _progressive(model_config, rollout, target, group, contrastive, precision)
-    if model_config.method == "erl":
-        ensemble = ensemble_reasoning_loss(
-            rollout.states,
-            rollout.weight,
-            target,
-            temperature=model_config.temperature,
-            kl_weight=model_config.kl_weight,
-            kl_form=model_config.kl_form,
-            ignore_index=IGNORE_INDEX,
-            precision=precision,
-        )
-        return {"loss": ensemble.loss, "cross_entropy": ensemble.cross_entropy, "kl": ensemble.kl}
+    return load_objective(config).terms(config, rollout, target, group, precision=precision)
+
+
+def step_weights(config: ReaRecConfig, steps: int) -> list[float]:
+    """PRL's weight of every state's cross-entropy, h_0..h_K: K + 1 numbers.
+
+    Examples:
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.objectives import step_weights
+        >>> step_weights(ReaRecConfig(num_items=50, pl_weight=0.5), steps=2)
+        [0.25, 0.25, 1.0]
+    """
+    if config.step_weights == "paper":
+        return [1.0] * (steps + 1)
+    return [config.pl_weight / steps] * steps + [1.0] if steps else [1.0]
+
+
+def _last_state(
+    config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
+) -> dict[str, Tensor]:
+    """Cross-entropy of the last state alone."""
     cross_entropy = annealed_cross_entropy(
         rollout.states[:, -1:],
         rollout.weight,
         target,
-        temperature=model_config.temperature,
+        temperature=config.temperature,
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
-    return {"loss": cross_entropy, "cross_entropy": cross_entropy.detach()}
+    return {"loss": cross_entropy, "cross_entropy": cross_entropy}
+
+
+def _ensemble(
+    config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
+) -> dict[str, Tensor]:
+    """Cross-entropy of the averaged state, minus the divergence between the states' distributions."""
+    ensemble = ensemble_reasoning_loss(
+        rollout.states,
+        rollout.weight,
+        target,
+        temperature=config.temperature,
+        kl_weight=config.kl_weight,
+        kl_form=config.kl_form,
+        ignore_index=IGNORE_INDEX,
+        precision=precision,
+    )
+    return {"loss": ensemble.loss, "cross_entropy": ensemble.cross_entropy, "kl": ensemble.kl}
 
 
 def _progressive(
-    model_config: ReaRecConfig,
-    rollout: Rollout,
-    target: Tensor,
-    group: Tensor,
-    contrastive: bool,
-    precision: str,
+    config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
 ) -> dict[str, Tensor]:
     """Annealed cross-entropy over all states plus the contrastive term between noised and clean states."""
     steps = rollout.states.shape[1] - 1
@@ -91,23 +212,20 @@ def _progressive(
         rollout.states,
         rollout.weight,
         target,
-        temperature=annealed_temperatures(model_config.temperature, model_config.alpha, steps),
-        step_weight=step_weights(model_config, steps),
+        temperature=annealed_temperatures(config.temperature, config.alpha, steps),
+        step_weight=step_weights(config, steps),
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
-    total = cross_entropy
-    info_nce = torch.zeros_like(cross_entropy)
-    if contrastive and steps > 0 and model_config.cl_weight > 0:
-        if rollout.noised is None:
-            raise ValueError("contrastive: the rollout has no noised branch, call the model with return_noised=True")
-        info_nce = _contrastive(model_config, rollout.noised, rollout.states[:, 1:], target, group, precision)
-        total = cross_entropy + model_config.cl_weight * info_nce
-    return {"loss": total, "cross_entropy": cross_entropy.detach(), "contrastive": info_nce.detach()}
+    if rollout.noised is None or steps == 0 or config.cl_weight == 0:
+        return {"loss": cross_entropy, "cross_entropy": cross_entropy, "contrastive": torch.zeros_like(cross_entropy)}
+    contrastive = _contrastive(config, rollout.noised, rollout.states[:, 1:], target, group, precision)
+    total = cross_entropy + config.cl_weight * contrastive
+    return {"loss": total, "cross_entropy": cross_entropy, "contrastive": contrastive}
 
 
 def _contrastive(
-    model_config: ReaRecConfig, noised: Tensor, clean: Tensor, target: Tensor, group: Tensor, precision: str
+    config: ReaRecConfig, noised: Tensor, clean: Tensor, target: Tensor, group: Tensor, precision: str
 ) -> Tensor:
     """InfoNCE over the rows that have a target; 0 if there is none."""
     kept = (target != IGNORE_INDEX).nonzero().squeeze(1)
@@ -115,4 +233,22 @@ def _contrastive(
         return clean.new_zeros(())
     if len(kept) < len(target):
         noised, clean, group = noised[kept], clean[kept], group[kept]
-    return reasoning_info_nce(noised, clean, temperature=model_config.temperature, row_group=group, precision=precision)
+    return reasoning_info_nce(noised, clean, temperature=config.temperature, row_group=group, precision=precision)
+
+
+def _contrasts(config: ReaRecConfig, epoch: int) -> bool:
+    """Whether the contrastive term counts in `epoch`: with steps and a weight, after ``warmup`` epochs."""
+    return config.steps > 0 and config.cl_weight > 0 and epoch >= config.warmup
+
+
+def _of_paper(name: str, loss: Loss, noised: Callable[[ReaRecConfig, int], bool] = _never) -> Objective:
+    return Objective(loss, readout=TRAITS[name].readout, positions=TRAITS[name].positions, noised=noised)
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "base": _of_paper("base", _last_state),
+    "naive": _of_paper("naive", _last_state),
+    "rpe": _of_paper("rpe", _last_state),
+    "erl": _of_paper("erl", _ensemble),
+    "prl": _of_paper("prl", _progressive, noised=_contrasts),
+}

@@ -42,6 +42,10 @@ class Rollout:
     weight: Tensor
     noised: Tensor | None = None
 
+    def __repr__(self) -> str:
+        shapes = {name: None if value is None else list(value.shape) for name, value in vars(self).items()}
+        return f"Rollout({', '.join(f'{name}={shape}' for name, shape in shapes.items())})"
+
 
 class ReaRec(SavedModel):
     """A sequential recommender that reasons in latent space before it answers.
@@ -56,7 +60,8 @@ class ReaRec(SavedModel):
         config: settings.
         features: [num_items, feature_dim], for the backbones that read features, or the `TitleEncoder` that makes them
             where config names a text encoder.
-        backbone: an encoder of one's own, for a config whose backbone is ``own``.
+        backbone: an encoder of one's own, for a config whose backbone is ``own`` or the name of code; of the latter,
+            `rearec.models.code.load_backbone` makes it.
 
     Raises:
         ValueError: features are missing or of another shape, there is an encoder without such a config, or such a
@@ -80,7 +85,7 @@ class ReaRec(SavedModel):
         backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
-        if backbone is not None and config.backbone != OWN_BACKBONE:
+        if backbone is not None and not config.has_own_backbone:
             raise ValueError(
                 f"backbone: got one beside a config of {config.backbone!r}, expected {OWN_BACKBONE!r} there"
             )
@@ -180,8 +185,11 @@ class ReaRec(SavedModel):
         return {f"backbone.{name}": value for name, value in self.backbone.frozen_state().items()}
 
     def final_state(self, states: Tensor) -> Tensor:
-        """The state that ranks items: [R, T, d] -> [R, d]. ERL averages all states, other methods take the last."""
-        return states.mean(dim=1) if self.config.method == "erl" else states[:, -1]
+        """The state that ranks items: [R, T, d] -> [R, d]. ERL averages all states, the paper's others take the last.
+
+        An objective of one's own says which.
+        """
+        return states.mean(dim=1) if self.config.traits.readout == "mean" else states[:, -1]
 
 
 def _with_noised_rows(batch: Batch, own_prefix: bool) -> Batch:

@@ -17,7 +17,7 @@ from rearec.data.batches import PairBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.models import ReaRecConfig
 from rearec.models.config import METHODS
-from rearec.objectives import contrastive_active, loss, step_weights
+from rearec.objectives import OBJECTIVES, loss, step_weights
 from rearec.reasoning import ReaRec, Rollout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not serve torch.float64")
@@ -142,7 +142,7 @@ def gradients(total: Tensor, *inputs: Tensor) -> list[Tensor]:
 def test_values_and_gradients_equal_the_formulas_written_out(method: str, settings: dict[str, Any], steps: int) -> None:
     config = config_of(method, steps, **settings)
     rollout, target, group = random_case(config)
-    got = loss(config, rollout, target, group, contrastive=True)
+    got = loss(config, rollout, target, group)
     expected = written_out(config, rollout, target, group)
     assert got.keys() == expected.keys()
     for name in expected:
@@ -156,7 +156,7 @@ def test_values_and_gradients_equal_the_formulas_written_out(method: str, settin
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_loss_can_be_differentiated(method: str) -> None:
     config = config_of(method)
-    terms = loss(config, *random_case(config), contrastive=True)
+    terms = loss(config, *random_case(config))
     assert terms.pop("loss").requires_grad
     assert not any(term.requires_grad for term in terms.values())
 
@@ -166,7 +166,7 @@ def loss_and_gradients(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     model = model_of(config, dtype)
     rollout = model(batch, noise=0.0, return_noised=config.method == "prl")
-    terms = loss(config, rollout, batch.target, batch.group, contrastive=config.method == "prl")
+    terms = loss(config, rollout, batch.target, batch.group)
     terms["loss"].backward()
     zero = torch.zeros((), dtype=dtype)
     return terms, {name: zero if p.grad is None else p.grad for name, p in model.named_parameters()}
@@ -204,9 +204,9 @@ def test_ignored_rows_leave_every_term(method: str) -> None:
     rollout, target, group = random_case(config)
     assert rollout.noised is not None
     kept = target != -100
-    all_rows = loss(config, rollout, target, group, contrastive=True)
+    all_rows = loss(config, rollout, target, group)
     fewer = Rollout(rollout.states[kept], rollout.weight, rollout.noised[kept])
-    kept_rows = loss(config, fewer, target[kept], group[kept], contrastive=True)
+    kept_rows = loss(config, fewer, target[kept], group[kept])
     for name, term in kept_rows.items():
         torch.testing.assert_close(all_rows[name], term, rtol=1e-12, atol=1e-12)
     grad_states, grad_noised = gradients(all_rows["loss"], rollout.states, rollout.noised)
@@ -232,7 +232,7 @@ def test_if_all_rows_are_ignored_everything_is_zero(method: str, steps: int, dty
 def test_one_row_has_a_loss_and_no_negatives(method: str) -> None:
     config = config_of(method)
     rollout, target, group = random_case(config, rows=1)
-    terms = loss(config, rollout, target, group, contrastive=True)
+    terms = loss(config, rollout, target, group)
     expected = written_out(config, rollout, target, group)
     torch.testing.assert_close(terms["loss"].detach(), expected["loss"].detach(), rtol=1e-11, atol=1e-12)
     if method == "prl":
@@ -242,25 +242,21 @@ def test_one_row_has_a_loss_and_no_negatives(method: str) -> None:
 def test_rows_of_one_user_are_not_each_others_negatives() -> None:
     config = config_of("prl")
     rollout, target, _ = random_case(config)
-    one_user = loss(config, rollout, target, torch.zeros(7, dtype=torch.int64), contrastive=True)
+    one_user = loss(config, rollout, target, torch.zeros(7, dtype=torch.int64))
     assert one_user["contrastive"].item() == pytest.approx(0.0, abs=1e-12)
-    all_users = loss(config, rollout, target, torch.arange(7), contrastive=True)
+    all_users = loss(config, rollout, target, torch.arange(7))
     assert all_users["contrastive"] > 1
 
 
-def test_the_contrastive_term_is_off_unless_asked_for_and_needs_no_noised_branch_then() -> None:
-    for config, contrastive in ((config_of("prl"), False), (config_of("prl", cl_weight=0.0), True)):
-        rollout, target, group = random_case(config)
-        terms = loss(config, Rollout(rollout.states, rollout.weight), target, group, contrastive=contrastive)
+def test_the_contrastive_term_is_off_without_a_noised_branch_or_a_weight() -> None:
+    config, weightless = config_of("prl"), config_of("prl", cl_weight=0.0)
+    rollout, target, group = random_case(config)
+    for terms in (
+        loss(config, Rollout(rollout.states, rollout.weight), target, group),
+        loss(weightless, rollout, target, group),
+    ):
         assert terms["contrastive"].item() == 0
         assert terms["loss"].item() == terms["cross_entropy"].item()
-
-
-def test_the_contrastive_term_without_a_noised_branch_is_an_error() -> None:
-    config = config_of("prl")
-    rollout, target, group = random_case(config)
-    with pytest.raises(ValueError, match="call the model with return_noised=True"):
-        loss(config, Rollout(rollout.states, rollout.weight), target, group, contrastive=True)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +274,8 @@ def test_the_contrastive_term_without_a_noised_branch_is_an_error() -> None:
 def test_the_contrastive_term_starts_after_the_warmup_epochs(
     settings: dict[str, Any], epoch: int, expected: bool
 ) -> None:
-    assert contrastive_active(config_of(**({"method": "prl"} | settings)), epoch) is expected
+    config = config_of(**({"method": "prl"} | settings))
+    assert OBJECTIVES[config.method].noised(config, epoch) is expected
 
 
 def test_step_weights_of_the_official_code_and_of_the_paper() -> None:
@@ -304,7 +301,7 @@ def test_a_training_step_under_bfloat16_autocast_lowers_the_loss(method: str) ->
     for _ in range(5):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rollout = model(batch, noise=0.01, return_noised=method == "prl")
-            terms = loss(config, rollout, batch.target, batch.group, contrastive=True)
+            terms = loss(config, rollout, batch.target, batch.group)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

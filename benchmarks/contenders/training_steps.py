@@ -19,7 +19,7 @@ from rearec.data.batch import Batch
 from rearec.data.batches import PairBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.models.config import ReaRecConfig
-from rearec.objectives import contrastive_active
+from rearec.objectives import OBJECTIVES
 from rearec.reasoning import ReaRec
 from rearec.training.module import TrainingModule, TrainingOptions
 
@@ -151,7 +151,7 @@ def training_steps(
             steps[name] = partial(ours.step, rows)
     if config.method == "base":
         return steps, absent
-    contrastive = contrastive_active(config, epoch=0)
+    contrastive = OBJECTIVES[config.method].noised(config, 0)
     careful = Plain(CarefulModel(config), weights, contrastive, device)
     steps[CAREFUL] = partial(careful.step, lambda: map(careful_arguments, rows.batches()))
     middle = [rows.left_padded(rows.indices[len(rows.indices) // 2], config.max_len)]
@@ -211,7 +211,7 @@ def losses(
     found = {"ours": ours.loss(replace(batch, group=torch.arange(batch.num_rows)))}
     if config.method == "base":
         return {who: value.item() for who, value in found.items()}
-    contrastive = contrastive_active(config, epoch=0)
+    contrastive = OBJECTIVES[config.method].noised(config, 0)
     found[CAREFUL] = Plain(CarefulModel(config), spread, contrastive, device).loss(careful_arguments(batch))
     for name, fixed in ((PUBLISHED, False), (FIXED, True)):
         official: Any = Plain(OfficialModel(config, mask_fixed=fixed), spread, contrastive, device)

@@ -37,7 +37,7 @@ class Case:
 
     row: index in ``dataset.rows(split)``.
     history: the items that the model sees, oldest first. target: the item that came next.
-    steps: "step 0", ..., "step K", and "mean of the steps" where the model answers with that (method erl).
+    steps: "step 0", ..., "step K", and "mean of the steps" where the model answers with that (such as erl).
     ranks: of the target, counted from 1, by each of ``steps``. top: the first k items by each of ``steps``.
     titles: of all these items, those that have one.
     """
@@ -101,7 +101,7 @@ def cases(
     with torch.inference_mode():
         engine = Engine(model)
         states = engine(batch).states
-        if model.config.method == "erl":
+        if model.config.traits.readout == "mean":
             steps.append("mean of the steps")
             ranks = np.concatenate([ranks, ranked.final[chosen, None]], axis=1)
             states = torch.cat([states, model.final_state(states)[:, None]], dim=1)

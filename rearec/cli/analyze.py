@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rearec.analysis.analyses import ANALYSES
 from rearec.cli.command import Common, ExcludeSeen, Force, command
-from rearec.cli.finished_run import dataset_path, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, dataset_path, open_model, seen_of_run
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -19,192 +18,23 @@ from rearec.errors import UserError
 from rearec.files import check_folder
 
 if TYPE_CHECKING:
+    from rearec.analysis.analyses import Subject
     from rearec.cli.terminal import Terminal
-    from rearec.data.dataset import SequenceDataset
-    from rearec.evaluation.seen import SeenName
-    from rearec.reasoning import ReaRec
     from rearec.report.page import Page
     from rearec.run_folder import RunFolder
 
 __all__ = ["register"]
 
-
-@dataclass(frozen=True)
-class Subject:
-    """What an analysis looks at: RUN first, then those of --against; options: those of its own, by flag.
-
-    exclude_seen: whether seen items are left out where targets or items are ranked.
-    """
-
-    folders: list[RunFolder]
-    models: list[ReaRec]
-    dataset: SequenceDataset
-    split: SplitName
-    options: dict[str, int]
-    seed: int
-    exclude_seen: bool
-
-    @property
-    def seen(self) -> SeenName:
-        from rearec.evaluation.seen import seen_name
-
-        return seen_name(self.exclude_seen)
-
-    @property
-    def model(self) -> ReaRec:
-        return self.models[0]
-
-    @property
-    def rows(self) -> tuple[ReaRec, SequenceDataset, SplitName]:
-        """The model of RUN, and the rows that it is asked about."""
-        return self.model, self.dataset, self.split
-
-    @property
-    def names(self) -> list[str]:
-        """A name for each model, no two alike; the method comes first, it decides the colour."""
-        methods = [model.config.method for model in self.models]
-        paths = [folder.path for folder in self.folders]
-        names = [f"{method}: {path.resolve().name}" for method, path in zip(methods, paths, strict=True)]
-        if len(set(names)) < len(names):
-            names = [f"{method}: {path}" for method, path in zip(methods, paths, strict=True)]
-        if len(set(names)) < len(names):
-            raise UserError("--against: names a run twice")
-        return names
-
-
-def _steps(subject: Subject, page: Page) -> Any:
-    from rearec.analysis import steps
-
-    with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = steps.metrics_by_step(*subject.rows, exclude_seen=subject.exclude_seen, progress=progress)
-    steps.page(page, {subject.names[0]: result})
-    return result
-
-
-def _ceiling(subject: Subject, page: Page) -> Any:
-    import numpy as np
-
-    from rearec.analysis import ceiling
-    from rearec.evaluation import rank_rows
-
-    _check_control(subject)
-    rank = partial(rank_rows, dataset=subject.dataset, split=subject.split, exclude_seen=subject.exclude_seen)
-    with progress_bar(f"ranking {subject.split} rows") as progress:
-        by_step = rank(subject.model, per_step=True, progress=progress).by_step
-    assert by_step is not None
-    of_base = [rank(model).final for model in subject.models[1:]]
-    result = ceiling.ceiling(by_step, np.stack(of_base, axis=1) if of_base else None, seed=subject.seed)
-    ceiling.page(page, {subject.names[0]: result}, seen=subject.seen)
-    return asdict(result)
-
-
-def _check_control(subject: Subject) -> None:
-    """UserError unless the runs of --against are a control for the model, or there are none."""
-    control = list(zip(subject.folders, subject.models, strict=True))[1:]
-    if not control:
-        return
-    states = subject.model.config.steps + 1
-    if len(control) != states:
-        raise UserError(f"--against: got {len(control)} runs, expected {states} base runs: one for each state of RUN")
-    seeds: dict[Any, Path] = {}
-    for folder, model in control:
-        if model.config.method != "base":
-            raise UserError(f"--against: {folder.path} is of method {model.config.method}; the control is of base runs")
-        seed = folder.options()["training"].get("seed")
-        if seed in seeds:
-            raise UserError(
-                f"--against: {seeds[seed]} and {folder.path} have the same seed {seed}: no independent runs"
-            )
-        seeds[seed] = folder.path
-
-
-def _subgroups(subject: Subject, page: Page) -> Any:
-    from rearec.analysis import subgroups
-
-    models = dict(zip(subject.names, subject.models, strict=True))
-    with progress_bar(f"ranking {subject.split} rows"):
-        result = subgroups.subgroups(models, subject.dataset, subject.split, exclude_seen=subject.exclude_seen)
-    subgroups.page(page, result)
-    return result
-
-
-def _latency(subject: Subject, page: Page) -> Any:
-    import torch
-
-    from rearec.analysis import latency
-
-    with progress_bar("measuring"):
-        result = latency.latency(
-            *subject.rows, rows=subject.options["--rows"], repeats=subject.options["--repeats"], seed=subject.seed
-        )
-    on = subject.model.device
-    device = torch.cuda.get_device_name(on) if on.type == "cuda" else f"a CPU, {torch.get_num_threads()} threads"
-    latency.page(page, {subject.names[0]: result}, device=device)
-    return result
-
-
-def _similarity(subject: Subject, page: Page) -> Any:
-    from rearec.analysis import similarity
-
-    with progress_bar("encoding rows"):
-        result = similarity.similarity(*subject.rows, max_rows=subject.options["--rows"], seed=subject.seed)
-    similarity.page(page, {subject.names[0]: result})
-    return result.tolist()
-
-
-def _ranks(subject: Subject, page: Page) -> Any:
-    from rearec.analysis import ranks
-
-    with progress_bar(f"ranking {subject.split} rows") as progress:
-        result = ranks.rank_by_step(*subject.rows, exclude_seen=subject.exclude_seen, progress=progress)
-    ranks.page(page, {subject.names[0]: result}, seen=subject.seen)
-    return result
-
-
-def _case(subject: Subject, page: Page) -> Any:
-    from rearec.analysis import case
-
-    with progress_bar(f"ranking {subject.split} rows"):
-        count, k = subject.options["--cases"], subject.options["-k"]
-        result = case.cases(*subject.rows, exclude_seen=subject.exclude_seen, count=count, k=k)
-    case.page(page, result, seen=subject.seen)
-    return [asdict(each) for each in result]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """An analysis: what heads its page, and what fills it and returns the result for ``--json``.
-
-    options: those of its own, and what they are where they are not given. ranks: whether it ranks targets or items.
-    compares: whether it looks at other runs beside RUN.
-    """
-
-    title: str
-    show: Callable[[Subject, Page], Any]
-    options: Mapping[str, int] = field(default_factory=dict)
-    ranks: bool = True
-    compares: bool = False
-
-
-ANALYSES = {
-    "steps": Analysis("Metrics by reasoning step", _steps),
-    "ceiling": Analysis("Ceiling: the best step of every row", _ceiling, compares=True),
-    "subgroups": Analysis("Subgroups of users and items", _subgroups, compares=True),
-    "latency": Analysis(
-        "Latency by number of reasoning steps", _latency, {"--rows": 256, "--repeats": 30}, ranks=False
-    ),
-    "similarity": Analysis("Similarity between reasoning steps", _similarity, {"--rows": 10_000}, ranks=False),
-    "ranks": Analysis("Rank of the target by reasoning step", _ranks),
-    "case": Analysis("Cases in which reasoning helps most", _case, {"--cases": 3, "-k": 5}),
-}
+ALL, INDEX = "all", "index"
+WORDS = (ALL, *ANALYSES)
 if TYPE_CHECKING:
     Name = str
 else:
-    Name = Literal[tuple(ANALYSES)]
+    Name = Literal[WORDS]
 
 
-def _default_of(flag: str) -> str:
-    return "; ".join(str(each.options[flag]) for each in ANALYSES.values() if flag in each.options)
+def _default_of(name: str) -> str:
+    return "; ".join(str(each.options[name]) for each in ANALYSES.values() if name in each.options)
 
 
 def register(app: typer.Typer) -> None:
@@ -215,9 +45,15 @@ def register(app: typer.Typer) -> None:
 @command
 def analyze(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
-    analysis: Annotated[Name, typer.Argument(help="What to look into.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, its csv and its figure.")],
-    split: Annotated[SplitName, typer.Option(help="Rows to look at.")] = "test",
+    analysis: Annotated[Name, typer.Argument(metavar="ANALYSIS", help="What to look into; all: every one that fits.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pages, their csv files and figures.")],
+    split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",
+    metric: Annotated[
+        str, typer.Option(metavar="NAME@K", help="What steps, ceiling and subgroups go by: ndcg@5, hit@10, mrr.")
+    ] = "ndcg@20",
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
+    ] = "png",
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
@@ -226,90 +62,116 @@ def analyze(
         list[Path] | None,
         typer.Option(
             metavar="RUN",
-            help="Other runs on the same data: for ceiling as many base runs as RUN has states (K + 1) with different "
-            "seeds, its control; for subgroups the runs to compare with.",
+            help="Other runs on the same data, repeatable. subgroups: to compare with. ceiling: its control, base runs "
+            "with different seeds, one more than RUN has steps.",
         ),
     ] = None,
     rows: Annotated[
         int | None,
         typer.Option(
-            min=1, help="latency: histories of a batch; similarity: most rows.", show_default=_default_of("--rows")
+            min=1, help="latency: histories at a time; similarity: most histories.", show_default=_default_of("rows")
         ),
     ] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=1, help="latency: measurements.", show_default=_default_of("--repeats"))
+        int | None, typer.Option(min=1, help="latency: measurements.", show_default=_default_of("repeats"))
     ] = None,
-    count: Annotated[
-        int | None, typer.Option("--cases", min=1, help="case: how many.", show_default=_default_of("--cases"))
-    ] = None,
+    cases: Annotated[int | None, typer.Option(min=1, help="case: how many.", show_default=_default_of("cases"))] = None,
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="case: items of a ranking.", show_default=_default_of("-k"))
+        int | None, typer.Option("-k", min=1, help="case: items of a ranking.", show_default=_default_of("k"))
     ] = None,
+    trust_code: TrustCode = False,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
-    """Look into a trained model: a Markdown page with its numbers as csv and a figure.
+    """Look into a trained model: a page with its numbers as csv and a figure, and the main ones here.
 
-    steps: metrics of each reasoning state taken alone. ceiling: if the best step were known for every row, beside the
-    same for base models. subgroups: by history length and target popularity. latency: time by number of steps.
-    similarity: cosine between steps. ranks: where the target stands. case: histories on which reasoning helps most.
+    {analyses}
     """
-    asked = ANALYSES[analysis]
-    options = _own_options(analysis, {"--rows": rows, "--repeats": repeats, "--cases": count, "-k": k})
-    if against and not asked.compares:
-        raise UserError(f"--against: belongs to {_listed(each.compares for each in ANALYSES.values())}, not {analysis}")
-    if exclude_seen is not None and not asked.ranks:
-        option = "--exclude-seen" if exclude_seen else "--keep-seen"
-        ranking = _listed(each.ranks for each in ANALYSES.values())
-        raise UserError(f"{option}: {analysis} ranks nothing; it belongs to {ranking}")
+    chosen = list(ANALYSES) if analysis == ALL else [analysis]
+    asked = {"rows": rows, "repeats": repeats, "cases": cases, "k": k}
+    options = {name: _own_options(name, asked, every=analysis == ALL) for name in chosen}
+    _check_fit(analysis, bool(against), exclude_seen)
     from rearec.run_folder import RunFolder
 
     folders = [RunFolder(path) for path in (run, *(against or []))]
     for folder in folders:
         folder.check_finished()
-    _check_out(out, analysis, force)
+        check_code(folder, trust_code)
+    kinds = [word.strip() for word in formats.split(",")]
+    _check_out(out, [*chosen, *([INDEX] if analysis == ALL else [])], kinds, force)
     data = dataset_path(folders[0], data)
 
+    from rearec.analysis.analyses import Subject, analyses_of, fill, new_page
     from rearec.data import load_dataset
-    from rearec.reasoning import ReaRec
-    from rearec.report.page import Page
 
     dataset = load_dataset(data)
     for folder in folders:
         folder.check_fingerprint(dataset.fingerprint, data)
     where = compute_device(common.device)
-    models = [ReaRec.from_pretrained(folder.path, map_location=where) for folder in folders]
-    seen = seen_of_run(folders[0], dataset, exclude_seen) if asked.ranks else None
+    models = [open_model(folder, where, trust_code) for folder in folders]
+    ranks = any(ANALYSES[name].ranks for name in chosen)
+    seen = seen_of_run(folders[0], dataset, exclude_seen) if ranks else None
     for folder in folders[1:]:
         if seen is not None and bool(folder.excludes_seen()) != seen.exclude:
             note(f"{folder.path}: its best epoch was chosen the other way round")
-    exclude = seen is not None and seen.exclude
-    subject = Subject(folders, models, dataset, split, options, common.seed, exclude)
-    page = Page(out, analysis, f"{asked.title}: {subject.names[0]}")
-    result = asked.show(subject, page)
-    page.write()
-    emit(
-        {
-            "run": str(run),
-            "analysis": analysis,
-            "split": split,
-            **({} if seen is None else {"seen": seen.name}),
-            "files": [str(path) for path in page.files],
-            "result": result,
-        },
-        common.as_json,
-        lambda console: _render(console, page),
+    names = _names(folders, [model.config.method for model in models])
+    why_not = _no_control(folders, [model.config.method for model in models], models[0].config.steps + 1)
+    if analysis == "ceiling" and why_not:
+        raise UserError(f"--against: {why_not}")
+    subject = Subject(
+        names[0],
+        models[0],
+        dataset,
+        split,
+        seen is not None and seen.exclude,
+        against=dict(zip(names[1:], models[1:], strict=True)),
+        control=[] if why_not else models[1:],
+        metric=metric,
+        seed=common.seed,
+        progress=progress_bar,
     )
+    left_out: dict[str, str] = {}
+    if analysis == ALL:
+        chosen, left_out = analyses_of(models[0])
+        if why_not and "ceiling" in chosen:
+            note(f"ceiling is without a control: {why_not}")
+    pages, results = {}, {}
+    for name in chosen:
+        pages[name] = new_page(name, subject, out, kinds)
+        results[name] = fill(name, subject, pages[name], **options[name])
+    if analysis == ALL:
+        pages[INDEX] = _index(subject, out, pages, left_out)
+    for page in pages.values():
+        page.write()
+    answer: dict[str, Any] = {"run": str(run), "analysis": analysis, "split": split}
+    answer |= {} if seen is None else {"seen": seen.name}
+    answer["files"] = [str(path) for page in pages.values() for path in page.files]
+    answer |= {"result": results, "left_out": left_out} if analysis == ALL else {"result": results[analysis]}
+    emit(answer, common.as_json, lambda console: _render(console, pages, results, subject, left_out))
 
 
-def _own_options(analysis: str, given: Mapping[str, int | None]) -> dict[str, int]:
-    """The options of this analysis; UserError for one that is not its own."""
+def _own_options(analysis: str, asked: Mapping[str, int | None], *, every: bool) -> dict[str, int]:
+    """The options of this analysis; UserError for one that is not its own, unless it is one of ``every``."""
     own = ANALYSES[analysis].options
-    for flag, value in given.items():
-        if value is not None and flag not in own:
-            owners = _listed(flag in each.options for each in ANALYSES.values())
-            raise UserError(f"{flag}: belongs to {owners}, not {analysis}")
-    return {flag: given[flag] or default for flag, default in own.items()}
+    for name, value in asked.items():
+        if value is not None and name not in own and not every:
+            owners = _listed(name in each.options for each in ANALYSES.values())
+            raise UserError(f"{'-' if len(name) == 1 else '--'}{name}: belongs to {owners}, not {analysis}")
+    return {name: value for name in own if (value := asked[name]) is not None}
+
+
+def _check_fit(analysis: str, has_others: bool, exclude_seen: bool | None) -> None:
+    """UserError where other runs or a choice of candidates are given for an analysis that has no use for them."""
+    if analysis == ALL:
+        return
+    asked = ANALYSES[analysis]
+    if has_others and not (asked.against or asked.control):
+        owners = _listed(each.against or each.control for each in ANALYSES.values())
+        raise UserError(f"--against: belongs to {owners}, not {analysis}")
+    if exclude_seen is not None and not asked.ranks:
+        option = "--exclude-seen" if exclude_seen else "--keep-seen"
+        ranking = _listed(each.ranks for each in ANALYSES.values())
+        raise UserError(f"{option}: {analysis} ranks nothing; it belongs to {ranking}")
 
 
 def _listed(chosen: Iterable[bool]) -> str:
@@ -318,19 +180,89 @@ def _listed(chosen: Iterable[bool]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _check_out(out: Path, analysis: str, force: bool) -> None:
-    """UserError where the page may not or cannot be written, before anything is computed."""
+def _check_out(out: Path, names: Sequence[str], formats: Sequence[str], force: bool) -> None:
+    """UserError where a page may not or cannot be written, before anything is computed."""
+    from rearec.report.page import FORMATS
+
+    for each in formats:
+        if each not in FORMATS:
+            raise UserError(f"--format: got {each!r}, expected some of {', '.join(FORMATS)}")
     check_folder(out)
-    for extension in ("md", "csv", "png"):
-        file = out / f"{analysis}.{extension}"
+    for file in (out / f"{name}.{extension}" for name in names for extension in ("md", "csv", *formats)):
         if file.exists() and not force:
             raise UserError(f"{file}: exists already; --force replaces it")
 
 
-def _render(console: Terminal, page: Page) -> None:
-    from rich.markdown import Markdown
+def _names(folders: Sequence[RunFolder], methods: Sequence[str]) -> list[str]:
+    """A name for each model, no two alike; the method comes first, it decides the colour."""
+    paths = [folder.path for folder in folders]
+    for shown in ([path.resolve().name for path in paths], paths):
+        names = [f"{method}: {name}" for method, name in zip(methods, shown, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("--against: names a run twice")
 
-    console.paragraphs(Markdown(page.markdown))
-    console.print()
-    for file in page.files:
-        console.print(f"written: {file}")
+
+def _no_control(folders: Sequence[RunFolder], methods: Sequence[str], states: int) -> str | None:
+    """Why the runs of --against are no control for the model; None where they are, or there are none."""
+    others = list(zip(folders, methods, strict=True))[1:]
+    if not others:
+        return None
+    if len(others) != states:
+        return f"got {len(others)} runs, expected {states} base runs: one for each state of RUN"
+    seeds: dict[Any, Path] = {}
+    for folder, method in others:
+        if method != "base":
+            return f"{folder.path} is of method {method}; the control is of base runs"
+        seed = folder.options()["training"].get("seed")
+        if seed in seeds:
+            return f"{seeds[seed]} and {folder.path} have the same seed {seed}: no independent runs"
+        seeds[seed] = folder.path
+    return None
+
+
+def _index(subject: Subject, out: Path, pages: Mapping[str, Page], left_out: Mapping[str, str]) -> Page:
+    """A page that leads to the others."""
+    from rearec.report.page import Page, escape
+
+    index = Page(out, INDEX, f"All analyses: {subject.name}")
+    index.text("\n".join(f"- [{ANALYSES[name].title}]({name}.md): {ANALYSES[name].help}" for name in pages))
+    if left_out:
+        index.text("Left out:")
+        index.text("\n".join(f"- {ANALYSES[name].title}: {escape(reason)}" for name, reason in left_out.items()))
+    return index
+
+
+def _render(
+    console: Terminal,
+    pages: Mapping[str, Page],
+    results: Mapping[str, Any],
+    subject: Subject,
+    left_out: Mapping[str, str],
+) -> None:
+    from rearec.cli.analysis_tables import analysis_tables
+    from rearec.evaluation.metrics import heading
+    from rearec.evaluation.seen import seen_words
+
+    for name, result in results.items():
+        analysis = ANALYSES[name]
+        about = [heading(subject.metric)] if analysis.metric else []
+        about += [seen_words(subject.seen)] if analysis.ranks else []
+        console.paragraphs(f"{', '.join((analysis.title, *about))} ({subject.name})")
+        for table in analysis_tables(name, pages[name], result, heading(subject.metric)):
+            console.print(table)
+        if not result:
+            console.print("none: reasoning moves no target up")
+    for name, reason in left_out.items():
+        console.paragraphs(f"left out: {name}: {reason}")
+    if INDEX in pages:
+        console.print(f"written: {pages[INDEX].files[-1]}, which leads to the pages of all")
+        return
+    for page in pages.values():
+        for file in page.files:
+            console.print(f"written: {file}")
+
+
+analyze.__doc__ = (analyze.__doc__ or "").replace(
+    "{analyses}", "\n\n    ".join(f"{name}: {each.help}" for name, each in ANALYSES.items())
+)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import re
-import shutil
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from rearec.cli import analyze, demo, download, embed, evaluate, info, prepare, recommend, reproduce, train
 from rearec.cli.command import EXIT_USER_ERROR
+from rearec.cli.help import Command, Group
 from rearec.cli.output import give_up_stdout, note
 
-__all__ = ["app", "main"]
+__all__ = ["PANELS", "app", "main"]
 
-# In fewer columns typer would cut the names of options.
-NARROWEST = 80
+# The headings of ``rearec --help``; a command that is not here stands under one of its own after them.
+PANELS = {
+    "Start": ("demo", "sample", "prepare", "train"),
+    "Use a trained model": ("evaluate", "compare", "recommend", "refit"),
+    "Research": ("analyze", "reproduce", "tune"),
+    "Data, texts and this installation": ("download", "embed", "info"),
+}
+
+# Endings of files that people take for a format of `rearec prepare`.
+FILES_OF_COLUMNS = "csv|tsv|parquet|txt|jsonl|dataframe"
 
 
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Wrong arguments are one line as all other errors are, with the user's words as they are."""
+
+    panels = PANELS
 
     def main(self, args: Any = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         run = functools.partial(super().main, args, *more, **{**extra, "standalone_mode": False})
@@ -45,7 +54,9 @@ class _Commands(TyperGroup):
 
 def _usage_error(error: Any) -> int:
     """Print what is wrong with the arguments; returns the exit code."""
-    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
+    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".").replace("Value error, ", "")
+    if re.search(rf"'({FILES_OF_COLUMNS})' is not one of .*'table'", message):
+        message += "; files of columns have the format table"
     # Without a command the help has been printed already.
     if message and type(error).__name__ != "NoArgsIsHelpError":
         context = getattr(error, "ctx", None)
@@ -53,13 +64,20 @@ def _usage_error(error: Any) -> int:
     return int(error.exit_code)
 
 
-app = typer.Typer(
+class _Application(typer.Typer):
+    """Its commands have our kind of help."""
+
+    def command(self, *names: Any, **options: Any) -> Any:
+        return super().command(*names, **{"cls": Command, **options})
+
+
+app = _Application(
     name="rearec",
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -77,7 +95,10 @@ def options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend."""
+    """Sequential recommendation with latent reasoning (ReaRec): prepare data, train, evaluate, analyze, recommend.
+
+    Every command takes --json, --seed, --device, --threads and --debug; its help shows those that change anything.
+    """
 
 
 for _module in (demo, download, prepare, embed, train, evaluate, analyze, reproduce, recommend, info):
@@ -89,10 +110,11 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What its encoding lacks is shown as an escape, as it is on stderr, instead of ending the command.
         sys.stdout.reconfigure(errors="backslashreplace")
-    if shutil.get_terminal_size().columns < NARROWEST:
-        os.environ["TERMINAL_WIDTH"] = str(NARROWEST)
+    # A library's warning is one line for the user, too.
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     try:
-        app()
+        # However it was started: completion and the help's first line go by this name.
+        app(prog_name="rearec")
     except OSError as error:
         # Commands answer for their own faults: this is --help or --version.
         note(f"error: {give_up_stdout(error)}")

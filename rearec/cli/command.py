@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints, overload
 
 import typer
 
 from rearec.cli.options import with_parameters
-from rearec.cli.output import note
+from rearec.cli.output import end_line, note
 from rearec.cli.process import set_threads
 from rearec.errors import UserError, in_one_line
 
@@ -20,46 +21,63 @@ __all__ = ["EXIT_USER_ERROR", "Common", "ExcludeSeen", "Force", "command"]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+PANEL = "Every command"
 
+Effect = Literal["seed", "device", "threads"]
+Body = Callable[..., None]
 ExcludeSeen = Annotated[
     bool | None,
     typer.Option(
         "--exclude-seen/--keep-seen",
-        help="Rank among the items that are not in a row's history, or among all.",
+        help="Rank among the items that are not in the user's history, or among all.",
         show_default="as the run or the data says",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 
+def _option(flag: str, help: str, **more: Any) -> Any:
+    return typer.Option(flag, help=help, rich_help_panel=PANEL, **more)
+
+
 @dataclass(frozen=True)
 class Common:
     """The options that every command has."""
 
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout; progress goes to stderr.")
-    ] = False
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")] = 0
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto"
-    threads: Annotated[
-        int, typer.Option("--threads", min=0, help="CPU threads; 0 leaves the choice to the libraries.")
-    ] = 0
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    as_json: Annotated[bool, _option("--json", "Print one JSON object on stdout; progress goes to stderr.")] = False
+    seed: Annotated[int, _option("--seed", "Seed of everything random.", min=0, max=2**63 - 1)] = 0
+    device: Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.")] = "auto"
+    threads: Annotated[int, _option("--threads", "CPU threads; 0 leaves the choice to the libraries.", min=0)] = 0
+    debug: Annotated[bool, _option("--debug", "Show the traceback of an error.")] = False
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+@overload
+def command(function: Body, /) -> Body: ...
+@overload
+def command(*, uses: Sequence[Effect]) -> Callable[[Body], Body]: ...
+def command(
+    function: Body | None = None, /, *, uses: Sequence[Effect] = get_args(Effect)
+) -> Body | Callable[[Body], Body]:
     """A decorator: the common options in place of the parameter ``common``, whose default has theirs.
 
     Errors that a user can mend become one line on stderr and exit code 2; ``--debug`` shows the traceback.
+
+    uses: which of --seed, --device and --threads change anything. The others are accepted, as scripts give every
+        command the same, but ``--help`` does not show them.
     """
+    return _command(function, uses) if function is not None else lambda body: _command(body, uses)
+
+
+def _command(function: Body, uses: Sequence[str]) -> Body:
     default = inspect.signature(function).parameters["common"].default
     kinds = get_type_hints(Common, include_extras=True)
+    hidden = [name for name in get_args(Effect) if name not in uses]
     options = [
         inspect.Parameter(
             entry.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=getattr(default, entry.name),
-            annotation=kinds[entry.name],
+            annotation=_hidden(kinds[entry.name]) if entry.name in hidden else kinds[entry.name],
         )
         for entry in fields(Common)
     ]
@@ -71,6 +89,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**given, common=common)
         except KeyboardInterrupt:
+            end_line()
             note("interrupted")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except Exception as error:
@@ -84,6 +103,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(EXIT_USER_ERROR) from None
 
     return with_parameters(run, {"common": options})
+
+
+def _hidden(kind: Any) -> Any:
+    """An option's annotation, for one that ``--help`` does not show."""
+    plain, option = get_args(kind)
+    option = copy(option)
+    option.hidden = True
+    return Annotated[plain, option]
 
 
 def _told_to_the_user(error: Exception) -> str | None:

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(download)
 
 
-@command
+@command(uses=())
 def download(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Without it: what there is.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the files.", show_default="NAME")] = None,

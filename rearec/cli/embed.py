@@ -26,15 +26,16 @@ def register(app: typer.Typer) -> None:
     app.command()(embed)
 
 
-@command
+@command(uses=("device", "threads"))
 def embed(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared dataset.")],
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="NAME_OR_PATH",
-            help="A model of transformers (mean of the last layer over real tokens) or sentence-transformers.",
-            show_default="meta-llama/Llama-3.1-8B",
+            help="A model of sentence-transformers, or any of transformers (mean of the last layer over real tokens), "
+            "by its name on the Hugging Face Hub or in a folder. The paper's is meta-llama/Llama-3.1-8B.",
+            show_default="sentence-transformers/all-MiniLM-L6-v2",
         ),
     ] = None,
     features: Annotated[
@@ -44,8 +45,8 @@ def embed(
         str,
         typer.Option(
             metavar="ORDER",
-            help="Rows of FILE: 'prepared', row i is item i of DIR; 'ids', the item ids are the rows; or a file of "
-            "'item row' lines.",
+            help="Lines of FILE: 'prepared', line i is item i of DIR; 'ids', the item ids are the lines; or a file of "
+            "'item line' pairs.",
         ),
     ] = "prepared",
     pca: Annotated[
@@ -59,7 +60,8 @@ def embed(
     """Give the items of a prepared dataset features, for the backbones that read text.
 
     They are stored in DIR; row i belongs to item i of rearec.load_dataset(DIR). A run that was killed goes on where it
-    was when it is started again.
+    was when it is started again. Without a network: --encoder FOLDER, or a model of the Hub's cache with
+    HF_HUB_OFFLINE=1.
     """
     from rearec.data import load_dataset
     from rearec.data.features.check import check_features

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, command
-from rearec.cli.finished_run import check_steps, dataset_path, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, check_steps, dataset_path, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -24,54 +24,60 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
-@command
+@command(uses=("device", "threads"))
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
-    split: Annotated[SplitName, typer.Option(help="Rows to rank.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="ndcg@5 or ndcg, which takes the k of -k: ndcg, recall, hit (hit rate), map, mrr, coverage (share of "
+            "the items that anybody is shown), novelty, arp (average popularity of what is shown).",
+            show_default="ndcg and recall at 10 and 20, mrr",
+        ),
+    ] = None,
+    cutoffs: Annotated[
+        str | None, typer.Option("-k", metavar="K,...", help="Lengths of the lists that are looked at: 5,10,50.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
     ] = None,
     exclude_seen: ExcludeSeen = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME@K,...",
-            help="ndcg, recall, hit, map, mrr, coverage, novelty and arp (average popularity of what is recommended).",
-            show_default="ndcg and recall at 10 and 20, mrr",
-        ),
-    ] = None,
-    users_by: Annotated[Literal["length"] | None, typer.Option(help="Metrics by length of the history.")] = None,
+    users_by: Annotated[Literal["length"] | None, typer.Option(help="Also for short and long histories apart.")] = None,
     items_by: Annotated[
-        Literal["popularity"] | None, typer.Option(help="Metrics by training count of the target.")
+        Literal["popularity"] | None, typer.Option(help="Also for rare and popular items to be predicted apart.")
     ] = None,
-    by_step: Annotated[bool, typer.Option("--by-step", help="Metrics of each reasoning state alone.")] = False,
+    by_step: Annotated[bool, typer.Option("--by-step", help="Also for each reasoning step taken alone.")] = False,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
+    trust_code: TrustCode = False,
     common: Common = Common(),
 ) -> None:
-    """Rank the whole catalogue for every row of a split: NDCG, Recall and MRR beside those of two floors.
+    """Measure a model: NDCG, Recall and MRR beside those of two simple rules, what is popular and what came next.
 
-    Shops that do not offer again what a user has bought leave seen items out (--exclude-seen); the paper keeps them
-    (--keep-seen). A target that is in its own history stays a candidate.
+    For every prediction (a row) all items of the catalogue are ranked. Shops that do not offer again what a user has
+    bought leave seen items out (--exclude-seen); the paper keeps them (--keep-seen). An item to be predicted that is
+    in its own history stays a candidate.
     """
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(run)
     folder.check_finished()
+    check_code(folder, trust_code)
     data = dataset_path(folder, data)
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure
-    from rearec.evaluation.metrics import parse_metrics
-    from rearec.reasoning import ReaRec
+    from rearec.evaluation.metrics import chosen_metrics
 
     dataset = load_dataset(data)
     folder.check_fingerprint(dataset.fingerprint, data)
-    model = ReaRec.from_pretrained(run, map_location=compute_device(common.device))
+    model = open_model(folder, compute_device(common.device), trust_code)
     check_steps(steps, model.config.steps)
-    chosen = None if metrics is None else [each.name for each in parse_metrics(metrics.split(","), dataset.num_items)]
+    chosen = chosen_metrics(metrics, cutoffs, dataset.num_items)
     seen = seen_of_run(folder, dataset, exclude_seen)
     with progress_bar(f"ranking {split} rows") as progress:
         result = rank_and_measure(
@@ -99,7 +105,7 @@ def _render(console: Terminal, method: str, result: dict[str, Any], metrics: lis
     title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue"
     console.print(metric_table(title, rows, metrics, seen=result["seen"]))
     if result["empty_history_rows"]:
-        console.print(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
+        console.paragraphs(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
     for key, title in (
         ("by_step", "By reasoning state, each taken alone"),
         ("users_by_length", "By length of the history, in items"),

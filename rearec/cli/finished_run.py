@@ -1,19 +1,73 @@
-"""What commands ask of a finished run: its dataset, whether seen items are ranked, how deep it reasons."""
+"""What commands ask of a run: its model and its dataset, whether seen items are ranked, how deep it reasons."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from rearec.cli.output import note
 from rearec.errors import UserError
+from rearec.fields import is_code
+from rearec.models.config import OWN_BACKBONE
 
 if TYPE_CHECKING:
+    import torch
+
     from rearec.data.dataset import SequenceDataset
     from rearec.evaluation.seen import SeenItems
+    from rearec.reasoning import ReaRec
     from rearec.run_folder import RunFolder
 
-__all__ = ["check_steps", "dataset_path", "seen_of_run"]
+__all__ = [
+    "TrustCode",
+    "check_code",
+    "check_code_to_resume",
+    "check_steps",
+    "dataset_path",
+    "open_model",
+    "seen_of_run",
+]
+
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the code that RUN names, where parts of it are somebody's own.")
+]
+
+
+def check_code(run: RunFolder, trust_code: bool) -> None:
+    """UserError where a command cannot or may not load the encoder of a finished run; imports nothing."""
+    backbone = run.options()["model"].get("backbone")
+    if backbone == OWN_BACKBONE:
+        raise UserError(
+            f"{run.path}: its encoder was handed over in Python and has no name that a command could load it by; "
+            "load the model in Python with backbone=, or train it with --backbone module:factory"
+        )
+    if is_code(backbone) and not trust_code:
+        raise UserError(f"{run.path}: its encoder is made by code of somebody's own, {backbone}; --trust-code runs it")
+
+
+def check_code_to_resume(run: RunFolder, model: dict[str, Any], given: set[str], trust_code: bool) -> None:
+    """UserError where a run to resume names code that the user has not: neither by its option nor by --trust-code."""
+    for name in ("backbone", "method"):
+        word = model[name]
+        if word == OWN_BACKBONE:
+            raise UserError(
+                f"{run.path}: its {name} was handed over in Python and has no name that a command could load it by; "
+                "resume it in Python, where it was started"
+            )
+        if is_code(word) and name not in given and not trust_code:
+            raise UserError(
+                f"{run.path}: its {name} is code of somebody's own, {word}; --trust-code or --{name} {word} runs it"
+            )
+
+
+def open_model(run: RunFolder, device: torch.device | str, trust_code: bool) -> ReaRec:
+    """The model of a finished run; UserError as `check_code`, and for damaged files."""
+    from rearec.reasoning import ReaRec
+
+    check_code(run, trust_code)
+    return ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code)
 
 
 def dataset_path(run: RunFolder, data: Path | None) -> Path:
@@ -22,7 +76,9 @@ def dataset_path(run: RunFolder, data: Path | None) -> Path:
         return data
     recorded = run.options()["dataset"].get("path")
     if recorded is None:
-        raise UserError(f"{run.path}: does not say which dataset it was trained on; give it with --data")
+        raise UserError(
+            f"{run.path}: was trained on data in memory, it does not say which; give the prepared dataset with --data"
+        )
     path = Path(recorded)
     if not path.is_dir():
         raise UserError(f"{path}: the dataset {run.path} was trained on is gone; say where it is with --data")

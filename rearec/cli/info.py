@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(info)
 
 
-@command
+@command(uses=("device", "threads"))
 def info(
     common: Common = Common(),
 ) -> None:

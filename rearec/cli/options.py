@@ -6,11 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from rearec.fields import Setting, settings
+from rearec.fields import Setting, is_code, settings
 
 __all__ = ["options_of", "unset_options", "with_options", "with_parameters"]
 
@@ -74,19 +74,38 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _word_or_code(words: Sequence[str]) -> Callable[[str | None], str | None]:
+    """Refuses what is neither one of the words nor the name of code."""
+
+    def check(value: str | None) -> str | None:
+        if value is None or value in words or is_code(value):
+            return value
+        raise typer.BadParameter(f"got {value!r}, expected one of {', '.join(words)} or module:factory of your own")
+
+    return check
+
+
+def _completing(words: Sequence[str]) -> Callable[[str], list[str]]:
+    """What a shell offers for the beginning of a word."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
 def _parameter(said: Setting) -> inspect.Parameter:
     # A switch that is off has no second name to turn it off.
     named = said.flags or (said.flag if said.default is False else None)
+    offered = said.offered or said.choices
     option = typer.Option(
         *([named] if named else []),
         help=said.help,
-        metavar=said.metavar,
+        metavar=f"<{'|'.join((*get_args(offered), 'MODULE:FACTORY'))}>" if said.code else said.metavar,
+        callback=_word_or_code(get_args(offered)) if said.code else None,
+        autocompletion=_completing(get_args(offered)) if said.code else None,
         min=said.at_least if said.is_a(int) else None,
         rich_help_panel=said.panel,
         show_default=said.shown,
     )
     several = isinstance(said.default, tuple)
-    kind = list[str] if several else said.offered or said.choices or said.kind
+    kind = list[str] if several else said.kind if said.code else offered or said.kind
     annotation = Annotated[kind | None if said.default is None else kind, option]  # type: ignore[valid-type]
     default = list(said.default) if several else said.default
     return inspect.Parameter(said.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -14,17 +14,27 @@ import typer
 from rearec.errors import UserError, visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from rearec.cli.tables import FittingTable
     from rearec.cli.terminal import Terminal
     from rearec.evaluation.seen import SeenName
 
-__all__ = ["emit", "give_up_stdout", "metric_table", "note", "progress_bar"]
+__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "number", "progress_bar"]
 
 
 def note(message: str) -> None:
     """One line for the user on stderr, beside the result; control characters in it as escapes."""
     typer.echo(visible(message), err=True)
+
+
+def end_line() -> None:
+    """Begin a line on a terminal, where the ^C of an interruption or what is left of a bar stands on the last one."""
+    if is_terminal():
+        typer.echo(err=True)
+
+
+def is_terminal() -> bool:
+    """Whether somebody reads stderr as it comes."""
+    return sys.stderr.isatty()
 
 
 def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
@@ -53,7 +63,7 @@ def give_up_stdout(error: OSError) -> str:
 @contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr, fed with (done, total); where stderr is no terminal, the description alone."""
-    if not sys.stderr.isatty():
+    if not is_terminal():
         note(description)
         yield lambda done, total: None
         return
@@ -66,37 +76,29 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
 
 def metric_table(
     title: str, rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | None = None, *, seen: SeenName
-) -> Table:
+) -> FittingTable:
     """A table of metrics, one line per name; the title says too whether seen items are in the ranking.
+
+    It is as narrow as the terminal (`rearec.cli.tables`).
 
     metrics: the columns, with standard errors; None for those of every evaluation, NDCG@20 alone with its error.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
+    from rearec.cli.tables import Cell, FittingTable
     from rearec.evaluation.metrics import METRICS, heading
     from rearec.evaluation.seen import seen_words
 
     with_error = ("ndcg@20",) if metrics is None else metrics
-    # The usual ones are narrow enough for 80 columns, others are wrapped.
-    table = Table(
-        title=f"{title}, {seen_words(seen)}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("", no_wrap=True)
-    for column in (*(heading(metric) for metric in metrics or METRICS), "rows"):
-        table.add_column(column, justify="right", no_wrap=metrics is None, overflow="fold")
+    lines = []
     for name, row in rows.items():
         cells = []
         for metric in metrics or METRICS:
             error = row[f"{metric}_se"] if metric in with_error else None
-            cells.append(_number(row[metric]) + ("" if error is None else f" ± {_number(error)}"))
-        table.add_row(name, *cells, f"{row['rows']:,}")
-    return table
+            cells.append(Cell(number(row[metric]), "" if error is None else f"± {number(error)}"))
+        lines.append((name, [*cells, Cell(f"{row['rows']:,}")]))
+    headings = [heading(metric) for metric in metrics or METRICS]
+    return FittingTable(f"{title}, {seen_words(seen)}", [*headings, "rows"], lines)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric as tables have it."""
     return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 @with_options(options=options_of(PrepareOptions))
-@command
+@command(uses=("threads",))
 def prepare(
     source_format: Annotated[
         Format,

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     app.command()(recommend)
 
 
-@command
+@command(uses=("device", "threads"))
 def recommend(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     items: Annotated[

@@ -66,7 +66,7 @@ def reproduce(
             "--set", metavar="NAME=VALUE", help="Any other setting of the models or the training; repeatable."
         ),
     ] = None,
-    search_settings: Annotated[int, typer.Option(min=1, help="search: settings for each method.")] = 8,
+    search_settings: Annotated[int, typer.Option(min=1, help="search: settings to try for each method.")] = 8,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings side by side.")] = 1,
     budget_minutes: Annotated[
         float | None,
@@ -80,7 +80,7 @@ def reproduce(
     force: Annotated[bool, typer.Option("--force", help="Train anew what is there.")] = False,
     common: Common = Common(),
 ) -> None:
-    """Make the paper's tables and figures on a dataset of yours: train what they need, write a page for each.
+    """Make the paper's tables and figures with a dataset of yours: train what they need, write a page for each.
 
     Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
     and has only to write the pages when all is trained.

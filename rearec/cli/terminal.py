@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rearec.errors import visible
 
-__all__ = ["Terminal", "progress", "stderr_terminal", "stdout_terminal"]
+__all__ = ["UNLIMITED", "Terminal", "progress", "stderr_terminal", "stdout_terminal"]
 
 # Of what is read in paragraphs, where the output is no terminal; tables are as wide there as what they hold.
 PARAGRAPH = 120

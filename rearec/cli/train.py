@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, Force, command
+from rearec.cli.finished_run import TrustCode, check_code_to_resume
 from rearec.cli.options import options_of, with_options
 from rearec.cli.output import emit, metric_table, note
 from rearec.cli.process import compute_device
@@ -46,6 +47,7 @@ def train(
     training: dict[str, Any],
     exclude_seen: ExcludeSeen = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    trust_code: TrustCode = False,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
@@ -75,6 +77,7 @@ def train(
         before = _options_of(folder)
         _adopt(model, before["model"], given - ignored.keys())
         _adopt(training, before["training"], given - ignored.keys())
+        check_code_to_resume(folder, model, given, trust_code)
     dataset = load_dataset(data)
 
     from rearec.evaluation import seen_items

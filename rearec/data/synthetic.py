@@ -16,7 +16,7 @@ from rearec.data.preparation.splits import leave_one_out
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.storage import load_dataset, save_dataset
 
-__all__ = ["Planted", "generate", "paper_shaped"]
+__all__ = ["Planted", "generate", "paper_shaped", "planted_theme"]
 
 # Shape of the Amazon sets: at least this many items, log-normal above, popularity by a power law.
 MIN_LENGTH = 3
@@ -90,14 +90,9 @@ def generate(
     """
     structure = planted or Planted()
     rng = np.random.default_rng(seed)
-    anchors, everyday = structure.kinds * structure.anchors_per_kind, structure.themes * structure.items_per_theme
-    kind_of_anchor = np.repeat(np.arange(structure.kinds), structure.anchors_per_kind)
-    # An anchor points to another kind than its own, so that each hop goes somewhere else.
-    points_to = (kind_of_anchor + rng.integers(1, structure.kinds, anchors)) % structure.kinds
-    points_to = np.concatenate((points_to, rng.integers(structure.kinds, size=everyday)))
-    theme_of_anchor = rng.integers(structure.themes, size=anchors)
-    shares = np.asarray(structure.depths) / np.sum(structure.depths)
-    depth = rng.choice(len(shares), size=everyday, p=shares) + 1
+    anchors = structure.kinds * structure.anchors_per_kind
+    everyday = structure.themes * structure.items_per_theme
+    points_to, theme_of_anchor, depth = _rules(structure, rng)
 
     own = rng.integers(structure.anchors_per_kind, size=(structure.users, structure.kinds))
     own += np.arange(structure.kinds) * structure.anchors_per_kind
@@ -109,7 +104,7 @@ def generate(
     for step in range(everyday_items.shape[1]):
         everyday_items[:, step] = item
         anchor = own[user, points_to[item]]
-        for hop in range(1, len(shares)):
+        for hop in range(1, len(structure.depths)):
             anchor = np.where(depth[item - anchors] > hop, own[user, points_to[anchor]], anchor)
         free = rng.random(structure.users) < structure.noise
         theme = np.where(free, rng.integers(structure.themes, size=structure.users), theme_of_anchor[anchor])
@@ -119,8 +114,7 @@ def generate(
     first = rng.permuted(own, axis=1)
     slots = np.concatenate((first, everyday_items), axis=1)
     present = np.arange(slots.shape[1]) < (structure.kinds + length)[:, None]
-    names = [f"anchor-{kind}-{n}" for kind in range(structure.kinds) for n in range(structure.anchors_per_kind)]
-    names += [f"item-{theme}-{n}" for theme in range(structure.themes) for n in range(structure.items_per_theme)]
+    names = _names(structure)
     dataset = _leave_one_out(
         np.repeat(user, present.sum(axis=1)),
         slots[present],
@@ -132,6 +126,48 @@ def generate(
         return dataset
     save_dataset(dataset, out, force=force)
     return load_dataset(out)
+
+
+def planted_theme(history: Sequence[str], seed: int = 0, *, planted: Planted | None = None) -> int:
+    """The theme of the item that comes next by rule, in the data that `generate` makes of the same arguments.
+
+    Args:
+        history: names of items: an anchor of each kind that is looked up, an everyday item last.
+
+    Examples:
+        >>> from rearec.data.synthetic import planted_theme
+        >>> planted_theme(["anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "item-1-0"])
+        3
+    """
+    structure = planted or Planted()
+    points_to, theme_of_anchor, depth = _rules(structure, np.random.default_rng(seed))
+    place = {name: index for index, name in enumerate(_names(structure))}
+    own = {int(name.split("-")[1]): place[name] for name in history if name.startswith("anchor-")}
+    item = place[history[-1]]
+    anchor = own[int(points_to[item])]
+    for _ in range(1, int(depth[item - structure.kinds * structure.anchors_per_kind])):
+        anchor = own[int(points_to[anchor])]
+    return int(theme_of_anchor[anchor])
+
+
+def _names(structure: Planted) -> list[str]:
+    """The items, anchors first."""
+    names = [f"anchor-{kind}-{n}" for kind in range(structure.kinds) for n in range(structure.anchors_per_kind)]
+    return names + [f"item-{theme}-{n}" for theme in range(structure.themes) for n in range(structure.items_per_theme)]
+
+
+def _rules(
+    structure: Planted, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The kind that each item points to, the theme of each anchor, the depth of each everyday item."""
+    anchors, everyday = structure.kinds * structure.anchors_per_kind, structure.themes * structure.items_per_theme
+    kind_of_anchor = np.repeat(np.arange(structure.kinds), structure.anchors_per_kind)
+    # An anchor points to another kind than its own, so that each hop goes somewhere else.
+    points_to = (kind_of_anchor + rng.integers(1, structure.kinds, anchors)) % structure.kinds
+    points_to = np.concatenate((points_to, rng.integers(structure.kinds, size=everyday)))
+    theme_of_anchor = rng.integers(structure.themes, size=anchors)
+    shares = np.asarray(structure.depths) / np.sum(structure.depths)
+    return points_to, theme_of_anchor, rng.choice(len(shares), size=everyday, p=shares) + 1
 
 
 def paper_shaped(num_users: int, num_items: int, mean_length: float, seed: int = 0) -> SequenceDataset:

@@ -8,6 +8,9 @@ With the rank of a row's target counted from 0, and k any number of items:
 
 They are means over the rows in float64, never rounded. ``coverage@k``, ``novelty@k`` and ``arp@k`` are about the lists
 that rows are shown (`rearec.evaluation.top_lists`).
+
+Left out are ``precision@k``, which is ``hit@k`` / k here, and the diversity within a list: it takes a distance between
+items, and where the data has none it would be that of each model's own vectors, in which no two models can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +25,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from rearec.errors import UserError
 
-__all__ = ["LIST_METRICS", "METRICS", "Metric", "heading", "parse_metrics", "rank_metrics", "row_metrics", "summary"]
+__all__ = [
+    "LIST_METRICS",
+    "METRICS",
+    "Metric",
+    "chosen_metrics",
+    "heading",
+    "parse_metrics",
+    "rank_metrics",
+    "row_metrics",
+    "summary",
+]
 
 METRICS = ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr")
 
@@ -38,6 +51,12 @@ _GAINS: Mapping[str, Callable[[FloatArray], FloatArray]] = {
 }
 LIST_METRICS = ("coverage", "novelty", "arp")
 WITHOUT_CUTOFF = ("mrr",)
+OTHER_NAMES = {"hitrate": "hit", "hr": "hit"}
+_NOT_HERE = {
+    "precision": "there is one relevant item per row, precision@k is hit@k / k",
+    "diversity": "it takes a distance between items, which the data does not have",
+    "ild": "it takes a distance between items, which the data does not have",
+}
 _KNOWN = ", ".join(
     [f"{kind}@k" for kind in (*_GAINS, *LIST_METRICS)] + [f"{kind} without a cutoff" for kind in WITHOUT_CUTOFF]
 )
@@ -65,11 +84,11 @@ def parse_metrics(names: Iterable[str], num_items: int | None = None) -> list[Me
     """Metrics by name, each once.
 
     Args:
-        names: such as "ndcg@5", in upper or lower case.
-        num_items: N, the largest k; None for no limit.
+        names: such as "ndcg@5", in upper or lower case; "hr@5" and "hitrate@5" are "hit@5".
+        num_items: N, the largest k of others than the usual metrics; None for no limit.
 
     Raises:
-        UserError: no or an unknown metric, a k below 1 or above N.
+        UserError: no or an unknown metric, a k below 1 or, but in `METRICS`, above N.
     """
     found = dict.fromkeys(_parse(name.strip(), num_items) for name in names)
     if not found:
@@ -77,17 +96,52 @@ def parse_metrics(names: Iterable[str], num_items: int | None = None) -> list[Me
     return list(found)
 
 
+def chosen_metrics(metrics: str | None, cutoffs: str | None, num_items: int | None = None) -> list[str] | None:
+    """The metrics that two options ask for, by name; None where neither is given.
+
+    Args:
+        metrics: names with commas between; None for NDCG, Recall and MRR. A name without its k stands for one metric
+            for each of ``cutoffs``.
+        cutoffs: values of k with commas between.
+        num_items: as `parse_metrics`.
+
+    Raises:
+        UserError: as `parse_metrics`; cutoffs that no metric takes, or that are no integers.
+
+    Examples:
+        >>> from rearec.evaluation.metrics import chosen_metrics
+        >>> chosen_metrics("ndcg,HR", "5,10")
+        ['ndcg@5', 'ndcg@10', 'hit@5', 'hit@10']
+        >>> chosen_metrics(None, "50")
+        ['ndcg@50', 'recall@50', 'mrr']
+    """
+    if metrics is None and cutoffs is None:
+        return None
+    ks = [] if cutoffs is None else [k.strip() for k in cutoffs.split(",")]
+    for k in ks:
+        if not re.fullmatch(r"[0-9]{1,18}", k):
+            raise UserError(f"-k: got {k!r}, expected integers with commas between, such as 5,10")
+    names = [name.strip() for name in ("ndcg,recall,mrr" if metrics is None else metrics).split(",")]
+    bare = [name for name in names if "@" not in name and name.lower() not in WITHOUT_CUTOFF]
+    if ks and not bare:
+        raise UserError("-k: every metric has its k already; give names without one, such as ndcg,hit")
+    spread = [[f"{name}@{k}" for k in ks] if ks and name in bare else [name] for name in names]
+    return [metric.name for metric in parse_metrics((name for each in spread for name in each), num_items)]
+
+
 def _parse(name: str, num_items: int | None) -> Metric:
     match = re.fullmatch(r"([a-z]+)(?:@(-?[0-9]{1,18}))?", name.lower())
     kind, cutoff = match.groups() if match else ("", None)
+    kind = OTHER_NAMES.get(kind, kind)
     if kind not in (*_GAINS, *LIST_METRICS):
-        raise UserError(f"metrics: unknown metric {name!r}; known are {_KNOWN}")
+        why = f": {_NOT_HERE[kind]}" if kind in _NOT_HERE else ""
+        raise UserError(f"metrics: unknown metric {name!r}{why}; known are {_KNOWN}")
     if cutoff is None:
         if kind not in WITHOUT_CUTOFF:
             raise UserError(f"metrics: {name!r} lacks its k, expected such as {kind}@10")
         return Metric(kind, None)
     k = int(cutoff)
-    if k < 1 or (num_items is not None and k > num_items):
+    if k < 1 or (num_items is not None and k > num_items and f"{kind}@{k}" not in METRICS):
         limit = "1 or more" if num_items is None else f"1 to {num_items:,}, the number of items"
         raise UserError(f"metrics: {name!r} has k = {k}, expected {limit}")
     return Metric(kind, k)

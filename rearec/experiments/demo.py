@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from rearec.data.synthetic import Planted, generate
+from rearec.data.synthetic import Planted, generate, planted_theme
 from rearec.evaluation import evaluate, seen_items
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
@@ -25,7 +25,7 @@ from rearec.run_folder import RunFolder
 from rearec.training import train
 from rearec.training.module import TrainingOptions
 
-__all__ = ["EXAMPLE", "METHODS", "STRUCTURE", "MethodState", "run_demo"]
+__all__ = ["EXAMPLE", "IN_SHORT", "METHODS", "STRUCTURE", "MethodState", "run_demo"]
 
 METHODS = ("base", "erl", "prl")
 EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2", "item-1-0")
@@ -33,6 +33,11 @@ EXAMPLE = ("anchor-0-3", "anchor-1-5", "anchor-2-0", "anchor-3-7", "anchor-4-2",
 # Shares of everyday items whose next item is one, two and three look-ups away.
 DEPTHS = (0.3, 0.4, 0.3)
 
+IN_SHORT = (
+    "In this generated data the next item is found by one, two or three look-ups in the user's own history, each of "
+    "which begins where the one before has ended. base can do one; erl and prl reason two steps further. All else is "
+    "the same for the three. A tenth of the items follow no rule."
+)
 STRUCTURE = (
     "The data is planted so that depth pays. Every user begins with a set of anchors, one of each kind, and goes on "
     "with everyday items. An everyday item points to a kind of anchor, and so does every anchor. What comes next is "
@@ -95,7 +100,7 @@ def run_demo(
     Returns:
         ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, ``seen`` ("kept" or "excluded"),
         for each method the result of `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and
-        ``plots`` (paths by name).
+        ``plots`` (paths by name), and ``example``: a ``history`` and the ``theme`` of the items that follow it by rule.
 
     Raises:
         UserError: ``out`` holds an earlier demonstration and ``force`` is not given, or holds something else.
@@ -106,9 +111,8 @@ def run_demo(
     OUTPUT.check(folder, replace=force)
     for method in METHODS:
         RunFolder(folder / method).check_writable(force=True)
-    dataset = generate(
-        seed, planted=Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS), out=data, force=force
-    )
+    planted = Planted(users=users, kinds=5, anchors_per_kind=8, depths=DEPTHS)
+    dataset = generate(seed, planted=planted, out=data, force=force)
 
     seen = seen_items(dataset, exclude_seen)
     options = TrainingOptions(
@@ -161,6 +165,7 @@ def run_demo(
         **results,
         **floors,
         "plots": {name: str(path) for name, path in plots.items()},
+        "example": {"history": list(EXAMPLE), "theme": planted_theme(EXAMPLE, seed, planted=planted)},
         "seconds": time.perf_counter() - began,
     }
     write_json(folder / "demo.json", report)

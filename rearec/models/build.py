@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rearec.models.backbone import Backbone
 from rearec.models.bert4rec import BERT4Rec
-from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.config import ReaRecConfig
 from rearec.models.morec import MoRec
 from rearec.models.sasrec import SASRec
 from rearec.models.text import TextBackbone
@@ -27,8 +27,10 @@ def build_backbone(config: ReaRecConfig, texts: Tensor | TitleEncoder | None = N
         that read them; others take no notice.
     Raises ValueError where they are missing, and for a backbone of the user's own; otherwise as `TextBackbone`.
     """
-    if config.backbone == OWN_BACKBONE:
-        raise ValueError(f"backbone: got {OWN_BACKBONE!r}, expected the backbone itself in the argument of that name")
+    if config.has_own_backbone:
+        raise ValueError(
+            f"backbone: got {config.backbone!r}, expected the backbone itself in the argument of that name"
+        )
     if not config.reads_texts:
         return _BY_ITEM_IDS[config.backbone](config)
     if isinstance(texts, TitleEncoder) == config.reads_features or texts is None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_args
 
-from rearec.fields import checked_values, documented, setting
+from rearec.fields import OWN, checked_values, documented, is_own, setting
+from rearec.models.methods import METHODS, TRAITS, Method, Readout, Traits
 
 __all__ = [
     "BACKBONES",
@@ -15,6 +16,7 @@ __all__ = [
     "MODEL",
     "OBJECTIVE",
     "OWN_BACKBONE",
+    "OWN_METHOD",
     "TEXTS",
     "TEXT_BACKBONES",
     "ReaRecConfig",
@@ -25,22 +27,19 @@ TextBackbone = Literal["unisrec", "morec"]
 PaperBackbone = Literal[IdBackbone, TextBackbone]
 # "own": a backbone of the user's own, see `rearec.models.backbone`.
 Backbone = Literal[PaperBackbone, "own"]
-Method = Literal["base", "naive", "rpe", "erl", "prl"]
 Form = Literal["official", "paper"]
 
 ID_BACKBONES: tuple[IdBackbone, ...] = get_args(IdBackbone)
 TEXT_BACKBONES: tuple[TextBackbone, ...] = get_args(TextBackbone)
 BACKBONES: tuple[PaperBackbone, ...] = get_args(PaperBackbone)
-METHODS: tuple[Method, ...] = get_args(Method)
-OWN_BACKBONE: Literal["own"] = "own"
+OWN_BACKBONE = OWN_METHOD = OWN
 # Those that can train an encoder of texts too.
 ENCODER_BACKBONES: tuple[Backbone, ...] = ("morec",)
 # The backbone that can be trained on masked items.
 CLOZE_BACKBONE: Backbone = "bert4rec"
-REASONING = tuple(method for method in METHODS if method != "base")
-# Limits of the kernels: the width of an attention head, and the states of the ensemble loss (h_0 is one of them).
+REASONING = tuple(method for method in METHODS if TRAITS[method].reasons)
+# A limit of the kernels: the width of an attention head.
 MOST_HEAD_WIDTH = 1024
-MOST_ENSEMBLE_STEPS = 63
 
 MODEL, TEXTS, OBJECTIVE = "Model", "Backbones that read texts", "Objective"
 # Integers of a model are numbers of 32 bits.
@@ -68,24 +67,28 @@ class ReaRecConfig:
     backbone: str = setting(
         "unisrec and morec read the items' texts: run 'rearec embed' before.",
         default="sasrec",
-        more="How histories are encoded; 'own' is an encoder of one's own.",
+        more="How histories are encoded. 'module:factory' is an encoder of one's own, which that function makes of a "
+        "configuration; 'own' is one that is given as a Python object.",
         panel=MODEL,
         choices=Backbone,
         offered=PaperBackbone,
+        code=True,
     )
     method: str = setting(
         "base: no reasoning. erl, prl: the paper's two methods. naive, rpe: steps without their objectives.",
         default="prl",
-        more="base: steps becomes 0. naive feeds the state back as it is, rpe adds reasoning position embeddings, both "
-        "trained on the last state only. erl: ensemble reasoning learning (section 3.3). prl: progressive reasoning "
-        "learning (section 3.4).",
+        more=" ".join(f"{name}: {traits.help}." for name, traits in TRAITS.items())
+        + " 'module:factory' is an objective of one's own, which that function makes of a configuration; 'own' is one "
+        "that is given as a Python object.",
         panel=MODEL,
-        choices=Method,
+        choices=Literal[Method, "own"],
+        offered=Method,
+        code=True,
     )
     steps: int = setting(
         "Reasoning steps.",
         default=2,
-        more="K, for which the model is trained; 0 makes every method equal to base.",
+        more="K, for which the model is trained; 0 makes every method of the paper equal to base.",
         panel=MODEL,
         at_least=0,
         below=INTEGERS,
@@ -227,6 +230,18 @@ class ReaRecConfig:
         backbones=(CLOZE_BACKBONE,),
     )
 
+    readout: Readout | None = setting(
+        more="The state that ranks items, where the objective is one's own, which says it: the last, or the mean of "
+        "all; None where the method is the paper's.",
+        expected="last, mean or None",
+        methods=(),
+    )
+    positions: bool | None = setting(
+        more="Whether reasoning tokens get a position embedding of their own; as readout.",
+        expected="True, False or None",
+        methods=(),
+    )
+
     def __post_init__(self) -> None:
         for name, value in checked_values(self).items():
             object.__setattr__(self, name, value)
@@ -238,7 +253,7 @@ class ReaRecConfig:
         if self.text_encoder is not None and self.backbone not in ENCODER_BACKBONES:
             known = ", ".join(ENCODER_BACKBONES)
             raise ValueError(f"text_encoder: got one for {self.backbone}, expected none: {known} alone can train it")
-        if self.reads_texts != (self.feature_dim > 0) and self.backbone != OWN_BACKBONE:
+        if self.reads_texts != (self.feature_dim > 0) and not self.has_own_backbone:
             expected = "the width of the items' features" if self.reads_texts else "0: it reads no features"
             raise ValueError(f"feature_dim: got {self.feature_dim} for {self.backbone}, expected {expected}")
         if self.dim % self.heads:
@@ -248,10 +263,54 @@ class ReaRecConfig:
                 f"dim: got {self.dim}, expected at most {MOST_HEAD_WIDTH * self.heads}: "
                 f"{MOST_HEAD_WIDTH} for each of the heads ({self.heads})"
             )
-        if self.method == "base":
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """ValueError where the steps or what is said of an objective of one's own do not go with the method."""
+        known = TRAITS.get(self.method)
+        if known is None:
+            if (self.readout is None) != (self.positions is None):
+                raise ValueError("readout, positions: got one of them, expected both or none: the objective says them")
+            return
+        for name in ("readout", "positions"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected none: {self.method} says it")
+        if not known.reasons:
             object.__setattr__(self, "steps", 0)
-        if self.method == "erl" and self.steps > MOST_ENSEMBLE_STEPS:
-            raise ValueError(f"steps: got {self.steps}, expected at most {MOST_ENSEMBLE_STEPS} with the method erl")
+        if known.most_steps is not None and self.steps > known.most_steps:
+            raise ValueError(
+                f"steps: got {self.steps}, expected at most {known.most_steps} with the method {self.method}"
+            )
+
+    def __repr__(self) -> str:
+        """As it is made, without what has its default."""
+        shown = [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name in ("num_items", "backbone", "method", "steps") or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    @property
+    def traits(self) -> Traits:
+        """What the model has to know of its method.
+
+        Raises ValueError for an objective of one's own that has not said it (`rearec.objectives.Objective.fitted`).
+        """
+        known = TRAITS.get(self.method)
+        if known is not None:
+            return known
+        if self.readout is None or self.positions is None:
+            raise ValueError(
+                f"method: {self.method!r} is an objective of one's own, expected readout and positions as it says them "
+                "(rearec.objectives.Objective.fitted)"
+            )
+        return Traits(readout=self.readout, positions=self.positions)
+
+    @property
+    def has_own_backbone(self) -> bool:
+        """Whether histories are encoded by what the user has made, named or given as an object."""
+        return is_own(self.backbone)
 
     @property
     def reads_texts(self) -> bool:
@@ -266,7 +325,7 @@ class ReaRecConfig:
     @property
     def has_reasoning_positions(self) -> bool:
         """Whether reasoning tokens get a position embedding of their own."""
-        return self.method in ("rpe", "erl", "prl") and self.steps > 0
+        return self.steps > 0 and self.traits.positions
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReaRecConfig:

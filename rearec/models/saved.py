@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,41 +14,64 @@ from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import HfApi, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rearec.errors import UserError, in_one_line
-from rearec.files import read_json
+from rearec.fields import is_code
+from rearec.files import read_json, write_aside
 from rearec.models.backbone import Backbone
-from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.card import PAPER, TAGS, model_card
+from rearec.models.code import load_backbone
+from rearec.models.config import ReaRecConfig
 from rearec.models.official import load_official_state_dict
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
 
-__all__ = ["SavedModel", "load_weights", "locate_model", "read_config", "read_weights"]
+__all__ = ["SavedModel", "load_weights", "locate_model", "publish", "read_config", "read_weights"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # The architecture of a text encoder that was trained too.
 ENCODER_FILE = "text_encoder.json"
 EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
-MODEL_CARD = """---
-{{ card_data }}
----
-
-A sequential recommender with latent reasoning (ReaRec, arXiv 2503.22675), trained with the `rearec` library.
-`config.json` holds its settings, `model.safetensors` its weights:
-
-```python
-from rearec import ReaRec
-
-model = ReaRec.from_pretrained("path or name of this folder")
-```
-"""
+# What of a folder is published: with the catalogue and the metrics of a run, where it is one.
+PUBLISHED = ("README.md", CONFIG_FILE, WEIGHTS_FILE, ENCODER_FILE, "catalog.json", "result.json")
 
 M = TypeVar("M", bound="SavedModel")
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+    commit_message: str = "A model of rearec",
+) -> str:
+    """Publish the model of a folder on the Hugging Face Hub as ``owner/name``; returns the address of the commit.
+
+    Of a RUN folder the catalogue and the metrics go with it, so that the published model serves recommendations by
+    itself; checkpoints, logs and paths of this machine do not. The other options are those of `huggingface_hub.HfApi`.
+
+    Raises UserError where the folder holds no model.
+    """
+    locate_model(Path(folder).resolve())
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=list(PUBLISHED),
+        commit_message=commit_message,
+        revision=branch,
+        create_pr=create_pr,
+    )
+    return str(commit)
 
 
 def locate_model(
@@ -73,6 +97,26 @@ def locate_model(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
+
+
+def _own_encoder(
+    config: ReaRecConfig, config_file: Path, backbone: Backbone | str | None, trust_code: bool
+) -> Backbone | None:
+    """The encoder of a stored model that has one of its user's own; UserError where nobody says which."""
+    has = f"{config_file}: its backbone is {config.backbone!r}"
+    if not config.has_own_backbone:
+        if backbone is not None:
+            raise UserError(f"{has}, expected no backbone=")
+        return None
+    if isinstance(backbone, Backbone):
+        return backbone
+    if backbone is not None:
+        return load_backbone(replace(config, backbone=backbone))
+    if not is_code(config.backbone):
+        raise UserError(f"{has}, expected the encoder as backbone=")
+    if not trust_code:
+        raise UserError(f"{has}, code of somebody's own; trust_code=True runs it, or give the encoder as backbone=")
+    return load_backbone(config)
 
 
 def read_config(path: Path) -> ReaRecConfig:
@@ -119,9 +163,8 @@ class SavedModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="rearec",
-    tags=["recommendation", "sequential-recommendation"],
-    paper_url="https://arxiv.org/abs/2503.22675",
-    model_card_template=MODEL_CARD,
+    tags=list(TAGS),
+    paper_url=PAPER,
 ):
     """A model of a config and a backbone as files: what `rearec.reasoning.ReaRec` is saved and loaded by."""
 
@@ -145,7 +188,8 @@ class SavedModel(
         pretrained_model_name_or_path: str | Path,
         *,
         map_location: str | torch.device = "cpu",
-        backbone: Backbone | None = None,
+        backbone: Backbone | str | None = None,
+        trust_code: bool = False,
         force_download: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -154,9 +198,12 @@ class SavedModel(
     ) -> M:
         """The model saved in a folder, or published on the Hugging Face Hub as ``owner/name``, in evaluation mode.
 
-        map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder; its
-        weights are replaced. The other options concern the Hub. Only safetensors and JSON are read.
-        Raises UserError if there is no such model or its files are damaged or do not fit together.
+        map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder, whose
+        weights are replaced, or ``module:factory``, which makes one. trust_code: whether the code may be run that the
+        model names for its encoder. The other options concern the Hub. Only safetensors and JSON are read; no code is
+        run but by backbone or trust_code.
+        Raises UserError if there is no such model, its files are damaged or do not fit together, or its encoder is
+        missing.
         """
         locate = partial(
             locate_model,
@@ -169,13 +216,9 @@ class SavedModel(
         )
         config_file, weights_file = locate()
         config = read_config(config_file)
-        if (config.backbone == OWN_BACKBONE) != (backbone is not None):
-            has = f"its backbone is {config.backbone!r}"
-            raise UserError(
-                f"{config_file}: {has}, expected {'the encoder as' if backbone is None else 'no'} backbone="
-            )
+        encoder = _own_encoder(config, config_file, backbone, trust_code)
         text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
-        model = cls._untrained(config, backbone, text_encoder)
+        model = cls._untrained(config, encoder, text_encoder)
         load_weights(model, read_weights(weights_file), weights_file)
         return model.to(map_location).eval()
 
@@ -184,6 +227,7 @@ class SavedModel(
         save_directory: str | Path,
         *,
         config: Any = None,
+        card: str | None = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
         model_card_kwargs: dict[str, Any] | None = None,
@@ -191,15 +235,18 @@ class SavedModel(
     ) -> str | None:
         """Write config.json and model.safetensors, text_encoder.json where there is one, and a README.md if missing.
 
-        With push_to_hub, then publish it as repo_id (default: the folder's name) and return the commit's address; the
-        other options are those of `huggingface_hub.ModelHubMixin.save_pretrained`. Every file is written aside and
-        renamed when it is complete, config.json last: an interrupted save leaves nothing that looks like a model but
-        is none.
+        card: what README.md shall say, by default `rearec.models.card.model_card`. model_card_kwargs: of the latter;
+        ``license``, for one.
+
+        With push_to_hub, then `publish` the folder as repo_id (default: the folder's name) and return the commit's
+        address. Every file is written aside and renamed when it is complete, config.json last: an interrupted save
+        leaves nothing that looks like a model but is none.
         """
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
-            super().save_pretrained(aside, config=config or self.config, model_card_kwargs=model_card_kwargs)
+            write_aside(Path(aside, "README.md"), card or model_card(self.config, **(model_card_kwargs or {})))
+            super().save_pretrained(aside, config=config or self.config)
             # safetensors makes its file private; it shall be as readable as its neighbours
             shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
             if not (directory / "README.md").exists():
@@ -211,9 +258,7 @@ class SavedModel(
             for file in files:
                 Path(aside, file).replace(directory / file)
         if push_to_hub:
-            return self.push_to_hub(
-                repo_id or directory.name, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs
-            )
+            return publish(directory, repo_id or directory.name, **push_to_hub_kwargs)
         return None
 
     @classmethod

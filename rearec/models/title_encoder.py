@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rearec.data.features.hub import is_local
 from rearec.data.features.tokens import load_tokenizer, mean_over_tokens, need, tokenize
 from rearec.errors import UserError, in_one_line
 from rearec.files import read_json
@@ -47,10 +48,12 @@ class TitleEncoder(nn.Module):
         Raises UserError: transformers is not installed, there is no such model, or it brings code of its own.
         """
         transformers = need("transformers")
+        local = _is_local(name)
         try:
-            tokens, mask = tokenize(load_tokenizer(name), [title or "" for title in titles], max_tokens)
+            tokenizer = load_tokenizer(name, local=local)
+            tokens, mask = tokenize(tokenizer, [title or "" for title in titles], max_tokens)
             encoder = transformers.AutoModel.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=local
             )
         except (OSError, ValueError) as error:
             raise _not_loaded(name, error) from error
@@ -110,8 +113,9 @@ class TitleEncoder(nn.Module):
 def encoder_width(name: str) -> int:
     """Width of the vectors that the model of that name or in that folder makes; UserError where there is none."""
     transformers = need("transformers")
+    local = _is_local(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
     except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
     if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "hidden_size", None), int):
@@ -122,7 +126,13 @@ def encoder_width(name: str) -> int:
     return width
 
 
+def _is_local(name: str) -> bool:
+    try:
+        return is_local(name)
+    except UserError as error:
+        raise UserError(f"text encoder {error}") from None
+
+
 def _not_loaded(name: str, error: Exception) -> UserError:
-    where = "" if Path(name).is_dir() else " (there is no such folder here)"
     reason = (str(error).strip() or repr(error)).splitlines()[0]
-    return UserError(f"text encoder {name}: cannot be loaded{where}: {reason}")
+    return UserError(f"text encoder {name}: cannot be loaded: {reason}")

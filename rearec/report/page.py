@@ -7,6 +7,7 @@ import numbers
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -17,7 +18,7 @@ from rearec.report.digits import column_decimals
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "Markdown", "Page", "check_formats", "escape", "write_figure"]
+__all__ = ["FORMATS", "Markdown", "Page", "PlainTable", "check_formats", "escape", "write_figure"]
 
 # Of figures; those that a page can show come first.
 FORMATS = ("png", "svg", "pdf")
@@ -36,6 +37,15 @@ class Markdown(str):
     """Text that is Markdown already: in a table it stands as it is, where other text is escaped."""
 
 
+@dataclass(frozen=True)
+class PlainTable:
+    """The cells of a table as they are read: by line and column a text and, where it has one, its standard error."""
+
+    columns: list[str]
+    numeric: list[bool]
+    lines: list[list[tuple[str, str]]]
+
+
 class Page:
     """One Markdown page, put together part by part and written at the end.
 
@@ -49,6 +59,9 @@ class Page:
         formats: in which figures are written, some of ``FORMATS``. The page shows the first of them that it can show;
             the others stand beside it.
 
+    Attributes:
+        tables: those of the page so far, as they are read.
+
     Raises:
         UserError: no or an unknown format.
     """
@@ -60,6 +73,7 @@ class Page:
         self.formats = tuple(dict.fromkeys(formats))
         self._parts = [f"# {escape(title)}"]
         self._writers: dict[str, Callable[[Path], None]] = {}
+        self.tables: list[PlainTable] = []
 
     @property
     def files(self) -> list[Path]:
@@ -100,10 +114,11 @@ class Page:
         Raises:
             ValueError: no row, or a name that is taken or not made of letters, digits, ``_``, ``.`` and ``-``.
         """
-        columns = _columns(rows)
+        table = _plain_table(rows, _columns(rows))
         if caption:
             self.text(caption)
-        self._parts.append(_markdown_table(rows, columns))
+        self.tables.append(table)
+        self._parts.append(_markdown_table(table))
         if name is not None:
             self.data(rows, name, shared=shared)
 
@@ -199,13 +214,17 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return columns
 
 
-def _markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def _plain_table(rows: Sequence[Row], columns: Sequence[str]) -> PlainTable:
     errors = {f"{column}{STANDARD_ERROR}" for column in columns}
     shown = [column for column in columns if column not in errors]
     numeric = [all(_is_number(row.get(column)) or row.get(column) is None for row in rows) for column in shown]
     decimals = {column: column_decimals(_fractions(rows, column)) for column in shown}
-    lines = [[_in_a_line(column) for column in shown], ["--:" if right else ":--" for right in numeric]]
-    lines += [[_cell(row, column, decimals[column]) for column in shown] for row in rows]
+    return PlainTable(shown, numeric, [[_cell(row, column, decimals[column]) for column in shown] for row in rows])
+
+
+def _markdown_table(table: PlainTable) -> str:
+    lines = [[_in_a_line(column) for column in table.columns], ["--:" if right else ":--" for right in table.numeric]]
+    lines += [[_in_a_line(text) + (f" ± {error}" if error else "") for text, error in cells] for cells in table.lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -215,10 +234,9 @@ def _fractions(rows: Sequence[Row], column: str) -> list[float]:
     return [float(value) for value in values if _is_number(value) and not isinstance(value, numbers.Integral)]
 
 
-def _cell(row: Row, column: str, decimals: int) -> str:
-    cell = _readable(row.get(column), decimals)
+def _cell(row: Row, column: str, decimals: int) -> tuple[str, str]:
     error = row.get(f"{column}{STANDARD_ERROR}")
-    return cell if error is None else f"{cell} ± {_readable(error, decimals)}"
+    return _readable(row.get(column), decimals), "" if error is None else _readable(error, decimals)
 
 
 def _is_number(value: object) -> TypeGuard[numbers.Real]:
@@ -226,13 +244,12 @@ def _is_number(value: object) -> TypeGuard[numbers.Real]:
 
 
 def _readable(value: object, decimals: int) -> str:
-    """A cell of a Markdown table."""
+    """A cell without what Markdown needs."""
     if value is None:
         return "–"
     if _is_number(value):
         return f"{int(value):,}" if isinstance(value, numbers.Integral) else f"{float(value):,.{decimals}f}"
-    text = ("yes" if value else "no") if isinstance(value, bool) else value if isinstance(value, str) else str(value)
-    return _in_a_line(text)
+    return ("yes" if value else "no") if isinstance(value, bool) else value if isinstance(value, str) else str(value)
 
 
 def _csv_cell(value: object) -> object:

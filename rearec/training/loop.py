@@ -6,6 +6,7 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,9 +21,13 @@ from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError, in_one_line
 from rearec.evaluation import evaluate, seen_items
+from rearec.fields import is_code, is_own
 from rearec.files import write_json
 from rearec.models.backbone import Backbone
+from rearec.models.card import model_card
+from rearec.models.code import load_backbone, source_of
 from rearec.models.config import ReaRecConfig
+from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec.training.fitting import check_dataset, describe, texts_of
@@ -44,6 +49,7 @@ def train(
     options: TrainingOptions | None = None,
     *,
     backbone: Callable[[], Backbone] | None = None,
+    objective: Objective | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
     force: bool = False,
@@ -59,7 +65,9 @@ def train(
         run: the folder to write.
         config: the model; ``num_items`` must be the dataset's.
         options: how to train.
-        backbone: makes an encoder of one's own, for a config whose backbone is ``own``.
+        backbone: makes an encoder of one's own, for a config whose backbone is ``own``. Where it is the name of code,
+            that code is run and makes it.
+        objective: of one's own, for a config whose method is ``own``; of a name of code, that code is run.
         device: where to train.
         resume: continue from the last epoch that ended; without one start anew, and return the result of a run that
             has finished.
@@ -94,13 +102,15 @@ def train(
     folder = RunFolder(run)
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     check_dataset(dataset, config)
+    objective = load_objective(config, objective)
+    config = objective.fitted(config)
     _check_precision(options.precision, device)
     continues = resume and folder.last_checkpoint.is_file()
     # A run goes on as it began.
     begun = bool(folder.excludes_seen()) if continues or (resume and folder.finished) else None
     seen = seen_items(dataset, options.exclude_seen, of_run=begun)
     options = replace(options, exclude_seen=seen.exclude)
-    record = {
+    record: dict[str, Any] = {
         "rearec": version("rearec"),
         "dataset": describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
         "model": asdict(config),
@@ -117,10 +127,13 @@ def train(
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet():
         torch.manual_seed(options.seed)
-        module = TrainingModule(_build(config, dataset, None if backbone is None else backbone()), dataset, options)
+        module = TrainingModule(_build(config, dataset, _own_encoder(config, backbone)), dataset, options, objective)
+        record["code"] = _own_code(config, backbone, objective)
         recorder = RunRecorder(folder, MONITOR, on_epoch, on_batch)
         trainer = make_trainer(recorder, options, device)
-        if not continues:
+        if continues:
+            _note_changed_code(folder, record["code"])
+        else:
             # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
             folder.start(record, _catalog(dataset))
         with interruptible(trainer):
@@ -138,11 +151,45 @@ def train(
         "test": measure("test") if len(dataset.rows("test")) else None,
     }
     try:
-        model.save_pretrained(folder.path)
+        split = dataset.source.get("findings", {}).get("split") or dataset.options.get("split")
+        data_said = {**record["dataset"], "split": split}
+        card = model_card(config, data=data_said, training=record["training"], result=result)
+        model.save_pretrained(folder.path, card=card)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder.path}: the model cannot be written: {in_one_line(error)}") from error
     write_json(folder.result_file, result)
     return result
+
+
+def _own_encoder(config: ReaRecConfig, backbone: Callable[[], Backbone] | None) -> Backbone | None:
+    if backbone is not None:
+        return backbone()
+    return load_backbone(config) if is_code(config.backbone) else None
+
+
+def _own_code(
+    config: ReaRecConfig, backbone: Callable[[], Backbone] | None, objective: Objective
+) -> dict[str, dict[str, str | None]]:
+    """What is recorded of code that is not ours: the file of each part, and its digest."""
+    parts: dict[str, str | Callable[..., Any]] = {}
+    if config.has_own_backbone:
+        parts["backbone"] = backbone or config.backbone
+    if is_own(config.method):
+        parts["method"] = config.method if is_code(config.method) else objective.loss
+    return {part: source_of(code) for part, code in parts.items()}
+
+
+def _note_changed_code(folder: RunFolder, code: dict[str, dict[str, str | None]]) -> None:
+    """A warning where the code that a run was started with is no longer as it was."""
+    before = folder.options().get("code")
+    for part, now in code.items():
+        was = before.get(part) if isinstance(before, dict) else None
+        if not isinstance(was, dict) or was.get("digest") != now["digest"]:
+            warnings.warn(
+                f"{folder.path}: the code of its {part}, {now['name']}, is not as it was when the run was started "
+                f"({now['file']}): the epochs before and after differ in it",
+                stacklevel=3,
+            )
 
 
 def _catalog(dataset: SequenceDataset) -> Catalog:

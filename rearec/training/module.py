@@ -20,7 +20,7 @@ from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.floors import popularity_ranks
 from rearec.evaluation.metrics import METRICS, rank_metrics
 from rearec.evaluation.seen import RowHistories
-from rearec.objectives import contrastive_active, loss
+from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.training.options import TrainingOptions
 
@@ -37,6 +37,7 @@ class TrainingModule(LightningModule):
         model: is trained in place.
         dataset: whose training rows it is trained on, and whose validation rows choose the best epoch.
         options: how.
+        objective: by what; None: the one that the model's configuration names.
 
     Examples:
         >>> import rearec
@@ -54,8 +55,12 @@ class TrainingModule(LightningModule):
         ['train_contrastive', 'train_cross_entropy']
     """
 
-    def __init__(self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> None:
+    def __init__(
+        self, model: ReaRec, dataset: SequenceDataset, options: TrainingOptions, objective: Objective | None = None
+    ) -> None:
         super().__init__()
+        self._objective = objective or load_objective(model.config)
+        self._terms: set[str] | None = None
         self.model = model
         self.options = options
         self._train_batches = _training_batches(model, dataset, options)
@@ -93,16 +98,13 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; every term is logged as the epoch's mean over rows."""
         config = self.model.config
-        contrastive = contrastive_active(config, self.current_epoch)
-        rollout = self.model(batch, noise=config.noise if contrastive else 0.0, return_noised=contrastive)
-        terms = loss(
-            config,
-            rollout,
-            batch.target,
-            batch.group,
-            contrastive=contrastive,
-            precision=self.options.precision,
-        )
+        noised = self._objective.noised(config, self.current_epoch)
+        rollout = self.model(batch, noise=config.noise if noised else 0.0, return_noised=noised)
+        terms = self._objective.terms(config, rollout, batch.target, batch.group, precision=self.options.precision)
+        if self._terms not in (None, set(terms)):
+            got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
+            raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
+        self._terms = set(terms)
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
         return terms["loss"]

@@ -62,13 +62,17 @@ def test_steps_are_those_of_the_evaluation_and_are_shown_without_json(
     )
     result = run_rearec("analyze", run_folder, "steps", "--out", tmp_path, "--split", "valid")
     assert result.returncode == 0, result.stderr
-    assert "prl: run" in result.stdout and f"{expected['by_step'][2]['mrr']:.4f}" in result.stdout
+    assert "prl: run" in result.stdout and f"{expected['by_step'][2]['ndcg@20']:.4f}" in result.stdout
     assert f"written: {tmp_path / 'steps.md'}" in result.stdout
     refused = analyze(run_folder, "steps", "--out", tmp_path)
     assert refused.exit_code == 2 and "steps.md: exists already; --force replaces it" in refused.stderr
     # another analysis has files of its own
     again = analyze(run_folder, "steps", "--out", tmp_path, "--split", "valid", "--force", "--json")
-    assert json.loads(again.stdout)["result"] == expected
+    shown = json.loads(again.stdout)["result"]
+    assert all(shown["by_step"][step].items() >= each.items() for step, each in enumerate(expected["by_step"]))
+    assert {name: shown[name] for name in ("ndcg@20", "rows", "seen")} == {
+        name: expected[name] for name in ("ndcg@20", "rows", "seen")
+    }
 
 
 def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
@@ -83,7 +87,8 @@ def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp
     assert "A ceiling below its control is noise" in page and "the control is" in page
 
     alone = analyze(run_folder, "ceiling", "--out", tmp_path / "b")
-    assert alone.exit_code == 0 and "no control here" in " ".join(alone.stdout.split())
+    assert alone.exit_code == 0 and "prl: run, 3 states" in alone.stdout
+    assert "no control here" in (tmp_path / "b" / "ceiling.md").read_text()
 
 
 def test_a_wrong_control_is_refused(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
@@ -103,12 +108,48 @@ def test_a_wrong_control_is_refused(run_folder: Path, base_runs: list[Path], tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_all_analyses_share_one_model_and_one_index(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
+    against = [word for run in base_runs for word in ("--against", run)]
+    few = ("--rows", 8, "--repeats", 2, "--cases", 1, "-k", 3, "--metric", "hit@5", "--format", "svg,pdf")
+    result = analyze(run_folder, "all", "--out", tmp_path, *against, *few, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    names = ["steps", "ceiling", "subgroups", "latency", "similarity", "ranks", "case"]
+    assert list(report["result"]) == names and report["left_out"] == {} and report["analysis"] == "all"
+    assert report["result"]["ceiling"]["metric"] == "hit@5" and report["result"]["ceiling"]["control"]
+    assert {row["model"] for row in report["result"]["subgroups"]} >= {"prl: run", "base: base-0", "base: base-2"}
+    expected = {f"{name}.{kind}" for name in names for kind in ("md", "csv", "svg", "pdf")} | {"index.md"}
+    assert {path.name for path in tmp_path.iterdir()} == expected == {Path(file).name for file in report["files"]}
+    index = (tmp_path / "index.md").read_text()
+    assert all(f"]({name}.md): " in index for name in names)
+    refused = analyze(run_folder, "all", "--out", tmp_path)
+    assert refused.exit_code == 2 and "exists already; --force replaces it" in refused.stderr
+
+
+def test_all_leaves_out_what_says_nothing_and_runs_that_are_no_control(
+    run_folder: Path, base_runs: list[Path], tmp_path: Path
+) -> None:
+    result = analyze(base_runs[0], "all", "--out", tmp_path / "base", "--against", run_folder)
+    assert result.exit_code == 0, result.stderr
+    assert "left out: steps: the model (base) takes no reasoning steps" in result.stdout
+    assert f"written: {tmp_path / 'base' / 'index.md'}, which leads to the pages of all" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "base").glob("*.md")) == ["index.md", "subgroups.md"]
+    few = ("--rows", 8, "--repeats", 2)
+    result = analyze(run_folder, "all", "--out", tmp_path / "prl", "--against", base_runs[0], *few)
+    assert result.exit_code == 0, result.stderr
+    assert "ceiling is without a control: got 1 runs, expected 3 base runs" in result.stderr
+    assert "base: base-0" in (tmp_path / "prl" / "subgroups.md").read_text()
+
+
 def test_subgroups_of_several_runs(run_folder: Path, base_runs: list[Path], tmp_path: Path) -> None:
     result = analyze(run_folder, "subgroups", "--out", tmp_path, "--against", base_runs[1], "--json")
     assert result.exit_code == 0, result.stderr
     models = {row["model"] for row in json.loads(result.stdout)["result"]}
-    assert models == {"prl: run", "base: base-1"}
-    assert "| by | group | rows | prl: run | base: base-1 |" in (tmp_path / "subgroups.md").read_text()
+    assert models == {"prl: run", "base: base-1", "popularity", "markov"}
+    assert (
+        "| by | group | rows | prl: run | base: base-1 | popularity | markov |"
+        in (tmp_path / "subgroups.md").read_text()
+    )
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -126,6 +167,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
         ([run_folder, "ranks", "--out", out, "-k", "3"], "-k: belongs to case, not ranks"),
         ([run_folder, "steps", "--out", out, "--against", base_runs[0]], "--against: belongs to ceiling and subgroups"),
         ([run_folder, "steps", "--out", out, "--data", tmp_path / "other"], "not the dataset of"),
+        ([run_folder, "steps", "--out", out, "--format", "png,gif"], "--format: got 'gif', expected some of png, svg"),
+        ([run_folder, "steps", "--out", out, "--metric", "coverage@5"], "coverage@5 is about lists of items"),
+        ([run_folder, "steps", "--out", out, "--metric", "ndcg@5000"], "'ndcg@5000' has k = 5000, expected 1 to 40"),
         ([run_folder, "steps", "--out", tmp_path / "file"], "exists and is not a folder"),
         ([run_folder, "steps", "--out", tmp_path / "file" / "x"], "is a file, not a folder"),
         ([run_folder, "subgroups", "--out", out, "--against", tmp_path], "not a RUN folder"),

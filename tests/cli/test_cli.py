@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 from patience import PATIENCE
+from typer.testing import CliRunner
+
+from rearec.cli.app import app
 
 COMMANDS = ("demo", "download", "prepare", "embed", "train", "evaluate", "analyze", "reproduce", "recommend", "info")
 SMALL = ("--dim", "16", "--ffn", "16", "--layers", "1", "--max-len", "8", "--epochs", "1", "--batch-size", "256")
@@ -42,15 +45,26 @@ def test_help_names_the_commands_and_no_heavy_library_is_imported(run_rearec: An
         assert "HEAVY []" in process.stderr, (arguments, process.stderr)
 
 
+USED = {
+    **{name: {"--seed", "--device", "--threads"} for name in ("demo", "train", "analyze", "reproduce")},
+    **{name: {"--device", "--threads"} for name in ("embed", "evaluate", "recommend", "info")},
+    "prepare": {"--threads"},
+    "download": set(),
+}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_the_common_options(name: str, run_rearec: Any) -> None:
-    result = run_rearec(name, "--help", COLUMNS="200")
-    assert result.returncode == 0
-    for option in ("--json", "--seed", "--device", "--threads", "--debug"):
-        assert option in result.stdout, option
-    assert ("--force" in result.stdout) == (
-        name in ("demo", "prepare", "embed", "train", "analyze", "reproduce", "recommend")
-    )
+def test_every_command_has_the_common_options_and_shows_those_with_an_effect(name: str) -> None:
+    words = set(CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).stdout.split())
+    assert {"--json", "--debug"} <= words
+    assert words & {"--seed", "--device", "--threads"} == USED[name]
+    assert ("--force" in words) == (name in ("demo", "prepare", "embed", "train", "analyze", "reproduce", "recommend"))
+
+
+def test_options_without_effect_are_accepted(run_rearec: Any) -> None:
+    result = run_rearec("download", "--json", "--seed", "3", "--device", "cpu", "--threads", "1")
+    assert result.returncode == 0 and "software" in json.loads(result.stdout)
+    assert run_rearec("info", "--json", "--seed", "3").returncode == 0
 
 
 def test_version_is_the_distributions(run_rearec: Any) -> None:
@@ -84,6 +98,7 @@ def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], run_
         (["train", "nowhere", "--out", "run"], "nowhere: no such directory; expected a prepared dataset"),
         (["train", "nowhere", "--out", "run", "--resume", "--force"], "give one of them"),
         (["prepare", "json", "nowhere.json", "--out", "dir"], "nowhere.json"),
+        (["prepare", "csv", "nowhere.csv", "--out", "dir"], "; files of columns have the format table (see"),
         (["info", "--device", "abacus"], "--device: got 'abacus', expected auto, cpu, cuda or cuda:N"),
     ],
 )
@@ -188,3 +203,17 @@ def test_outputs_that_cannot_be_written_are_refused_by_their_name(
         assert result.returncode == 2
         assert result.stderr.startswith(f"error: {message}"), result.stderr
     assert requests.read_text() == '["item-001"]\n'
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_an_interruption_is_a_line_of_its_own(on_a_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        # what a terminal shows of the keys
+        sys.stderr.write("^C")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rearec.cli.info.device_of", interrupt)
+    monkeypatch.setattr("rearec.cli.output.is_terminal", lambda: on_a_terminal)
+    result = CliRunner().invoke(app, ["info"])
+    assert result.exit_code == 130
+    assert result.stderr.endswith("^C\ninterrupted\n" if on_a_terminal else "^Cinterrupted\n")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rearec.data import load_dataset
-from rearec.data.synthetic import Planted, generate, paper_shaped
+from rearec.data.synthetic import Planted, generate, paper_shaped, planted_theme
 from rearec.errors import UserError
 
 
@@ -136,3 +136,15 @@ def test_paper_shaped_data_has_the_shape_asked_for(users: int, items: int, lengt
 def test_shapes_that_cannot_be_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paper_shaped(*arguments)
+
+
+@pytest.mark.parametrize("depths", [(1.0,), (0.0, 1.0), (0.3, 0.4, 0.3)])
+def test_the_theme_that_follows_by_rule_is_that_of_the_data(depths: tuple[float, ...]) -> None:
+    planted = Planted(users=40, noise=0.0, depths=depths)
+    data = generate(5, planted=planted)
+    for user in range(data.num_users):
+        first, end = data.offsets[user], data.offsets[user + 1]
+        names = [data.item_ids[item] for item in data.items[first:end]]
+        for place in range(planted.kinds + 1, len(names)):
+            theme = planted_theme(names[:place], 5, planted=planted)
+            assert names[place].startswith(f"item-{theme}-"), (user, place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rearec.errors import UserError
-from rearec.evaluation.metrics import METRICS, heading, parse_metrics, rank_metrics, row_metrics
+from rearec.evaluation.metrics import METRICS, chosen_metrics, heading, parse_metrics, rank_metrics, row_metrics
 
 
 def test_names_are_read_in_any_case_and_each_once() -> None:
@@ -17,7 +17,9 @@ def test_names_are_read_in_any_case_and_each_once() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("precision@5", "unknown metric 'precision@5'; known are ndcg@k, recall@k, hit@k"),
+        ("gini@5", "unknown metric 'gini@5'; known are ndcg@k, recall@k, hit@k"),
+        ("precision@5", "unknown metric 'precision@5': there is one relevant item per row, precision@k is hit@k / k;"),
+        ("diversity@5", "unknown metric 'diversity@5': it takes a distance between items"),
         ("", "unknown metric ''"),
         ("ndcg@", "unknown metric 'ndcg@'"),
         ("ndcg@x", "unknown metric 'ndcg@x'"),
@@ -52,3 +54,36 @@ def test_columns_are_called_as_the_field_does() -> None:
     assert [heading(name) for name in ("ndcg@10", "recall@5", "mrr", "map@3", "arp@1", "hit@2")] == [
         *("NDCG@10", "Recall@5", "MRR", "MAP@3", "ARP@1", "Hit@2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cutoffs", "expected"),
+    [
+        (None, None, None),
+        (None, "5, 50", ["ndcg@5", "ndcg@50", "recall@5", "recall@50", "mrr"]),
+        ("HR@5,HitRate@7,hit@5", None, ["hit@5", "hit@7"]),
+        ("hr,mrr,ndcg@3", "1,2", ["hit@1", "hit@2", "mrr", "ndcg@3"]),
+        ("coverage", "4", ["coverage@4"]),
+    ],
+)
+def test_cutoffs_are_for_the_metrics_without_one(
+    metrics: str | None, cutoffs: str | None, expected: list[str] | None
+) -> None:
+    assert chosen_metrics(metrics, cutoffs, 60) == expected
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cutoffs", "message"),
+    [
+        ("ndcg@5", "10", "-k: every metric has its k already"),
+        ("mrr", "10", "-k: every metric has its k already"),
+        (None, "5;10", "-k: got '5;10', expected integers with commas between"),
+        (None, "", "-k: got '', expected integers"),
+        (None, "0", "'ndcg@0' has k = 0, expected 1 to 60"),
+        ("hit", None, "'hit' lacks its k, expected such as hit@10"),
+    ],
+)
+def test_cutoffs_that_do_not_fit_are_refused(metrics: str | None, cutoffs: str | None, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        chosen_metrics(metrics, cutoffs, 60)
+    assert message in str(error.value)

@@ -285,7 +285,7 @@ def test_a_training_step_of_every_method_lowers_its_loss(method: str, task: str)
     for _ in range(2):
         contrastive = method == "prl"
         rollout = model(batch, return_noised=contrastive)
-        terms = loss(model.config, rollout, batch.target, batch.group, contrastive=contrastive)
+        terms = loss(model.config, rollout, batch.target, batch.group)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

@@ -14,7 +14,8 @@ import torch
 
 from rearec.fields import settings
 from rearec.models import ReaRecConfig
-from rearec.models.config import BACKBONES, METHODS, MOST_ENSEMBLE_STEPS, MOST_HEAD_WIDTH
+from rearec.models.config import BACKBONES, METHODS, MOST_HEAD_WIDTH
+from rearec.models.methods import TRAITS
 from rearec.training import TrainingOptions
 from rearec_kernels import ReasoningCache, cached_reason_attention, ensemble_reasoning_loss
 
@@ -142,7 +143,7 @@ def test_the_limits_are_those_of_the_kernels() -> None:
         hidden, weight, target = torch.zeros(1, states, 1), torch.zeros(2, 1), torch.tensor([0])
         ensemble_reasoning_loss(hidden, weight, target, temperature=1.0, kl_weight=0.1)
 
-    for compute, most in ((attend, MOST_HEAD_WIDTH), (learn, MOST_ENSEMBLE_STEPS + 1)):
+    for compute, most in ((attend, MOST_HEAD_WIDTH), (learn, (TRAITS["erl"].most_steps or 0) + 1)):
         compute(most)
         with pytest.raises(ValueError, match=str(most)):
             compute(most + 1)

@@ -171,7 +171,7 @@ def test_a_training_step_reaches_every_weight_and_lowers_the_loss(method: str) -
     values = []
     for _ in range(3):
         rollout = model(batch, return_noised=method == "prl", noise=0.0)
-        value = loss(model.config, rollout, batch.target, batch.group, contrastive=method == "prl")["loss"]
+        value = loss(model.config, rollout, batch.target, batch.group)["loss"]
         optimizer.zero_grad()
         value.backward()
         assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())

@@ -210,7 +210,7 @@ def test_a_training_step_reaches_every_parameter_and_lowers_the_loss(backbone: s
     for _ in range(3):
         torch.manual_seed(1)  # the same noise of the gate
         rollout = model(batch, noise=0.01, return_noised=method == "prl")
-        value = loss(model.config, rollout, batch.target, batch.group, contrastive=method == "prl")["loss"]
+        value = loss(model.config, rollout, batch.target, batch.group)["loss"]
         optimizer.zero_grad()
         value.backward()
         missed = [name for name, x in model.named_parameters() if x.grad is None or not x.grad.any()]

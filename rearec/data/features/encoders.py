@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rearec.data.features.hub import is_local
 from rearec.data.features.tokens import load_tokenizer, mean_over_tokens, need, tokenize
 from rearec.errors import UserError
 
 __all__ = ["DEFAULT_ENCODER", "TextEncoder", "load_encoder"]
 
-DEFAULT_ENCODER = "meta-llama/Llama-3.1-8B"
+# Small, free and quick. The paper's is meta-llama/Llama-3.1-8B: 16 GB, for those to whom its licence was granted.
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class TextEncoder(Protocol):
@@ -36,10 +38,16 @@ def load_encoder(name: str, device: Any, max_tokens: int) -> TextEncoder:
     """
     sentences = (Path(name) / "modules.json").is_file() or name.startswith("sentence-transformers/")
     need("transformers")
+    if sentences:
+        need("sentence_transformers")
+    try:
+        local = is_local(name)
+    except UserError as error:
+        raise UserError(f"--encoder {error}") from None
     try:
         if sentences:
-            return _SentenceEncoder(name, device, max_tokens)
-        return _MeanEncoder(name, device, max_tokens)
+            return _SentenceEncoder(name, device, max_tokens, local)
+        return _MeanEncoder(name, device, max_tokens, local)
     except (OSError, ValueError) as error:
         raise UserError(f"--encoder {name}: cannot be loaded: {str(error).splitlines()[0]}") from error
 
@@ -59,13 +67,14 @@ def _description(name: str, kind: str, max_tokens: int, revision: str | None) ->
 class _MeanEncoder:
     """The mean of the last layer's hidden states over real tokens, padding left out (section 5 of the paper)."""
 
-    def __init__(self, name: str, device: Any, max_tokens: int) -> None:
+    def __init__(self, name: str, device: Any, max_tokens: int, local: bool) -> None:
         import torch
         from transformers import AutoModel
 
-        self._tokenizer = load_tokenizer(name)
+        self._tokenizer = load_tokenizer(name, local=local)
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self._model = AutoModel.from_pretrained(name, dtype=dtype, trust_remote_code=False).to(device).eval()
+        model = AutoModel.from_pretrained(name, dtype=dtype, trust_remote_code=False, local_files_only=local)
+        self._model = model.to(device).eval()
         self._device, self._max_tokens = device, max_tokens
         revision = getattr(self._model.config, "_commit_hash", None)
         self.description = _description(name, "transformers", max_tokens, revision)
@@ -86,8 +95,9 @@ class _MeanEncoder:
 class _SentenceEncoder:
     """A model of sentence-transformers, with the pooling that it was trained with."""
 
-    def __init__(self, name: str, device: Any, max_tokens: int) -> None:
-        model = need("sentence_transformers").SentenceTransformer(name, device=str(device))
+    def __init__(self, name: str, device: Any, max_tokens: int, local: bool) -> None:
+        load = need("sentence_transformers").SentenceTransformer
+        model = load(name, device=str(device), local_files_only=local)
         model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
         self._model = model
         self.description = _description(name, "sentence-transformers", max_tokens, None)

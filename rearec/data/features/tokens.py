@@ -25,9 +25,13 @@ def need(module: str) -> Any:
         raise UserError(f"{package} is not installed: pip install 'rearec[text]'") from None
 
 
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of the transformers model of that name or in that folder; it pads on the right."""
-    tokenizer = need("transformers").AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+def load_tokenizer(name: str, *, local: bool = False) -> Any:
+    """The tokenizer of the transformers model of that name or in that folder; it pads on the right.
+
+    local: whether the Hub is not asked (`rearec.data.features.hub`).
+    """
+    load = need("transformers").AutoTokenizer.from_pretrained
+    tokenizer = load(name, trust_remote_code=False, local_files_only=local)
     if tokenizer.pad_token is None:
         # Padding is masked: any token will do.
         tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,185 @@
+"""The model card: what a folder with a model says of itself to people, and in its head to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rearec.errors import visible
+from rearec.fields import OWN, Setting, is_code, is_own, settings
+from rearec.models.config import ReaRecConfig
+from rearec.report.page import escape
+
+__all__ = ["model_card"]
+
+TAGS = ("recommendation", "sequential-recommendation")
+PAPER = "https://arxiv.org/abs/2503.22675"
+FLOORS = {"popularity": "most popular items", "markov": "Markov chain"}
+SEEN = {"kept": "seen items among the candidates", "excluded": "seen items left out"}
+
+
+def model_card(
+    config: ReaRecConfig,
+    *,
+    data: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
+    license: str | None = None,
+) -> str:
+    """The README.md of a model: Markdown under the head that the Hub reads.
+
+    data: what a run records of its dataset, and ``split``, in words, where it is known. training: the settings of its
+        training. result: that of its training, as result.json holds it. Of a model without a run there are none.
+    license: an identifier that the Hub knows, such as "mit".
+
+    >>> print(model_card(ReaRecConfig(num_items=50, method="erl"), license="mit"))
+    ---
+    library_name: rearec
+    license: mit
+    ...
+    """
+    name = None if data is None else Path(data["path"]).name if data.get("path") else "data in memory"
+    head = _head(config, name, result, license)
+    parts = [f"---\n{head}\n---", *_what(config, name)]
+    if data is not None:
+        parts += ["## Data", _table(["", ""], _data_rows(data))]
+    if result is not None:
+        parts += _metrics(result)
+    parts += ["## Settings", _settings(config, training or {})]
+    parts += ["## Use", *_use(config, with_catalog=data is not None)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(config: ReaRecConfig, name: str | None, result: Mapping[str, Any] | None, license: str | None) -> str:
+    """The metadata as yaml."""
+    split, measured = _measured(result)
+    kinds = {"method": config.method, "backbone": config.backbone}
+    found = [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Next item, full catalogue",
+            dataset_type="sequences",
+            dataset_name=name or "unnamed",
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=_heading(metric),
+            metric_value=measured[metric],
+        )
+        for metric in _metric_names(measured)
+    ]
+    data = ModelCardData(
+        library_name="rearec",
+        license=license,
+        tags=[*TAGS, *(f"{what}-{OWN if is_own(word) else word}" for what, word in kinds.items())],
+        model_name=f"ReaRec {config.method}" if found else None,
+        eval_results=found or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _what(config: ReaRecConfig, name: str | None) -> list[str]:
+    on = "" if name is None else f" on {escape(name)}"
+    steps = f"{config.steps} reasoning {'step' if config.steps == 1 else 'steps'}" if config.steps else "no reasoning"
+    return [
+        f"# ReaRec: {escape(config.method)}{on}",
+        f"A sequential recommender with latent reasoning ([ReaRec]({PAPER})), trained with the library `rearec`: it "
+        f"ranks {config.num_items:,} items after a history of at most {config.max_len}. "
+        f"Encoder {escape(config.backbone)}, method {escape(config.method)}, {steps}.",
+    ]
+
+
+def _data_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    rows = [[what, f"{data[what]:,}"] for what in ("users", "items", "interactions") if data.get(what) is not None]
+    counts = data.get("rows") or {}
+    if counts:
+        rows.append(["predictions", ", ".join(f"{split} {count:,}" for split, count in counts.items())])
+    if data.get("split"):
+        rows.append(["split", escape(str(data["split"]))])
+    if data.get("fingerprint"):
+        rows.append(["fingerprint", f"`{data['fingerprint']}`"])
+    return rows
+
+
+def _measured(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
+    """The test metrics, or those of the validation where there are no test rows."""
+    if result is None:
+        return "test", {}
+    return ("test", result["test"]) if result.get("test") else ("validation", result["valid"])
+
+
+def _metrics(result: Mapping[str, Any]) -> list[str]:
+    split, measured = _measured(result)
+    names = _metric_names(measured)
+    rows = [["this model", *_values(measured, names)]]
+    rows += [[words, *_values(measured[floor], names)] for floor, words in FLOORS.items() if floor in measured]
+    chosen = f"Best of {result['epochs']} epochs by NDCG@20 on validation: epoch {result['best_epoch']}."
+    return [
+        f"## {split.capitalize()} metrics",
+        f"{measured['rows']:,} predictions, every item of the catalogue ranked, {SEEN[result['seen']]}; ± one standard "
+        f"error over predictions. {chosen}",
+        _table(["", *map(_heading, names)], rows),
+    ]
+
+
+def _metric_names(measured: Mapping[str, Any]) -> list[str]:
+    return [name for name in measured if f"{name}_se" in measured and measured[name] is not None]
+
+
+def _values(measured: Mapping[str, Any], names: list[str]) -> list[str]:
+    return [f"{measured[name]:.4f} ± {measured[f'{name}_se']:.4f}" for name in names]
+
+
+def _heading(metric: str) -> str:
+    kind, at, k = metric.partition("@")
+    return f"{kind.upper() if kind in ('ndcg', 'mrr', 'map') else kind.capitalize()}{at}{k}"
+
+
+def _settings(config: ReaRecConfig, training: Mapping[str, Any]) -> str:
+    """The settings that its method and its encoder read."""
+    known: dict[str, tuple[Setting | None, Any]] = {
+        **{name: (said, getattr(config, name)) for name, said in settings(ReaRecConfig).items()},
+        **{name: (None, value) for name, value in training.items()},
+    }
+    rows = [
+        [f"`{name}`", escape(value) if isinstance(value, str) else str(value)]
+        for name, (said, value) in known.items()
+        if value is not None and (said is None or said.not_read_by(config.backbone, config.method) is None)
+    ]
+    return _table(["setting", "value"], rows)
+
+
+def _use(config: ReaRecConfig, *, with_catalog: bool) -> list[str]:
+    trust, note = "", []
+    if is_code(config.backbone):
+        trust = ", trust_code=True"
+        note = [
+            f"The encoder is code that is not in this folder, `{config.backbone}`: with `trust_code=True` it is run."
+        ]
+    elif config.has_own_backbone:
+        trust = ", backbone=encoder"
+        note = ["The encoder is code that is not in this folder; `encoder` is one that is built alike."]
+    model = f'model = rearec.ReaRec.from_pretrained("FOLDER or owner/name"{trust})  # the bare network'
+    lines = ["import rearec", ""]
+    if with_catalog:
+        lines += [
+            f'recommender = rearec.Recommender("FOLDER or owner/name"{trust})',
+            'recommender.recommend([["an id of the data", "another one"]], k=10)',
+            "",
+        ]
+        if not config.has_own_backbone:
+            lines.append('fitted = rearec.load("FOLDER")  # with evaluate() and all the rest')
+    code = "\n".join([*lines, model])
+    return [
+        *note,
+        "`config.json` holds its settings, `model.safetensors` its weights"
+        + (", `catalog.json` the items' ids, `result.json` all metrics." if with_catalog else "."),
+        f"```python\n{code}\n```",
+    ]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(visible(cell) for cell in line)} |" for line in lines)
