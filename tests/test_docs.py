@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import pydoc
 import re
 import sys
 from collections import Counter
@@ -81,6 +83,20 @@ def test_the_messages_are_those_of_the_code() -> None:
     joined = re.sub(r'"\s*\n\s*f?"', "", text)
     assert len(messages) > 10
     assert [message for message in messages if message not in joined] == []
+
+
+@pytest.mark.parametrize("package", ["rearec", "rearec_kernels"])
+def test_the_reference_has_every_public_name(package: str) -> None:
+    """Each under the name that users import, which is what stands at the place that mkdocstrings reads."""
+    page = (DOCS / "reference" / f"{package}.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^::: (\S+)\n    options:\n      heading: (\S+)$", page, re.MULTILINE)
+    assert len(entries) == page.count("\n::: ")
+    for defined, imported in entries:
+        module, _, name = defined.rpartition(".")
+        assert getattr(importlib.import_module(module), name) is pydoc.locate(imported), imported
+    shown = {imported for _, imported in entries}
+    public = {f"{package}.{name}" for name in importlib.import_module(package).__all__ if not name.startswith("__")}
+    assert public - shown == set()
 
 
 def hook(name: str) -> ModuleType:

@@ -189,8 +189,9 @@ def start_folder(page: str, left: dict[str, Path], folder: Path, *, quick: bool)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     if first not in left:
-        left[first] = start_folder(first, left, folder.parent / f"left-{first.replace('/', '-')}", quick=quick)
-        run_page(first, left[first], quick=quick)
+        before = start_folder(first, left, folder.parent / f"left-{first.replace('/', '-')}", quick=quick)
+        run_page(first, before, quick=quick)
+        left[first] = before
     shutil.copytree(left[first], folder)
     return folder
 
