@@ -29,7 +29,7 @@ FILES = (
     *("options.json", "catalog.json", "metrics.csv", "result.json"),
     *("model.safetensors", "config.json", "text_encoder.json", "README.md"),
 )
-FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb", "mlruns")
+FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb")
 SAVING_PREFIX = ".saving-"
 
 
@@ -125,17 +125,20 @@ class RunFolder:
             raise UserError(f"{self.options_file}: damaged: the path of the dataset is no text")
         return options
 
-    def dataset_path(self, remedy: str) -> Path:
+    def dataset_path(self, option: str) -> Path:
         """Where the dataset was when the model was trained on it.
 
-        remedy: how the user says where it is now. UserError where it was never on disk, or is gone.
+        option: by which the user says where it is now. UserError where it was never on disk, or is gone.
         """
         recorded = self.options()["dataset"].get("path")
         if recorded is None:
-            raise UserError(f"{self.path}: was trained on data in memory, it does not say which; {remedy}")
+            raise UserError(
+                f"{self.path}: was trained on data in memory, it does not say which; "
+                f"give the prepared dataset with {option}"
+            )
         path = Path(recorded)
         if not path.is_dir():
-            raise UserError(f"{path}: the dataset {self.path} was trained on is gone; {remedy}")
+            raise UserError(f"{path}: the dataset {self.path} was trained on is gone; say where it is with {option}")
         return path
 
     def excludes_seen(self) -> bool | None:

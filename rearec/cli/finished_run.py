@@ -72,7 +72,7 @@ def open_model(run: RunFolder, device: torch.device | str, trust_code: bool) -> 
 
 def dataset_path(run: RunFolder, data: Path | None) -> Path:
     """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
-    return run.dataset_path("say where it is with --data") if data is None else data
+    return run.dataset_path("--data") if data is None else data
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:

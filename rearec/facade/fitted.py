@@ -120,7 +120,7 @@ class FittedModel(Recommender):
             UserError: as `dataset`.
         """
         if self._data is None:
-            return RunFolder(self.run).dataset_path("give it with rearec.load(run, data=...)")
+            return RunFolder(self.run).dataset_path("rearec.load(run, data=...)")
         return None if isinstance(self._data, SequenceDataset) else self._data
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rearec.models.config import ReaRecConfig
-from rearec.objectives import contrastive_active
+from rearec.objectives import OBJECTIVES
 from rearec.training.options import TrainingOptions
 
 __all__ = ["advice", "contrastive_start"]
@@ -52,7 +52,8 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
 
 def contrastive_start(config: ReaRecConfig) -> int | None:
     """The epoch (from 1) in which the contrastive term comes in, None where it is there from the first on, or never."""
-    comes_in = contrastive_active(config, config.warmup) and not contrastive_active(config, 0)
+    objective = OBJECTIVES.get(config.method)
+    comes_in = objective is not None and objective.noised(config, config.warmup) and not objective.noised(config, 0)
     return config.warmup + 1 if comes_in else None
 
 

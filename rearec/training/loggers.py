@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.run_folder import RunFolder
 
-__all__ = ["LOGGERS", "Loggers", "RunLoggers"]
+__all__ = ["LOGGERS", "Loggers", "RunLoggers", "service_errors"]
 
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow", "none")
 # One of these words, a Lightning logger, or several of them.
 Loggers: TypeAlias = str | Logger | Sequence[str | Logger]
 
+# Packages that are not rearec's to bring.
+SERVICES = ("wandb", "mlflow")
 # What project and experiment are called, unless the environment says otherwise.
 PROJECT = "rearec"
 RESULTS = ("ndcg@10", "ndcg@20", "recall@10", "recall@20", "mrr")
@@ -36,7 +39,8 @@ class RunLoggers:
 
     def __init__(self, wanted: Loggers, folder: RunFolder) -> None:
         several = [wanted] if isinstance(wanted, str | Logger) else [*wanted]
-        self.members = [_logger(each, folder.path) for each in dict.fromkeys(several) if each != "none"]
+        with service_errors():
+            self.members = [_logger(each, folder.path) for each in dict.fromkeys(several) if each != "none"]
         self._settings: dict[str, Any] = {}
 
     def log_settings(self, record: Mapping[str, Any]) -> None:
@@ -61,6 +65,18 @@ class RunLoggers:
             logger.finalize("success")
 
 
+@contextmanager
+def service_errors() -> Iterator[None]:
+    """What Weights & Biases and MLflow have against their set-up is for the user to mend: a UserError."""
+    try:
+        yield
+    except Exception as error:
+        service = type(error).__module__.partition(".")[0]
+        if service not in SERVICES:
+            raise
+        raise UserError(f"logger {service}: {in_one_line(error)}") from error
+
+
 def _logger(wanted: str | Logger, run: Path) -> Logger:
     if isinstance(wanted, Logger):
         return wanted
@@ -77,10 +93,9 @@ def _logger(wanted: str | Logger, run: Path) -> Logger:
         from lightning.pytorch.loggers import WandbLogger
 
         return WandbLogger(name=run.name, save_dir=run, project=os.environ.get("WANDB_PROJECT", PROJECT))
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        raise UserError("logger mlflow: set MLFLOW_TRACKING_URI to where runs are kept, such as sqlite:///mlflow.db")
     from lightning.pytorch.loggers import MLFlowLogger
 
-    return MLFlowLogger(
-        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-        run_name=run.name,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", (run / "mlruns").resolve().as_uri()),
-    )
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    return MLFlowLogger(experiment, run_name=run.name, tracking_uri=os.environ["MLFLOW_TRACKING_URI"])

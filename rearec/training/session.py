@@ -21,7 +21,7 @@ from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
 from rearec.training.fitting import texts_of
-from rearec.training.loggers import Loggers, RunLoggers
+from rearec.training.loggers import Loggers, RunLoggers, service_errors
 from rearec.training.module import TrainingModule
 from rearec.training.options import TrainingOptions
 from rearec.training.own_code import note_changed_code, own_code, own_encoder
@@ -71,7 +71,7 @@ class Session:
         training replaces what options.json said of it.
         """
         folder, device = self.folder, self.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet(), service_errors():
             torch.manual_seed(self.options.seed)
             model = _build(config, self.dataset, own_encoder(config, self.backbone))
             if init is not None and not continues:

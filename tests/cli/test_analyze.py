@@ -87,7 +87,7 @@ def test_ceiling_beside_its_control(run_folder: Path, base_runs: list[Path], tmp
     assert "A ceiling below its control is noise" in page and "the control is" in page
 
     alone = analyze(run_folder, "ceiling", "--out", tmp_path / "b")
-    assert alone.exit_code == 0 and "prl: run: 3 states" in alone.stdout
+    assert alone.exit_code == 0 and "prl: run, 3 states" in alone.stdout
     assert "no control here" in (tmp_path / "b" / "ceiling.md").read_text()
 
 

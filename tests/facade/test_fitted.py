@@ -118,13 +118,13 @@ def test_a_saved_model_is_loaded_and_answers_alike(model: FittedModel, tmp_path:
 def test_the_dataset_is_opened_when_it_is_needed(run: Path, prepared: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(prepared, tmp_path / "moved")
     options = json.loads((run / "options.json").read_text())
-    for path, message in ((str(tmp_path / "gone"), "is gone"), (None, "does not say which dataset")):
+    for path, message in ((str(tmp_path / "gone"), "is gone"), (None, "it does not say which")):
         options["dataset"]["path"] = path
         (run / "options.json").write_text(json.dumps(options))
         model = rearec.load(run)
         assert len(model.recommend([["item-001"]])[0].items) == 10
         for ask in (model.evaluate, lambda model=model: model.recommend(users="all")):
-            with pytest.raises(UserError, match=rf"{message}.*; give it with rearec\.load\(run, data=\.\.\.\)"):
+            with pytest.raises(UserError, match=rf"{message}.*with rearec\.load\(run, data=\.\.\.\)"):
                 ask()
     for data in (moved, str(moved), load_dataset(moved)):
         assert len(rearec.load(run, data).recommend(users="all")) == 150

@@ -103,6 +103,10 @@ def test_unknown_loggers_and_those_not_installed_are_told(
     for name in ("wandb", "mlflow"):
         with pytest.raises(UserError, match=f"logger {name}: the package {name} is not installed; pip install {name}"):
             train(dataset, tmp_path / "run", CONFIG, OPTIONS, logger=name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="logger mlflow: set MLFLOW_TRACKING_URI to where runs are kept"):
+        train(dataset, tmp_path / "run", CONFIG, OPTIONS, logger="mlflow")
     assert not (tmp_path / "run").exists()
 
 

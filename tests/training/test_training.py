@@ -305,7 +305,7 @@ for write, name in ((write_json, "a.json"), (write_checkpoint, "b")):
 def test_a_model_that_cannot_be_written_is_an_error_that_names_the_run(
     dataset: SequenceDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: ReaRec, directory: Path) -> None:
+    def fail(self: ReaRec, directory: Path, **_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
     monkeypatch.setattr(ReaRec, "save_pretrained", fail)
