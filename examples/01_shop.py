@@ -8,7 +8,7 @@ from rearec.data import sample_events
 
 events = sample_events()  # a DataFrame of polars; pandas and pyarrow do as well
 data = rearec.Dataset.from_frame(events, user="user", item="item", time="time", titles="title")
-model = rearec.fit(data, epochs=6, progress=False)  # to be quick; without it, until validation stops rising
+model = rearec.fit(data, epochs=4, progress=False)  # to be quick; without it, until validation stops rising
 offers = model.recommend(users="all", k=5, frame=True)
 print(offers.head(5))
 

@@ -10,7 +10,7 @@ data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time
 runs = {}
 for method in ("base", "prl"):
     for seed in (0, 1):
-        model = rearec.fit(data, method=method, seed=seed, epochs=3, out=f"{method}-{seed}", force=True, progress=False)
+        model = rearec.fit(data, method=method, seed=seed, epochs=2, out=f"{method}-{seed}", force=True, progress=False)
         runs[method, seed] = model
         print(f"{method} seed {seed}: validation NDCG@20 {model.result['valid']['ndcg@20']:.4f}")
 
