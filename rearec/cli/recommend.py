@@ -10,7 +10,7 @@ import typer
 
 from rearec.cli.answer_files import answer_writer, as_record, check_output, read_id_file, read_requests
 from rearec.cli.command import Common, Force, command
-from rearec.cli.finished_run import check_steps
+from rearec.cli.finished_run import TrustCode, check_code, check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.errors import UserError
@@ -84,6 +84,7 @@ def recommend(
             metavar="DIR", help="The prepared dataset, for --user and --users.", show_default="where it was trained on"
         ),
     ] = None,
+    trust_code: TrustCode = False,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
@@ -105,7 +106,9 @@ def recommend(
         raise UserError("--output is for the answers to --input, --users or --user")
     from rearec.run_folder import RunFolder
 
-    RunFolder(run).check_finished()
+    folder = RunFolder(run)
+    folder.check_finished()
+    check_code(folder, trust_code)
     if output_file is not None:
         check_output(output_file, input_file, force)
     requests = read_requests(input_file) if input_file is not None else None
@@ -113,7 +116,7 @@ def recommend(
 
     from rearec.facade import load
 
-    model = load(run, data, device=compute_device(common.device))
+    model = load(run, data, trust_code=trust_code, device=compute_device(common.device))
     check_steps(steps, model.config.steps)
     if exclude_seen is None and model.excludes_seen:
         note("items of the history are left out, as the run was trained; --keep-seen recommends them too")

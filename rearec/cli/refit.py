@@ -9,7 +9,7 @@ import typer
 
 from rearec.cli.command import Common, Force, command
 from rearec.cli.config_file import ConfigFile, PrintConfig, print_options
-from rearec.cli.finished_run import TrustCode, dataset_path
+from rearec.cli.finished_run import TrustCode, check_code_to_resume, dataset_path
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
 from rearec.cli.training_progress import TrainingProgress
@@ -53,6 +53,7 @@ def refit(
     folder = RunFolder(run)
     folder.check_finished()
     folder.check_held_out()
+    check_code_to_resume(folder, set(), trust_code)
     data = dataset_path(folder, data)
 
     from rearec.training import refit as train_on_all

@@ -14,10 +14,12 @@ from rearec.errors import UserError
 from rearec.facade.device import device_of
 from rearec.facade.fitted import FittedModel, TemporaryFolder
 from rearec.facade.progress import TrainingBars
+from rearec.fields import is_code
 from rearec.fields import settings as settings_of
 from rearec.inference import Recommender
 from rearec.models.backbone import Backbone
-from rearec.models.config import OWN_BACKBONE, ReaRecConfig
+from rearec.models.config import OWN_BACKBONE, OWN_METHOD, ReaRecConfig
+from rearec.objectives import Objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, settings_for, train
@@ -40,6 +42,7 @@ def fit(
     method: str = "prl",
     preset: Preset = "best",
     backbone: str | Callable[[], Backbone] = "sasrec",
+    objective: Objective | None = None,
     out: str | Path | None = None,
     init: str | Path | ReaRec | Recommender | None = None,
     callbacks: Sequence[Callback] = (),
@@ -57,6 +60,8 @@ def fit(
         method: "base" (no reasoning), "naive", "rpe", "erl" or "prl".
         preset: "best", the best known settings, or "paper", the paper's sizes with the official code's settings.
         backbone: "sasrec", "bert4rec", "unisrec", "morec", or a function that makes an encoder of one's own.
+        objective: one of your own, in place of method. Both method and backbone may be the name of code,
+            ``module:factory``, which is run.
         out: the RUN folder to write; None: a temporary one, which is deleted with the model.
         init: what to start from: a finished RUN folder or a `FittedModel`, whose items are matched by their ids, or a
             model of the same items.
@@ -96,8 +101,10 @@ def fit(
         raise ValueError("resume and force: resume goes on with a run, force replaces it: give one of them")
     own = None if isinstance(backbone, str) else backbone
     name = backbone if isinstance(backbone, str) else OWN_BACKBONE
+    if objective is not None:
+        method = OWN_METHOD
     # Who names code of their own here has it run; a function that makes an encoder makes the one to load, too.
-    trust_code = ":" in name
+    trust_code = is_code(name)
     known: Preset | None = preset
     if resume and out is not None and RunFolder(out).options_file.is_file():
         config, options = _as_before(RunFolder(out), method, name, settings)
@@ -118,6 +125,7 @@ def fit(
                 options,
                 preset=known,
                 backbone=own,
+                objective=objective,
                 device=place,
                 resume=resume,
                 force=force,
@@ -141,6 +149,7 @@ def refit(
     out: str | Path | None = None,
     epochs: int | None = None,
     backbone: Callable[[], Backbone] | None = None,
+    trust_code: bool = False,
     logger: Loggers = "tensorboard",
     progress: bool = True,
     device: torch.device | str | None = None,
@@ -154,6 +163,7 @@ def refit(
         model: what `fit` or `load` returned, or its RUN folder.
         epochs: how many; None: as many as the model's best epoch had behind it.
         backbone: for a model with an encoder of one's own, the function that makes it.
+        trust_code: whether the code may be run that the model names for its encoder or method (``module:factory``).
         out, logger, progress, device, force: as `fit` takes them.
 
     Raises:
@@ -168,7 +178,11 @@ def refit(
         >>> final.result["epochs"] == model.result["best_epoch"], final.result["test"]
         (True, None)
     """
-    chosen = model if isinstance(model, FittedModel) else FittedModel(model, backbone=backbone and backbone())
+    chosen = (
+        model
+        if isinstance(model, FittedModel)
+        else FittedModel(model, backbone=backbone and backbone(), trust_code=trust_code)
+    )
     place = device_of(device)
     temporary = TemporaryFolder() if out is None else None
     run = temporary.path if temporary is not None else Path(out or "")
@@ -183,6 +197,7 @@ def refit(
                 data=data,
                 epochs=epochs,
                 backbone=backbone,
+                trust_code=trust_code,
                 device=place,
                 force=force,
                 logger=logger,
@@ -190,7 +205,7 @@ def refit(
                 on_batch=bars.on_batch,
             )
         encoder = None if backbone is None else backbone()
-        return FittedModel(run, data=data, backbone=encoder, device=place, keep=temporary)
+        return FittedModel(run, data=data, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
     except BaseException:
         if temporary is not None:
             temporary.delete()

@@ -1,7 +1,8 @@
-"""How a training goes on, as a bar in a notebook or on a terminal."""
+"""How a training goes on, as a bar in a notebook or on a terminal; where there is neither, nothing is shown."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 __all__ = ["TrainingBars"]
@@ -20,7 +21,7 @@ class TrainingBars:
         self._batches: Any = None
 
     def __enter__(self) -> TrainingBars:
-        if self._shown:
+        if self._shown and _is_watched():
             from tqdm.auto import tqdm
 
             self._epochs = tqdm(**self._options)
@@ -54,3 +55,10 @@ class TrainingBars:
         self._epochs.set_postfix(beside, refresh=False)
         # an epoch that a resumed training has behind it counts too
         self._epochs.update(row["epoch"] - self._epochs.n)
+
+
+def _is_watched() -> bool:
+    """Whether somebody looks at the bars as they move: in a notebook, or on a terminal."""
+    from tqdm.auto import tqdm
+
+    return any("notebook" in kind.__module__ for kind in tqdm.__mro__) or sys.stderr.isatty()

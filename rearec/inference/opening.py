@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,8 +41,7 @@ def open_run(
         run.check_finished()
     else:
         run = RunFolder(locate_model(name, [run.catalog_file.name])[0].parent)
-    own: dict[str, Any] = {"backbone": backbone, **({"trust_code": True} if trust_code else {})}
-    model = ReaRec.from_pretrained(name, map_location=device, **own)
+    model = ReaRec.from_pretrained(name, map_location=device, backbone=backbone, trust_code=trust_code)
     catalog = run.catalog()
     if len(catalog.item_ids) != model.config.num_items:
         raise UserError(

@@ -105,14 +105,19 @@ def _data_rows(data: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _measured(result: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
-    """The test metrics, or those of the validation where there are no test rows."""
-    if result is None:
+    """The test metrics, or those of the validation where there are no test rows; none of a refit."""
+    if result is None or result["valid"] is None:
         return "test", {}
     return ("test", result["test"]) if result.get("test") else ("validation", result["valid"])
 
 
 def _metrics(result: Mapping[str, Any]) -> list[str]:
     split, measured = _measured(result)
+    if not measured:
+        return [
+            "## Metrics",
+            f"None: trained on every interaction, {result['epochs']} epochs long; nothing was left to measure it by.",
+        ]
     names = _metric_names(measured)
     rows = [["this model", *_values(measured, names)]]
     rows += [[words, *_values(measured[floor], names)] for floor, words in FLOORS.items() if floor in measured]

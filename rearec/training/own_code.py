@@ -22,7 +22,7 @@ def check_trusted(run: RunFolder, config: ReaRecConfig, trust_code: bool) -> Non
     for part in ("backbone", "method"):
         name = getattr(config, part)
         if is_code(name) and not trust_code:
-            raise UserError(f"{run.path}: its {part} is code of somebody's own, {name}; --trust-code runs it")
+            raise UserError(f"{run.path}: its {part} is code of somebody's own, {name}; trust_code=True runs it")
 
 
 def own_encoder(config: ReaRecConfig, backbone: Callable[[], Backbone] | None) -> Backbone | None:
