@@ -51,8 +51,8 @@ def recommend(rows: int) -> Call:
     dataset = paper_shaped(5_000, 23_000, 9.0)
     torch.manual_seed(0)
     model = ReaRec(fitting_config(dataset, method="prl", steps=2, dim=256, ffn=300)).eval()
-    items = SimpleNamespace(item_ids=dataset.item_ids, popularity=dataset.train_item_counts().tolist())
-    recommender = Recommender(model, items)  # type: ignore[arg-type]  # any object that has these two
+    items = SimpleNamespace(item_ids=dataset.item_ids, popularity=dataset.train_item_counts().tolist(), titles=None)
+    recommender = Recommender(model, items)  # type: ignore[arg-type]  # any object that has these
     pairs = dataset.rows("test")[:rows]
     histories = [[dataset.item_ids[i] for i in dataset.history(int(s), int(p))] for s, p in pairs]
     return lambda: recommender.recommend(histories, 20)

@@ -94,11 +94,11 @@ def test_wrong_arguments_exit_with_2_and_no_traceback(arguments: list[str], run_
     [
         (["evaluate", "nowhere"], "nowhere: no such folder; expected the RUN folder of a training"),
         (["recommend", "nowhere", "a"], "nowhere: no such folder; expected the RUN folder of a training"),
-        (["recommend", "nowhere", "--input", "x"], "--input and --output belong together"),
+        (["recommend", "nowhere", "--input", "x"], "--input writes its answers to a file: say which with --output"),
         (["train", "nowhere", "--out", "run"], "nowhere: no such directory; expected a prepared dataset"),
         (["train", "nowhere", "--out", "run", "--resume", "--force"], "give one of them"),
         (["prepare", "json", "nowhere.json", "--out", "dir"], "nowhere.json"),
-        (["prepare", "csv", "nowhere.csv", "--out", "dir"], "; files of columns have the format table (see"),
+        (["prepare", "csv", "nowhere.csv", "--out", "dir"], "; csv files are the format 'table'"),
         (["info", "--device", "abacus"], "--device: got 'abacus', expected auto, cpu, cuda or cuda:N"),
     ],
 )
@@ -201,7 +201,7 @@ def test_outputs_that_cannot_be_written_are_refused_by_their_name(
     ):
         result = run_rearec(*arguments)
         assert result.returncode == 2
-        assert result.stderr.startswith(f"error: {message}"), result.stderr
+        assert result.stderr.splitlines()[-1].startswith(f"error: {message}"), result.stderr
     assert requests.read_text() == '["item-001"]\n'
 
 
