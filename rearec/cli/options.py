@@ -12,7 +12,7 @@ import typer
 
 from rearec.fields import Setting, is_code, settings
 
-__all__ = ["options_of", "unset_options", "with_options", "with_parameters"]
+__all__ = ["completing", "options_of", "unset_options", "with_options", "with_parameters"]
 
 Command = Callable[..., None]
 
@@ -85,7 +85,7 @@ def _word_or_code(words: Sequence[str]) -> Callable[[str | None], str | None]:
     return check
 
 
-def _completing(words: Sequence[str]) -> Callable[[str], list[str]]:
+def completing(words: Sequence[str]) -> Callable[[str], list[str]]:
     """What a shell offers for the beginning of a word."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
@@ -99,7 +99,7 @@ def _parameter(said: Setting) -> inspect.Parameter:
         help=said.help,
         metavar=f"<{'|'.join((*get_args(offered), 'MODULE:FACTORY'))}>" if said.code else said.metavar,
         callback=_word_or_code(get_args(offered)) if said.code else None,
-        autocompletion=_completing(get_args(offered)) if said.code else None,
+        autocompletion=completing(get_args(offered)) if said.code else None,
         min=said.at_least if said.is_a(int) else None,
         rich_help_panel=said.panel,
         show_default=said.shown,

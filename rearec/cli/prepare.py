@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, Force, command
-from rearec.cli.options import options_of, with_options
+from rearec.cli.options import completing, options_of, with_options
 from rearec.cli.output import emit, metric_table, note
 from rearec.data.readers.formats import FORMATS, SOURCE_FORMATS, check_format
 from rearec.data.readers.options import PrepareOptions
@@ -33,6 +33,7 @@ def prepare(
         typer.Argument(
             metavar="FORMAT",
             help=" ".join(f"{name}: {SOURCE_FORMATS[name].help}" for name in FORMATS),
+            autocompletion=completing(FORMATS),
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the prepared dataset.")],

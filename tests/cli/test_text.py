@@ -93,13 +93,14 @@ def test_the_name_of_the_folder_is_shown_in_full(place: Path) -> None:
 
 
 def test_recommend_shows_every_id_as_it_is(trained: Path) -> None:
-    result = run("recommend", trained, "-k", len(IDS), "--", "[/b]", "[nobody]\x1b[31m  :smile:")
+    plain = ("recommend", trained, "--no-titles", "--keep-seen", "-k", len(IDS))
+    result = run(*plain, "--", "[/b]", "[nobody]\x1b[31m  :smile:")
     assert "skipped, not in the catalogue: [nobody]\\x1b[31m  :smile:" in result.stderr
     # the long one is folded
     cells = [re.sub(r"^ *\d* +| +-?\d\.\d+ *$", "", line) for line in result.stdout.splitlines()]
     assert {shown for shown in SHOWN.values() if len(shown) < 80} <= set(cells)
     assert "".join(cell for cell in cells if set(cell) == {"x"}) == "x" * 300
-    exact = json.loads(run("recommend", trained, "-k", len(IDS), "--json", "--", "[/b]", "\x1b[31m").stdout)
+    exact = json.loads(run(*plain, "--json", "--", "[/b]", "\x1b[31m").stdout)
     assert set(exact["items"]) == set(IDS) and exact["unknown"] == ["\x1b[31m"] and exact["history"][0] == "[/b]"
 
 
@@ -199,10 +200,11 @@ def test_wrong_arguments_are_one_line_with_the_users_words(text: str, tmp_path: 
         (f"x{text}",),
         ("info", f"x{text}"),
         ("info", f"--x{text}"),
-        ("prepare", f"x{text}", "file", "--out", tmp_path / "out"),
     ):
         (line,) = run(*arguments, code=2).stderr.splitlines()
         assert line.startswith("error: ") and f"x{visible(text)}" in line and line.endswith("--help')"), line
+    (line,) = run("prepare", f"x{text}", "file", "--out", tmp_path / "out", code=2).stderr.splitlines()
+    assert line.startswith(f"error: unknown format {visible(repr(f'x{text}')[:-1])}"), line
 
 
 def printed(*objects: RenderableType) -> str:
