@@ -39,6 +39,20 @@ define(
 )
 
 
+def appended(args: AttentionDecode) -> Attention:
+    """Writes k, v behind the first `length` tokens of token_k, token_v: the attention over these, without gradients.
+
+    For backends whose kernel does not append by itself.
+    """
+    stop = args.length + args.q.shape[1]
+    args.token_k[:, args.length : stop] = args.k
+    args.token_v[:, args.length : stop] = args.v
+    return Attention(
+        args.q, [args.token_k[:, :stop]], [args.token_v[:, :stop]], args.prefix_k, args.prefix_v, carriers=(),
+        scale=args.scale, dropout_p=args.dropout_p, seed=args.seed, keep=False,
+    )  # fmt: skip
+
+
 def _attention_fake(args: Attention, _: Rows) -> tuple[Tensor, Tensor, Tensor]:
     rows, queries, heads, _width = args.q.shape
     slots, tokens = args.prefix_k.shape[1], sum(k.shape[1] for k in args.token_k)

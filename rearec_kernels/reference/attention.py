@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rearec_kernels.dropout import dropout_threshold
 from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
+from rearec_kernels.ops.attention import appended
 from rearec_kernels.precision import ieee_products
 from rearec_kernels.reference.philox import philox_word
 
@@ -92,15 +93,7 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
-    """Writes k, v behind the first `length` tokens of token_k, token_v and attends; nothing is kept for gradients."""
-    stop = args.length + args.q.shape[1]
-    args.token_k[:, args.length : stop] = args.k
-    args.token_v[:, args.length : stop] = args.v
-    appended = Attention(
-        args.q, [args.token_k[:, :stop]], [args.token_v[:, :stop]], args.prefix_k, args.prefix_v, carriers=(),
-        scale=args.scale, dropout_p=args.dropout_p, seed=args.seed, keep=False,
-    )  # fmt: skip
-    out, _, _ = attention(appended, rows)
+    out, _, _ = attention(appended(args), rows)
     return out
 
 
