@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["UserError", "in_one_line", "visible"]
+__all__ = ["UserError", "in_one_line", "some_of", "visible"]
 
 # Control characters, the line and paragraph separators, and the halves of surrogate pairs, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -33,6 +34,16 @@ class UserError(Exception):
 def in_one_line(error: Exception) -> str:
     """What a library's error says, its paragraphs run together."""
     return " ".join(str(error).split())
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of several names, and how many more there are.
+
+    >>> some_of(["a", "b", "c"]), some_of(["a", "b", "c"], 1)
+    ('a, b, c', 'a and 2 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def visible(text: str) -> str:

@@ -12,6 +12,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.bootstrap import paired_interval
+from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.measures import floor_metrics
 from rearec.evaluation.metrics import METRICS, heading, parse_metrics, rank_metrics, row_metrics
 from rearec.evaluation.seen import seen_words
@@ -21,8 +22,6 @@ from rearec.report.page import Page
 from rearec.report.plots import draw_lines, panels
 
 __all__ = ["metrics_by_step", "of_ranks", "page"]
-
-FLOORS = ("popularity", "markov")
 
 
 def metrics_by_step(

@@ -12,7 +12,7 @@ from rearec.analysis.metric import METRIC, rank_metric, with_usual
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.evaluation import evaluate, quantile_groups, seen_items
-from rearec.evaluation.floors import baseline_ranks
+from rearec.evaluation.floors import FLOORS, baseline_ranks
 from rearec.evaluation.metrics import heading, rank_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec
@@ -30,7 +30,6 @@ TITLES = {
     "users_by_length": "For whom? By length of the history",
     "items_by_popularity": "For which items? By popularity of the target",
 }
-FLOORS = ("popularity", "markov")
 
 
 def subgroups(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
     from rearec.evaluation.seen import SeenName
 
-__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "number", "progress_bar"]
+__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "progress_bar"]
 
 
 def note(message: str) -> None:
@@ -86,6 +86,7 @@ def metric_table(
     from rearec.cli.tables import Cell, FittingTable
     from rearec.evaluation.metrics import METRICS, heading
     from rearec.evaluation.seen import seen_words
+    from rearec.report.digits import number
 
     with_error = ("ndcg@20",) if metrics is None else metrics
     lines = []
@@ -97,8 +98,3 @@ def metric_table(
         lines.append((name, [*cells, Cell(f"{row['rows']:,}")]))
     headings = [heading(metric) for metric in metrics or METRICS]
     return FittingTable(f"{title}, {seen_words(seen)}", [*headings, "rows"], lines)
-
-
-def number(value: float | None) -> str:
-    """A metric as tables have it."""
-    return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"

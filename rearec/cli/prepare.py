@@ -93,6 +93,8 @@ def prepare(
 def _render(console: Terminal, result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from rearec.evaluation.floors import FLOORS
+
     table = Table(title="Statistics", title_justify="left", show_header=False, box=None)
     table.add_column("")
     table.add_column("", justify="right")
@@ -100,7 +102,7 @@ def _render(console: Terminal, result: dict[str, Any]) -> None:
         form = ".4%" if name == "density" else ",.2f" if isinstance(value, float) else ","
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
-    floors = {name: result[name] for name in ("popularity", "markov")}
+    floors = {name: result[name] for name in FLOORS}
     console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=result["seen"]))
     findings = (f"{name}: {text}" for name, text in result["findings"].items())
     for line in (f"written to {result['dataset']}", *result["notes"], *findings, f"next: {result['next']}"):

@@ -131,10 +131,12 @@ def _short(value: object) -> str:
 
 
 def _render(console: Terminal, result: StudyResult, method: str) -> None:
+    from rearec.evaluation.floors import FLOORS
+
     for line in repr(result).splitlines():
         console.print(line)
     if result.test is not None:
-        rows = {method: result.test, **{floor: result.test[floor] for floor in ("popularity", "markov")}}
+        rows = {method: result.test, **{floor: result.test[floor] for floor in FLOORS}}
         console.print(metric_table("Test rows, full catalogue", rows, seen=result.test["seen"]))
     for file in result.files:
         console.print(f"written: {file}")

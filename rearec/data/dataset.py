@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.words import SPLIT_NAMES, SplitName
+from rearec.report.notebook import html_table
 
 __all__ = ["SequenceDataset", "ranges"]
 
@@ -79,10 +80,8 @@ class SequenceDataset:
         """For notebooks: the same as a table of two rows."""
         counts = {"users": self.num_users, "items": self.num_items, "interactions": self.num_interactions}
         counts |= {f"{split} rows": len(self.split_rows[split]) for split in SPLIT_NAMES}
-        heads = "".join(f"<th>{name}</th>" for name in counts)
-        cells = "".join(f"<td>{count:,}</td>" for count in counts.values())
         caption = ", ".join((type(self).__name__, *self._parts()))
-        return f"<table><caption>{caption}</caption><tr>{heads}</tr><tr>{cells}</tr></table>"
+        return html_table(caption, list(counts), [[f"{count:,}" for count in counts.values()]])
 
     def _parts(self) -> list[str]:
         """What there is of the items beside their ids."""

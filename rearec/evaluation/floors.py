@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
     from rearec.data.words import SplitName
 
-__all__ = ["MarkovChain", "baseline_lists", "baseline_ranks", "last_items", "popularity_order", "popularity_ranks"]
+__all__ = [
+    "FLOORS",
+    "MarkovChain",
+    "baseline_lists",
+    "baseline_ranks",
+    "last_items",
+    "popularity_order",
+    "popularity_ranks",
+]
+
+# As results name them.
+FLOORS = ("popularity", "markov")
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -17,13 +17,13 @@ from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation import rank_rows, seen_items
 from rearec.evaluation.bootstrap import RESAMPLES, paired_interval
-from rearec.evaluation.floors import baseline_lists, baseline_ranks
+from rearec.evaluation.floors import FLOORS, baseline_lists, baseline_ranks
 from rearec.evaluation.measures import RowGroups
 from rearec.evaluation.metrics import METRICS, Metric, parse_metrics, row_metrics, summary
 from rearec.evaluation.ranking import check_split
 from rearec.evaluation.seen import SeenItems, seen_name
 from rearec.evaluation.top_lists import TopLists
-from rearec.experiments.comparison_result import CHANCE, FLOORS, Comparison
+from rearec.experiments.comparison_result import CHANCE, Comparison
 from rearec.inference import Recommender
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
@@ -75,7 +75,8 @@ def compare(
 
     Raises:
         UserError: runs of other data than the others or than ``data``, runs that treat seen items differently while
-            ``exclude_seen`` does not decide it, an unfinished run, an unknown baseline, metric, split or grouping.
+            ``exclude_seen`` does not decide it, an unfinished run, a refit, an unknown baseline, metric, split or
+            grouping.
 
     Examples:
         >>> import tempfile
@@ -238,6 +239,8 @@ def _named(runs: Sequence[Any] | Mapping[str, Any]) -> dict[str, RunFolder | Rec
     for _, run in opened:
         if isinstance(run, RunFolder):
             run.check_finished()
+        if (folder := _folder(run)) is not None:
+            RunFolder(folder).check_held_out()
     short = [name or _short(run, place) for place, (name, run) in enumerate(opened, 1)]
     # Folders of one name, as seeds/1/run and seeds/2/run, are told by their paths.
     full = [name or str(_folder(run) or wanted) for (name, run), wanted in zip(opened, short, strict=True)]

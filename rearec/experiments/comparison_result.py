@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,14 @@ from rearec.evaluation.metrics import heading
 from rearec.evaluation.seen import SeenItems, seen_words
 from rearec.experiments.frames import frame
 from rearec.files import check_folder
-from rearec.report.interval_plots import draw_intervals
+from rearec.report.digits import number
+from rearec.report.intervals import draw_intervals
+from rearec.report.notebook import html_table
 from rearec.report.page import Page, escape
 from rearec.report.plots import panels
 
-__all__ = ["CHANCE", "FLOORS", "Comparison", "short_lines"]
+__all__ = ["CHANCE", "Comparison", "short_lines"]
 
-FLOORS = ("popularity", "markov")
 CHANCE = "no difference beyond chance"
 NAME = "comparison"
 
@@ -122,15 +122,8 @@ class Comparison:
         return "\n".join([f"Comparison: {self.title}", *self.sentences])
 
     def _repr_html_(self) -> str:
-        lines = [line for line in self.table if line["metric"] == self.main]
-        shown = [shown_line(line) for line in lines]
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in shown[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape('–' if cell is None else str(cell))}</td>" for cell in row.values())
-            for row in shown
-        )
-        title = html.escape(f"{heading(self.main)}, {self.title}")
-        return f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        shown = [shown_line(line) for line in self.table if line["metric"] == self.main]
+        return html_table(f"{heading(self.main)}, {self.title}", list(shown[0]), [list(row.values()) for row in shown])
 
     def _page(self, folder: Path) -> Page:
 
@@ -241,14 +234,6 @@ def shown_line(line: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "in words": line["verdict"],
     }
-
-
-def number(value: float | None, *, sign: bool = False) -> str:
-    """A metric or a difference as it is printed."""
-    if value is None:
-        return "–"
-    plus = "+" if sign else ""
-    return f"{value:{plus}.4f}" if abs(value) < 10 else f"{value:{plus},.1f}"
 
 
 def _setting(value: Any) -> str | None:

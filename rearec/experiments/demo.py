@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from rearec.data.synthetic import Planted, generate, planted_theme
 from rearec.evaluation import evaluate, seen_items
+from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
 from rearec.files import OutputFolder, write_json
@@ -148,7 +149,7 @@ def run_demo(
             force=force,
             on_epoch=partial(record, method),
         )
-        floors = {name: trained["test"][name] for name in ("popularity", "markov")}
+        floors = {name: trained["test"][name] for name in FLOORS}
         model = ReaRec.from_pretrained(folder / method, map_location=device)
         results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 

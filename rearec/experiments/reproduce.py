@@ -20,8 +20,8 @@ from rearec.evaluation.seen import seen_words
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.ablation import FIG7
 from rearec.experiments.artefact import Artefact
-from rearec.experiments.comparison import TABLE2, TABLE3
 from rearec.experiments.dataset_table import TABLE1
+from rearec.experiments.method_tables import TABLE2, TABLE3
 from rearec.experiments.model_analyses import FIG2, FIG4, FIG8, FIG9, FIG11, TABLE4
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Progress, train_all

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rearec.errors import UserError
-from rearec.training.presets import KNOWN, relevant
+from rearec.training.presets import DECIDED, KNOWN, relevant
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -21,8 +21,6 @@ __all__ = ["SPACE", "Choice", "Range", "grids", "parse_axis", "parse_search", "s
 
 # The part of a range that stands for 0 where 0 is to be tried too.
 ZERO_PART = 0.2
-# Settings that a search leaves alone: what is measured must be the same for all, and so must the data.
-NOT_SEARCHED = ("num_items", "feature_dim", "backbone", "method", "seed", "exclude_seen")
 
 
 @dataclass(frozen=True)
@@ -158,8 +156,8 @@ def parse_search(texts: Sequence[str]) -> dict[str, Axis]:
 
 def parse_axis(name: str, text: str) -> Axis:
     """One of them, without its name."""
-    if name not in KNOWN or name in NOT_SEARCHED:
-        known = ", ".join(each for each in KNOWN if each not in NOT_SEARCHED)
+    if name not in KNOWN or name in DECIDED:
+        known = ", ".join(each for each in KNOWN if each not in DECIDED)
         raise UserError(f"--search {name}: unknown setting, or one that is not searched; known are {known}")
     said = KNOWN[name]
     if ":" not in text:

@@ -21,7 +21,7 @@ from rearec.experiments.trials import Job, again, optuna
 from rearec.files import write_aside
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_bars, figure
-from rearec.report.tuning_plots import draw_history
+from rearec.report.trials import draw_history
 from rearec.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def study_result(
 
 
 def _yaml(job: Job, settings: Mapping[str, Any], value: float) -> str:
-    """Names and values. Optuna's own dependency writes them."""
+    """Names and values, as ``rearec train --config`` reads them."""
     import yaml
 
     head = f"# The settings with the best validation NDCG@20 ({value:.4f}) of a study of {job.method} on {job.backbone}"

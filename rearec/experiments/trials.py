@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["Job", "again", "arguments_of", "main", "open_study", "optuna", "revive", "run_of", "work"]
+__all__ = ["Job", "again", "arguments_of", "ended", "main", "open_study", "optuna", "revive", "run_of", "work"]
 
 STUDY_NAME = "rearec"
 METRIC = "valid_ndcg@20"
@@ -131,6 +131,13 @@ def again(study: Study) -> set[int]:
     return {trial.user_attrs["again"] for trial in study.get_trials(deepcopy=False) if "again" in trial.user_attrs}
 
 
+def ended(study: Study) -> list[FrozenTrial]:
+    """The trials that have ended, whatever came of them."""
+    anew = again(study)
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished() and trial.number not in anew]
+
+
 def revive(study: Study) -> None:
     """Let trials that nobody trains any more be tried again; call it where nobody can be training."""
     state = optuna().trial.TrialState
@@ -169,8 +176,7 @@ def work(
             trial = _next(job, study)
             if trial is None:
                 return
-            ended = _Trial(job, plan, axes, study, trial, dataset, deadline, on_epoch, on_batch).train()
-            if not ended:
+            if not _Trial(job, plan, axes, study, trial, dataset, deadline, on_epoch, on_batch).train():
                 return
             if on_trial is not None:
                 on_trial(study.get_trials(deepcopy=False)[trial.number])
@@ -197,13 +203,10 @@ def _next(job: Job, study: Study) -> Trial | None:
 
 
 def _check_failures(study: Study) -> None:
-    state = optuna().trial.TrialState
-    anew = again(study)
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    ended = [trial for trial in ended if trial.number not in anew]
-    if len(ended) >= MOST_FAILURES and all(trial.state == state.FAIL for trial in ended):
-        reason = ended[-1].user_attrs.get("error", "its process died")
-        raise UserError(f"all of the first {len(ended)} trials failed, the last one: {reason}")
+    state, trials = optuna().trial.TrialState, ended(study)
+    if len(trials) >= MOST_FAILURES and all(trial.state == state.FAIL for trial in trials):
+        reason = trials[-1].user_attrs.get("error", "its process died")
+        raise UserError(f"all of the first {len(trials)} trials failed, the last one: {reason}")
 
 
 def run_of(plan: Plan, job: Job, settings: Mapping[str, Any]) -> Run:

@@ -24,13 +24,13 @@ from rearec.experiments.processes import Process, locked
 from rearec.experiments.runs import Run
 from rearec.experiments.search_space import Axis, parse_search, space_of
 from rearec.experiments.study_result import StudyResult, study_result
-from rearec.experiments.trials import Job, again, arguments_of, open_study, optuna, revive, run_of, work
+from rearec.experiments.trials import Job, arguments_of, ended, open_study, optuna, revive, run_of, work
 from rearec.files import OutputFolder, read_json, write_json
-from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
-from rearec.training import TrainingOptions, train
+from rearec.training import train
 from rearec.training.presets import Preset
+from rearec.training.resuming import settings_of_run
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -158,7 +158,7 @@ def tune(
             study.enqueue_trial(first)
         revive(study)
         if on_start is not None:
-            on_start(len(_ended(study)), moved)
+            on_start(len(ended(study)), moved)
         if jobs == 1:
             work(job, dataset, deadline=deadline, on_trial=on_trial, on_epoch=on_epoch)
         else:
@@ -228,12 +228,6 @@ def _claim(folder: Path, job: Job, fingerprint: str, *, resume: bool, force: boo
             raise UserError(f"{folder}: its study was started with {told}; --force starts it anew")
 
 
-def _ended(study: Study) -> list[FrozenTrial]:
-    anew = again(study)
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state.is_finished() and trial.number not in anew]
-
-
 def _side_by_side(
     job: Job,
     study: Study,
@@ -247,7 +241,7 @@ def _side_by_side(
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     seconds = None if deadline is None else deadline - time.monotonic()
     arguments = arguments_of(job, seconds)
-    told = {trial.number for trial in _ended(study)}
+    told = {trial.number for trial in ended(study)}
     running: list[Process] = []
     try:
         running += [Process("rearec.experiments.trials", arguments, threads, lock) for _ in range(jobs)]
@@ -258,7 +252,7 @@ def _side_by_side(
                 running.remove(process)
                 if error is not None:
                     raise UserError(error)
-            for trial in _ended(study):
+            for trial in ended(study):
                 if trial.number not in told and on_trial is not None:
                     on_trial(trial)
                 told.add(trial.number)
@@ -269,7 +263,7 @@ def _side_by_side(
 
 def _keep_best(job: Job, plan: Plan, study: Study, dataset: SequenceDataset) -> Run:
     """Leave the best training in ``best``, its test rows ranked; remove the others that ended."""
-    complete = [trial for trial in _ended(study) if trial.state == optuna().trial.TrialState.COMPLETE]
+    complete = [trial for trial in ended(study) if trial.state == optuna().trial.TrialState.COMPLETE]
     if not complete:
         raise UserError(f"{job.out}: no trial has ended yet; the same command goes on from there")
     run = run_of(plan, job, study.best_trial.user_attrs["settings"])
@@ -304,8 +298,4 @@ def _finished(runs: Path) -> Iterator[RunFolder]:
 
 def _is_of(folder: RunFolder, run: Run) -> bool:
     """Whether a folder holds a finished training with these settings."""
-    if not folder.finished:
-        return False
-    options = folder.options()
-    of_folder = ReaRecConfig.from_dict(options["model"]), TrainingOptions(**options["training"])
-    return of_folder == (run.config, run.options)
+    return folder.finished and settings_of_run(folder) == (run.config, run.options)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.metrics import METRICS, heading
 from rearec.evaluation.seen import seen_words
 from rearec.report.notebook import html_table
 
 __all__ = ["result_html", "result_lines"]
 
-FLOORS = ("popularity", "markov")
 SHOWN = ("ndcg@20", "recall@20")
 
 

@@ -1,11 +1,11 @@
-"""How many decimals numbers that stand together are shown with."""
+"""How numbers are shown: alone, and how many decimals those have that stand together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-__all__ = ["column_decimals", "label_decimals"]
+__all__ = ["column_decimals", "label_decimals", "number"]
 
 MOST = 4
 
@@ -27,6 +27,14 @@ def label_decimals(values: Iterable[float]) -> int:
     """Decimals of the numbers written into a plot: the largest has three digits."""
     largest = max(_sizes(values), default=1.0)
     return max(0, min(MOST, 2 - _magnitude(largest)))
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A metric or a difference of metrics as it is printed; None is a dash."""
+    if value is None:
+        return "–"
+    plus = "+" if sign else ""
+    return f"{value:{plus}.4f}" if abs(value) < 10 else f"{value:{plus},.1f}"
 
 
 def _sizes(values: Iterable[float]) -> list[float]:

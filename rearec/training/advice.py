@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rearec.evaluation.floors import FLOORS
 from rearec.models.config import ReaRecConfig
 from rearec.objectives import OBJECTIVES
 from rearec.training.options import TrainingOptions
 
 __all__ = ["advice", "contrastive_start"]
 
-FLOORS = ("popularity", "markov")
 DIGITS = 4
 
 

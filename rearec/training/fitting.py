@@ -18,12 +18,9 @@ from rearec.fields import settings
 from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
 from rearec.models.title_encoder import TitleEncoder, encoder_width
 from rearec.training.options import TrainingOptions
-from rearec.training.presets import KNOWN, PRESETS, Preset, preset_settings, relevant
+from rearec.training.presets import DECIDED, KNOWN, PRESETS, Preset, preset_settings, relevant
 
 __all__ = ["check_dataset", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
-
-# What the data or the caller decides, no preset: not told among what differs from one.
-DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed", "exclude_seen")
 
 
 def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:

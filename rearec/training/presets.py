@@ -45,6 +45,8 @@ BY_BACKBONE: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 
 KNOWN = {**settings(ReaRecConfig), **settings(TrainingOptions)}
+# What the data or the caller decides: no preset holds it, no search tries it.
+DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed", "exclude_seen")
 
 
 def best_settings(backbone: str, method: str) -> dict[str, Any]:

@@ -210,7 +210,8 @@ def test_representations_are_short(tmp_path: Path) -> None:
     save_dataset(dataset, tmp_path / "d")
     assert repr(load_dataset(tmp_path / "d")) == text.replace("Dataset", "SequenceDataset", 1)
     page = dataset._repr_html_()
-    assert page.startswith("<table><caption>Dataset, titles</caption>") and "<td>15,6" in page and len(page) < 500
+    assert ">Dataset, titles</caption>" in page and "<th>train rows</th>" in page and len(page) < 800
+    assert f">{dataset.num_interactions:,}</td>" in page and page.count("</td>") == 6
     assert dataset.origin is not None and len(repr(dataset.origin)) < 5000
     batch = next(iter(PairBatches(dataset, "train", batch_rows=256, max_len=20)))
     assert isinstance(batch, Batch) and repr(batch).startswith("Batch(256 rows over ") and len(repr(batch)) < 100

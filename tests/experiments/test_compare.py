@@ -201,6 +201,10 @@ def test_what_cannot_be_compared_is_refused(
     lost = altered(runs[1], tmp_path, "dataset", "path", str(tmp_path / "gone"))
     with pytest.raises(UserError, match="is gone; say where it is with --data"):
         compare([lost])
+    final = altered(runs[1], tmp_path, "training", "epochs", 1)
+    write_json(final / "options.json", {**read_json(final / "options.json"), "refit_of": {"run": "run", "rows": 1}})
+    with pytest.raises(UserError, match="a refit, trained on every interaction"):
+        compare([runs[0], final])
     for asked, message in (
         ({"against": "nobody"}, "against: 'nobody' is none of what is compared; known are popularity, markov, base"),
         ({"metrics": ["ndcg"]}, "lacks its k"),
@@ -237,7 +241,7 @@ def test_the_page_says_all_of_it(comparison: Comparison, runs: list[Path], prepa
     assert list(comparison.to_frame("pandas")["run"]) == [line["run"] for line in comparison.table]
     with pytest.raises(UserError, match="expected polars or pandas"):
         comparison.to_frame("arrow")  # type: ignore[arg-type]
-    assert len(repr(comparison)) < 500 and "<td>base</td>" in comparison._repr_html_()
+    assert len(repr(comparison)) < 500 and ">base</td>" in comparison._repr_html_()
     for metric in METRICS:
         lines = short_lines(comparison, metric)
         assert len(lines) == 5 and max(map(len, lines)) <= 60

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rearec.data.preparation.filters import time_order
 from rearec.data.preparation.splits import TRAIN, Sequences
 from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.errors import some_of
 
 __all__ = ["describe_findings", "describe_unused_users"]
 
@@ -20,7 +21,6 @@ MISSING = {"", "na", "n/a", "<na>", "#n/a", "nan", "null", "none", "nil", "\\n",
 MISSING |= {"missing", "?", "-", "nat", "(null)", "[null]"}
 # More events than this share of all are not those of one user or item.
 LARGE_SHARE = 0.1
-MOST_NAMED = 5
 # What stands around ids that were cut at the wrong place.
 REMNANTS = " \t\"'`,;:|()[]{}"
 LISTED = re.compile(r"[\[(]?\s*['\"]?[\w-]+['\"]?(\s*[,|]\s*['\"]?[\w-]+['\"]?)+\s*[\])]?")
@@ -101,7 +101,7 @@ def _percent(share: float) -> str:
 def _describe_unused(source: Interactions | HistoryRows) -> str:
     reading = source.reading
     used = f" (used: {', '.join(reading.columns)})" if reading.columns else ""
-    return f"{_some(reading.unused, 12) or 'none of the columns'}{used}"
+    return f"{some_of(reading.unused, 12) or 'none of the columns'}{used}"
 
 
 def _describe_suspects(source: Interactions | HistoryRows) -> str:
@@ -140,9 +140,8 @@ def _large_shares(what: str, tokens: Sequence[str], counts: NDArray[np.int64]) -
     large = np.flatnonzero(counts > LARGE_SHARE * total)
     large = large[np.argsort(-counts[large], kind="stable")]
     named = [code for code in large.tolist() if tokens[code].strip().lower() not in MISSING]
-    shares = [f"{tokens[code]!r} {_percent(counts[code] / total)}" for code in named[:MOST_NAMED]]
-    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    return [f"{what}s with over 10 % of all events: {', '.join(shares)}{more}"] if shares else []
+    shares = [f"{tokens[code]!r} {_percent(counts[code] / total)}" for code in named]
+    return [f"{what}s with over 10 % of all events: {some_of(shares)}"] if shares else []
 
 
 def _twins(what: str, tokens: Sequence[str]) -> list[str]:
@@ -201,7 +200,3 @@ def _odd_times(source: Interactions) -> list[str]:
         least = 0 if source.times.unit == "number" else "1970-01-01"
         return [f"{empty:,} timestamps are {least} or less, all others {source.times.name(rest.min())} or more"]
     return []
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

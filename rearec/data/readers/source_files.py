@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rearec.data.readers.formats import SOURCE_FORMATS
 from rearec.data.words import SPLIT_NAMES
-from rearec.errors import UserError
+from rearec.errors import UserError, some_of
 
 __all__ = ["SourceFiles", "describe_parts", "ending", "find_files", "parts_by_name"]
 
@@ -19,6 +19,8 @@ PART_IN_NAME = re.compile(
 )
 PARTS = {"train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
 COMPRESSED = (".gz", ".bz2", ".zst", ".zip")
+# Files that a note or an error names.
+NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def find_files(
     texts = [str(path) for path in paths]
     if not keep_order and texts == sorted(texts) and natural != list(range(len(paths))):
         paths, named = [paths[index] for index in natural], [named[index] for index in natural]
-        notes.append(f"files are read in natural order: {_some([path.name for path in paths])}")
+        notes.append(f"files are read in natural order: {some_of([path.name for path in paths], NAMED)}")
     return SourceFiles(paths, None, tuple(named), tuple(notes))
 
 
@@ -114,14 +116,14 @@ def _files_of(folder: Path, format: str, any_ending: bool, notes: list[str]) -> 
     endings = SOURCE_FORMATS[format].endings
     taken = [path for path in inside if any_ending or ending(path) in endings]
     if not taken:
-        holds = f"; it holds {_some([path.name for path in inside])}" if inside else ""
+        holds = f"; it holds {some_of([path.name for path in inside], NAMED)}" if inside else ""
         raise UserError(f"{folder}: no file for the format {format!r} ({', '.join(endings)}){holds}")
     kinds = sorted({ending(path) for path in taken})
     if len(kinds) > 1:
         raise UserError(f"{folder}: holds files of several kinds ({', '.join(kinds)}); give those that are meant")
     left = [path.name for path in inside if path not in taken]
     if left:
-        notes.append(f"left out of {folder}: {_some(left)}")
+        notes.append(f"left out of {folder}: {some_of(left, NAMED)}")
     return taken
 
 
@@ -149,11 +151,6 @@ def _parts_in(path: Path, root: Path | None) -> frozenset[int]:
     return frozenset()
 
 
-def _some(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def describe_parts(files: SourceFiles) -> str:
     """'train a.csv, valid b.csv, test c.csv'."""
     assert files.parts is not None
@@ -161,4 +158,4 @@ def describe_parts(files: SourceFiles) -> str:
         (name, [path.name for path, part in zip(files.paths, files.parts, strict=True) if part == index])
         for index, name in enumerate(SPLIT_NAMES)
     ]
-    return ", ".join(f"{name} {_some(names)}" for name, names in by_part if names)
+    return ", ".join(f"{name} {some_of(names, NAMED)}" for name, names in by_part if names)

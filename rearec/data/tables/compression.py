@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from rearec.errors import UserError
+from rearec.errors import UserError, some_of
 
 __all__ = ["inner_name", "is_plain", "opened"]
 
@@ -150,7 +150,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
     if not names:
         raise UserError(f"{path}: the archive holds no file")
     if len(names) > 1:
-        raise UserError(f"{path}: the archive holds {_listed(names)}; name one, as in {path}/{names[0]}")
+        raise UserError(f"{path}: the archive holds {some_of(names, LISTED)}; name one, as in {path}/{names[0]}")
     return names[0]
 
 
@@ -159,15 +159,11 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: str | None) -> tu
     try:
         entry = archive.getinfo(name)
     except KeyError:
-        raise UserError(f"{path}: no such file in the archive, which holds {_listed(_members(archive))}") from None
+        held = some_of(_members(archive), LISTED) or "nothing"
+        raise UserError(f"{path}: no such file in the archive, which holds {held}") from None
     if entry.flag_bits & 1:
         raise UserError(f"{path}: the archive is encrypted; unpack it first")
     return PurePosixPath(name).name, archive.open(entry)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return (", ".join(names[:LISTED]) or "nothing") + more
 
 
 class _Zstd(io.RawIOBase):
