@@ -33,13 +33,14 @@ from rearec.cli.output import give_up_stdout, note
 
 __all__ = ["PANELS", "app", "main"]
 
-# The headings of ``rearec --help``; a command that is not here stands under one of its own after them.
-PANELS = {
-    "Start": ("demo", "sample", "prepare", "train"),
-    "Use a trained model": ("evaluate", "compare", "recommend", "refit"),
-    "Research": ("analyze", "reproduce", "tune"),
-    "Data, texts and this installation": ("download", "embed", "info"),
+# The commands under the headings of ``rearec --help``; each is called as its module is.
+MODULES = {
+    "Start": (demo, sample, prepare, train),
+    "Use a trained model": (evaluate, compare, recommend, refit),
+    "Research": (analyze, reproduce, tune),
+    "Data, texts and this installation": (download, embed, info),
 }
+PANELS = {heading: tuple(each.__name__.rpartition(".")[2] for each in those) for heading, those in MODULES.items()}
 
 # Endings of files that people take for a format of `rearec prepare`.
 FILES_OF_COLUMNS = "csv|tsv|parquet|txt|jsonl|dataframe"
@@ -116,25 +117,9 @@ def options(
     """
 
 
-for _module in (
-    *(
-        demo,
-        sample,
-        download,
-        prepare,
-        embed,
-        train,
-        refit,
-        tune,
-        evaluate,
-        compare,
-        analyze,
-        reproduce,
-        recommend,
-        info,
-    ),
-):
-    _module.register(app)
+for _modules in MODULES.values():
+    for _module in _modules:
+        _module.register(app)
 
 
 def main() -> None:

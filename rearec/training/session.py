@@ -99,8 +99,7 @@ class Session:
         split = self.dataset.source.get("findings", {}).get("split") or self.dataset.options.get("split")
         data = {**record["dataset"], "split": split}
         try:
-            measured = None if result["valid"] is None else result  # nothing is of the final fit
-            card = model_card(model.config, data=data, training=record["training"], result=measured)
+            card = model_card(model.config, data=data, training=record["training"], result=result)
             model.save_pretrained(self.folder.path, card=card)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{self.folder.path}: the model cannot be written: {in_one_line(error)}") from error

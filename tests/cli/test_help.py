@@ -49,7 +49,7 @@ def test_commands_stand_under_their_headings() -> None:
     assert places == sorted(places)
     for heading, end in zip(PANELS, [*places[1:], text.index("\nOptions:")], strict=True):
         section = text[text.index(f"\n{heading}:") : end]
-        assert {line.split()[0] for line in section.splitlines() if re.match(r"  \w", line)} <= set(PANELS[heading])
+        assert [line.split()[0] for line in section.splitlines() if re.match(r"  \w", line)] == [*PANELS[heading]]
 
 
 def test_a_settings_help_says_whose_it_is() -> None:

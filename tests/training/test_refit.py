@@ -59,6 +59,8 @@ def test_a_refit_trains_the_chosen_settings_for_the_best_epochs(
     assert not any(name.startswith("valid_n") for row in epochs for name in row)
     final = RunFolder(tmp_path / "final")
     assert final.result() == result
+    card = (final.path / "README.md").read_text(encoding="utf-8")
+    assert f"None: trained on every interaction, {len(epochs)} epochs long" in card and "NDCG@20 |" not in card
     assert settings_of_run(final)[0] == settings_of_run(RunFolder(run_folder))[0]
     dataset = load_dataset(prepared)
     assert sum(final.catalog().popularity) == dataset.num_interactions
