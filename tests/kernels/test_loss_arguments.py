@@ -43,7 +43,7 @@ def contrastive(**changes: Any) -> Tensor:
     return reasoning_info_nce(**arguments)
 
 
-CATALOGUE_ERRORS = [
+CATALOG_ERRORS = [
     ({"hidden": torch.zeros(4, 8)}, ValueError, r"hidden must have shape \[R, T, d\], got \[4, 8\]"),
     ({"hidden": None}, TypeError, r"hidden must be a floating-point tensor \[R, T, d\], got NoneType"),
     ({"hidden": HIDDEN.long()}, TypeError, r"hidden must be a floating-point tensor \[R, T, d\], got torch.int64"),
@@ -62,7 +62,7 @@ CATALOGUE_ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "error", "message"), CATALOGUE_ERRORS)
+@pytest.mark.parametrize(("changes", "error", "message"), CATALOG_ERRORS)
 @pytest.mark.parametrize("loss", [annealed, ensemble])
 @backends
 def test_catalogue_losses(
