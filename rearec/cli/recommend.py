@@ -13,7 +13,7 @@ from rearec.cli.command import Common, Force, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
-from rearec.errors import UserError, some_of
+from rearec.errors import UserError
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 CHUNK = 4096
+NAMED = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +132,7 @@ def recommend(
         known = dict.fromkeys(model.dataset.user_ids)
         requests = [{"user": each} for each in (known if asked is None else asked)]
         if missing := [request["user"] for request in requests if request["user"] not in known]:
-            raise UserError(f"not users of the dataset: {some_of(missing)}")
+            raise UserError(f"not users of the dataset: {_few(missing)}")
     if output_file is not None:
         assert requests is not None
         summary = _answer_file(model, requests, output_file, titles, options)
@@ -155,10 +156,14 @@ def _known_ids(model: FittedModel, path: Path | None, option: str) -> list[str] 
     known = set(model.catalog.item_ids)
     unknown = [item for item in ids if item not in known]
     if len(unknown) == len(ids):
-        raise UserError(f"{path}: no item of {option} is in the catalogue ({some_of(unknown)})")
+        raise UserError(f"{path}: no item of {option} is in the catalogue ({_few(unknown)})")
     if unknown:
-        note(f"{option}: skipped, not in the catalogue: {some_of(unknown)}")
+        note(f"{option}: skipped, not in the catalogue: {_few(unknown)}")
     return [item for item in ids if item in known]
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else "")
 
 
 def _answers(
