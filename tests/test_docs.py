@@ -24,12 +24,13 @@ ELSEWHERE = {
 }
 # Why a block is not run, and how many are not.
 NOT_RUN = {
-    "installs packages": 5,
+    "installs packages": 6,
     "names files of yours": 1,
     "needs a web framework that is not installed with rearec": 1,
     "needs Optuna, and minutes": 1,
     "downloads a language model": 2,
     "trains dozens of models": 1,
+    "downloads a data set": 1,
     "reads a checkpoint of the official code": 1,
     "compiles with a C++ compiler for a minute": 1,
 }

@@ -19,25 +19,25 @@ def command_pages() -> str:
 def _sections(command: Any, path: str) -> Iterator[str]:
     members = getattr(command, "commands", None)
     if members is not None:
-        for name, member in members.items():
-            yield from _sections(member, f"{path} {name}")
+        for name in command.list_commands(None):
+            yield from _sections(members[name], f"{path} {name}")
         return
+    from rearec.cli.help import by_heading
+
     context = command.make_context(path, [], resilient_parsing=True)
     yield f"\n## {path}\n"
     yield _text(command.help or "") + "\n"
     yield f"```\n{' '.join([path, *command.collect_usage_pieces(context)])}\n```\n"
-    panels: dict[str, list[str]] = {}
-    for each in command.params:
-        record = None if getattr(each, "hidden", False) else each.get_help_record(context)
-        if record is not None:
-            usual = "Arguments" if each.param_type_name == "argument" else "Options"
-            name, text = (_text(part).replace("\n", " ").replace("|", "\\|") for part in record)
-            panel = getattr(each, "rich_help_panel", None) or usual
-            name = name.strip().replace("\\|", " \\| ")  # a narrow screen breaks at spaces
-            panels.setdefault(panel, []).append(f"| {name} | {text} |")
-    for panel, rows in panels.items():
-        yield f"**{panel}**\n\n| | |\n|---|---|"
-        yield "\n".join(rows) + "\n"
+    for heading, rows in by_heading(command, context).items():
+        if rows:
+            yield f"**{heading}**\n\n| | |\n|---|---|"
+            yield "\n".join(_row(*columns) for columns in rows) + "\n"
+
+
+def _row(name: str, text: str) -> str:
+    name, text = (_text(part).replace("\n", " ").replace("|", "\\|") for part in (name, text))
+    name = name.strip().replace("\\|", " \\| ")  # a narrow screen breaks at spaces
+    return f"| {name} | {text} |"
 
 
 def _text(text: str) -> str:

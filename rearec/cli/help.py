@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["Command", "Group"]
+__all__ = ["Command", "Group", "by_heading"]
 
 # Left columns are at most so wide: what is longer has a line of its own.
 LEFT = 26
@@ -38,7 +38,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """As click does, by heading."""
-        _write(formatter, _by_heading(self, ctx))
+        _write(formatter, by_heading(self, ctx))
 
 
 class Group(TyperGroup):
@@ -65,14 +65,15 @@ class Group(TyperGroup):
             formatter,
             {heading: [(name.ljust(width), text) for name, text in rows] for heading, rows in commands.items()},
         )
-        _write(formatter, _by_heading(self, ctx))
+        _write(formatter, by_heading(self, ctx))
 
 
 def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.)\s", " ".join(text.split("\n\n")[0].split()))[0].rstrip(".")
 
 
-def _by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+def by_heading(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """The two columns of a command's help, by heading."""
     found: dict[str, list[tuple[str, str]]] = {ARGUMENTS: [], OPTIONS: []}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)

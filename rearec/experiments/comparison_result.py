@@ -144,10 +144,14 @@ class Comparison:
         drawings = self._drawings()
         if drawings:
             caption = "Differences to the baseline with 95 % intervals; what crosses the line at 0 may be chance."
-            page.figure(panels(drawings), NAME, caption)
+            page.figure(panels(drawings, title=self._title), NAME, caption)
         self._add_groups(page)
         self._add_origin(page, folder)
         return page
+
+    @property
+    def _title(self) -> str:
+        return f"Ahead of {self.baseline}, or behind? With 95 % intervals"
 
     def _drawings(self) -> list[Any]:
         """A panel for each metric that has intervals."""
@@ -185,7 +189,7 @@ class Comparison:
         page.data(self.groups, f"{NAME}-groups", shared=shared)
         if drawings:
             caption = f"{heading(self.main)} by group: differences to the baseline with 95 % intervals."
-            page.figure(panels(drawings, columns=2), f"{NAME}-groups", caption)
+            page.figure(panels(drawings, columns=2, title=self._title), f"{NAME}-groups", caption)
 
     def _add_origin(self, page: Page, folder: Path) -> None:
         """How the page was made, and in what the runs differ."""

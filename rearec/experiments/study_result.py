@@ -235,7 +235,8 @@ def _fill(
         "Validation NDCG@20 by trial, and the best one so far.",
     )
     if importance:
-        bars = figure(draw_bars, list(importance), {"part": list(importance.values())}, ylabel="importance")
+        parts = {"part": list(importance.values())}
+        bars = figure(draw_bars, list(importance), parts, ylabel="part of the differences", title="What mattered")
         page.figure(
             bars,
             f"{NAME}-importance",

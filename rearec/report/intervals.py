@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 
-from rearec.report.plots import METHOD_COLORS, plain
+from rearec.report.style import colors, plain
 
 __all__ = ["draw_intervals"]
-
-COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 
 def draw_intervals(
@@ -21,16 +19,16 @@ def draw_intervals(
     intervals: by group ("" where there is one only) and name: (difference, low, high).
     """
     names = list(dict.fromkeys(name for of_group in intervals.values() for name in of_group))
-    colors = {name: METHOD_COLORS.get(name) or COLORS[place % len(COLORS)] for place, name in enumerate(names)}
+    color_of = colors(names)
     alone = len(intervals) == 1
     ticks: list[tuple[float, str]] = []
     place = 0.0
     for group, of_group in intervals.items():
         begin = place
         for name, (difference, low, high) in of_group.items():
-            axes.plot([low, high], [place, place], color=colors[name], linewidth=1.6)
+            axes.plot([low, high], [place, place], color=color_of[name], linewidth=1.6)
             label = "_" if alone or begin else plain(name)
-            axes.plot([difference], [place], color=colors[name], marker="o", linestyle="", label=label)
+            axes.plot([difference], [place], color=color_of[name], marker="o", linestyle="", label=label)
             if alone:
                 ticks.append((place, plain(name)))
             place += 1

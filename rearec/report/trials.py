@@ -8,6 +8,8 @@ from itertools import accumulate
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from rearec.report.style import finish
+
 __all__ = ["draw_history"]
 
 STYLES = {"complete": ("tab:blue", "o"), "pruned": ("0.6", "x")}
@@ -29,7 +31,4 @@ def draw_history(axes: Axes, trials: Sequence[tuple[int, str, float | None]]) ->
         best = list(accumulate(values, max))
         axes.step([*numbers, last], [*best, best[-1]], where="post", color="tab:green", label="best so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="trial", ylabel="validation NDCG@20")
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, "trial", "validation NDCG@20", "How the search went")

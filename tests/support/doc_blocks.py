@@ -196,12 +196,18 @@ def start_folder(page: str, left: dict[str, Path], folder: Path, *, quick: bool)
     return folder
 
 
+def _few_epochs(lines: list[str]) -> list[str]:
+    """Without the lines between a training's third epoch and its last: their times are of no use to a reader."""
+    epochs = [number for number, line in enumerate(lines) if line.startswith("epoch ")]
+    return [*lines[: epochs[2] + 1], "...", *lines[epochs[-1] :]] if len(epochs) > 4 else lines
+
+
 def _written(page: str, folder: Path) -> None:
     """Run a page and write the outputs that it shows."""
     text = path_text = (DOCS / page).read_text(encoding="utf-8")
     for block, got in reversed(run_page(page, folder, quick=False)):
         if block.output is not None and differs(block, got) is not None:
-            lines = [line.rstrip() for line in got.strip("\n").splitlines()]
+            lines = _few_epochs([line.rstrip() for line in got.strip("\n").splitlines()])
             if len(lines) > HEAD + TAIL + 4:
                 lines = [*lines[:HEAD], "...", *lines[-TAIL:]]
             begin, end = block.output.span
