@@ -260,4 +260,10 @@ def test_operators_keep_what_torch_library_expects_and_compile() -> None:
         )
         compiled = torch.compile(catalog_topk, fullgraph=True, backend="aot_eager")
         arguments = {"k": 5, "exclude": exclude, "precision": precision}
-        assert_same(compiled(hidden, catalog, **arguments), catalog_topk(hidden, catalog, **arguments))
+        # Compiled code reads the table itself, whose products are summed in another order.
+        (got, items), (scores, expected) = (
+            compiled(hidden, catalog, **arguments),
+            catalog_topk(hidden, catalog, **arguments),
+        )
+        assert torch.equal(items, expected)
+        torch.testing.assert_close(got, scores)

@@ -53,15 +53,19 @@ def test_as_accurate_as_plain_pytorch(
     rows: int, slots: int, layers: int, heads: int, dim: int, ffn: int, steps: int,
     backend: str, assert_as_accurate: Callable[..., None],
 ) -> None:  # fmt: skip
-    problem = LayerStack.random(rows, slots, layers=layers, heads=heads, dim=dim, ffn=ffn, steps=steps)
-    single = problem.to(torch.float32)
-    exact, eager = exact_states(problem, steps), exact_states(single, steps)
-    with use_backend(backend):
-        got = single.states(steps)
-    assert got.dtype == torch.float32
-    assert got.shape == (rows, steps + 1, dim)
-    assert torch.equal(got[:, 0], single.hidden)
-    assert_as_accurate(got, eager, exact)
+    exact, eager, got = [], [], []
+    # The largest of the few roundings of one row is a matter of chance, and of what torch's products do with its address.
+    for _ in range(max(1, 8 // rows)):
+        problem = LayerStack.random(rows, slots, layers=layers, heads=heads, dim=dim, ffn=ffn, steps=steps)
+        single = problem.to(torch.float32)
+        exact.append(exact_states(problem, steps))
+        eager.append(exact_states(single, steps))
+        with use_backend(backend):
+            got.append(single.states(steps))
+        assert got[-1].dtype == torch.float32
+        assert got[-1].shape == (rows, steps + 1, dim)
+        assert torch.equal(got[-1][:, 0], single.hidden)
+    assert_as_accurate(torch.cat(got), torch.cat(eager), torch.cat(exact))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
