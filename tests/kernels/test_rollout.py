@@ -54,8 +54,8 @@ def test_as_accurate_as_plain_pytorch(
     backend: str, assert_as_accurate: Callable[..., None],
 ) -> None:  # fmt: skip
     exact, eager, got = [], [], []
-    # The largest of the few roundings of one row is a matter of chance, and of what torch's products do with its address.
-    for _ in range(max(1, 8 // rows)):
+    # The largest of the few roundings of one row is a matter of chance.
+    for _ in range(8 if rows == 1 else 1):
         problem = LayerStack.random(rows, slots, layers=layers, heads=heads, dim=dim, ffn=ffn, steps=steps)
         single = problem.to(torch.float32)
         exact.append(exact_states(problem, steps))
