@@ -238,6 +238,8 @@ def _named(runs: Sequence[Any] | Mapping[str, Any]) -> dict[str, RunFolder | Rec
     for _, run in opened:
         if isinstance(run, RunFolder):
             run.check_finished()
+        if (folder := _folder(run)) is not None:
+            RunFolder(folder).check_held_out()
     short = [name or _short(run, place) for place, (name, run) in enumerate(opened, 1)]
     # Folders of one name, as seeds/1/run and seeds/2/run, are told by their paths.
     full = [name or str(_folder(run) or wanted) for (name, run), wanted in zip(opened, short, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rearec.models.title_encoder import TitleEncoder, encoder_width
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import KNOWN, PRESETS, Preset, preset_settings, relevant
 
-__all__ = ["check_dataset", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
+__all__ = ["check_dataset", "check_names", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
 
 # What the data or the caller decides, no preset: not told among what differs from one.
 DECIDED = ("num_items", "feature_dim", "backbone", "method", "seed", "exclude_seen")
@@ -86,6 +87,16 @@ def settings_for(
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
+    check_names(given)
+    usual = preset_settings(preset, backbone, method)
+    wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
+    model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
+    training = {name: value for name, value in wanted.items() if name not in model}
+    return fitting_config(dataset, backbone=backbone, method=method, **model), TrainingOptions(**training)
+
+
+def check_names(given: Iterable[str]) -> None:
+    """ValueError for a name that no setting has which one may choose; says which it is like."""
     free = [name for name in KNOWN if name not in ("num_items", "feature_dim")]
     for name in given:
         if name not in free:
@@ -93,11 +104,6 @@ def settings_for(
             raise ValueError(
                 f"{name}: no setting of a model or a training" + (f"; did you mean {near[0]}?" if near else "")
             )
-    usual = preset_settings(preset, backbone, method)
-    wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
-    model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
-    training = {name: value for name, value in wanted.items() if name not in model}
-    return fitting_config(dataset, backbone=backbone, method=method, **model), TrainingOptions(**training)
 
 
 def differing(config: ReaRecConfig, options: TrainingOptions, preset: Preset) -> dict[str, tuple[Any, Any]]:
