@@ -19,7 +19,7 @@ from rearec.fields import settings
 from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
 from rearec.models.title_encoder import TitleEncoder, encoder_width
 from rearec.training.options import TrainingOptions
-from rearec.training.presets import KNOWN, PRESETS, Preset, preset_settings, relevant
+from rearec.training.presets import KNOWN, Preset, preset_settings, relevant
 
 __all__ = ["check_dataset", "check_names", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
 
@@ -85,10 +85,8 @@ def settings_for(
         >>> settings_for(dataset, preset="paper")[0].dim
         256
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
-    check_names(given)
     usual = preset_settings(preset, backbone, method)
+    check_names(given)
     wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
     model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
     training = {name: value for name, value in wanted.items() if name not in model}

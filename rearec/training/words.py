@@ -33,8 +33,8 @@ def ignored(
 ) -> dict[str, str]:
     """The given settings that the backbone or the method (None: any) does not read, each with a line that says so."""
     lines = {}
-    for name in given:
-        if name in KNOWN and (who := KNOWN[name].not_read_by(backbone, method)):
+    for name in KNOWN:
+        if name in given and (who := KNOWN[name].not_read_by(backbone, method)):
             lines[name] = f"{called(name)} is ignored: {who} does not {'reason' if who == 'base' else 'read it'}"
     return lines
 
