@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rearec.errors import UserError
@@ -19,6 +20,7 @@ __all__ = [
     "check_options",
     "checked_values",
     "documented",
+    "in_python",
     "is_code",
     "is_own",
     "setting",
@@ -27,6 +29,9 @@ __all__ = [
 
 # The word for what the user hands over as a Python object, which has no name that a file could hold.
 OWN: Literal["own"] = "own"
+# A flag; not in a command line, which is quoted.
+_FLAG = re.compile(r"'rearec [^']*'|(?<![\w-])--[a-z][a-z-]*")
+NO_WORDS: Mapping[str, str] = MappingProxyType({})
 _CODE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 Record = TypeVar("Record", bound=type)
@@ -200,7 +205,7 @@ def check_options(options: Any) -> None:
     """Look at the values of an options record as at options of the command line.
 
     Raises:
-        UserError: a value is no finite number, is less than the least, or none of the words.
+        UserError: a value is of another type, no finite number, less than the least, or none of the words.
     """
     for name, said in settings(options.__class__).items():
         value = getattr(options, name)
@@ -208,10 +213,36 @@ def check_options(options: Any) -> None:
             continue
         if said.words and not said.accepts(value):
             raise UserError(f"unknown {name.replace('_', ' ')} {value!r}; known are {', '.join(said.words)}")
+        numeric = said.is_a(int) or said.is_a(float)
+        number = Integral if said.is_a(int) else Real
+        if isinstance(value, bool) != said.is_a(bool) or (numeric and not isinstance(value, number)):
+            raise UserError(f"{name}: got {value!r}, expected {said.expectation}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{said.flag} must be a finite number, got {value}")
         if said.at_least is not None and value < said.at_least:
             raise UserError(f"{said.flag} must be at least {said.at_least}, got {value}")
+
+
+def in_python(
+    message: str, *records: type, names: Mapping[str, str] = NO_WORDS, switches: Mapping[str, str] = NO_WORDS
+) -> str:
+    """A message with ``core`` for ``--core``, ``drop_incomplete=True`` for ``--drop-incomplete``.
+
+    Args:
+        records: whose fields the options are.
+        names: what fields are called instead.
+        switches: further options, with what they become.
+    """
+    words = dict(switches)
+    for record in records:
+        for name, said in settings(record).items():
+            called = names.get(name, name)
+            on, *off = (said.flags or f"--{name.replace('_', '-')}").strip().split("/")
+            if not said.is_a(bool):
+                words[on.strip()] = called
+                continue
+            words |= {on.strip(): f"{called}=True", **{flag.strip(): f"{called}=False" for flag in off}}
+    return _FLAG.sub(lambda found: words.get(found[0], found[0]), message)
 
 
 def documented(record: Record) -> Record:

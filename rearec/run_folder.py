@@ -14,7 +14,7 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +77,23 @@ class RunFolder:
             raise UserError(f"{self.path}: the training did not finish; continue it with 'rearec train ... --resume'")
         raise UserError(f"{self.path}: not a RUN folder: it has no {self.result_file.name} (see 'rearec train')")
 
-    def check_writable(self, *, force: bool) -> None:
+    def check_writable(self, *, force: bool, resumable: bool = True) -> None:
         """UserError where a new training may not be written.
 
         That is a path that is no folder, a folder that is neither empty nor a RUN folder, a RUN folder in which
         something else is kept, and, without ``force``, any RUN folder.
+        resumable: whether the error says that a training goes on with --resume.
         """
-        OUTPUT.check(self.path, replace=force)
+        (OUTPUT if resumable else COPY).check(self.path, replace=force)
 
     def start(self, options: Mapping[str, Any], catalog: Catalog) -> None:
         """Make the folder anew (call `check_writable` first) and write what is known at the start."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         # first: it makes the folder a RUN folder
         write_json(self.options_file, {"format": FORMAT_NAME, **options})
         self.checkpoints.mkdir()
@@ -231,3 +235,4 @@ OUTPUT = OutputFolder(
     is_part=_is_written,
     stranger="which no training writes",
 )
+COPY = replace(OUTPUT, taken="a training; --force replaces it")

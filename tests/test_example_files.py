@@ -81,7 +81,6 @@ def test_an_objective_of_ones_own_trains(
 def test_a_search_ends_with_the_best_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("optuna")
     printed = run("07_optuna.py", tmp_path, monkeypatch, capsys)
     assert printed.startswith("3 trials; best 0.") and "looked at once" in printed
 

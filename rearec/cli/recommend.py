@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 CHUNK = 4096
-NAMED = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -115,6 +114,7 @@ def recommend(
     asked = user or (read_id_file(Path(users)) if users not in (None, "all") else None)
 
     from rearec.facade import load
+    from rearec.inference.ids import few
 
     model = load(run, data, trust_code=trust_code, device=compute_device(common.device))
     check_steps(steps, model.config.steps)
@@ -132,7 +132,7 @@ def recommend(
         known = dict.fromkeys(model.dataset.user_ids)
         requests = [{"user": each} for each in (known if asked is None else asked)]
         if missing := [request["user"] for request in requests if request["user"] not in known]:
-            raise UserError(f"not users of the dataset: {_few(missing)}")
+            raise UserError(f"not users of the dataset: {few(missing)}")
     if output_file is not None:
         assert requests is not None
         summary = _answer_file(model, requests, output_file, titles, options)
@@ -152,18 +152,16 @@ def _known_ids(model: FittedModel, path: Path | None, option: str) -> list[str] 
     """The known ids of a file of items; tells the user of the others. UserError where there are only such."""
     if path is None:
         return None
+    from rearec.inference.ids import few
+
     ids = read_id_file(path)
     known = set(model.catalog.item_ids)
     unknown = [item for item in ids if item not in known]
     if len(unknown) == len(ids):
-        raise UserError(f"{path}: no item of {option} is in the catalogue ({_few(unknown)})")
+        raise UserError(f"{path}: no item of {option} is in the catalogue ({few(unknown)})")
     if unknown:
-        note(f"{option}: skipped, not in the catalogue: {_few(unknown)}")
+        note(f"{option}: skipped, not in the catalogue: {few(unknown)}")
     return [item for item in ids if item in known]
-
-
-def _few(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:NAMED]) + (f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else "")
 
 
 def _answers(

@@ -22,6 +22,7 @@ from rearec.errors import UserError
 from rearec.models.config import MODEL, OBJECTIVE, TEXTS, ReaRecConfig
 from rearec.training.options import TRAINING, TrainingOptions
 from rearec.training.presets import Preset
+from rearec.training.words import begun_line
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -100,7 +101,9 @@ def train(
     chosen = usual | given
     given = without_ignored(given, chosen.get("backbone"), chosen.get("method"))
     if resumes:
-        preset = _preset_of(folder, preset)
+        from rearec.training.resuming import preset_to_resume
+
+        preset = preset_to_resume(folder, preset)
         check_code_to_resume(folder, set(given), trust_code)
     elif resume:
         note(f"nothing to resume in {out}: starting anew with these settings")
@@ -121,7 +124,7 @@ def train(
 
         seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
         before = len(folder.metrics()) if resume and folder.finished else None
-        with TrainingProgress(asked[0], lambda: [str(seen), *_begun(folder)]) as progress:
+        with TrainingProgress(asked[0], lambda: [str(seen), *begun_line(folder)]) as progress:
             result = run_training(
                 data,
                 out,
@@ -162,26 +165,6 @@ def _continuable(folder: RunFolder, data: Path, resumes: bool) -> Iterator[None]
         else:
             note(f"nothing of it is in {folder.path} yet: begin again with the same command")
         raise
-
-
-def _preset_of(folder: RunFolder, given: Preset | None) -> Preset | None:
-    """The preset of the run to resume, None where it has none; UserError where another one is given."""
-    stored = (folder.options().get("preset") or {}).get("name")
-    if given is not None and given != stored:
-        raise UserError(f"--preset: the run to resume was started with {stored or 'none'}, not {given}")
-    return stored
-
-
-def _begun(folder: RunFolder) -> list[str]:
-    """What a training that begins with other weights has taken over, in words."""
-    begun = folder.options().get("init")
-    if begun is None or folder.last_checkpoint.is_file():
-        return []
-    line = f"begins with the weights of {begun['run']}"
-    if begun["items"] is not None:
-        line += ", items: {known:,} known, {new:,} new, {dropped:,} dropped".format(**begun["items"])
-    others = [f"{what}: {', '.join(begun[what])}" for what in ("new", "dropped") if begun[what]]
-    return ["; ".join([line, *others])]
 
 
 def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:

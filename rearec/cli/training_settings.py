@@ -13,6 +13,7 @@ from rearec.fields import Setting, settings
 from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import SHARED, Preset, relevant, usual_setting
+from rearec.training.words import ignored, preset_line
 
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
@@ -43,44 +44,30 @@ def _shown(said: Setting) -> str | bool:
 
 def without_ignored(given: Mapping[str, Any], backbone: str | None, method: str | None) -> dict[str, Any]:
     """What is given without the settings that the backbone or the method (None: any) does not read, which is said."""
-    read = dict(given)
-    for name in SETTINGS:
-        if name in given and (who := SETTINGS[name].not_read_by(backbone, method)):
-            note(f"{SETTINGS[name].flag} is ignored: {who} does not {'reason' if who == 'base' else 'read it'}")
-            del read[name]
-    return read
+    unread = ignored(given, backbone, method, lambda name: SETTINGS[name].flag)
+    for line in unread.values():
+        note(line)
+    return {name: value for name, value in given.items() if name not in unread}
 
 
 def from_preset(dataset: SequenceDataset, preset: Preset, given: Mapping[str, Any]) -> Both:
     """The settings of a new training; says what differs from the preset."""
-    from rearec.training import differing, settings_for
+    from rearec.training import settings_for
 
     try:
         config, options = settings_for(dataset, preset=preset, **given)
     except ValueError as error:
         raise UserError(as_option(str(error))) from None
-    changes = [
-        f"{_name(name)} {_value(value)} ({_value(usual)})"
-        for name, (value, usual) in differing(config, options, preset).items()
-    ]
-    note(f"preset {preset}" + (f", with {', '.join(changes)}" if changes else ""))
+    note(preset_line(config, options, preset, _name))
     return config, options
 
 
 def from_run(folder: RunFolder, dataset: SequenceDataset, given: Mapping[str, Any]) -> Both:
     """The settings of the run to resume; UserError for one that is given and differs, unless it extends the run."""
-    from rearec.training import TrainingOptions, fitting_config
-    from rearec.training.resuming import EXTENDABLE, settings_of_run
+    from rearec.training.resuming import settings_to_resume
 
-    stored = settings_of_run(folder)
-    before = {**asdict(stored[0]), **asdict(stored[1])}
-    for name, value in given.items():
-        if name not in EXTENDABLE and value != before[name]:
-            raise UserError(f"{SETTINGS[name].flag}: the run to resume was started with {before[name]}, not {value}")
-    values = before | {name: value for name, value in given.items() if name in EXTENDABLE}
-    model = {name: values[name] for name in settings(ReaRecConfig) if name not in ("num_items", "feature_dim")}
     try:
-        return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
+        return settings_to_resume(folder, dataset, given)
     except ValueError as error:
         raise UserError(as_option(str(error))) from None
 
@@ -102,7 +89,3 @@ def as_option(message: str) -> str:
 
 def _name(field: str) -> str:
     return (SETTINGS[field].flags or field).split("/")[0].lstrip("-").replace("_", "-")
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}".replace("0.", ".", 1) if isinstance(value, float) and abs(value) < 1 else str(value)

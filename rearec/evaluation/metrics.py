@@ -91,6 +91,8 @@ def parse_metrics(names: Iterable[str], num_items: int | None = None) -> list[Me
     Raises:
         UserError: no or an unknown metric, a k below 1 or, but in `METRICS`, above N.
     """
+    if isinstance(names, str):
+        raise UserError(f"metrics: got the text {names!r}, expected several names, as in [{names!r}]")
     found = dict.fromkeys(_parse(name.strip(), num_items) for name in names)
     if not found:
         raise UserError(f"metrics: got none, expected some of {_KNOWN}")

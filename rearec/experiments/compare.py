@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,12 @@ def _named(runs: Sequence[Any] | Mapping[str, Any]) -> dict[str, RunFolder | Rec
     """The runs by names, no two alike and none a floor's."""
     if isinstance(runs, str | Path):
         raise UserError(f"runs: got {str(runs)!r}, expected several runs in a list")
+    if not isinstance(runs, Iterable):
+        raise TypeError(f"runs: got a {type(runs).__name__}, expected several runs in a list")
     given = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
+    for _, run in given:
+        if not isinstance(run, Recommender | str | Path):
+            raise TypeError(f"runs: got a {type(run).__name__}, expected RUN folders, or what fit or load returned")
     if not given:
         raise UserError("runs: got none, expected one or more")
     opened = [(name, run if isinstance(run, Recommender) else RunFolder(run)) for name, run in given]
@@ -268,6 +273,8 @@ def _short(run: RunFolder | Recommender, place: int) -> str:
 def _dataset(candidates: Mapping[str, RunFolder | Recommender], data: str | Path | SequenceDataset | None) -> Any:
     """The dataset of the first run, unless one is given."""
     if data is not None:
+        if not isinstance(data, SequenceDataset | str | Path):
+            raise TypeError(f"data: got a {type(data).__name__}, expected a dataset or the path of one")
         return data if isinstance(data, SequenceDataset) else load_dataset(data)
     first = next(iter(candidates.values()))
     if isinstance(first, Recommender):

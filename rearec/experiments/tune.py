@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
+from numbers import Integral, Real
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,10 +27,11 @@ from rearec.experiments.search_space import Axis, parse_search, space_of
 from rearec.experiments.study_result import StudyResult, study_result
 from rearec.experiments.trials import Job, arguments_of, ended, open_study, optuna, revive, run_of, work
 from rearec.files import OutputFolder, read_json, write_json
+from rearec.inference.ids import check_count
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import train
-from rearec.training.presets import Preset
+from rearec.training.presets import PRESETS, Preset
 from rearec.training.resuming import settings_of_run
 
 if TYPE_CHECKING:
@@ -125,8 +127,15 @@ def tune(
     """
     optuna()
     folder = Path(out)
+    if not isinstance(data, SequenceDataset | str | Path):
+        raise TypeError(f"data: got a {type(data).__name__}, expected a dataset or the path of one")
+    if isinstance(search, str):
+        raise TypeError(f"search: got the text {search!r}, expected several in a list, as in [{search!r}]")
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     check_names([backbone], [method])
+    if preset not in PRESETS:
+        raise UserError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
+    check_count(seed, "seed", 0)
     _check_budget(trials, minutes, jobs, isinstance(data, SequenceDataset))
     check_split(dataset, "valid")
     fixed = dict(settings or {})
@@ -168,12 +177,11 @@ def tune(
 
 
 def _check_budget(trials: int | None, minutes: float | None, jobs: int, in_memory: bool) -> None:
-    if trials is not None and trials < 1:
-        raise UserError(f"trials: got {trials}, expected 1 or more")
-    if minutes is not None and not minutes > 0:
-        raise UserError(f"minutes: got {minutes}, expected more than 0")
-    if jobs < 1:
-        raise UserError(f"jobs: got {jobs}, expected 1 or more")
+    for name, count in (("trials", trials), ("jobs", jobs)):
+        if count is not None and (not isinstance(count, Integral) or isinstance(count, bool) or count < 1):
+            raise UserError(f"{name}: got {count!r}, expected 1 or more")
+    if minutes is not None and not (isinstance(minutes, Real) and minutes > 0):
+        raise UserError(f"minutes: got {minutes!r}, expected more than 0")
     if jobs > 1 and in_memory:
         raise UserError("jobs: several need a dataset on disk; save it and give its path")
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from rearec.evaluation import evaluate
 from rearec.facade.device import device_of
 from rearec.facade.shown import result_html, result_lines
 from rearec.facade.users import UserHistories
+from rearec.facade.words import called_in_python, python_errors
 from rearec.files import partial_name
 from rearec.inference import Explanation, Recommendation, Recommender
 from rearec.inference.answers import as_frame
@@ -27,6 +29,8 @@ from rearec.inference.recommender import in_words
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
+from rearec.training import advice
+from rearec.training.resuming import settings_of_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -90,7 +94,11 @@ class FittedModel(Recommender):
         super().__init__(folder.path, backbone=backbone, trust_code=trust_code, device=where, batch_rows=batch_rows)
         self.run = folder.path
         self._keep = keep
+        if data is not None and not isinstance(data, str | Path | SequenceDataset):
+            raise TypeError(f"data: got a {type(data).__name__}, expected a dataset or the path of one")
         self._data = data
+        # Of the model as it is: its folder may be deleted, or hold a longer training by then.
+        self._record = (folder.result(), folder.metrics(), settings_of_run(folder)[1])
         # Runs from before there was a choice kept seen items.
         self.excludes_seen = bool(folder.excludes_seen())
         if isinstance(data, SequenceDataset):
@@ -131,12 +139,20 @@ class FittedModel(Recommender):
     @property
     def result(self) -> dict[str, Any]:
         """Best epoch, validation and test metrics, as `rearec.training.train` returned them."""
-        return RunFolder(self.run).result()
+        return deepcopy(self._record[0])
 
     @property
     def history(self) -> list[dict[str, int | float | None]]:
         """A row for each epoch: its losses, validation metrics, learning rate and times."""
-        return [{name: _number(value) for name, value in row.items()} for row in RunFolder(self.run).metrics()]
+        return [{name: _number(value) for name, value in row.items()} for row in self._record[1]]
+
+    @property
+    def advice(self) -> list[str]:
+        """What may make the training better, a line each; empty where nothing is to be said.
+
+        Said of a test NDCG@20 below that of popularity or the Markov chain, and of one that still rose at the end.
+        """
+        return [called_in_python(line) for line in advice(*self._record)]
 
     def evaluate(
         self,
@@ -259,9 +275,15 @@ class FittedModel(Recommender):
             UserError: something else is there, or a run, which ``force`` replaces; or the copy cannot be written.
         """
         target = RunFolder(path)
-        if target.path.resolve() == self.run.resolve():
+        own, other = self.run.resolve(), target.path.resolve()
+        if own == other:
             return target.path
-        target.check_writable(force=force)
+        if own in other.parents or other in own.parents:
+            raise UserError(f"{target.path}: is inside of {self.run}, or the other way round; choose another folder")
+        if not own.is_dir():
+            raise UserError(f"{self.run}: the model's RUN folder is gone, there is nothing to copy")
+        with python_errors():
+            target.check_writable(force=force, resumable=False)
         aside = target.path.with_name(partial_name(target.path.name))
         try:
             shutil.rmtree(aside, ignore_errors=True)

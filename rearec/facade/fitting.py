@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +10,26 @@ import torch
 
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
+from rearec.evaluation import seen_items
 from rearec.facade.device import device_of
 from rearec.facade.fitted import FittedModel, TemporaryFolder
+from rearec.facade.handed_over import check_handed_over
 from rearec.facade.progress import TrainingBars
+from rearec.facade.words import python_errors, say
 from rearec.fields import is_code
-from rearec.fields import settings as settings_of
 from rearec.inference import Recommender
 from rearec.models.backbone import Backbone
-from rearec.models.config import OWN_BACKBONE, OWN_METHOD, ReaRecConfig
+from rearec.models.config import OWN_BACKBONE, OWN_METHOD
 from rearec.objectives import Objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
-from rearec.training import TrainingOptions, settings_for, train
 from rearec.training import refit as train_on_all
+from rearec.training import settings_for, train
+from rearec.training.fitting import check_names
 from rearec.training.loggers import Loggers
 from rearec.training.presets import Preset
-from rearec.training.resuming import settings_of_run
+from rearec.training.resuming import preset_to_resume, settings_to_resume
+from rearec.training.words import begun_line, ignored, preset_line
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -67,7 +70,8 @@ def fit(
             model of the same items.
         callbacks: Lightning callbacks.
         logger: "tensorboard", "csv", "wandb", "mlflow", "none", a Lightning logger, or several of these.
-        progress: show a bar.
+        progress: say on standard error what differs from the preset and, afterwards, what could be better
+            (`FittedModel.advice`); in a notebook or on a terminal show a bar too.
         device: where to train and to answer: "cpu", "cuda", "cuda:N"; None or "auto": a GPU where there is one.
         force: replace a RUN folder that exists.
         resume: go on with the training that was interrupted in ``out``, with its settings, or start it where there is
@@ -99,6 +103,7 @@ def fit(
         raise ValueError("resume: there is nothing to resume without out=")
     if resume and force:
         raise ValueError("resume and force: resume goes on with a run, force replaces it: give one of them")
+    check_handed_over(backbone, objective, callbacks, init, out)
     own = None if isinstance(backbone, str) else backbone
     name = backbone if isinstance(backbone, str) else OWN_BACKBONE
     if objective is not None:
@@ -106,18 +111,34 @@ def fit(
     # Who names code of their own here has it run; a function that makes an encoder makes the one to load, too.
     trust_code = is_code(name)
     known: Preset | None = preset
-    if resume and out is not None and RunFolder(out).options_file.is_file():
-        config, options = _as_before(RunFolder(out), method, name, settings)
-        known = (RunFolder(out).options().get("preset") or {}).get("name")
-    else:
-        config, options = settings_for(dataset, preset=preset, backbone=name, method=method, **settings)
+    check_names(settings)
+    unread = ignored(settings, name, method)
+    settings = {setting: value for setting, value in settings.items() if setting not in unread}
+    with python_errors():
+        resumes = resume and out is not None and RunFolder(out).options_file.is_file()
+        if resumes:
+            folder = RunFolder(out or "")
+            known = preset_to_resume(folder, None if preset == "best" else preset)
+            config, options = settings_to_resume(folder, dataset, {"backbone": name, "method": method, **settings})
+        else:
+            config, options = settings_for(dataset, preset=preset, backbone=name, method=method, **settings)
     place = device_of(device)
     temporary = TemporaryFolder() if out is None else None
     run = temporary.path if temporary is not None else Path(out or "")
-    if isinstance(init, Recommender):
-        init = init.run if isinstance(init, FittedModel) else init.model
+    if isinstance(init, FittedModel):
+        init = init.run
+    elif isinstance(init, Recommender):
+        if init.catalog.item_ids != dataset.item_ids:
+            raise UserError("init: the items of the recommender are not the dataset's; give its RUN folder")
+        init = init.model
+
+    def opening() -> list[str]:
+        changes = [] if resumes or known is None else [preset_line(config, options, known)]
+        seen = seen_items(dataset, settings.get("exclude_seen"), of_run=options.exclude_seen)
+        return [*unread.values(), *changes, str(seen), *begun_line(RunFolder(run))]
+
     try:
-        with TrainingBars(config.method, options.epochs, progress) as bars:
+        with python_errors(), TrainingBars(config.method, options.epochs, progress, opening) as bars:
             train(
                 data,
                 run,
@@ -136,7 +157,10 @@ def fit(
                 on_batch=bars.on_batch,
             )
         encoder = None if own is None else own()
-        return FittedModel(run, data=data, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
+        model = FittedModel(run, data=data, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
+        for line in model.advice if progress else ():
+            say(line)
+        return model
     except BaseException:
         if temporary is not None:
             temporary.delete()
@@ -178,6 +202,9 @@ def refit(
         >>> final.result["epochs"] == model.result["best_epoch"], final.result["test"]
         (True, None)
     """
+    check_handed_over(backbone, None, (), None, out)
+    if not isinstance(model, FittedModel | str | Path):
+        raise TypeError(f"model: got a {type(model).__name__}, expected what fit or load returned, or a RUN folder")
     chosen = (
         model
         if isinstance(model, FittedModel)
@@ -190,7 +217,7 @@ def refit(
     data = chosen.dataset if chosen.dataset_path is None else chosen.dataset_path
     try:
         count = chosen.result["best_epoch"] if epochs is None else epochs
-        with TrainingBars(f"{chosen.config.method} on all rows", count, progress) as bars:
+        with python_errors(), TrainingBars(f"{chosen.config.method} on all rows", count, progress, list) as bars:
             train_on_all(
                 chosen.run,
                 run,
@@ -210,24 +237,3 @@ def refit(
         if temporary is not None:
             temporary.delete()
         raise
-
-
-def _as_before(
-    folder: RunFolder, method: str, backbone: str, given: dict[str, Any]
-) -> tuple[ReaRecConfig, TrainingOptions]:
-    """The settings of the run to resume, with the given ones, which `train` holds against it.
-
-    Raises:
-        UserError: it was started with another method or backbone.
-        ValueError: there is no such setting.
-    """
-    config, options = settings_of_run(folder)
-    for name, value, was in (("method", method, config.method), ("backbone", backbone, config.backbone)):
-        if value != was:
-            raise UserError(f"{folder.path}: was started with {name}={was!r}, not {value!r}; resume it with that")
-    model = {name: value for name, value in given.items() if name in settings_of(ReaRecConfig)}
-    training = {name: value for name, value in given.items() if name not in model}
-    unknown = [name for name in training if name not in settings_of(TrainingOptions)]
-    if unknown:
-        raise ValueError(f"{unknown[0]}: no setting of a model or a training")
-    return replace(config, **model), replace(options, **training)

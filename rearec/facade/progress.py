@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from rearec.facade.words import say
 
 __all__ = ["TrainingBars"]
 
@@ -11,10 +14,12 @@ __all__ = ["TrainingBars"]
 class TrainingBars:
     """A bar of the epochs, the loss and the validation NDCG@20 beside it, and within each epoch one of its batches.
 
-    epochs: at most so many. shown: without it, nothing is shown.
+    epochs: at most so many. shown: without it, nothing is shown. opening: makes the lines that are said first, when the
+    training has begun, whoever looks.
     """
 
-    def __init__(self, description: str, epochs: int, shown: bool) -> None:
+    def __init__(self, description: str, epochs: int, shown: bool, opening: Callable[[], Sequence[str]]) -> None:
+        self._opening: Callable[[], Sequence[str]] | None = opening if shown else None
         self._options = {"unit": "epoch", "desc": description, "total": epochs}
         self._shown = shown
         self._epochs: Any = None
@@ -34,6 +39,7 @@ class TrainingBars:
 
     def on_batch(self, epoch: int, done: int, total: int) -> None:
         """Move the bar of the batches."""
+        self._open()
         if self._epochs is None:
             return
         if self._batches is None:
@@ -44,6 +50,7 @@ class TrainingBars:
 
     def on_epoch(self, row: dict[str, Any]) -> None:
         """Move the bar of the epochs."""
+        self._open()
         if self._epochs is None:
             return
         if self._batches is not None:
@@ -55,6 +62,11 @@ class TrainingBars:
         self._epochs.set_postfix(beside, refresh=False)
         # an epoch that a resumed training has behind it counts too
         self._epochs.update(row["epoch"] - self._epochs.n)
+
+    def _open(self) -> None:
+        opening, self._opening = self._opening, None
+        for line in () if opening is None else opening():
+            say(line)
 
 
 def _is_watched() -> bool:

@@ -28,7 +28,7 @@ class UserHistories:
     def users(self, asked: object) -> list[str]:
         """The ids of a list, or of all users for "all"; TypeError for everything else."""
         if not isinstance(asked, str):
-            return read_ids(asked, "users")
+            return read_ids(asked, "users", "user")
         if asked != "all":
             raise TypeError(f'users: got {asked!r}, expected "all" or a list of ids')
         return self._dataset.user_ids

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rearec.errors import UserError
-from rearec.inference.ids import read_ids
+from rearec.inference.ids import few, read_ids
 
 __all__ = ["NOTHING", "ItemFilter"]
 
 IntArray = NDArray[np.int64]
 NOTHING: IntArray = np.empty(0, np.int64)
-NAMED = 5
 
 
 class ItemFilter:
@@ -74,7 +73,7 @@ def _read(values: Any, name: str, answers: int, number_of: Mapping[str, int]) ->
     """One list for all answers, or one for each, as item numbers; None where there is none."""
     if values is None:
         return None
-    if isinstance(values, set | frozenset):  # unlike a history, these have no order to lose
+    if isinstance(values, Set):  # unlike a history, these have no order to lose
         values = list(values)
     if _is_nested(values):
         lists = list(values)
@@ -87,12 +86,12 @@ def _read(values: Any, name: str, answers: int, number_of: Mapping[str, int]) ->
     known = [[number_of[token] for token in each if token in number_of] for each in tokens]
     if not any(known) and (unknown or name == "allow"):
         raise UserError(
-            f"{name}: no item of it is in the catalogue ({_few(unknown)})"
+            f"{name}: no item of it is in the catalogue ({few(unknown)})"
             if unknown
             else "allow: is empty, so nothing could be recommended; leave it out to allow every item"
         )
     if unknown:
-        warnings.warn(f"{name}: skipped, not in the catalogue: {_few(unknown)}", stacklevel=4)
+        warnings.warn(f"{name}: skipped, not in the catalogue: {few(unknown)}", stacklevel=4)
     return [np.unique(np.array(each, np.int64)) for each in known]
 
 
@@ -102,8 +101,3 @@ def _is_nested(values: Any) -> bool:
         return False
     first = next(iter(values), None)
     return isinstance(first, Iterable) and not isinstance(first, str)
-
-
-def _few(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
-    return f"{', '.join(ids[:NAMED])}{more}"

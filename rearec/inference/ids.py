@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 from rearec.data.readers.interactions import as_token
 
-__all__ = ["read_histories", "read_ids"]
+__all__ = ["check_count", "few", "read_histories", "read_ids"]
+
+NAMED = 5
 
 
-def read_ids(values: object, where: str) -> list[str]:
+def check_count(value: object, name: str, least: int) -> None:
+    """TypeError where an argument is no integer, ValueError where it is too small; both name it."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, expected an integer")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected {least} or more")
+
+
+def few(ids: Sequence[str]) -> str:
+    """The first ids, and how many more there are."""
+    more = f" and {len(ids) - NAMED:,} more" if len(ids) > NAMED else ""
+    return f"{', '.join(ids[:NAMED])}{more}"
+
+
+def read_ids(values: object, where: str, of: str = "item") -> list[str]:
     """Ids in order, from a list, an array or a column; TypeError names `where` and the first that is no id."""
-    listed = _listed(values, where, "a sequence of item ids")
+    listed = _listed(values, where, f"a sequence of {of} ids")
     if all(isinstance(value, str) for value in listed):
         return listed
     try:

@@ -16,7 +16,7 @@ from rearec.errors import UserError
 from rearec.inference.answers import Recommendation, SimilarItems, as_frame
 from rearec.inference.explanation import Explanation, explain
 from rearec.inference.filters import ItemFilter
-from rearec.inference.ids import read_histories, read_ids
+from rearec.inference.ids import check_count, read_histories, read_ids
 from rearec.inference.opening import open_run
 from rearec.inference.scoring import barred, best_items, top_rows
 from rearec.models.backbone import Backbone
@@ -182,8 +182,7 @@ class Recommender:
             TypeError: a history is a text, or holds something else than texts and integers.
             UserError: no item of allow or deny is in the catalogue. (Where only some are not, a warning names them.)
         """
-        if k < 1:
-            raise ValueError(f"k: got {k}, expected 1 or more")
+        check_count(k, "k", 1)
         known, unknown = self._numbers(histories)
         may = ItemFilter(allow, deny, len(known), self._item_number)
         if exclude_seen:  # once for each row of a batch, a long list is longer than the catalogue
@@ -234,8 +233,7 @@ class Recommender:
             TypeError: items is a text, or holds something else than texts and integers.
             UserError: an item is not in the catalogue.
         """
-        if k < 1:
-            raise ValueError(f"k: got {k}, expected 1 or more")
+        check_count(k, "k", 1)
         tokens = read_ids(items, "items")
         for token in tokens:
             if token not in self._item_number:
@@ -274,9 +272,8 @@ class Recommender:
             TypeError: as in `recommend`.
             UserError: the history holds no known item, or item is not in the catalogue.
         """
-        if k < 1:
-            raise ValueError(f"k: got {k}, expected 1 or more")
-        (known,), (unknown,) = self._numbers([history])
+        check_count(k, "k", 1)
+        (known,), (unknown,) = self._of([read_ids(history, "history")])
         if not known:
             raise UserError("history: holds no known item, so the model does not reason over it")
         target = None
@@ -290,10 +287,13 @@ class Recommender:
 
     def _numbers(self, histories: Iterable[object]) -> tuple[list[list[int]], list[list[str]]]:
         """The known items of each history by number, and the ids that are unknown."""
+        return self._of(read_histories(histories))
+
+    def _of(self, histories: Sequence[Sequence[str]]) -> tuple[list[list[int]], list[list[str]]]:
         number_of = self._item_number
         known: list[list[int]] = []
         unknown: list[list[str]] = []
-        for history in read_histories(histories):
+        for history in histories:
             known.append([number_of[item] for item in history if item in number_of])
             unknown.append([item for item in history if item not in number_of])
         return known, unknown
@@ -306,6 +306,8 @@ class Recommender:
 
     def _states(self, histories: list[list[int]], steps: int | None) -> torch.Tensor:
         """[R, d], the final states of one batch."""
+        if steps is not None:
+            check_count(steps, "steps", 0)
         batch = collate_histories(histories, self.model.config.max_len)
         return self.model.final_state(self._engine(batch, steps).states)
 

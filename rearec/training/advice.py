@@ -29,6 +29,8 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
         >>> advice(result | {"best_epoch": 2}, rows, TrainingOptions(epochs=3))
         []
     """
+    if result.get("refit_of") is not None:
+        return []
     lines = []
     test = result["test"]
     if test is not None:

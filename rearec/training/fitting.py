@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from rearec.fields import settings
 from rearec.models.config import TEXT_BACKBONES, ReaRecConfig
 from rearec.models.title_encoder import TitleEncoder, encoder_width
 from rearec.training.options import TrainingOptions
-from rearec.training.presets import DECIDED, KNOWN, PRESETS, Preset, preset_settings, relevant
+from rearec.training.presets import DECIDED, KNOWN, Preset, preset_settings, relevant
 
-__all__ = ["check_dataset", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
+__all__ = ["check_dataset", "check_names", "describe", "differing", "fitting_config", "settings_for", "texts_of"]
 
 
 def fitting_config(dataset: SequenceDataset, **settings: Any) -> ReaRecConfig:
@@ -81,8 +82,16 @@ def settings_for(
         >>> settings_for(dataset, preset="paper")[0].dim
         256
     """
-    if preset not in PRESETS:
-        raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
+    usual = preset_settings(preset, backbone, method)
+    check_names(given)
+    wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
+    model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
+    training = {name: value for name, value in wanted.items() if name not in model}
+    return fitting_config(dataset, backbone=backbone, method=method, **model), TrainingOptions(**training)
+
+
+def check_names(given: Iterable[str]) -> None:
+    """ValueError for a name that no setting has which one may choose; says which it is like."""
     free = [name for name in KNOWN if name not in ("num_items", "feature_dim")]
     for name in given:
         if name not in free:
@@ -90,11 +99,6 @@ def settings_for(
             raise ValueError(
                 f"{name}: no setting of a model or a training" + (f"; did you mean {near[0]}?" if near else "")
             )
-    usual = preset_settings(preset, backbone, method)
-    wanted = {name: value for name, value in usual.items() if relevant(name, backbone, method)} | given
-    model = {name: value for name, value in wanted.items() if name in settings(ReaRecConfig)}
-    training = {name: value for name, value in wanted.items() if name not in model}
-    return fitting_config(dataset, backbone=backbone, method=method, **model), TrainingOptions(**training)
 
 
 def differing(config: ReaRecConfig, options: TrainingOptions, preset: Preset) -> dict[str, tuple[Any, Any]]:

@@ -38,6 +38,10 @@ class RunLoggers:
     """
 
     def __init__(self, wanted: Loggers, folder: RunFolder) -> None:
+        if not isinstance(wanted, str | Logger | Sequence):
+            raise TypeError(
+                f"logger: got a {type(wanted).__name__}, expected {', '.join(LOGGERS)} or a Lightning logger"
+            )
         several = [wanted] if isinstance(wanted, str | Logger) else [*wanted]
         with service_errors():
             self.members = [_logger(each, folder.path) for each in dict.fromkeys(several) if each != "none"]

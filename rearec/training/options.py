@@ -81,4 +81,6 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         # Numbers stay as they were given: the names of an experiment's runs are made of them.
-        checked_values(self)
+        for name, value in checked_values(self).items():
+            if not isinstance(getattr(self, name), int | float | str | None):
+                object.__setattr__(self, name, value)  # NumPy's, which json does not take

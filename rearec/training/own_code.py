@@ -26,9 +26,12 @@ def check_trusted(run: RunFolder, config: ReaRecConfig, trust_code: bool) -> Non
 
 
 def own_encoder(config: ReaRecConfig, backbone: Callable[[], Backbone] | None) -> Backbone | None:
-    """The encoder of one's own, None where the backbone is one of ours."""
+    """The encoder of one's own, None where the backbone is one of ours; UserError where something else is made."""
     if backbone is not None:
-        return backbone()
+        made = backbone()
+        if not isinstance(made, Backbone):
+            raise UserError(f"backbone: made a {type(made).__name__}, expected a {Backbone.__module__}.Backbone")
+        return made
     return load_backbone(config) if is_code(config.backbone) else None
 
 

@@ -55,7 +55,12 @@ def best_settings(backbone: str, method: str) -> dict[str, Any]:
 
 
 def preset_settings(preset: Preset, backbone: str, method: str) -> dict[str, Any]:
-    """The settings of a preset, by field; those not there keep the library's default, which is the paper's."""
+    """The settings of a preset, by field; those not there keep the library's default, which is the paper's.
+
+    ValueError where there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(PRESETS)}")
     return best_settings(backbone, method) if preset == "best" else {}
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.fields import settings
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
+from rearec.training.fitting import fitting_config
 from rearec.training.options import TrainingOptions
+from rearec.training.presets import KNOWN, Preset
 
 if TYPE_CHECKING:
     from rearec.reasoning import ReaRec
 
-__all__ = ["EXTENDABLE", "begun_from", "check_same", "goes_on", "settings_of_run"]
+__all__ = [
+    "EXTENDABLE",
+    "begun_from",
+    "check_same",
+    "goes_on",
+    "preset_to_resume",
+    "settings_of_run",
+    "settings_to_resume",
+]
 
 # What a run that goes on may have more of than it was started with.
 EXTENDABLE = ("epochs", "patience")
@@ -27,6 +41,33 @@ def settings_of_run(folder: RunFolder) -> tuple[ReaRecConfig, TrainingOptions]:
         return ReaRecConfig.from_dict(options["model"]), TrainingOptions(**options["training"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{folder.options_file}: damaged: {error}") from error
+
+
+def settings_to_resume(
+    folder: RunFolder, dataset: SequenceDataset, given: Mapping[str, Any]
+) -> tuple[ReaRecConfig, TrainingOptions]:
+    """The settings of the run to resume, with more epochs or patience where these are given.
+
+    Raises:
+        UserError: another setting is given and differs.
+        ValueError: a value is wrong.
+    """
+    stored = settings_of_run(folder)
+    before = {**asdict(stored[0]), **asdict(stored[1])}
+    for name, value in given.items():
+        if name not in EXTENDABLE and value != before[name]:
+            raise UserError(f"{KNOWN[name].flag}: the run to resume was started with {before[name]}, not {value}")
+    values = before | {name: value for name, value in given.items() if name in EXTENDABLE}
+    model = {name: values[name] for name in settings(ReaRecConfig) if name not in ("num_items", "feature_dim")}
+    return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
+
+
+def preset_to_resume(folder: RunFolder, given: Preset | None) -> Preset | None:
+    """The preset of the run to resume, None where it has none; UserError where another one is given."""
+    stored: Preset | None = (folder.options().get("preset") or {}).get("name")
+    if given is not None and given != stored:
+        raise UserError(f"--preset: the run to resume was started with {stored or 'none'}, not {given}")
+    return stored
 
 
 def begun_from(folder: RunFolder) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -18,13 +19,10 @@ from rearec.errors import UserError
 
 
 def to_pandas(frame: pl.DataFrame) -> Any:
-    pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
     return frame.to_pandas()
 
 
 def to_pyarrow(frame: pl.DataFrame) -> Any:
-    pytest.importorskip("pyarrow")
     return frame.to_arrow()
 
 
@@ -106,7 +104,6 @@ def refused(frame: Any, **options: Any) -> str:
 
 
 def test_ids_of_every_type_are_the_same_ids() -> None:
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     numbers = np.repeat([7, 8, 9], 4)
     plain = made(events(u=numbers))
     assert plain.user_ids == ["7", "8", "9"]
@@ -134,7 +131,6 @@ def test_ids_of_every_type_are_the_same_ids() -> None:
 
 
 def test_times_of_every_type_give_the_same_order() -> None:
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     order = np.random.default_rng(0).permutation(12)
     days = np.datetime64("2024-02-25") + order
     plain = made(events(t=order))
@@ -161,7 +157,6 @@ def test_times_of_every_type_give_the_same_order() -> None:
 
 
 def test_pandas_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     frame = pd.DataFrame(
         events(
             u=pd.Series([7, 7, None] * 4, dtype="Int64"),
@@ -238,7 +233,6 @@ def test_no_rows() -> None:
 
 
 def test_pandas_index_and_names() -> None:
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     frame = pd.DataFrame(events())
     assert (
         refused(frame.set_index("u")) == "the frame: 'u' is its index, not a column: frame.reset_index() makes it one"
@@ -263,7 +257,6 @@ def test_titles_of_every_kind(tmp_path: Path) -> None:
     numbers = made(events(i=[n % 5 for n in range(12)]), titles={n: f"Title {n}" for n in range(5)})
     assert numbers.item_titles == expected
     assert made(events(), titles={"i0": "A"}, missing_titles="keep").item_titles == ["A", None, None, None, None]
-    pd, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     assert made(events(), titles=pd.Series(titles)).item_titles == expected
 
 
@@ -294,3 +287,44 @@ def test_lists_of_items() -> None:
 def test_conditions_on_rows() -> None:
     frame = events(kind=["buy"] * 10 + ["view"] * 2)
     assert made(frame, where="kind=buy").num_interactions == 10
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user": 0}, "user: got 0, expected the name of a column"),
+        ({"item": ["i"]}, r"item: got \['i'\], expected the name of a column"),
+        ({"time": 3}, "time: got 3, expected the name of a column"),
+        ({"rating": 5}, "rating: got 5, expected the name of a column"),
+        ({"user": "i"}, "user and item: both are column 'i'"),
+        ({"core": "five"}, "core: got 'five', expected an integer, 1 or more"),
+        ({"core": 2.0}, "core: got 2.0, expected an integer"),
+        ({"core": True}, "core: got True, expected an integer"),
+        ({"min_train_history": "a"}, "min_train_history: got 'a'"),
+        ({"drop_incomplete": "yes"}, "drop_incomplete: got 'yes', expected true or false"),
+        ({"timestamps": "no"}, "timestamps: got 'no', expected true or false"),
+        ({"known_items": 3}, "known_items: got 3"),
+        ({"where": 3}, "where: got 3, expected a text or several"),
+        ({"titles": {"i0": 3}}, "the titles: 'i0' has the title 3, expected a text"),
+        ({"titles": {}}, "the titles: no item has one"),
+    ],
+)
+def test_wrong_names_and_options_are_told(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Dataset.from_frame(pd.DataFrame(events()), **{"user": "u", "item": "i", "time": "t", **columns})
+
+
+def test_numbers_of_numpy_are_options(tmp_path: Path) -> None:
+    dataset = made(events(), core=np.int64(1))
+    dataset.save(tmp_path / "saved")
+    assert Dataset.load(tmp_path / "saved").options["core"] == 1
+
+
+def test_titles_may_be_missing_as_pandas_has_it() -> None:
+    expected = [None, "B", "C", "D", "E"]
+    for missing in (None, float("nan"), pd.NA):
+        titles = {f"i{n}": missing if n == 0 else "ABCDE"[n] for n in range(5)}
+        for given in (titles, pd.Series(titles), pd.Series(titles, dtype=object)):
+            assert made(events(), titles=given, missing_titles="keep").item_titles == expected
+    columns = events(n=[float("nan"), *"BCDEABCDEAB"])
+    assert made(columns, titles="n", missing_titles="keep").item_titles == ["A", *"BCDE"]

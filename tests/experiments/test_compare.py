@@ -250,3 +250,15 @@ def test_the_page_says_all_of_it(comparison: Comparison, runs: list[Path], prepa
 def test_groups_without_rows_of_their_own_are_not_made(prepared: Path) -> None:
     groups = RowGroups(load_dataset(prepared), "test", "length", None)
     assert {key for key, _ in groups.names} == {"", "users_by_length"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        (3, "runs: got a int, expected several runs in a list"),
+        ([3], "runs: got a int, expected RUN folders, or what fit or load returned"),
+    ],
+)
+def test_what_is_no_run_is_told(runs: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        compare(runs)

@@ -292,3 +292,23 @@ def test_without_optuna_a_line_says_what_to_install(
         tune(data, tmp_path / "s")
     # the search over a grid does without
     assert len(Plan(load_dataset(data)).run("prl").name) > 0 and SPACE["lr"].grid
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preset": "fast"}, "preset: got 'fast', expected one of best, paper"),
+        ({"search": "lr=1,2"}, "search: got the text 'lr=1,2'"),
+        ({"trials": "3"}, "trials: got '3', expected 1 or more"),
+        ({"jobs": 1.5}, "jobs: got 1.5, expected 1 or more"),
+        ({"minutes": "3"}, "minutes: got '3', expected more than 0"),
+        ({"seed": "a"}, "seed: got 'a', expected an integer"),
+        ({"data": {}}, "data: got a dict, expected a dataset"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_is_written(
+    tmp_path: Path, prepared: Path, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, UserError), match=message):
+        tune(**{"data": prepared, "out": tmp_path / "study", **wrong})
+    assert not (tmp_path / "study").exists()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_the_same_seed_gives_the_same_model_wherever_it_is_written(dataset: Sequ
     models = [rearec.fit(dataset, out=out, seed=3, **TINY) for out in (None, tmp_path / "run")]
     assert models[0].recommend(users="all", k=3) == models[1].recommend(users="all", k=3)
     assert models[1].run == tmp_path / "run"
-    with pytest.raises(UserError, match="--force replaces it"):
+    with pytest.raises(UserError, match="force=True replaces it"):
         rearec.fit(dataset, out=tmp_path / "run", **TINY)
     rearec.fit(dataset, out=tmp_path / "run", force=True, **TINY)
 
@@ -95,9 +96,9 @@ def test_a_training_is_resumed_and_extended(dataset: SequenceDataset, tmp_path: 
     extended = rearec.fit(dataset, out=tmp_path / "run", epochs=3, **options)
     assert extended.result["epochs"] == 3 and extended.config == whole.config
     assert extended.recommend(users="all") == whole.recommend(users="all")
-    with pytest.raises(UserError, match="was started with method='prl', not 'base'"):
+    with pytest.raises(UserError, match="method: the run to resume was started with prl, not base"):
         rearec.fit(dataset, out=tmp_path / "run", method="base", **options)
-    with pytest.raises(UserError, match="was started with model option dim = 8, not 16"):
+    with pytest.raises(UserError, match="dim: the run to resume was started with 8, not 16"):
         rearec.fit(dataset, out=tmp_path / "run", dim=16, **options)
     with pytest.raises(ValueError, match="dimension: no setting"):
         rearec.fit(dataset, out=tmp_path / "run", dimension=16, **options)
@@ -141,8 +142,9 @@ def test_fitted_models_are_compared(dataset: SequenceDataset, model: FittedModel
 
 
 def test_a_bar_shows_the_epochs_or_nothing_is_shown(
-    dataset: SequenceDataset, capfd: pytest.CaptureFixture[str]
+    dataset: SequenceDataset, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rearec.facade.progress._is_watched", lambda: True)
     capfd.readouterr()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's, of this machine
@@ -160,6 +162,75 @@ def test_a_bar_shows_the_epochs_or_nothing_is_shown(
 def test_what_is_no_dataset_is_told_how_to_become_one(data: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         rearec.fit(data)
+
+
+def test_a_fit_says_what_differs_and_what_could_be_better(
+    dataset: SequenceDataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    model = rearec.fit(dataset, method="base", steps=2, **TINY | {"progress": True})
+    shown = capfd.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == "" and model.config.steps == 0
+    assert lines[:2] == [
+        "steps is ignored: base does not reason",
+        "preset best, with dim 8 (64), ffn 8 (128), layers 1 (2), max_len 8 (50), epochs 2 (30)",
+    ]
+    assert lines[2].startswith("seen items ") and lines[3:] == model.advice
+    assert any(line.startswith("below markov") and "more epochs, another lr" in line for line in model.advice)
+    warm = rearec.fit(dataset, method="base", init=model, **TINY | {"progress": True})
+    assert f"begins with the weights of {model.run}, items: 40 known, 0 new" in capfd.readouterr().err
+    assert not [line for line in [*model.advice, *warm.advice] if "--" in line]
+    assert rearec.refit(model, progress=False, logger="none").advice == []
+
+
+def test_what_could_be_better_is_said_in_the_words_of_python(dataset: SequenceDataset) -> None:
+    rising = [{"valid_ndcg@20": value} for value in (0.1, 0.2)]
+    model = rearec.fit(dataset, **TINY)
+    result = model.result | {"best_epoch": 2, "stopped_early": False, "test": None}
+    model._record = (result, rising, model._record[2])
+    assert model.advice == [
+        "validation NDCG@20 still rose in the last epoch (.1000 to .2000): fit with out=, resume=True, epochs=4 goes on"
+    ]
+
+
+def test_numbers_of_numpy_are_numbers(dataset: SequenceDataset) -> None:
+    model = rearec.fit(dataset, **TINY | {"epochs": np.int64(1), "dim": np.int32(8), "lr": np.float32(0.5)})
+    assert RunFolder(model.run).options()["training"]["lr"] == 0.5 and model.result["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"callbacks": [3]}, "callbacks: got"),
+        ({"callbacks": Callback()}, "callbacks: got"),
+        ({"objective": "prl"}, "objective: got a str"),
+        ({"backbone": 3}, "backbone: got a int"),
+        ({"init": 3}, "init: got a int"),
+        ({"out": 3}, "out: got a int"),
+        ({"logger": 3}, "logger: got a int"),
+    ],
+)
+def test_what_is_handed_over_is_looked_at(dataset: SequenceDataset, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        rearec.fit(dataset, **TINY | wrong)
+
+
+def test_what_cannot_be_is_refused(dataset: SequenceDataset, model: FittedModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="backbone: made a int"):
+        rearec.fit(dataset, backbone=lambda: 3, **TINY)  # type: ignore[arg-type,return-value]
+    other = replace(model.catalog, item_ids=model.catalog.item_ids[::-1])
+    with pytest.raises(UserError, match="init: the items of the recommender are not the dataset's"):
+        rearec.fit(dataset, init=Recommender(model.model, other), **TINY)
+    rearec.fit(dataset, out=tmp_path / "run", **TINY)
+    with pytest.raises(UserError, match="preset: the run to resume was started with best, not paper"):
+        rearec.fit(dataset, out=tmp_path / "run", preset="paper", resume=True)
+    with pytest.raises(UserError, match="cannot be written"):
+        rearec.fit(dataset, out="/dev/null/run", **TINY)
+    with pytest.raises(TypeError, match="model: got a int"):
+        rearec.refit(3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a refit, trained on every interaction"):
+        rearec.compare([model, rearec.refit(model, progress=False, logger="none")])
 
 
 def test_wrong_settings_are_named(dataset: SequenceDataset) -> None:

@@ -102,7 +102,7 @@ def test_a_saved_model_is_loaded_and_answers_alike(model: FittedModel, tmp_path:
     again = rearec.load(saved)
     assert again.recommend(users="all") == model.recommend(users="all") and again.result == model.result
     assert sorted(p.name for p in saved.parent.iterdir()) == ["saved"]
-    with pytest.raises(UserError, match="--force replaces it"):
+    with pytest.raises(UserError, match="training; force=True replaces it"):
         model.save(saved)
     (saved / "result.json").unlink()
     model.save(saved, force=True)
@@ -181,3 +181,44 @@ def test_devices_by_name() -> None:
     for wrong in ("tpu", "meta", "cuda:99", "no device"):
         with pytest.raises(UserError, match="device: "):
             device_of(wrong)
+
+
+def test_a_model_outlives_its_folder(model: FittedModel, tmp_path: Path) -> None:
+    gone = rearec.load(model.save(tmp_path / "gone"), data=model.dataset)
+    shown = repr(gone), gone._repr_html_(), gone.result, gone.history, gone.advice
+    shutil.rmtree(gone.run)
+    assert (repr(gone), gone._repr_html_(), gone.result, gone.history, gone.advice) == shown
+    with pytest.raises(UserError, match="RUN folder is gone"):
+        gone.save(tmp_path / "saved")
+    gone.result["test"]["ndcg@20"] = 2.0
+    assert gone.result == shown[2]
+
+
+def test_a_run_is_not_saved_into_itself(model: FittedModel) -> None:
+    for inside in (model.run / "copy", model.run.parent):
+        with pytest.raises(UserError, match="is inside of"):
+            model.save(inside, force=True)
+    assert not (model.run / "copy").exists()
+
+
+def test_wrong_arguments_are_told(model: FittedModel) -> None:
+    for call in (
+        lambda k: model.recommend([["item-001"]], k=k),
+        lambda k: model.similar(["item-001"], k=k),
+        lambda k: model.explain(["item-001"], k=k),
+    ):
+        for wrong in (2.5, "3", None, True):
+            with pytest.raises(TypeError, match=f"k: got {wrong!r}, expected an integer"):
+                call(wrong)
+        with pytest.raises(ValueError, match="k: got 0, expected 1 or more"):
+            call(0)
+    with pytest.raises(TypeError, match=r"steps: got 1\.5, expected an integer"):
+        model.encode([["item-001"]], steps=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="users: expected a sequence of user ids"):
+        model.recommend(users=3)
+    with pytest.raises(TypeError, match="data: got a dict"):
+        rearec.load(model.run, data={})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="metrics: got the text 'hit@5'"):
+        model.evaluate(metrics="hit@5")
+    keys = dict.fromkeys(["item-001", "item-002"]).keys()
+    assert set(model.recommend([["item-003"]], allow=keys)[0].items) == set(keys)

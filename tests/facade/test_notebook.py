@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -30,7 +31,7 @@ def purchases(users: int = 400, seed: int = 0) -> dict[str, list[Any]]:
 
 
 def pandas_frame(columns: dict[str, list[Any]]) -> Any:
-    return pytest.importorskip("pandas").DataFrame(columns)
+    return pd.DataFrame(columns)
 
 
 @pytest.mark.parametrize("make", [pl.DataFrame, pandas_frame], ids=["polars", "pandas"])

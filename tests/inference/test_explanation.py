@@ -114,7 +114,7 @@ def test_wrong_arguments_are_named() -> None:
         recommender.explain(["?"])
     with pytest.raises(UserError, match=r"item: '\?' is not in the catalogue"):
         recommender.explain(["i1"], item="?")
-    with pytest.raises(TypeError, match=r"histories\[0\]: expected a sequence of item ids"):
+    with pytest.raises(TypeError, match=r"history: expected a sequence of item ids"):
         recommender.explain("i1")
     with pytest.raises(ValueError, match="k: got 0"):
         recommender.explain(["i1"], k=0)

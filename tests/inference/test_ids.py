@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas
 import polars as pl
+import pyarrow
 import pytest
 import torch
 
@@ -33,7 +35,6 @@ def test_histories_of_any_form(histories: Any) -> None:
 
 
 def test_columns_of_pandas_and_pyarrow() -> None:
-    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
     assert read_histories(pandas.Series([[3, 4], [5]])) == EXPECTED
     assert (
         read_histories(pandas.DataFrame({"user": [1, 1, 2], "item": [3, 4, 5]}).groupby("user")["item"].agg(list))

@@ -66,16 +66,33 @@ def title_mapping(titles: Any, item: str, title_column: str | None) -> dict[str,
     """
     path = Path("the titles")
     if not hasattr(titles, "columns") and hasattr(titles, "index") and hasattr(titles, "items"):
+        titles = titles.dropna()
         titles = {"item": titles.index, "title": titles.array}
         item, title_column = "item", "title"
-    elif isinstance(titles, Mapping) and all(value is None or isinstance(value, str) for value in titles.values()):
-        titles = {"item": list(titles), "title": list(titles.values())}
+    elif isinstance(titles, Mapping) and not any(_is_column(value) for value in titles.values()):
+        for key, value in titles.items():
+            if not (value is None or isinstance(value, str) or _is_missing(value)):
+                raise UserError(f"{path}: {key!r} has the title {value!r}, expected a text")
+        present = {key: value for key, value in titles.items() if isinstance(value, str)}
+        if not present:
+            raise UserError(f"{path}: no item has one")
+        titles = {"item": list(present), "title": list(present.values())}
         item, title_column = "item", "title"
     names = _Source(titles, path).names
     others = [name for name in names if name != item]
     if title_column is None:
         title_column = others[0] if len(others) == 1 else "title"
     return frame_table(titles, [item, title_column], [item], path)[0].titles(item, title_column)
+
+
+def _is_missing(value: Any) -> bool:
+    """nan, and what pandas has for a missing value, which is neither equal to itself nor unequal."""
+    equal = value == value
+    return not (isinstance(equal, bool | np.bool_) and equal)
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
 class _Source:
@@ -165,7 +182,14 @@ def _to_polars(values: Any) -> pl.Series:
         array = values if isinstance(values, (np.ndarray, list)) else _plain_array(values)
         if isinstance(array, np.ndarray) and array.dtype.kind == "M":
             return _dates(array)
-        return pl.Series(array.tolist() if isinstance(array, np.ndarray) and array.dtype == object else array)
+        if isinstance(array, np.ndarray) and array.dtype != object:
+            return pl.Series(array)
+        listed = array if isinstance(array, list) else array.tolist()
+        try:
+            return pl.Series(listed)
+        except TypeError:
+            # nan, by which pandas and NumPy say that a text is missing
+            return pl.Series([None if isinstance(each, float) and each != each else each for each in listed])
     native = series.to_native()
     if not series.implementation.is_pandas() or importlib.util.find_spec("pyarrow") is not None:
         return series.to_polars()

@@ -99,9 +99,10 @@ class Dataset(SequenceDataset):
         from rearec.data.readers.selection import find_roles
 
         with python_errors(ROLES):
+            _check_columns(user=(user,), item=(item,), time=_listed(() if time is None else time), rating=(rating,))
             title_column = titles if isinstance(titles, str) else options.pop("title_column", None)
             _check_names(options, OF_FILES, f"from_frame({', '.join(ROLES.values())}, titles, split)")
-            times = (time,) if isinstance(time, str) else tuple(time or ())
+            times = _listed(() if time is None else time)
             chosen = _options(
                 options,
                 user_column=user,
@@ -153,12 +154,12 @@ class Dataset(SequenceDataset):
         """
         with python_errors(ROLES):
             if sources is None:
-                sources = _listed(format)
+                sources = _paths(format)
                 format = _guessed(sources)
             roles = {"user_column": user, "item_column": item, "timestamp_column": time, "rating_column": rating}
             _check_names(options, (), "from_files")
             chosen = _options(options, **{name: value for name, value in roles.items() if value is not None})
-            plan = make_plan(str(format), _listed(sources), chosen)
+            plan = make_plan(str(format), _paths(sources), chosen)
             return cls._built(Origin(plan, *read_sources(plan, lambda message: None)))
 
     @classmethod
@@ -213,6 +214,16 @@ def _options(given: Mapping[str, Any], **further: Any) -> PrepareOptions:
     return PrepareOptions(**plain_options({**given, **further}))
 
 
+def _check_columns(**columns: Sequence[Any]) -> None:
+    """UserError for what is no column's name, but for None in an optional place, and for a column in two places."""
+    for role, names in columns.items():
+        for name in names:
+            if not isinstance(name, str) and (name is not None or role in ("user", "item")):
+                raise UserError(f"{role}: got {name!r}, expected the name of a column, a text")
+    if columns["user"] == columns["item"]:
+        raise UserError(f"user and item: both are column {columns['user'][0]!r}")
+
+
 def _check_names(options: Mapping[str, Any], barred: Sequence[str], call: str) -> None:
     """UserError where an option is unknown, or not for this call."""
     known = [entry.name for entry in fields(PrepareOptions)]
@@ -232,8 +243,17 @@ def _titles_of_file(path: Path, options: PrepareOptions) -> dict[str, str]:
     return read_titles(path, options.item_column, options.title_column or "title", options.title_layout)
 
 
-def _listed(sources: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [sources] if isinstance(sources, (str, Path)) else list(sources)
+def _listed(values: Any) -> list[Any]:
+    """One or several as a list."""
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
+def _paths(sources: object) -> list[str | Path]:
+    several = _listed(sources)
+    for each in several:
+        if not isinstance(each, str | Path):
+            raise UserError(f"from_files: got {each!r}, expected the path of a file or several in a list")
+    return several
 
 
 def _guessed(sources: Sequence[str | Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rearec.data.preparation.plan import make_plan
 from rearec.data.preparation.steps import build, read_sources
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.storage import OUTPUT, load_dataset, save_dataset
+from rearec.errors import UserError
+from rearec.fields import settings
 
 __all__ = ["plain_options", "prepare"]
 
@@ -69,7 +72,12 @@ def prepare(
 def plain_options(changes: dict[str, Any]) -> dict[str, Any]:
     """Values as the options hold them: paths as text, thresholds as text, several words as a tuple."""
     result = dict(changes)
+    said = settings(PrepareOptions)
     for name, value in changes.items():
+        if name in ("where", "missing") and not isinstance(value, str | list | tuple):
+            raise UserError(f"{name}: got {value!r}, expected a text or several in a list")
+        if isinstance(value, Number) and name in said and said[name].accepts(value):
+            result[name] = said[name].plain(value)  # NumPy's, which json does not take
         if isinstance(value, Path) or (name in ("valid_from", "test_from") and value is not None):
             result[name] = str(value)
         elif name in ("where", "missing"):
