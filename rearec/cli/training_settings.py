@@ -76,13 +76,20 @@ def from_run(folder: RunFolder, dataset: SequenceDataset, given: Mapping[str, An
     before = {**asdict(stored[0]), **asdict(stored[1])}
     for name, value in given.items():
         if name not in EXTENDABLE and value != before[name]:
-            raise UserError(f"{SETTINGS[name].flag}: the run to resume was started with {before[name]}, not {value}")
+            flag, was = SETTINGS[name].flag, before[name]
+            if name == "exclude_seen":
+                flag, was, value = "--exclude-seen/--keep-seen", *(_seen_flag(each) for each in (was, value))
+            raise UserError(f"{flag}: the run to resume was started with {was}, not {value}")
     values = before | {name: value for name, value in given.items() if name in EXTENDABLE}
     model = {name: values[name] for name in settings(ReaRecConfig) if name not in ("num_items", "feature_dim")}
     try:
         return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
     except ValueError as error:
         raise UserError(as_option(str(error))) from None
+
+
+def _seen_flag(exclude: Any) -> str:
+    return "--exclude-seen" if exclude else "--keep-seen"
 
 
 def readable(config: ReaRecConfig, options: TrainingOptions) -> dict[str, Any]:
