@@ -79,7 +79,9 @@ def titled(run_folder: Path, prepared: Path, tmp_path_factory: pytest.TempPathFa
     return run
 
 
-def test_users_of_the_dataset_are_answered_with_titles(titled: Path, call_rearec: Any) -> None:
+def test_users_of_the_dataset_are_answered_with_titles(
+    titled: Path, tmp_path: Path, call_rearec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = call_rearec("recommend", titled, "--user", "user-3", "--user", "user-1", "-k", "3", "--json")
     assert result.returncode == 0, result.stderr
     answers = json.loads(result.stdout)["answers"]
@@ -87,10 +89,15 @@ def test_users_of_the_dataset_are_answered_with_titles(titled: Path, call_rearec
     assert [answer["user"] for answer in answers] == ["user-3", "user-1"]
     assert [answer["items"] for answer in answers] == [each.items for each in expected]
     assert [answer["titles"] for answer in answers] == [each.titles for each in expected]
-    shown = call_rearec("recommend", titled, "--user", "user-3", "-k", "40", COLUMNS="60")
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = call_rearec("recommend", titled, "--user", "user-3", "-k", "40")
     assert "user user-3" in shown.stdout and "Title, 7" in shown.stdout and "…" not in shown.stdout
     plain = call_rearec("recommend", titled, "--user", "user-3", "-k", "40", "--no-titles")
     assert "Title" not in plain.stdout and plain.stdout.count("item-") == 40
+    (tmp_path / "one.txt").write_text("item-001\n")
+    both = ("--allow", tmp_path / "one.txt", "--deny", tmp_path / "one.txt")
+    nothing = call_rearec("recommend", titled, "item-002", *both)
+    assert nothing.returncode == 0 and "no item is left to recommend: look at --allow" in nothing.stderr
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
