@@ -142,6 +142,23 @@ def run_rearec() -> CommandLine:
     return run
 
 
+@pytest.fixture(scope="session")
+def call_rearec() -> CommandLine:
+    """Runs ``rearec`` as `run_rearec` does, but in this process: for what is no matter of a process."""
+    from typer.testing import CliRunner
+
+    from rearec.cli.app import app
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [*map(str, arguments)]
+        result = CliRunner().invoke(app, words, prog_name="rearec")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
 @pytest.fixture
 def no_gradients() -> Iterator[None]:
     """The test runs under torch.no_grad()."""

@@ -10,7 +10,7 @@ import typer
 
 from rearec.analysis.analyses import ANALYSES
 from rearec.cli.command import Common, ExcludeSeen, Force, command
-from rearec.cli.finished_run import TrustCode, check_code, dataset_path, open_model, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, open_model, seen_of_run
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -101,7 +101,7 @@ def analyze(
             folder.check_held_out()
     kinds = [word.strip() for word in formats.split(",")]
     _check_out(out, [*chosen, *([INDEX] if analysis == ALL else [])], kinds, force)
-    data = dataset_path(folders[0], data)
+    data = data or folders[0].dataset_path("--data")
 
     from rearec.analysis.analyses import Subject, analyses_of, fill, new_page
     from rearec.data import load_dataset

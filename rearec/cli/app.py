@@ -69,14 +69,15 @@ class _Commands(Group):
 
 
 def _usage_error(error: Any) -> int:
-    """Print what is wrong with the arguments; returns the exit code."""
+    """Print what is wrong with the arguments, without any the help; returns the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+        return int(error.exit_code)
     message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".").replace("Value error, ", "")
     if re.search(rf"'({FILES_OF_COLUMNS})' is not one of .*'table'", message):
         message += "; files of columns have the format table"
-    # Without a command the help has been printed already.
-    if message and type(error).__name__ != "NoArgsIsHelpError":
-        context = getattr(error, "ctx", None)
-        note(f"error: {message}" + (f" (see '{context.command_path} --help')" if context else ""))
+    context = getattr(error, "ctx", None)
+    note(f"error: {message}" + (f" (see '{context.command_path} --help')" if context else ""))
     return int(error.exit_code)
 
 

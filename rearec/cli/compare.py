@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished trainings, the baseline first.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, its csv files and its figures.")],
-    split: Annotated[SplitName, typer.Option(help="Rows to rank.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,13 +51,14 @@ def compare(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
-    """Say whether one run is better than another: differences on the same rows, with 95 % intervals.
+    """Say whether one run is better than another: differences on the same predictions, with 95 % intervals.
 
-    The page has all metrics, groups of rows by history and target, and the settings in which the runs differ.
+    The page has all metrics, groups of predictions by the length of the history and the popularity of the item, and
+    the settings in which the runs differ.
     """
     check_folder(out)
     page = out / "comparison.md"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, ExcludeSeen, command
-from rearec.cli.finished_run import TrustCode, check_code, check_steps, dataset_path, open_model, seen_of_run
+from rearec.cli.finished_run import TrustCode, check_code, check_steps, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -68,7 +68,7 @@ def evaluate(
     folder.check_finished()
     check_code(folder, trust_code)
     folder.check_held_out()
-    data = dataset_path(folder, data)
+    data = data or folder.dataset_path("--data")
 
     from rearec.data import load_dataset
     from rearec.evaluation import evaluate as rank_and_measure

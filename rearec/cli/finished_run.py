@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +24,6 @@ __all__ = [
     "check_code",
     "check_code_to_resume",
     "check_steps",
-    "dataset_path",
     "open_model",
     "seen_of_run",
 ]
@@ -68,11 +66,6 @@ def open_model(run: RunFolder, device: torch.device | str, trust_code: bool) -> 
 
     check_code(run, trust_code)
     return ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code)
-
-
-def dataset_path(run: RunFolder, data: Path | None) -> Path:
-    """Where the dataset of a finished run is: ``--data``, or else where it was when the run was trained."""
-    return run.dataset_path("--data") if data is None else data
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:

@@ -217,6 +217,8 @@ def _render(
             note(f"skipped, not in the catalogue: {' '.join(answer.unknown)}")
         if answer.source == "popularity":
             note("no known item in the history: these are the most popular items")
+        if not answer.items:
+            note("no item is left to recommend: look at --allow, --deny and --exclude-seen")
         table = Table(
             title=f"user {request['user']}" if "user" in request else None,
             title_justify="left",

@@ -9,7 +9,7 @@ import typer
 
 from rearec.cli.command import Common, Force, command
 from rearec.cli.config_file import ConfigFile, PrintConfig, print_options
-from rearec.cli.finished_run import TrustCode, check_code_to_resume, dataset_path
+from rearec.cli.finished_run import TrustCode, check_code_to_resume
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
 from rearec.cli.training_progress import TrainingProgress
@@ -54,7 +54,7 @@ def refit(
     folder.check_finished()
     folder.check_held_out()
     check_code_to_resume(folder, set(), trust_code)
-    data = dataset_path(folder, data)
+    data = data or folder.dataset_path("--data")
 
     from rearec.training import refit as train_on_all
     from rearec.training.resuming import settings_of_run
@@ -77,7 +77,9 @@ def refit(
     emit(
         answer,
         common.as_json,
-        lambda console: console.print(f"{result['epochs']} epochs on all rows; written to {out}"),
+        lambda console: console.print(
+            f"{result['epochs']} epoch{'' if result['epochs'] == 1 else 's'} on every interaction; written to {out}"
+        ),
     )
 
 

@@ -74,6 +74,15 @@ def reproduce(
             min=0, help="Stop training after so many; the pages say what is missing.", show_default="no limit"
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Of the tables: ndcg@5, or ndcg, which takes the k of -k; ndcg, recall, hit, map, mrr.",
+            show_default="ndcg and recall at 10 and 20",
+        ),
+    ] = None,
+    cutoffs: Annotated[str | None, typer.Option("-k", metavar="K,...", help="Lengths of the lists: 5,10,50.")] = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
     ] = "png",
@@ -88,8 +97,10 @@ def reproduce(
     asked_backbones, asked_methods = _names(backbones), _names(methods)
     check_names(asked_backbones, asked_methods)
     asked_settings = parse_settings(further or [])
+    from rearec.evaluation.metrics import chosen_metrics
     from rearec.experiments.reproduce import reproduce as make
 
+    asked_metrics = chosen_metrics(metrics, cutoffs)
     settings |= {"exclude_seen": exclude_seen}
     chosen = {name: value for name, value in settings.items() if value is not None}
     try:
@@ -108,6 +119,7 @@ def reproduce(
             device=compute_device(common.device),
             budget_minutes=budget_minutes,
             formats=_names(formats) or [],
+            metrics=asked_metrics,
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),

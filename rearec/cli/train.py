@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,8 @@ from rearec.training.presets import Preset
 from rearec.training.words import begun_line
 
 if TYPE_CHECKING:
+    import torch
+
     from rearec.cli.terminal import Terminal
     from rearec.run_folder import RunFolder
 
@@ -124,13 +127,14 @@ def train(
 
         seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
         before = len(folder.metrics()) if resume and folder.finished else None
-        with TrainingProgress(asked[0], lambda: [str(seen), *begun_line(folder)]) as progress:
+        where = compute_device(common.device)
+        with TrainingProgress(asked[0], lambda: [str(seen), *begun_line(folder), *_busy(where)]) as progress:
             result = run_training(
                 data,
                 out,
                 *asked,
                 preset=preset,
-                device=compute_device(common.device),
+                device=where,
                 resume=resume,
                 force=force,
                 init=init,
@@ -165,6 +169,19 @@ def _continuable(folder: RunFolder, data: Path, resumes: bool) -> Iterator[None]
         else:
             note(f"nothing of it is in {folder.path} yet: begin again with the same command")
         raise
+
+
+def _busy(device: torch.device) -> list[str]:
+    """Advice on a machine that is busy already, where the processors are to train."""
+    import torch
+
+    from rearec.training.advice import thread_advice
+
+    line = None
+    # without a load average there is nothing to say
+    with suppress(OSError):
+        line = thread_advice(os.getloadavg()[0], os.cpu_count() or 1, torch.get_num_threads())
+    return [line] if line is not None and device.type == "cpu" else []
 
 
 def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:

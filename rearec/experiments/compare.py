@@ -282,12 +282,7 @@ def _dataset(candidates: Mapping[str, RunFolder | Recommender], data: str | Path
         if dataset is None:
             raise UserError("data: missing, the first model does not know its dataset")
         return dataset
-    recorded = first.options()["dataset"].get("path")
-    if recorded is None:
-        raise UserError(f"{first.path}: does not say which dataset it was trained on; say where it is with --data")
-    if not Path(recorded).is_dir():
-        raise UserError(f"{recorded}: the dataset {first.path} was trained on is gone; say where it is with --data")
-    return load_dataset(recorded)
+    return load_dataset(first.dataset_path("--data"))
 
 
 def _check_dataset(name: str, run: RunFolder | Recommender, dataset: SequenceDataset) -> None:

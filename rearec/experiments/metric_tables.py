@@ -1,4 +1,7 @@
-"""Tables of test metrics that several pages share: settings one below the other, and gains over one of them."""
+"""Tables of test metrics that several pages share: settings one below the other, and gains over one of them.
+
+Their metrics are those of `Results.metrics`; METRIC is the one that figures show and models are chosen by.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,7 @@ from rearec.experiments.results import Results
 from rearec.experiments.runs import Run
 from rearec.report.page import Page
 
-__all__ = ["HEADINGS", "METRIC", "Setting", "add_gains", "add_metrics", "error_words", "gain_caption"]
-
-# The metrics of the paper's tables; METRIC is the one that figures show and models are chosen by.
-HEADINGS = {metric: heading(metric) for metric in ("ndcg@10", "ndcg@20", "recall@10", "recall@20")}
+__all__ = ["METRIC", "Setting", "add_gains", "add_metrics", "error_words", "gain_caption"]
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def add_metrics(page: Page, results: Results, settings: Sequence[Setting], name:
     shown, data = [], []
     for setting in settings:
         line, numbers = dict(setting.labels), {**setting.labels, "seeds": len(results.finished(setting.runs))}
-        for metric, column in HEADINGS.items():
+        for metric in results.metrics:
             summary = results.summary(setting.runs, metric)
             assert summary is not None
-            line[column] = str(summary)
+            line[heading(metric)] = str(summary)
             numbers |= {metric: summary.mean, f"{metric}_{'std' if len(setting.runs) > 1 else 'se'}": summary.error}
         if any(each.over for each in settings):
             gain = results.gain(setting.runs, setting.over, METRIC)
@@ -67,10 +67,10 @@ def add_gains(page: Page, results: Results, settings: Sequence[Setting], name: s
     """Add a table of gains in per cent over each setting's ``over`` in every metric, with intervals, and NAME.csv."""
     shown, data = [], []
     for setting in settings:
-        gains = {metric: results.gain(setting.runs, setting.over, metric) for metric in HEADINGS}
+        gains = {metric: results.gain(setting.runs, setting.over, metric) for metric in results.metrics}
         if not any(gains.values()):
             continue
-        shown.append({**setting.labels, **{HEADINGS[metric]: gain and str(gain) for metric, gain in gains.items()}})
+        shown.append({**setting.labels, **{heading(metric): gain and str(gain) for metric, gain in gains.items()}})
         data += [
             {**setting.labels, "metric": metric, "gain_%": gain.difference, "low_%": gain.low, "high_%": gain.high}
             for metric, gain in gains.items()

@@ -16,6 +16,7 @@ import torch
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
+from rearec.evaluation.metrics import parse_metrics, row_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.ablation import FIG7
@@ -25,7 +26,7 @@ from rearec.experiments.method_tables import TABLE2, TABLE3
 from rearec.experiments.model_analyses import FIG2, FIG4, FIG8, FIG9, FIG11, TABLE4
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Progress, train_all
-from rearec.experiments.results import Results
+from rearec.experiments.results import TABLE_METRICS, Results
 from rearec.experiments.runs import Run, training_minutes
 from rearec.experiments.search import SEARCH
 from rearec.experiments.sensitivity import FIG6
@@ -62,6 +63,7 @@ def reproduce(
     device: torch.device | str = "cpu",
     budget_minutes: float | None = None,
     formats: Sequence[str] = ("png",),
+    metrics: Sequence[str] | None = None,
     force: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -81,6 +83,8 @@ def reproduce(
         jobs, threads, budget_minutes, on_progress: as `train_all`.
         device: where to train and to evaluate.
         formats: of the pages' figures, as `rearec.report.page.Page`.
+        metrics: of the tables, by name, such as "hit@5"; those that a training has not left are computed from the
+            ranks of its model. None for NDCG and Recall at 10 and 20, as in the paper.
         force: train anew what is there.
         on_start: called with the numbers of trainings that are needed and that are finished.
 
@@ -90,8 +94,9 @@ def reproduce(
         ``left_out`` (reason by name: what "all" cannot do with this dataset) and ``minutes`` (of training).
 
     Raises:
-        UserError: an unknown name, setting or format, a dataset without test rows or without the features of a text
-            backbone, an ``out`` that is of another dataset or holds something else.
+        UserError: an unknown name, setting, metric or format, a metric that is not of ranks, a dataset without test
+            rows or without the features of a text backbone, an ``out`` that is of another dataset or holds something
+            else.
     """
     data, out, device = Path(data), Path(out), torch.device(device)
     check_formats(formats)
@@ -107,6 +112,9 @@ def reproduce(
         settings or {},
         search_settings,
     )
+    names = TABLE_METRICS if metrics is None else [each.name for each in parse_metrics(metrics, dataset.num_items)]
+    # refuses those that ranks do not tell
+    row_metrics([], names)
     chosen, left_out = _choose(artefacts, plan)
     needed = {artefact.name: artefact.runs(plan) for artefact in chosen}
     every = list(dict.fromkeys(run for runs in needed.values() for run in runs))
@@ -124,7 +132,7 @@ def reproduce(
         force=force,
         on_progress=on_progress,
     )
-    results = Results(dataset, data, out / RUNS, outcome, device, plan.seen.name)
+    results = Results(dataset, data, out / RUNS, outcome, device, plan.seen.name, names)
     pages = {}
     for artefact in chosen:
         page = Page(out, artefact.name, f"{artefact.title} ({data.resolve().name})", formats=formats)
@@ -181,7 +189,7 @@ def _add_origin(
 ) -> None:
     """How the page was made: command, data, versions, settings, runs, and what is missing."""
     page.text("## How this was made")
-    page.code(_command(plan, name, data, out, results.device))
+    page.code(_command(plan, name, data, out, results))
     counts = results.dataset.statistics
     lines = [
         f"data: {data.resolve().name}, {counts['users']:,} users, {counts['items']:,} items, "
@@ -207,7 +215,7 @@ def _add_origin(
         page.text("\n".join(f"- {escape(f'{run.name}: {reason}')}" for run, reason in missing.items()))
 
 
-def _command(plan: Plan, name: str, data: Path, out: Path, device: torch.device) -> str:
+def _command(plan: Plan, name: str, data: Path, out: Path, results: Results) -> str:
     """The command that makes a page, with the names of its folders alone."""
     words = ["rearec", "reproduce", name, data.resolve().name, "--out", out.resolve().name]
     if plan.backbones:
@@ -222,7 +230,9 @@ def _command(plan: Plan, name: str, data: Path, out: Path, device: torch.device)
         words += ["--search-settings", str(plan.search_settings)]
     for setting, value in plan.settings.items():
         words += ["--set", f"{setting}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join([*words, "--device", str(device)])
+    if results.metrics != TABLE_METRICS:
+        words += ["--metrics", ",".join(results.metrics)]
+    return shlex.join([*words, "--device", str(results.device)])
 
 
 def _varying(runs: Sequence[Run]) -> list[str]:

@@ -16,13 +16,16 @@ from rearec.data.dataset import SequenceDataset
 from rearec.evaluation import RankedRows, rank_rows
 from rearec.evaluation.bootstrap import Interval, paired_interval
 from rearec.evaluation.measures import floor_metrics
-from rearec.evaluation.metrics import row_metrics
+from rearec.evaluation.metrics import rank_metrics, row_metrics
 from rearec.evaluation.seen import SeenName
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
 from rearec.reasoning import ReaRec
 
-__all__ = ["Gain", "Results", "Summary"]
+__all__ = ["TABLE_METRICS", "Gain", "Results", "Summary"]
+
+# The metrics of the paper's tables.
+TABLE_METRICS = ("ndcg@10", "ndcg@20", "recall@10", "recall@20")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Results:
     """The finished runs of an OUT folder; every number is of the test split unless it says otherwise.
 
     seen: whether seen items are among those ranked, in the choice of the best epochs as in all numbers.
+    metrics: those of the tables, which the targets' ranks have to tell.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class Results:
         outcome: Outcome,
         device: torch.device,
         seen: SeenName,
+        metrics: Sequence[str] = TABLE_METRICS,
     ) -> None:
         self.dataset = dataset
         self.data = data
         self.device = device
         self.seen = seen
+        self.metrics = tuple(metrics)
         self._folder = runs_folder
         self._outcome = outcome
         self._ranks: dict[tuple[Run, bool], RankedRows] = {}
@@ -129,14 +135,22 @@ class Results:
         return {f"{floor} (floor)": metrics[metric] for floor, metrics in self.floors.items()}
 
     def summary(self, runs: Sequence[Run], metric: str, split: str = "test") -> Summary | None:
-        """A metric over the runs of one setting, which differ in their seed alone; None where none is finished."""
-        metrics = [self.result(run)[split] for run in self.finished(runs)]
+        """A metric over the runs of one setting, which differ in their seed alone; None where none is finished.
+
+        split: "valid" has the metrics that a training leaves alone.
+        """
+        metrics = [self._measured(run, metric, split) for run in self.finished(runs)]
         if not metrics:
             return None
         values = [entry[metric] for entry in metrics]
         if len(runs) == 1:
             return Summary(values[0], metrics[0][f"{metric}_se"], 1)
         return Summary(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+
+    def _measured(self, run: Run, metric: str, split: str) -> dict[str, Any]:
+        """A metric and its error, as the training has left it or, where it did not, of the test rows' ranks."""
+        left: dict[str, Any] = self.result(run)[split]
+        return left if metric in left or split != "test" else rank_metrics(self.ranks(run).final, [metric])
 
     def gain(self, runs: Sequence[Run], over: Sequence[Run], metric: str) -> Gain | None:
         """Of the seeds of one setting over those of another, with a paired bootstrap interval over rows."""
@@ -148,4 +162,4 @@ class Results:
 
     def _rows(self, runs: Sequence[Run], metric: str) -> NDArray[np.float64]:
         """[seeds, R]"""
-        return np.stack([row_metrics(self.ranks(run).final)[metric] for run in runs])
+        return np.stack([row_metrics(self.ranks(run).final, [metric])[metric] for run in runs])

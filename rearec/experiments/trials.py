@@ -287,6 +287,7 @@ class _Trial:
             device=self.job.device,
             resume=True,
             test=False,
+            logger="none",
             on_epoch=self._after_epoch,
             on_batch=self._after_batch,
         )

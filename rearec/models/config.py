@@ -165,10 +165,10 @@ class ReaRecConfig:
         methods=("prl",),
     )
     noised_prefix: Literal["shared", "own"] = setting(
-        "prl: whether noised steps attend to an encoding of their own.",
+        "prl: whether the steps with noise, of the contrastive term, encode the history once more.",
         default="shared",
-        more="It differs from that of the clean branch by its dropout masks alone and costs a second pass over the "
-        "windows.",
+        more="own: yes, which differs from the encoding of the steps without noise by its dropout alone and costs a "
+        "second pass over the histories. shared: both read one encoding.",
         panel=OBJECTIVE,
         methods=("prl",),
     )

@@ -10,9 +10,11 @@ from rearec.models.config import ReaRecConfig
 from rearec.objectives import OBJECTIVES
 from rearec.training.options import TrainingOptions
 
-__all__ = ["advice", "contrastive_start"]
+__all__ = ["advice", "contrastive_start", "thread_advice"]
 
 DIGITS = 4
+# The share of the processors that other work has to keep busy.
+BUSY = 0.9
 
 
 def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], options: TrainingOptions) -> list[str]:
@@ -50,6 +52,17 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
             how = f"train anew with more --epochs, as a {options.schedule} schedule cannot go on"
         lines.append(f"validation NDCG@20 still rose in the last epoch ({_short(before)} to {_short(last)}): {how}")
     return lines
+
+
+def thread_advice(load: float, processors: int, threads: int) -> str | None:
+    """What to say at the start where other work takes the processors, so that threads would wait for each other.
+
+    load: processes that want to run, as ``os.getloadavg`` says; this one's threads may be among them. threads: that it
+    is to use. What was measured: benchmarks/results/2026-11-30-busy-machine.json.
+    """
+    if threads > 1 and load - threads >= BUSY * processors:
+        return "--threads 1 may be faster: other work keeps the processors busy"
+    return None
 
 
 def contrastive_start(config: ReaRecConfig) -> int | None:

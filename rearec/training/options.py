@@ -36,11 +36,16 @@ class TrainingOptions:
         "Epochs without a better validation NDCG@20 before it stops.", default=10, panel=TRAINING, at_least=1
     )
     batch_rows: int = setting(
-        "Rows per batch.", default=2048, more="A row is a prediction.", panel=TRAINING, flags="--batch-size", at_least=1
+        "Predictions per step of training.",
+        default=2048,
+        more="They are called rows.",
+        panel=TRAINING,
+        flags="--batch-size",
+        at_least=1,
     )
     pairing: Pairing = setting(
-        "shared: a history is encoded once for all its rows. overlapping: also where it is longer than --max-len, from "
-        "which such rows see half or more.",
+        "shared: a history is encoded once for all predictions made from it. overlapping: also where it is longer than "
+        "--max-len, of which these then see half or more.",
         default="shared",
         more="separate: once per row, which gives the same numbers as shared without dropout and is several times "
         "slower. A row that needs more than max_len items is encoded by itself by both; overlapping lets such rows "

@@ -86,9 +86,7 @@ def refit(
     config, options = settings_of_run(chosen)
     check_trusted(chosen, config, trust_code)
     objective = load_objective(config, objective)
-    path = data
-    if path is None and (path := chosen.options()["dataset"]["path"]) is None:
-        raise UserError(f"{chosen.path}: does not say which dataset it was trained on; give it as data")
+    path = chosen.dataset_path("data=") if data is None else data
     dataset = path if isinstance(path, SequenceDataset) else load_dataset(path)
     chosen.check_fingerprint(dataset.fingerprint, "the dataset" if isinstance(path, SequenceDataset) else path)
     whole = dataset.for_refit()

@@ -56,10 +56,17 @@ def settings_to_resume(
     before = {**asdict(stored[0]), **asdict(stored[1])}
     for name, value in given.items():
         if name not in EXTENDABLE and value != before[name]:
-            raise UserError(f"{KNOWN[name].flag}: the run to resume was started with {before[name]}, not {value}")
+            flag, was = KNOWN[name].flag, before[name]
+            if name == "exclude_seen":
+                flag, was, value = "--exclude-seen/--keep-seen", _seen_flag(was), _seen_flag(value)
+            raise UserError(f"{flag}: the run to resume was started with {was}, not {value}")
     values = before | {name: value for name, value in given.items() if name in EXTENDABLE}
     model = {name: values[name] for name in settings(ReaRecConfig) if name not in ("num_items", "feature_dim")}
     return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
+
+
+def _seen_flag(exclude: bool) -> str:
+    return "--exclude-seen" if exclude else "--keep-seen"
 
 
 def preset_to_resume(folder: RunFolder, given: Preset | None) -> Preset | None:

@@ -12,6 +12,7 @@ import sys
 import pytest
 from patience import PATIENCE
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from rearec.cli.app import PANELS, app
 
@@ -41,6 +42,13 @@ def test_help_fits_every_width_and_cuts_nothing(command: str, width: int) -> Non
     assert {option for option in shown if option.startswith("--")} <= {word.rstrip(",") for word in words}
     # nothing of a type checker's or of a number that nobody needs
     assert not words & {"<str>", "<int", "<path>", "0<=x<=9223372036854775807"}
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = CliRunner().invoke(app, [], prog_name="rearec")
+    asked = CliRunner().invoke(app, ["--help"], prog_name="rearec")
+    assert result.exit_code == 2 and result.stdout == "" and result.stderr.rstrip() == asked.stdout.rstrip()
+    assert "Usage: rearec" in result.stderr
 
 
 def test_commands_stand_under_their_headings() -> None:

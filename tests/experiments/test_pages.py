@@ -101,6 +101,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_the_metrics_of_the_tables_are_chosen(make: Make, data: Path, tmp_path: Path) -> None:
+    make("table2", backbones=["sasrec"], methods=["base", "prl"], metrics=["HR@3", "ndcg@20", "mrr"])
+    out = tmp_path / "out"
+    first, second = read_csv(out / "table2.csv")
+    assert [name for name in first if "@" in name or "mrr" in name] == [
+        *("hit@3", "hit@3_se", "ndcg@20", "ndcg@20_se", "mrr", "mrr_se")
+    ]
+    dataset = load_dataset(data)
+    for line in (first, second):
+        (run,) = (out / "runs").glob(f"sasrec-{line['method']}-*")
+        measured = evaluate(ReaRec.from_pretrained(run), dataset, exclude_seen=False, metrics=["hit@3"])
+        assert float(line["hit@3"]) == pytest.approx(measured["hit@3"], rel=1e-6)
+        assert float(line["hit@3_se"]) == pytest.approx(measured["hit@3_se"], rel=1e-4)
+    gains = {line["metric"] for line in read_csv(out / "table2-gains.csv")}
+    assert gains <= {"hit@3", "ndcg@20", "mrr"} and "hit@3" in gains
+    assert "--metrics hit@3,ndcg@20,mrr" in (out / "table2.md").read_text()
+    with pytest.raises(UserError, match="coverage@3 is about lists of items, the targets' ranks do not tell it"):
+        make("table2", metrics=["coverage@3"])
+
+
 def test_every_table_and_figure_has_its_page_with_all_it_refers_to(make: Make, tmp_path: Path) -> None:
     result = make("all", search_settings=3)
     out = tmp_path / "out"

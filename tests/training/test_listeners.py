@@ -17,7 +17,7 @@ from rearec.errors import UserError
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.training import TrainingModule, TrainingOptions, advice, train
-from rearec.training.advice import contrastive_start
+from rearec.training.advice import contrastive_start, thread_advice
 
 OPTIONS = TrainingOptions(epochs=2, batch_rows=512, lr=1e-2)
 CONFIG = ReaRecConfig(40, method="base", dim=16, ffn=16, layers=1, max_len=8)
@@ -138,6 +138,27 @@ def test_advice_is_given_where_it_is_due() -> None:
     assert advice(outcome(2, 3, test=0.1), rows, options)[0].startswith("below popularity (.2000) and markov (.4000)")
     assert len(advice(outcome(3, 3, test=0.1), rows, options)) == 2
     assert advice({**outcome(2, 3), "test": None}, rows, options) == []
+
+
+@pytest.mark.parametrize(
+    ("load", "processors", "threads", "told"),
+    [
+        # four processes of others on two processors, and beside them the own threads
+        (3.99, 2, 2, True),
+        (6.0, 2, 2, True),
+        # an idle machine, one on which a training like this one has just ended, one thread, many processors
+        (0.2, 2, 2, False),
+        (2.1, 2, 2, False),
+        (8.0, 2, 1, False),
+        (20.0, 64, 16, False),
+        (90.0, 64, 32, True),
+    ],
+)
+def test_fewer_threads_are_advised_where_others_keep_the_processors_busy(
+    load: float, processors: int, threads: int, told: bool
+) -> None:
+    line = thread_advice(load, processors, threads)
+    assert line == ("--threads 1 may be faster: other work keeps the processors busy" if told else None)
 
 
 def test_the_epoch_in_which_the_contrastive_term_comes_in() -> None:

@@ -15,7 +15,7 @@ Preset = Literal["baby", "cds", "software", "video-games", "yelp"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-SPLIT, INTERACTIONS, ROWS = "Split", "Filters on interactions", "Filters on rows"
+SPLIT, INTERACTIONS, ROWS = "Split", "Filters on interactions", "Filters on predictions"
 COLUMNS, LAYOUT, TITLES = "Columns", "How the files are written", "Titles"
 
 
@@ -47,7 +47,7 @@ class PrepareOptions:
     expect: bool = setting("Fail unless the counts are the published ones of the preset.", default=False)
 
     split: Split | None = setting(
-        "How rows become train, valid and test.",
+        "Which interactions are for train, valid and test.",
         more="None: as the files say, see ``rearec.data.preparation.split_choice``.",
         panel=SPLIT,
         shown="given where file names say train, valid, test; else leave-one-out",
@@ -61,25 +61,25 @@ class PrepareOptions:
     )
     test_from: str | None = setting("The same of the test.", panel=SPLIT, metavar="TIME")
     carve_valid: bool = setting(
-        "Files for train and test only: each user's last train row is for validation.", default=False, panel=SPLIT
+        "Files for train and test only: each user's last train item is for validation.", default=False, panel=SPLIT
     )
 
     where: tuple[str, ...] = setting(
-        "Only rows with this value: event=view; event=view,cart; label!=0; price>=10. May be repeated.",
-        more="A row must meet all conditions; < <= > >= compare with a number.",
+        "Only lines with this value: event=view; event=view,cart; label!=0; price>=10. May be repeated.",
+        more="A line must meet all conditions; < <= > >= compare with a number.",
         default=(),
         panel=INTERACTIONS,
         metavar="COLUMN=VALUE",
     )
     missing: tuple[str, ...] = setting(
-        "Drop rows whose user, item or time is this, such as NA. May be repeated.",
+        "Drop lines whose user, item or time is this, such as NA. May be repeated.",
         more="A missing rating is none.",
         default=(),
         panel=INTERACTIONS,
         metavar="TOKEN",
     )
     drop_incomplete: bool = setting(
-        "Drop rows without a user, item or time instead of refusing the file.", default=False, panel=INTERACTIONS
+        "Drop lines without a user, item or time instead of refusing the file.", default=False, panel=INTERACTIONS
     )
     min_rating: float | None = setting("Drop interactions rated lower.", panel=INTERACTIONS)
     duplicates: Literal["keep", "first", "error"] | None = setting(
@@ -89,23 +89,23 @@ class PrepareOptions:
         shown="keep",
     )
     core: int | None = setting(
-        "Drop users and items with fewer, until none is left.",
+        "Drop users and items with fewer interactions than this, until none is left.",
         more="Users and items alike.",
         panel=INTERACTIONS,
         at_least=1,
     )
-    user_core: int | None = setting("The core of users alone.", panel=INTERACTIONS, at_least=1)
-    item_core: int | None = setting("The core of items alone.", panel=INTERACTIONS, at_least=1)
+    user_core: int | None = setting("As --core, for users alone.", panel=INTERACTIONS, at_least=1)
+    item_core: int | None = setting("As --core, for items alone.", panel=INTERACTIONS, at_least=1)
 
-    min_target_rating: float | None = setting("Drop rows whose target is rated lower.", panel=ROWS)
+    min_target_rating: float | None = setting("Do not predict items that are rated lower.", panel=ROWS)
     min_train_history: int | None = setting(
-        "Drop train rows with a shorter history.", panel=ROWS, at_least=0, shown="0"
+        "Do not train on predictions from fewer items.", panel=ROWS, at_least=0, shown="0"
     )
     min_eval_history: int | None = setting(
-        "Drop valid and test rows with a shorter history.", panel=ROWS, at_least=0, shown="0"
+        "Do not validate or test predictions from fewer items.", panel=ROWS, at_least=0, shown="0"
     )
     known_items: bool | None = setting(
-        "Drop valid and test rows with items not in train.",
+        "Do not validate or test predictions with items that are not in train.",
         more="Neither as target nor in the history.",
         panel=ROWS,
         flags="--known-items/--all-items",
