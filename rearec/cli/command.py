@@ -17,7 +17,7 @@ from rearec.cli.output import end_line, note
 from rearec.cli.process import set_threads
 from rearec.errors import UserError, in_one_line
 
-__all__ = ["EXIT_USER_ERROR", "Common", "ExcludeSeen", "Force", "command"]
+__all__ = ["EXIT_USER_ERROR", "Common", "Cutoffs", "ExcludeSeen", "Force", "Metrics", "command"]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,6 +32,18 @@ ExcludeSeen = Annotated[
         help="Rank among the items that are not in the user's history, or among all.",
         show_default="as the run or the data says",
     ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="ndcg@5 or ndcg, which takes the k of -k: ndcg, recall, hit (hit rate), map, mrr, coverage (share of "
+        "the items that anybody is shown), novelty, arp (average popularity of what is shown).",
+        show_default="ndcg and recall at 10 and 20, mrr",
+    ),
+]
+Cutoffs = Annotated[
+    str | None, typer.Option("-k", metavar="K,...", help="Lengths of the lists that are looked at: 5,10,50.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 

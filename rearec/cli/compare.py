@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rearec.cli.command import Common, ExcludeSeen, Force, command
+from rearec.cli.command import Common, Cutoffs, ExcludeSeen, Force, Metrics, command
+from rearec.cli.finished_run import TrustCode, check_code
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
@@ -31,12 +32,8 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished trainings, the baseline first.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page, its csv files and its figures.")],
     split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME@K", help="As for evaluate; repeatable.", show_default="ndcg and recall at 10 and 20, mrr"
-        ),
-    ] = None,
+    metrics: Metrics = None,
+    cutoffs: Cutoffs = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -52,6 +49,7 @@ def compare(
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
+    trust_code: TrustCode = False,
     force: Force = False,
     common: Common = Common(),
 ) -> None:
@@ -64,6 +62,15 @@ def compare(
     page = out / "comparison.md"
     if page.exists() and not force:
         raise UserError(f"{page}: exists already; --force replaces it")
+    from rearec.evaluation.metrics import chosen_metrics
+    from rearec.run_folder import RunFolder
+
+    chosen = chosen_metrics(metrics, cutoffs)
+    for run in runs:
+        folder = RunFolder(run)
+        folder.check_finished()
+        check_code(folder, trust_code)
+
     from rearec.experiments.compare import compare as compare_runs
 
     with progress_bar(f"ranking {split} rows") as progress:
@@ -71,12 +78,13 @@ def compare(
             runs,
             data=data,
             split=split,
-            metrics=metric,
+            metrics=chosen,
             against=against,
             exclude_seen=exclude_seen,
             users_by=None if users_by == "none" else users_by,
             items_by=None if items_by == "none" else items_by,
             batch_rows=batch_size,
+            trust_code=trust_code,
             device=compute_device(common.device),
             progress=progress,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rearec.cli.command import Common, ExcludeSeen, command
+from rearec.cli.command import Common, Cutoffs, ExcludeSeen, Metrics, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, progress_bar
 from rearec.cli.process import compute_device
@@ -28,18 +28,8 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="ndcg@5 or ndcg, which takes the k of -k: ndcg, recall, hit (hit rate), map, mrr, coverage (share of "
-            "the items that anybody is shown), novelty, arp (average popularity of what is shown).",
-            show_default="ndcg and recall at 10 and 20, mrr",
-        ),
-    ] = None,
-    cutoffs: Annotated[
-        str | None, typer.Option("-k", metavar="K,...", help="Lengths of the lists that are looked at: 5,10,50.")
-    ] = None,
+    metrics: Metrics = None,
+    cutoffs: Cutoffs = None,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.command import Common, ExcludeSeen, command
+from rearec.cli.command import Common, Cutoffs, ExcludeSeen, command
 from rearec.cli.options import unset_options, with_options
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
@@ -82,7 +82,7 @@ def reproduce(
             show_default="ndcg and recall at 10 and 20",
         ),
     ] = None,
-    cutoffs: Annotated[str | None, typer.Option("-k", metavar="K,...", help="Lengths of the lists: 5,10,50.")] = None,
+    cutoffs: Cutoffs = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
     ] = "png",

@@ -49,6 +49,7 @@ def compare(
     users_by: str | None = "length",
     items_by: str | None = "popularity",
     batch_rows: int = 512,
+    trust_code: bool = False,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
@@ -67,6 +68,7 @@ def compare(
             were trained.
         users_by, items_by: "length" and "popularity" compare four groups of rows each, None does not.
         batch_rows: rows per batch.
+        trust_code: whether the code may be run that a folder names for its encoder (``module:factory``).
         device: where the models of RUN folders compute.
         progress: called with (rows done, rows in all) of each run.
 
@@ -104,7 +106,10 @@ def compare(
     measured: dict[str, _Measured] = {}
     settings: dict[str, dict[str, Any]] = {}
     for name, run in candidates.items():
-        model = run.model if isinstance(run, Recommender) else ReaRec.from_pretrained(run.path, map_location=device)
+        if isinstance(run, Recommender):
+            model = run.model
+        else:
+            model = ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code)
         measured[name] = _Measured(chosen, dataset, groups)
         ranked = rank_rows(
             model,

@@ -14,7 +14,7 @@ from rearec.cli.app import app
 
 def test_two_runs_are_compared_and_the_terminal_shows_60_columns(run_folder: Path, tmp_path: Path) -> None:
     asked = ["compare", str(run_folder), str(run_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    first = CliRunner().invoke(app, [*asked, "--metric", "ndcg@5", "--metric", "mrr", "--against", "markov"])
+    first = CliRunner().invoke(app, [*asked, "--metrics", "ndcg,mrr", "-k", "5", "--against", "markov"])
     assert first.exit_code == 0, first.stderr
     table = first.stdout.split("no *:")[0].splitlines()[1:]
     assert max(map(len, table)) <= 60 and any(line.startswith("NDCG@5") for line in table)
@@ -23,7 +23,7 @@ def test_two_runs_are_compared_and_the_terminal_shows_60_columns(run_folder: Pat
 
     again = CliRunner().invoke(app, asked)
     assert again.exit_code == 2 and "exists already; --force replaces it" in again.stderr
-    forced = CliRunner().invoke(app, [*asked, "--force", "--json", "--users-by", "none", "--metric", "recall@3"])
+    forced = CliRunner().invoke(app, [*asked, "--force", "--json", "--users-by", "none", "--metrics", "recall@3"])
     assert forced.exit_code == 0, forced.stderr
     result = json.loads(forced.stdout)
     assert {line["metric"] for line in result["table"]} == {"recall@3"} and result["seen"] == "kept"
@@ -34,7 +34,7 @@ def test_two_runs_are_compared_and_the_terminal_shows_60_columns(run_folder: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--metric", "gain@5"), "unknown metric 'gain@5'"),
+        (("--metrics", "gain@5"), "unknown metric 'gain@5'"),
         (("--against", "nobody"), "against: 'nobody' is none of what is compared"),
         (("--data", "nowhere"), "nowhere: no such directory"),
         (("--users-by", "age"), "'age' is not one of"),
