@@ -1,6 +1,7 @@
 from .batch import Batch
 from .batches import PairBatches, collate_histories
 from .dataset import SequenceDataset
+from .item_graph import GraphOptions, ItemGraph, RowScores
 from .preparation.in_memory import Dataset
 from .preparation.prepare import prepare
 from .readers.formats import FORMATS
@@ -14,8 +15,11 @@ __all__ = [
     "SPLITS",
     "Batch",
     "Dataset",
+    "GraphOptions",
+    "ItemGraph",
     "PairBatches",
     "PrepareOptions",
+    "RowScores",
     "SequenceDataset",
     "as_token",
     "collate_histories",

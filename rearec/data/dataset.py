@@ -163,11 +163,11 @@ class SequenceDataset:
 
         A sequence that is not its user's first repeats known history: only its target counts, and only in "train".
         """
-        return np.bincount(np.asarray(self.items)[self._is_training()], minlength=self.num_items)
+        return np.bincount(np.asarray(self.items)[self.training_interactions()], minlength=self.num_items)
 
     def train_users_by_item(self) -> tuple[int, NDArray[np.int64]]:
         """How many users have any of the interactions of `train_item_counts`, and int64 [num_items] how many each."""
-        counted = self._is_training()
+        counted = self.training_interactions()
         user = np.repeat(np.asarray(self.sequence_user).astype(np.int64), np.diff(self.offsets))[counted]
         pairs = np.unique(user * self.num_items + np.asarray(self.items)[counted])
         return len(np.unique(user)), np.bincount(pairs % self.num_items, minlength=self.num_items)
@@ -188,7 +188,7 @@ class SequenceDataset:
         none = np.empty((0, 2), dtype=np.int32)
         return replace(self, split_rows={"train": every, "valid": none, "test": none})
 
-    def _is_training(self) -> NDArray[np.bool_]:
+    def training_interactions(self) -> NDArray[np.bool_]:
         """bool [total], the interactions that `train_item_counts` counts."""
         length = np.diff(self.offsets)
         limit = length.copy()
