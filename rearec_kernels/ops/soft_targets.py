@@ -118,10 +118,10 @@ def soft_losses(soft: SoftTarget, states: States, precision: str, gradients: Spa
         if gradients is None:
             continue
         known = gradients.coefficient[chunk], states.inverse_temperature, relative, norm
+        dz = own.logit_gradients(*known, precision)
         if gradients.rows is not None:
-            gradients.rows[chunk] += own.logit_gradients(*known, "fp32" if gradients.rows_exact else precision) @ e
+            gradients.rows[chunk] += (own.logit_gradients(*known, "fp32") if gradients.rows_exact else dz) @ e
         if gradients.table is not None:
-            dz = own.logit_gradients(*known, precision)
             _add_rows(gradients.table, own.items.flatten(), (dz.mT @ h).flatten(0, 1))
     return losses
 
