@@ -89,7 +89,7 @@ def test_without_validation_rows_rules_are_the_first_of_the_grid() -> None:
     chosen = floor_settings(dataset_of([[0, 1, 2, 3], [1, 2, 0, 3]], 4, valid=0), exclude_seen=True)["rules"]
     options, decay = graph_floors.GRID[0]
     assert (chosen["window"], chosen["reverse"], chosen["history_decay"]) == (options.window, options.reverse, decay)
-    assert chosen["chosen_by_rows"] == 0 and len(graph_floors.GRID) == 12
+    assert chosen["chosen_by_rows"] == 0 and len(graph_floors.GRID) == 16
 
 
 def test_rules_look_at_no_more_validation_rows_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
