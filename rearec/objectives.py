@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from rearec_kernels import (
     reasoning_info_nce,
 )
 
-__all__ = ["OBJECTIVES", "Objective", "load_objective", "loss", "step_weights"]
+__all__ = ["OBJECTIVES", "Objective", "load_objective", "loss", "soft_targets", "step_weights"]
 
 
 class Loss(Protocol):
@@ -34,7 +34,8 @@ class Loss(Protocol):
     ) -> Mapping[str, Tensor]:
         """The terms by name, scalars, the same in every call; ``loss`` among them is what is minimised.
 
-        rollout: states [R, T, d], the table [N, d] and, where the objective wants it, the noised branch [R, T - 1, d].
+        rollout: states [R, T, d], the table [N, d] and, where the objective wants it, the noised branch [R, T - 1, d];
+            with a teacher the graph's neighbours of the last items (`soft_targets`).
         target: int64 [R], -100 for rows that are to leave every term.
         group: int64 [R]: the users of the rows, as numbers.
         precision: of the loss kernels, see `rearec_kernels`.
@@ -142,7 +143,8 @@ def loss(
 
     Returns scalars: ``loss``, to be differentiated, and its terms, detached and not weighted: ``cross_entropy`` (the
     weighted sum over steps for prl, of the averaged state for erl, of the last state otherwise), ``kl`` (erl),
-    ``contrastive`` (prl). If all rows are ignored everything is 0, the gradients too.
+    ``contrastive`` (prl), ``teacher`` (erl with one; in the others it is part of ``cross_entropy``). If all rows are
+    ignored everything is 0, the gradients too.
 
     Examples:
         >>> import torch
@@ -171,6 +173,42 @@ def step_weights(config: ReaRecConfig, steps: int) -> list[float]:
     return [config.pl_weight / steps] * steps + [1.0] if steps else [1.0]
 
 
+def soft_targets(
+    config: ReaRecConfig, rollout: Rollout, target: Tensor, steps: Sequence[int], *, hard: float = 1.0
+) -> tuple[Tensor, Tensor] | None:
+    """The targets of each step where the model has a teacher, as `annealed_cross_entropy` takes them; None without.
+
+    At step t the target and the j-th neighbour of the last item share ``config.teacher_weight`` in proportion to 1 and
+    exp(-j / (K - t + 1)), so that what is learnt becomes sharper with every step; the target has ``hard`` besides.
+
+    steps: which steps the loss is of, from 0..K.
+
+    Returns:
+        int64 [R, 1 + m] items, -1 where there are fewer, and float32 [R, steps, 1 + m] masses.
+
+    Examples:
+        >>> import torch
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.objectives import soft_targets
+        >>> from rearec.reasoning import Rollout
+        >>> config = ReaRecConfig(num_items=50, method="prl", steps=1, teacher="graph", teacher_weight=0.5)
+        >>> rollout = Rollout(torch.zeros(1, 2, 8), torch.zeros(50, 8), neighbors=torch.tensor([[7, 3, -1]]))
+        >>> items, mass = soft_targets(config, rollout, torch.tensor([3]), steps=range(2))
+        >>> items.tolist(), mass[0].sum(1).tolist()  # the target is a neighbour too: it counts once
+        ([[3, 7, -1, -1]], [1.5, 1.5])
+    """
+    if rollout.neighbors is None:
+        return None
+    neighbors = rollout.neighbors.masked_fill(rollout.neighbors == target[:, None], -1)
+    items = torch.cat([target.clamp(min=0)[:, None], neighbors], dim=1)
+    place = torch.arange(items.shape[1], device=items.device, dtype=torch.float32)
+    softness = torch.tensor([config.steps - step + 1.0 for step in steps], device=items.device)
+    share = torch.exp(-place / softness[:, None]) * (items >= 0)[:, None]
+    mass = config.teacher_weight * share / share.sum(dim=2, keepdim=True)
+    mass[..., 0] += hard
+    return items, mass
+
+
 def _last_state(
     config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
 ) -> dict[str, Tensor]:
@@ -180,6 +218,7 @@ def _last_state(
         rollout.weight,
         target,
         temperature=config.temperature,
+        soft_target=soft_targets(config, rollout, target, [config.steps]),
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
@@ -200,7 +239,21 @@ def _ensemble(
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
-    return {"loss": ensemble.loss, "cross_entropy": ensemble.cross_entropy, "kl": ensemble.kl}
+    terms = {"loss": ensemble.loss, "cross_entropy": ensemble.cross_entropy, "kl": ensemble.kl}
+    if rollout.neighbors is None:
+        return terms
+    states = rollout.states.shape[1]
+    teacher = annealed_cross_entropy(
+        rollout.states,
+        rollout.weight,
+        target,
+        temperature=config.temperature,
+        step_weight=1 / states,
+        soft_target=soft_targets(config, rollout, target, range(states), hard=0.0),
+        ignore_index=IGNORE_INDEX,
+        precision=precision,
+    )
+    return {**terms, "loss": ensemble.loss + teacher, "teacher": teacher}
 
 
 def _progressive(
@@ -214,6 +267,7 @@ def _progressive(
         target,
         temperature=annealed_temperatures(config.temperature, config.alpha, steps),
         step_weight=step_weights(config, steps),
+        soft_target=soft_targets(config, rollout, target, range(steps + 1)),
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )

@@ -29,6 +29,8 @@ class Rollout:
     states: [R, T, d], T = steps + 1: h_0, the state of the last item, then one state per reasoning step.
     weight: [N, d], the table that they are scored with.
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
+    neighbors: int64 [R, m], the items that the graph knows to follow each row's last one, the likeliest first, -1 where
+        there are fewer; None without a teacher. The model does not read them: they are for the objective.
 
     Examples:
         >>> import torch
@@ -41,6 +43,7 @@ class Rollout:
     states: Tensor
     weight: Tensor
     noised: Tensor | None = None
+    neighbors: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = {name: None if value is None else list(value.shape) for name, value in vars(self).items()}

@@ -172,6 +172,19 @@ class ReaRecConfig:
         panel=OBJECTIVE,
         methods=("prl",),
     )
+    teacher: Literal["none", "graph"] = setting(
+        "graph: every step also learns what the item graph knows to follow the last item, less of it with every step.",
+        default="none",
+        more="The neighbours of the last item in the training data's transitions as soft targets beside the target "
+        "(ManCAR, arXiv 2602.20093); where the temperatures rise or fall, alpha says.",
+        panel=OBJECTIVE,
+    )
+    teacher_weight: float = setting(
+        "Of the soft targets, beside the target's 1.", default=0.3, panel=OBJECTIVE, at_least=0
+    )
+    teacher_neighbors: int = setting(
+        "Neighbours that are targets too.", default=10, panel=OBJECTIVE, at_least=1, below=INTEGERS
+    )
     feature_dim: int = setting(
         default=0,
         more="Width of the items' features, for the backbones that read texts; 0 for the others.",
@@ -249,6 +262,10 @@ class ReaRecConfig:
             raise ValueError(
                 f"training_task: got 'cloze' for {self.backbone}, expected 'next-item': "
                 f"masked items are for {CLOZE_BACKBONE} alone"
+            )
+        if self.training_task == "cloze" and self.teacher != "none":
+            raise ValueError(
+                f"teacher: got {self.teacher!r} for cloze, expected 'none': a masked item follows no last one"
             )
         if self.text_encoder is not None and self.backbone not in ENCODER_BACKBONES:
             known = ", ".join(ENCODER_BACKBONES)

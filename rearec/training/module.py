@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rearec.evaluation.seen import RowHistories
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.training.options import TrainingOptions
+from rearec.training.teacher import GraphTeacher
 
 __all__ = ["TrainingModule", "learning_rate_factor"]
 
@@ -66,6 +68,9 @@ class TrainingModule(LightningModule):
         self._terms: set[str] | None = None
         self.model = model
         self.options = options
+        self._teacher = (
+            GraphTeacher(dataset, model.config.teacher_neighbors) if model.config.teacher == "graph" else None
+        )
         self._train_batches = _training_batches(model, dataset, options)
         self._validates = len(dataset.rows("valid")) > 0
         if self._validates:
@@ -113,6 +118,8 @@ class TrainingModule(LightningModule):
         config = self.model.config
         noised = self._objective.noised(config, self.current_epoch)
         rollout = self.model(batch, noise=config.noise if noised else 0.0, return_noised=noised)
+        if self._teacher is not None:
+            rollout = replace(rollout, neighbors=self._teacher(batch))
         terms = self._objective.terms(config, rollout, batch.target, batch.group, precision=self.options.precision)
         if self._terms not in (None, set(terms)):
             got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
