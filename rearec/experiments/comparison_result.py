@@ -23,7 +23,7 @@ from rearec.report.notebook import html_table
 from rearec.report.page import Page, escape
 from rearec.report.plots import panels
 
-__all__ = ["CHANCE", "Comparison", "short_lines"]
+__all__ = ["CHANCE", "Comparison", "sentence", "short_lines", "shown_line"]
 
 CHANCE = "no difference beyond chance"
 NAME = "comparison"
@@ -79,7 +79,7 @@ class Comparison:
     @property
     def sentences(self) -> list[str]:
         """The verdict on the main metric, a sentence for each run."""
-        return [_sentence(line, self.baseline) for line in self.table if self._is_told(line)]
+        return [sentence(line, self.baseline) for line in self.table if self._is_told(line)]
 
     def _is_told(self, line: Mapping[str, Any]) -> bool:
         return line["metric"] == self.main and line["run"] in self.names and line["difference"] is not None
@@ -244,7 +244,8 @@ def _setting(value: Any) -> str | None:
     return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _sentence(line: Mapping[str, Any], baseline: str) -> str:
+def sentence(line: Mapping[str, Any], baseline: str) -> str:
+    """A run's difference to the baseline, and whether it may be chance."""
     where = f"{line['run']} against {baseline}: {heading(line['metric'])} {number(line['difference'], sign=True)}"
     if line["low"] is None:
         return where
@@ -252,14 +253,14 @@ def _sentence(line: Mapping[str, Any], baseline: str) -> str:
     return f"{where} ({interval}): {line['verdict']}"
 
 
-def short_lines(comparison: Comparison, metric: str, width: int = 14) -> Sequence[str]:
-    """A metric's lines for a terminal, 60 columns wide where names are short; longer ones are cut."""
+def short_lines(table: Sequence[Mapping[str, Any]], metric: str, width: int = 14) -> Sequence[str]:
+    """A metric's lines of a table for a terminal, 60 columns wide where names are short; longer ones are cut."""
 
     def fitting(name: str) -> str:
         return name if len(name) <= width else f"{name[: width - 1]}…"
 
     lines = [f"{heading(metric):<{width}}  value   difference  95 % interval"]
-    for line in comparison.table:
+    for line in table:
         if line["metric"] != metric:
             continue
         text = f"{fitting(line['run']):<{width}} {number(line['value']):>7}"

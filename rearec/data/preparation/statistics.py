@@ -13,9 +13,7 @@ from rearec.data.preparation.filters import repeats
 __all__ = ["describe", "later_training"]
 
 
-def describe(
-    dataset: SequenceDataset, times: NDArray[np.int64] | NDArray[np.float64] | None = None
-) -> dict[str, Any]:
+def describe(dataset: SequenceDataset, times: NDArray[np.int64] | NDArray[np.float64] | None = None) -> dict[str, Any]:
     """Counts of users, items, interactions and rows.
 
     times: when each of ``dataset.items`` was; None where nobody knows.
