@@ -56,13 +56,14 @@ def prepare(
     the three 5-core csv files instead of the reviews, and 'prepare yelp' with the review and the business file.
 
     Ends with the statistics of Table 1 of the paper, the floors to beat (popularity, a first-order Markov chain, items
-    of the same users and pairwise rules, on the rows and with the metrics of 'rearec evaluate'), and what was found on the way: the split and why, what orders
-    the events, the columns that were not used, and what looks wrong; before it what each filter removed.
+    of the same users and pairwise rules, on the rows and with the metrics of 'rearec evaluate'), and what was found on
+    the way: the split and why, what orders the events, the columns that were not used, and what looks wrong; before it
+    what each filter removed.
     """
     check_format(source_format)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
-    from rearec.evaluation.measures import floor_metrics
+    from rearec.evaluation.measured import floor_metrics
     from rearec.evaluation.seen import seen_items
 
     try:

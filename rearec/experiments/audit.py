@@ -14,7 +14,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation.floors import FLOORS, baseline_ranks, floor_settings
-from rearec.evaluation.measures import RowGroups
+from rearec.evaluation.measured import RowGroups
 from rearec.evaluation.metrics import METRICS, parse_metrics, rank_metrics
 from rearec.evaluation.ranking import check_split
 from rearec.experiments.audit_result import EXPLAINED, RULE, Audit

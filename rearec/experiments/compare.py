@@ -15,7 +15,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.evaluation.floors import FLOORS
-from rearec.evaluation.measures import RowGroups
+from rearec.evaluation.measured import RowGroups
 from rearec.evaluation.metrics import METRICS, parse_metrics
 from rearec.evaluation.ranking import check_split
 from rearec.experiments.comparison_result import Comparison

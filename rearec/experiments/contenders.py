@@ -26,7 +26,7 @@ from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 
-__all__ = ["Lines", "Measured", "check_dataset", "folder_of", "measure", "named_runs", "seen_of_runs", "users_of_rows"]
+__all__ = ["Contender", "Lines", "check_dataset", "folder_of", "measure", "named_runs", "seen_of_runs", "users_of_rows"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -114,7 +114,7 @@ def users_of_rows(dataset: SequenceDataset, split: SplitName) -> NDArray[np.int3
     return np.asarray(dataset.sequence_user)[np.asarray(dataset.rows(split))[:, 0]]
 
 
-class Measured:
+class Contender:
     """The ranks and lists of one run or floor on all rows; masks: bool [G, R], the groups of rows."""
 
     def __init__(self, metrics: Sequence[Metric], dataset: SequenceDataset, masks: BoolArray) -> None:
@@ -137,7 +137,7 @@ class Lines:
     masks: bool [G, R], the groups of rows. users: int32 [R].
     """
 
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, Contender]
     baseline: str
     masks: BoolArray
     users: NDArray[np.int32]
@@ -196,16 +196,16 @@ def measure(
     trust_code: bool,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, Measured], dict[str, ReaRecConfig]]:
+) -> tuple[dict[str, Contender], dict[str, ReaRecConfig]]:
     """Rank every row by each run and after them by each floor; the configurations of the runs' models."""
-    found: dict[str, Measured] = {}
+    found: dict[str, Contender] = {}
     configs: dict[str, ReaRecConfig] = {}
     for name, run in candidates.items():
         if isinstance(run, Recommender):
             model = run.model
         else:
             model = ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code)
-        own = found[name] = Measured(metrics, dataset, masks)
+        own = found[name] = Contender(metrics, dataset, masks)
         own.ranks = rank_rows(
             model,
             dataset,
@@ -221,7 +221,7 @@ def measure(
 
 
 def _add_floors(
-    measured: dict[str, Measured],
+    measured: dict[str, Contender],
     metrics: Sequence[Metric],
     dataset: SequenceDataset,
     split: SplitName,
@@ -229,7 +229,7 @@ def _add_floors(
     exclude_seen: bool,
 ) -> None:
     for name, ranks in baseline_ranks(dataset, split, exclude_seen=exclude_seen).items():
-        measured[name] = Measured(metrics, dataset, masks)
+        measured[name] = Contender(metrics, dataset, masks)
         measured[name].ranks = ranks
     longest = max((metric.k or 0 for metric in metrics if metric.is_of_lists), default=0)
     for name, rows, items in baseline_lists(dataset, split, longest, exclude_seen=exclude_seen) if longest else ():

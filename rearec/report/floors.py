@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["FLOORS", "beside_floors", "floor_levels", "floors_of"]
 
-Dashes = tuple[float, tuple[float, ...]]
+Dashes = tuple[int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)

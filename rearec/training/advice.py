@@ -37,14 +37,13 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
     test = result["test"]
     if test is not None:
         # as they are shown: nothing is below what it looks equal to
-        of_floors = {name: round(floor["ndcg@20"], DIGITS) for name, floor in floors_of(test).items()}
-        above = [
-            f"{name} ({_short(value)})" for name, value in of_floors.items() if value > round(test["ndcg@20"], DIGITS)
-        ]
+        own = round(test["ndcg@20"], DIGITS)
+        floors = {name: round(floor["ndcg@20"], DIGITS) for name, floor in floors_of(test).items()}
+        above = [f"{name} ({_short(value)})" for name, value in floors.items() if value > own]
         if above:
-            floors = " and ".join(filter(None, [", ".join(above[:-1]), above[-1]]))
+            words = " and ".join(filter(None, [", ".join(above[:-1]), above[-1]]))
             lines.append(
-                f"below {floors} in test NDCG@20 ({_short(test['ndcg@20'])}): more --epochs, another --lr or the "
+                f"below {words} in test NDCG@20 ({_short(test['ndcg@20'])}): more --epochs, another --lr or the "
                 "items' texts (rearec embed, --backbone unisrec) may help"
             )
     if result["best_epoch"] == result["epochs"] > 1 and not result["stopped_early"]:

@@ -17,11 +17,12 @@ from rearec.data.storage import save_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
 from rearec.evaluation.bootstrap import paired_interval
-from rearec.evaluation.measures import RowGroups
+from rearec.evaluation.floors import FLOORS
+from rearec.evaluation.measured import RowGroups
 from rearec.evaluation.metrics import METRICS, parse_metrics, row_metrics
 from rearec.experiments.compare import compare
 from rearec.experiments.comparison_result import Comparison, short_lines
-from rearec.experiments.contenders import Lines, Measured
+from rearec.experiments.contenders import Contender, Lines
 from rearec.files import read_json, write_json
 from rearec.inference import Recommender
 from rearec.reasoning import ReaRec
@@ -66,7 +67,7 @@ def test_numbers_are_those_of_the_evaluation_and_differences_are_paired(
         assert shares == [(own > base).mean(), (own == base).mean(), (own < base).mean()]
         assert sum(shares) == pytest.approx(1)
         assert line["verdict"] == ("higher" if interval.low > 0 else "no difference beyond chance")
-        for floor in ("popularity", "markov"):
+        for floor in FLOORS:
             assert line_of(comparison, floor, metric)["value"] == alone[floor][metric]
         own_line = line_of(comparison, "base", metric)
         assert own_line["difference"] is None and own_line["verdict"] is None
@@ -77,7 +78,7 @@ def test_numbers_are_those_of_the_evaluation_and_differences_are_paired(
 
 
 def test_hand_made_ranks_give_hand_made_numbers() -> None:
-    class OfRanks(Measured):
+    class OfRanks(Contender):
         def __init__(self, ranks: list[float]) -> None:
             self.lists, self.ranks = None, np.array(ranks)
 
@@ -206,7 +207,10 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(UserError, match="a refit, trained on every interaction"):
         compare([runs[0], final])
     for asked, message in (
-        ({"against": "nobody"}, "against: 'nobody' is none of what is compared; known are popularity, markov, base"),
+        (
+            {"against": "nobody"},
+            "against: 'nobody' is none of what is compared; known are popularity, markov, itemknn, rules, base",
+        ),
         ({"metrics": ["ndcg"]}, "lacks its k"),
         ({"split": "tests"}, "split: got 'tests'"),
     ):
