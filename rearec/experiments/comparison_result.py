@@ -18,6 +18,7 @@ from rearec.evaluation.seen import SeenItems, seen_words
 from rearec.experiments.frames import frame
 from rearec.files import check_folder
 from rearec.report.digits import number
+from rearec.report.floors import FLOORS
 from rearec.report.intervals import draw_intervals
 from rearec.report.notebook import html_table
 from rearec.report.page import Page, escape
@@ -134,7 +135,7 @@ class Comparison:
             f"difference to the baseline ({self.resamples:,} resamples of the users, each with all of its rows); where "
             f"it holds 0 there is {CHANCE}. Each run is one training: the intervals are about other users, not about "
             "other seeds, and each stands for itself, whatever number of differences is looked at. Higher, same and "
-            "lower are shares of rows. {', '.join(FLOORS)} are floors: rules that no model is needed for."
+            f"lower are shares of rows. {', '.join(FLOORS)} are floors: rules that no model is needed for."
         )
         for metric in self.metrics:
             lines = [line for line in self.table if line["metric"] == metric]
