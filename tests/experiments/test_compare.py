@@ -241,14 +241,14 @@ def test_the_page_says_all_of_it(comparison: Comparison, runs: list[Path], prepa
     assert json.dumps(comparison.to_dict(), allow_nan=False)
 
     frame = comparison.to_frame()
-    assert frame.shape == (len(METRICS) * 4, len(comparison.table[0]))
+    assert frame.shape == (len(METRICS) * (2 + len(FLOORS)), len(comparison.table[0]))
     assert list(comparison.to_frame("pandas")["run"]) == [line["run"] for line in comparison.table]
     with pytest.raises(UserError, match="expected polars or pandas"):
         comparison.to_frame("arrow")  # type: ignore[arg-type]
     assert len(repr(comparison)) < 500 and ">base</td>" in comparison._repr_html_()
     for metric in METRICS:
         lines = short_lines(comparison.table, metric)
-        assert len(lines) == 5 and max(map(len, lines)) <= 60
+        assert len(lines) == 3 + len(FLOORS) and max(map(len, lines)) <= 60
 
 
 def test_groups_without_rows_of_their_own_are_not_made(prepared: Path) -> None:
