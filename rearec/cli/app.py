@@ -13,6 +13,7 @@ import typer
 
 from rearec.cli import (
     analyze,
+    audit,
     compare,
     demo,
     download,
@@ -37,7 +38,7 @@ __all__ = ["PANELS", "app", "main"]
 MODULES = {
     "Start": (demo, sample, prepare, train),
     "Use a trained model": (evaluate, compare, recommend, refit),
-    "Research": (analyze, reproduce, tune),
+    "Research": (analyze, audit, reproduce, tune),
     "Data, texts and this installation": (download, embed, info),
 }
 PANELS = {heading: tuple(each.__name__.rpartition(".")[2] for each in those) for heading, those in MODULES.items()}

@@ -102,7 +102,7 @@ def _render(console: Terminal, result: Comparison, files: list[Path]) -> None:
     console.print(result.title)
     for metric in result.metrics:
         console.print("")
-        for line in short_lines(result, metric):
+        for line in short_lines(result.table, metric):
             console.print(line)
     console.print("")
     console.print(f"no *: {CHANCE} (the interval holds 0)")

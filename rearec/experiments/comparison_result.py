@@ -18,12 +18,13 @@ from rearec.evaluation.seen import SeenItems, seen_words
 from rearec.experiments.frames import frame
 from rearec.files import check_folder
 from rearec.report.digits import number
+from rearec.report.floors import FLOORS
 from rearec.report.intervals import draw_intervals
 from rearec.report.notebook import html_table
 from rearec.report.page import Page, escape
 from rearec.report.plots import panels
 
-__all__ = ["CHANCE", "Comparison", "short_lines"]
+__all__ = ["CHANCE", "Comparison", "sentence", "short_lines", "shown_line"]
 
 CHANCE = "no difference beyond chance"
 NAME = "comparison"
@@ -79,7 +80,7 @@ class Comparison:
     @property
     def sentences(self) -> list[str]:
         """The verdict on the main metric, a sentence for each run."""
-        return [_sentence(line, self.baseline) for line in self.table if self._is_told(line)]
+        return [sentence(line, self.baseline) for line in self.table if self._is_told(line)]
 
     def _is_told(self, line: Mapping[str, Any]) -> bool:
         return line["metric"] == self.main and line["run"] in self.names and line["difference"] is not None
@@ -134,7 +135,7 @@ class Comparison:
             f"difference to the baseline ({self.resamples:,} resamples of the users, each with all of its rows); where "
             f"it holds 0 there is {CHANCE}. Each run is one training: the intervals are about other users, not about "
             "other seeds, and each stands for itself, whatever number of differences is looked at. Higher, same and "
-            "lower are shares of rows. {', '.join(FLOORS)} are floors: rules that no model is needed for."
+            f"lower are shares of rows. {', '.join(FLOORS)} are floors: rules that no model is needed for."
         )
         for metric in self.metrics:
             lines = [line for line in self.table if line["metric"] == metric]
@@ -244,7 +245,8 @@ def _setting(value: Any) -> str | None:
     return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _sentence(line: Mapping[str, Any], baseline: str) -> str:
+def sentence(line: Mapping[str, Any], baseline: str) -> str:
+    """A run's difference to the baseline, and whether it may be chance."""
     where = f"{line['run']} against {baseline}: {heading(line['metric'])} {number(line['difference'], sign=True)}"
     if line["low"] is None:
         return where
@@ -252,14 +254,14 @@ def _sentence(line: Mapping[str, Any], baseline: str) -> str:
     return f"{where} ({interval}): {line['verdict']}"
 
 
-def short_lines(comparison: Comparison, metric: str, width: int = 14) -> Sequence[str]:
-    """A metric's lines for a terminal, 60 columns wide where names are short; longer ones are cut."""
+def short_lines(table: Sequence[Mapping[str, Any]], metric: str, width: int = 14) -> Sequence[str]:
+    """A metric's lines of a table for a terminal, 60 columns wide where names are short; longer ones are cut."""
 
     def fitting(name: str) -> str:
         return name if len(name) <= width else f"{name[: width - 1]}…"
 
     lines = [f"{heading(metric):<{width}}  value   difference  95 % interval"]
-    for line in comparison.table:
+    for line in table:
         if line["metric"] != metric:
             continue
         text = f"{fitting(line['run']):<{width}} {number(line['value']):>7}"

@@ -98,6 +98,9 @@ def test_nothing_is_filtered_unless_asked(write: Write, rows_of: RowsOf, tmp_pat
         "valid_rows_without_history": 0,
         "test_rows_without_history": 0,
         "repeated_interactions": 2,
+        "test_rows_before_training": 0,
+        "test_rows_before_own_item": 0,
+        "later_training_share": 0.0,
     }
 
 

@@ -19,10 +19,10 @@ from rearec.evaluation import evaluate, rank_rows
 from rearec.evaluation.bootstrap import paired_interval
 from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.measured import RowGroups
-from rearec.evaluation.metrics import METRICS, row_metrics
-from rearec.experiments import compare as module
+from rearec.evaluation.metrics import METRICS, parse_metrics, row_metrics
 from rearec.experiments.compare import compare
 from rearec.experiments.comparison_result import Comparison, short_lines
+from rearec.experiments.contenders import Contender, Lines
 from rearec.files import read_json, write_json
 from rearec.inference import Recommender
 from rearec.reasoning import ReaRec
@@ -78,15 +78,15 @@ def test_numbers_are_those_of_the_evaluation_and_differences_are_paired(
 
 
 def test_hand_made_ranks_give_hand_made_numbers() -> None:
-    class Measured(module._Measured):
+    class OfRanks(Contender):
         def __init__(self, ranks: list[float]) -> None:
             self.lists, self.ranks = None, np.array(ranks)
 
-    measured = {"a": Measured([0, 30, 5, 9]), "b": Measured([0, 2, 5, 40]), "c": Measured([0, 2, 5, 9])}
+    measured = {"a": OfRanks([0, 30, 5, 9]), "b": OfRanks([0, 2, 5, 40]), "c": OfRanks([0, 2, 5, 9])}
     users = np.arange(4, dtype=np.int32)
-    (metric,) = module.parse_metrics(["recall@10"])
-    groups: Any = type("Groups", (), {"masks": np.array([[True] * 4, [True, True, False, False]])})
-    lines = module._Lines(measured, "a", groups, users, 2000)
+    (metric,) = parse_metrics(["recall@10"])
+    masks = np.array([[True] * 4, [True, True, False, False]])
+    lines = Lines(measured, "a", masks, users)
     a, b, c = lines.of(metric, 0)
     assert (a["value"], b["value"], c["value"]) == (0.75, 0.75, 1.0)
     assert (b["difference"], b["rows_higher"], b["rows_same"], b["rows_lower"]) == (0.0, 0.25, 0.5, 0.25)
@@ -241,14 +241,14 @@ def test_the_page_says_all_of_it(comparison: Comparison, runs: list[Path], prepa
     assert json.dumps(comparison.to_dict(), allow_nan=False)
 
     frame = comparison.to_frame()
-    assert frame.shape == (len(METRICS) * 4, len(comparison.table[0]))
+    assert frame.shape == (len(METRICS) * (2 + len(FLOORS)), len(comparison.table[0]))
     assert list(comparison.to_frame("pandas")["run"]) == [line["run"] for line in comparison.table]
     with pytest.raises(UserError, match="expected polars or pandas"):
         comparison.to_frame("arrow")  # type: ignore[arg-type]
     assert len(repr(comparison)) < 500 and ">base</td>" in comparison._repr_html_()
     for metric in METRICS:
-        lines = short_lines(comparison, metric)
-        assert len(lines) == 5 and max(map(len, lines)) <= 60
+        lines = short_lines(comparison.table, metric)
+        assert len(lines) == 3 + len(FLOORS) and max(map(len, lines)) <= 60
 
 
 def test_groups_without_rows_of_their_own_are_not_made(prepared: Path) -> None:

@@ -43,7 +43,7 @@ def assemble(
         options=options or {},
         item_titles=None if title_of is None else [title_of.get(token) or None for token in kept_items],
     )
-    dataset.statistics.update(describe(dataset))
+    dataset.statistics.update(describe(dataset, sequences.times))
     return dataset
 
 

@@ -95,10 +95,11 @@ def _cut(sequences: Sequences) -> Sequences:
     length = _row_ends(sequences)
     kept = length > 0
     new_index = np.cumsum(kept) - 1
-    rows = sequences.rows
+    rows, referenced = sequences.rows, _referenced(sequences)
     return Sequences(
-        items=sequences.items[_referenced(sequences)],
+        items=sequences.items[referenced],
         offsets=np.concatenate(([0], np.cumsum(length[kept]))),
         user=sequences.user[kept],
         rows=type(rows)(new_index[rows.sequence], rows.position, rows.part, rows.rating),
+        times=None if sequences.times is None else sequences.times[referenced],
     )

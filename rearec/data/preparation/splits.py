@@ -67,12 +67,14 @@ class Sequences:
     Attributes:
         items: int32 [total]; offsets: int64 [sequences + 1]; user: int32 [sequences], non-decreasing.
         rows: the predictions of all three splits.
+        times: int64 or float64 [total], when each of the items was; None where the source does not say.
     """
 
     items: NDArray[np.int32]
     offsets: NDArray[np.int64]
     user: NDArray[np.int32]
     rows: Rows
+    times: NDArray[np.int64] | NDArray[np.float64] | None = None
 
     def with_rows(self, rows: Rows) -> Sequences:
         """The same sequences with other rows."""
@@ -207,7 +209,8 @@ def _sequences(
     position = np.arange(len(order)) - offsets[sequence]
     rating = None if interactions.rating is None else interactions.rating[order]
     rows = Rows(sequence, position, part, rating)
-    return Sequences(interactions.item[order], offsets, user, _drop_untrainable(rows))
+    times = None if interactions.times is None else interactions.times.values[order]
+    return Sequences(interactions.item[order], offsets, user, _drop_untrainable(rows), times)
 
 
 def _drop_untrainable(rows: Rows) -> Rows:
