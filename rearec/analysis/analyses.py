@@ -88,7 +88,7 @@ class Subject:
         return self._ranked
 
     def floors(self) -> dict[str, dict[str, Any]]:
-        """Metrics of popularity and the Markov chain on the rows, the subject's metric among them."""
+        """Metrics of the floors on the rows, the subject's metric among them."""
         from rearec.analysis.metric import with_usual
         from rearec.evaluation.measures import floor_metrics
         from rearec.evaluation.metrics import parse_metrics

@@ -19,6 +19,7 @@ from rearec.analysis.metric import METRIC, rank_metric, with_usual
 from rearec.evaluation.bootstrap import Interval, paired_interval
 from rearec.evaluation.metrics import heading, rank_metrics, row_metrics, summary
 from rearec.evaluation.seen import SeenName, seen_words
+from rearec.report.floors import floor_levels
 from rearec.report.page import Page, escape
 from rearec.report.plots import draw_bars, figure
 
@@ -132,7 +133,7 @@ def page(
     Args:
         results: by model what `ceiling` returns, by the same metric in all of them.
         seen: whether seen items are among those ranked.
-        floors: metrics of popularity and the Markov chain on the same rows; None to leave them out.
+        floors: metrics of the floors on the same rows; None to leave them out.
     """
     into.text(
         "The ceiling takes for every row the step that ranks its target best, which nobody knows beforehand. The "
@@ -188,7 +189,7 @@ def _draw(
         },
         levels={
             **({"control": controls[0]} if len(controls) == 1 else {}),
-            **{f"{floor} (floor)": of_floor[metric] for floor, of_floor in floors.items()},
+            **floor_levels(floors, metric),
         },
         ylabel=heading(metric),
         title="What if the best step of every row were known? A ceiling below its control is noise",

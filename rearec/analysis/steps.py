@@ -12,11 +12,11 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.bootstrap import paired_interval
-from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.measures import floor_metrics
 from rearec.evaluation.metrics import METRICS, heading, parse_metrics, rank_metrics, row_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec
+from rearec.report.floors import floor_levels, floors_of
 from rearec.report.lines import Point
 from rearec.report.page import Page
 from rearec.report.plots import draw_lines, panels
@@ -116,7 +116,7 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
         for model, result in results.items()
         for state, entry in (*((f"step {entry['step']}", entry) for entry in result["by_step"]), ("answer", result))
     ]
-    lines += [("", floor, first[floor]) for floor in FLOORS]
+    lines += [("", floor, metrics) for floor, metrics in floors_of(first).items()]
     metrics = with_usual(metric)
     into.table([_line(model, state, entry, metrics, shown) for model, state, entry in lines])
     columns = [column for each in metrics for column in (each, f"{each}_se")]
@@ -146,7 +146,7 @@ def page(into: Page, results: Mapping[str, Mapping[str, Any]], *, name: str = "s
         if result[metric] != result["by_step"][-1][metric]:
             words = f"{model}, answer (mean of its steps)"
             levels[words], changes[words] = result[metric], result["over_step_0"]["difference"]
-    levels |= {f"{floor} (floor)": first[floor][metric] for floor in FLOORS}
+    levels |= floor_levels(first, metric)
     draw = partial(draw_lines, xlabel="reasoning step")
     drawings = [
         partial(

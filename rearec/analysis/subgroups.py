@@ -16,6 +16,7 @@ from rearec.evaluation.floors import FLOORS, baseline_ranks
 from rearec.evaluation.metrics import heading, rank_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec
+from rearec.report.floors import FLOORS as LOOKS
 from rearec.report.page import Page
 from rearec.report.plots import draw_bars, panels
 
@@ -47,7 +48,7 @@ def subgroups(
         metric: what the page is about, among the others; one that the targets' ranks tell.
 
     Returns:
-        for each model and after them the floors ("popularity", "markov"), each grouping and group: ``model``,
+        for each model and after them the floors, each grouping and group: ``model``,
         ``grouping`` (a key of ``GROUPINGS``), ``group`` (a range like "5–7"), ``seen`` ("kept" or "excluded"),
         ``metric`` and the metrics of `rank_metrics`.
 
@@ -106,8 +107,8 @@ def page(into: Page, results: Sequence[Mapping[str, Any]], *, name: str = "subgr
     """
     seen, metric = results[0]["seen"], results[0]["metric"]
     into.text(
-        "Rows in groups of about equal size; ± is the standard error over the rows of a group. popularity and markov "
-        "are the floors: the most popular items, and those that followed the last item most often."
+        f"Rows in groups of about equal size; ± is the standard error over the rows of a group. The floors are "
+        f"{', '.join(f'{name} ({floor.words})' for name, floor in LOOKS.items())}."
     )
     every = list(dict.fromkeys(row["model"] for row in results))
     models = [model for model in every if model not in FLOORS]
@@ -127,7 +128,11 @@ def page(into: Page, results: Sequence[Mapping[str, Any]], *, name: str = "subgr
                 groups=groups,
                 series={model: [cells[group, model][metric] for group in groups] for model in models},
                 errors={model: [cells[group, model][f"{metric}_se"] or 0.0 for group in groups] for model in models},
-                levels={f"{floor} (floor)": [cells[group, floor][metric] for group in groups] for floor in FLOORS},
+                levels={
+                    f"{floor} (floor)": [cells[group, floor][metric] for group in groups]
+                    for floor in FLOORS
+                    if (groups[0], floor) in cells
+                },
                 xlabel=words,
                 ylabel=heading(metric),
                 title=TITLES[key],

@@ -37,7 +37,9 @@ def compare(
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="RUN", help="The baseline: popularity, markov or one of the runs.", show_default="the first run"
+            metavar="RUN",
+            help="The baseline: a floor, such as rules, or one of the runs.",
+            show_default="the first run",
         ),
     ] = None,
     exclude_seen: ExcludeSeen = None,

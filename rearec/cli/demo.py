@@ -107,7 +107,10 @@ def _table(states: Mapping[str, MethodState], epochs: int) -> Table:
 
 
 def _render(console: Terminal, out: Path, result: dict[str, Any]) -> None:
-    rows = {name: result[name] for name in ("popularity", "markov", "base", "erl", "prl")}
+    from rearec.experiments.demo import METHODS
+    from rearec.report.floors import floors_of
+
+    rows = {**floors_of(result), **{name: result[name] for name in METHODS}}
     console.print(metric_table("Test rows, full catalogue", rows, seen=result["seen"]))
     for name, path in result["plots"].items():
         console.print(f"plot of {name}: {path}")

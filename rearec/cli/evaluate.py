@@ -46,7 +46,7 @@ def evaluate(
     trust_code: TrustCode = False,
     common: Common = Common(),
 ) -> None:
-    """Measure a model: NDCG, Recall and MRR beside those of two simple rules, what is popular and what came next.
+    """Measure a model: NDCG, Recall and MRR beside those of simple rules, such as what is popular and what came next.
 
     For every prediction (a row) all items of the catalogue are ranked. Shops that do not offer again what a user has
     bought leave seen items out (--exclude-seen); the paper keeps them (--keep-seen). An item to be predicted that is
@@ -92,9 +92,10 @@ def evaluate(
 
 
 def _render(console: Terminal, method: str, result: dict[str, Any], metrics: list[str] | None) -> None:
-    rows = {method: result, "popularity": result["popularity"], "markov": result["markov"]}
+    from rearec.report.floors import beside_floors
+
     title = f"{result['split']} rows, {result['steps']} reasoning steps, full catalogue"
-    console.print(metric_table(title, rows, metrics, seen=result["seen"]))
+    console.print(metric_table(title, beside_floors(method, result), metrics, seen=result["seen"]))
     if result["empty_history_rows"]:
         console.paragraphs(f"{result['empty_history_rows']:,} rows have no history: ranked by popularity")
     for key, title in (

@@ -55,15 +55,15 @@ def prepare(
     The paper's datasets: 'prepare amazon2023 Software.jsonl meta_Software.jsonl --preset software', the same with
     the three 5-core csv files instead of the reviews, and 'prepare yelp' with the review and the business file.
 
-    Ends with the statistics of Table 1 of the paper, the floors to beat (popularity and a first-order Markov chain, on
-    the rows and with the metrics of 'rearec evaluate'), and what was found on the way: the split and why, what orders
-    the events, the columns that were not used, and what looks wrong; before it what each filter removed.
+    Ends with the statistics of Table 1 of the paper, the floors to beat (popularity, a first-order Markov chain, items
+    of the same users and pairwise rules, on the rows and with the metrics of 'rearec evaluate'), and what was found on
+    the way: the split and why, what orders the events, the columns that were not used, and what looks wrong; before it
+    what each filter removed.
     """
     check_format(source_format)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
-    from rearec.evaluation.floors import baseline_ranks
-    from rearec.evaluation.metrics import rank_metrics
+    from rearec.evaluation.measures import floor_metrics
     from rearec.evaluation.seen import seen_items
 
     try:
@@ -76,12 +76,11 @@ def prepare(
         raise
     seen = seen_items(dataset, exclude_seen)
     note(str(seen))
-    ranks = baseline_ranks(dataset, "test", exclude_seen=seen.exclude)
     result = {
         "dataset": str(out),
         "statistics": dataset.statistics,
         "seen": seen.name,
-        **{name: rank_metrics(of_floor) for name, of_floor in ranks.items()},
+        **floor_metrics(dataset, "test", exclude_seen=seen.exclude),
         "findings": dataset.source["findings"],
         "removed": dataset.source["removed"],
         "notes": dataset.source["notes"],
@@ -93,7 +92,7 @@ def prepare(
 def _render(console: Terminal, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from rearec.evaluation.floors import FLOORS
+    from rearec.report.floors import floors_of
 
     table = Table(title="Statistics", title_justify="left", show_header=False, box=None)
     table.add_column("")
@@ -102,7 +101,7 @@ def _render(console: Terminal, result: dict[str, Any]) -> None:
         form = ".4%" if name == "density" else ",.2f" if isinstance(value, float) else ","
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
-    floors = {name: result[name] for name in FLOORS}
+    floors = floors_of(result)
     console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=result["seen"]))
     findings = (f"{name}: {text}" for name, text in result["findings"].items())
     for line in (f"written to {result['dataset']}", *result["notes"], *findings, f"next: {result['next']}"):

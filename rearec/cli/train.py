@@ -185,6 +185,8 @@ def _busy(device: torch.device) -> list[str]:
 
 
 def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:
+    from rearec.report.floors import beside_floors
+
     ending = "stopped early" if result["stopped_early"] else "all epochs done"
     console.print(
         f"{method}: best epoch {result['best_epoch']} of {result['epochs']} ({ending}); "
@@ -192,6 +194,6 @@ def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -
     )
     rows = {"valid": result["valid"]}
     if result["test"] is not None:
-        rows |= {"test": result["test"], "popularity": result["test"]["popularity"], "markov": result["test"]["markov"]}
+        rows |= beside_floors("test", result["test"])
     console.print(metric_table("Full catalogue", rows, seen=result["seen"]))
     console.print(f"written to {out}")

@@ -131,12 +131,12 @@ def _short(value: object) -> str:
 
 
 def _render(console: Terminal, result: StudyResult, method: str) -> None:
-    from rearec.evaluation.floors import FLOORS
+    from rearec.report.floors import beside_floors
 
     for line in repr(result).splitlines():
         console.print(line)
     if result.test is not None:
-        rows = {method: result.test, **{floor: result.test[floor] for floor in FLOORS}}
+        rows = beside_floors(method, result.test)
         console.print(metric_table("Test rows, full catalogue", rows, seen=result.test["seen"]))
     for file in result.files:
         console.print(f"written: {file}")

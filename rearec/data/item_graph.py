@@ -5,23 +5,24 @@ Nothing of valid or test rows enters: a pair counts where its later item is a tr
 
 ``transitions``    item b up to ``window`` places behind a counts ``decay`` to the power of the places between them, and
                    ``reverse`` times that from b to a (recency-weighted pairwise rules)
-``cooccurrence``   how many users have both (ItemKNN: Sarwar et al., "Item-based collaborative filtering recommendation
-                   algorithms", WWW 2001)
+``cooccurrence``   how many users have both, among ``window`` of a user's items in the order of their first occurrence
+                   (ItemKNN: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001)
 
 Counts become weights by M[a, b] / ((sum of row a + shrinkage) (interactions of b + 1)^popularity), for ``cooccurrence``
-by the cosine M[a, b] / sqrt(users of a x users of b). Of each item the ``neighbors`` largest weights are kept.
+by the cosine M[a, b] / sqrt(users of a x users of b). Of each item the ``neighbors`` largest weights are kept, ties by
+lower neighbour; an item is no neighbour of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from rearec.data.dataset import ranges
@@ -38,7 +39,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 GraphKind = Literal["transitions", "cooccurrence"]
 
-# Pairs that are counted at a time.
+# Pairs that are counted at a time: those of as many items as have so many.
 PAIRS = 1 << 24
 # Weights are summed as integers, which have one sum in whatever order.
 UNIT = 1 << 30
@@ -59,7 +60,7 @@ class GraphOptions:
     """
 
     kind: GraphKind = setting("What counts as an edge.", default="transitions")
-    window: int = setting("Places between two items at most; of cooccurrence: items of a user.", default=4, at_least=1)
+    window: int = setting("Places from one item to the other at most.", default=4, at_least=1)
     decay: float = setting("Of the weight, for each place more.", default=0.6, above=0)
     reverse: float = setting("Share at which a transition counts backwards.", default=0.5, at_least=0)
     shrinkage: float = setting("Added to the sum of an item's transitions.", default=1.0, at_least=0)
@@ -69,6 +70,9 @@ class GraphOptions:
     def __post_init__(self) -> None:
         for name, value in checked_values(self).items():
             object.__setattr__(self, name, value)
+        for name in ("decay", "reverse"):
+            if (value := getattr(self, name)) > 1:
+                raise ValueError(f"{name}: got {value}, expected a number of at most 1")
 
 
 @dataclass(frozen=True)
@@ -140,22 +144,27 @@ class ItemGraph:
         options: how; or its fields as keywords.
         """
         options = options or GraphOptions(**given)
-        count = dataset.train_item_counts()
-        source, neighbor, weight = _counted(dataset, options)
-        if options.kind == "cooccurrence":
-            users = dataset.train_users_by_item()[1].astype(np.float64)
-            value = weight / np.sqrt(users[source] * users[neighbor])
-        else:
-            total = np.bincount(source, weight, minlength=dataset.num_items) + options.shrinkage
-            value = weight / (total[source] * (count[neighbor] + 1.0) ** options.popularity)
-        value = value.astype(np.float32)
-        order = np.lexsort((neighbor, -value, source))
-        source, neighbor, value = source[order], neighbor[order], value[order]
-        degree = np.bincount(source, minlength=dataset.num_items)
-        first = np.cumsum(degree) - degree
-        kept = np.arange(len(source)) - first[source] < options.neighbors
-        offsets = np.concatenate(([0], np.cumsum(np.minimum(degree, options.neighbors)))).astype(np.int64)
-        return cls(offsets, neighbor[kept].astype(np.int32), value[kept], options, dataset.fingerprint)
+        lists, count, num_items = _Lists.of(dataset, options), dataset.train_item_counts(), dataset.num_items
+        users = np.bincount(lists.items, minlength=num_items).astype(np.float64)
+        degree = np.zeros(num_items, dtype=np.int64)
+        neighbors, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+        for source, neighbor, summed in _counted(lists, num_items, options):
+            if options.kind == "cooccurrence":
+                exact = summed / np.sqrt(users[source] * users[neighbor])
+            else:
+                total = np.bincount(source, summed, minlength=num_items) + options.shrinkage
+                exact = summed / (total[source] * (count[neighbor] + 1.0) ** options.popularity)
+            value = exact.astype(np.float32)
+            # stable, so that ties stay in the order of their neighbours
+            order = np.lexsort((-value, source))
+            source, neighbor, value = source[order], neighbor[order], value[order]
+            place = np.arange(len(source)) - np.searchsorted(source, source)
+            kept = (place < options.neighbors) & (value > 0)
+            degree += np.bincount(source[kept], minlength=num_items)
+            neighbors.append(neighbor[kept].astype(np.int32))
+            weights.append(value[kept])
+        offsets = np.concatenate(([0], np.cumsum(degree)))
+        return cls(offsets, np.concatenate(neighbors), np.concatenate(weights), options, dataset.fingerprint)
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[ItemGraph, dict[str, Any]]:
@@ -234,73 +243,101 @@ class ItemGraph:
     def scores(self, offsets: IntArray, items: IntArray, *, last: int, decay: float) -> RowScores:
         """For each history the sum of the edges from its last items, each place back counting ``decay`` times less.
 
+        An item that stands there twice counts at both of its places.
+
         offsets: int64 [R + 1]; items: the histories one after the other, oldest first, as many as offsets say.
-        last: how many of the last items count.
+        last: how many of the last items count, of shorter histories all.
         """
-        length = np.diff(offsets)
-        used = np.minimum(length, last)
-        place = ranges(np.asarray(offsets)[1:] - used, used)
-        back = np.repeat(np.asarray(offsets)[1:], used) - 1 - place
-        source = np.asarray(items)[place]
-        degree = self.offsets[source + 1] - self.offsets[source]
-        edge = ranges(self.offsets[source], degree)
-        row = np.repeat(np.repeat(np.arange(len(length)), used), degree)
-        key, inverse = np.unique(row * self.num_items + self.neighbors[edge], return_inverse=True)
-        value = self.weights[edge] * np.repeat(decay ** back.astype(np.float64), degree)
-        sums = np.bincount(inverse, value, minlength=len(key))
-        bounds = np.searchsorted(key, np.arange(len(length) + 1) * self.num_items)
-        return RowScores(bounds, key % self.num_items, sums)
+        return self.scores_by_decay(offsets, items, last=last, decays=[decay])[0]
+
+    def scores_by_decay(
+        self, offsets: IntArray, items: IntArray, *, last: int, decays: Sequence[float]
+    ) -> list[RowScores]:
+        """The same for each of several decays, which the edges are looked up once for."""
+        offsets, items = np.asarray(offsets), np.asarray(items)
+        rows = len(offsets) - 1
+        used = np.minimum(np.diff(offsets), last)
+        place = ranges(offsets[1:] - used, used)
+        back = (np.repeat(offsets[1:], used) - 1 - place).astype(np.float64)
+        source = items[place]
+        begin = self.offsets[source]
+        degree = self.offsets[source + 1] - begin
+        edge = ranges(begin, degree)
+        key: NDArray[Any] = self.neighbors[edge]
+        if rows > 1:
+            key = np.repeat(np.repeat(np.arange(rows) * self.num_items, used), degree) + key
+        # stable, so that every sum has its parts in the order of the history
+        order = np.argsort(key, kind="stable")
+        key, weight = key[order], self.weights[edge[order]]
+        is_first = np.empty(len(key), dtype=bool)
+        is_first[:1] = True
+        np.not_equal(key[1:], key[:-1], out=is_first[1:])
+        group = np.cumsum(is_first) - 1
+        key = key[is_first].astype(np.int64)
+        found = []
+        for decay in decays:
+            sums: NDArray[Any] = np.bincount(group, weight * np.repeat(decay**back, degree)[order], minlength=len(key))
+            # what is many places back may be too little for a float
+            some = slice(None) if sums.all() else sums > 0
+            scored = key[some]
+            bounds = np.searchsorted(scored, np.arange(rows + 1) * self.num_items)
+            found.append(RowScores(bounds, scored % self.num_items if rows > 1 else scored, sums[some]))
+        return found
 
 
-def _counted(dataset: SequenceDataset, options: GraphOptions) -> tuple[IntArray, IntArray, FloatArray]:
-    """Source, neighbour and summed weight of every edge, sorted by source and neighbour."""
-    parts = [_summed(pl.concat(block)) for block in _blocks(_pairs(dataset, options))]
-    edges = _summed(pl.concat(parts)) if parts else pl.DataFrame(schema={"key": pl.Int64, "weight": pl.Int64})
-    key = edges["key"].to_numpy()
-    return key // dataset.num_items, key % dataset.num_items, edges["weight"].to_numpy() / UNIT
+class _Lists(NamedTuple):
+    """Lists of items one after the other: the items, how many stand before and after each, whether it ends pairs."""
+
+    items: NDArray[np.int32]
+    before: IntArray
+    after: IntArray
+    ends: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, dataset: SequenceDataset, options: GraphOptions) -> _Lists:
+        items, ends = np.asarray(dataset.items), dataset.training_interactions()
+        length = np.diff(dataset.offsets)
+        if options.kind == "cooccurrence":
+            # a list for each user, every item once
+            user = np.repeat(np.asarray(dataset.sequence_user).astype(np.int64), length)[ends]
+            items = items[ends]
+            first = np.sort(np.unique(user * dataset.num_items + items, return_index=True)[1])
+            items, ends = items[first], np.ones(len(first), dtype=bool)
+            length = np.unique(user[first], return_counts=True)[1]
+        before = np.arange(len(items)) - np.repeat(np.cumsum(length) - length, length)
+        return cls(items, before, np.repeat(length, length) - 1 - before, ends)
 
 
-def _summed(pairs: pl.DataFrame) -> pl.DataFrame:
-    return pairs.group_by("key").agg(pl.col("weight").sum()).sort("key")
+def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """Source, neighbour and summed weight of all edges of some items at a time, sorted by source and neighbour."""
+    window = min(options.window, int(lists.before.max(initial=0)))
+    weights = np.array([weight for gap in range(1, window + 1) for weight in _weights(options, gap)], dtype=np.int64)
+    pairs = np.bincount(
+        lists.items, np.minimum(lists.before, window) + np.minimum(lists.after, window), minlength=num_items
+    )
+    share = np.cumsum(pairs) // PAIRS
+    for low, high in pairwise([*np.flatnonzero(np.diff(share, prepend=-1)).tolist(), num_items]):
+        parts = [np.empty(0, dtype=np.int64)]
+        for gap in range(1, window + 1):
+            earlier, later = lists.items[:-gap], lists.items[gap:]
+            pair = lists.ends[gap:] & (lists.before[gap:] >= gap) & (earlier != later)
+            for way, source, neighbor in ((2 * gap - 2, earlier, later), (2 * gap - 1, later, earlier)):
+                if weights[way]:
+                    own = pair & (source >= low) & (source < high)
+                    edge = source[own].astype(np.int64) * num_items + neighbor[own]
+                    parts.append(edge * len(weights) + way)
+        # sorting is much quicker than counting in a hash table
+        code = np.sort(np.concatenate(parts))
+        edge, kind = np.divmod(code, max(1, len(weights)))
+        first = np.flatnonzero(np.diff(edge, prepend=-1))
+        if len(first):
+            edge = edge[first]
+            yield edge // num_items, edge % num_items, np.add.reduceat(weights[kind], first) / UNIT
 
 
-def _blocks(frames: Iterator[pl.DataFrame]) -> Iterator[list[pl.DataFrame]]:
-    """The frames, as many at a time as hold `PAIRS` pairs."""
-    block: list[pl.DataFrame] = []
-    for frame in frames:
-        block.append(frame)
-        if sum(map(len, block)) >= PAIRS:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _pairs(dataset: SequenceDataset, options: GraphOptions) -> Iterator[pl.DataFrame]:
-    """Keys source * N + neighbour and integer weights, some pairs at a time."""
-    items, later = np.asarray(dataset.items).astype(np.int64), dataset.training_interactions()
-    sequence = np.repeat(np.arange(dataset.num_sequences), np.diff(dataset.offsets))
-    alike = options.kind == "cooccurrence"
-    first_time = later & _first_of_sequence(sequence, items, dataset.num_items) if alike else later
-    for gap in range(1, min(options.window, int(np.diff(dataset.offsets).max(initial=0)) - 1) + 1):
-        weight = UNIT if alike else round(options.decay ** (gap - 1) * UNIT)
-        back = weight if alike else round(options.reverse * weight)
-        for begin in range(gap, len(items), PAIRS):
-            here = np.arange(begin, min(begin + PAIRS, len(items)))
-            here = here[first_time[here] & (sequence[here] == sequence[here - gap])]
-            if alike:
-                here = here[first_time[here - gap]]
-            before, after = items[here - gap], items[here]
-            different = before != after
-            before, after = before[different], after[different]
-            for source, neighbor, one in ((before, after, weight), (after, before, back)):
-                if one and len(source):
-                    key = pl.Series("key", source * dataset.num_items + neighbor)
-                    yield pl.DataFrame([key, pl.repeat(one, len(key), dtype=pl.Int64, eager=True).alias("weight")])
-
-
-def _first_of_sequence(sequence: IntArray, items: IntArray, num_items: int) -> NDArray[np.bool_]:
-    """bool [total]: the item stands here in its sequence for the first time."""
-    first = np.zeros(len(items), dtype=bool)
-    first[np.unique(sequence * num_items + items, return_index=True)[1]] = True
-    return first
+def _weights(options: GraphOptions, gap: int) -> tuple[int, int]:
+    """What a pair so many places apart counts from the earlier item to the later one, and back."""
+    if options.kind == "cooccurrence":
+        return UNIT, UNIT
+    weight = options.decay ** (gap - 1)
+    return round(weight * UNIT), round(options.reverse * weight * UNIT)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.errors import UserError
-from rearec.evaluation.floors import baseline_lists, baseline_ranks
+from rearec.evaluation.floors import baseline_lists, baseline_ranks, floor_settings
 from rearec.evaluation.metrics import METRICS, Metric, parse_metrics, row_metrics, summary
 from rearec.evaluation.ranking import check_split, rank_rows
 from rearec.evaluation.seen import seen_items
@@ -40,7 +40,7 @@ def evaluate(
     floors: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a model on one split, beside those of popularity and a first-order Markov chain on the same rows.
+    """Metrics of a model on one split, beside those of the floors on the same rows (`rearec.evaluation.floors`).
 
     Args:
         model: a trained model, on the device to compute on.
@@ -55,14 +55,14 @@ def evaluate(
         per_step: also the metrics of each state h_0..h_K taken alone.
         users_by: "length" adds the metrics of four groups of rows by the length of their history.
         items_by: "popularity" adds those of four groups by the training count of their target.
-        floors: whether to rank by popularity and the Markov chain too.
+        floors: whether to rank by the floors too: popularity, a Markov chain, ItemKNN, weighted pairwise rules.
         progress: called with (rows done, rows in all) after each batch.
 
     Returns:
         The metrics with their standard errors and ``rows`` (as `rearec.evaluation.metrics.summary`), ``split``,
         ``steps``, ``seen`` ("kept" or "excluded"), ``empty_history_rows`` (ranked by popularity), and where asked for
-        ``popularity`` and ``markov`` (metrics), ``by_step`` (list of metrics with ``step``), ``users_by_length`` and
-        ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
+        ``popularity``, ``markov``, ``itemknn`` and ``rules`` (as `floor_metrics`), ``by_step`` (list of metrics with
+        ``step``), ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
 
     Raises:
         UserError: an unknown split, grouping or metric, a k below 1 or above the number of items, a split without rows,
@@ -116,7 +116,7 @@ def evaluate(
 def floor_metrics(
     dataset: SequenceDataset, split: SplitName, *, exclude_seen: bool, metrics: Sequence[Metric] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of the floors on every row of a split: ``{"popularity": ..., "markov": ...}``.
+    """Metrics of each floor on every row of a split, and ``settings`` of those that choose any on validation rows.
 
     exclude_seen: whether the items of a row's history are left out.
     metrics: those of `evaluate` where None.
@@ -130,7 +130,10 @@ def floor_metrics(
         lists = measured[name].lists
         assert lists is not None
         lists.add(0, rows, items)
-    return {name: measured[name].metrics(of_floor) for name, of_floor in ranks.items()}
+    found = {name: measured[name].metrics(of_floor) for name, of_floor in ranks.items()}
+    for name, settings in floor_settings(dataset, exclude_seen=exclude_seen).items():
+        found[name]["settings"] = settings
+    return found
 
 
 class RowGroups:

@@ -114,10 +114,11 @@ class RowHistories:
         rows = np.asarray(dataset.rows(split)).astype(np.int64)
         self._items = dataset.items
         self._start = np.asarray(dataset.offsets)[rows[:, 0]]
-        self._count = rows[:, 1]
+        # int64 [R]
+        self.lengths = rows[:, 1]
 
     def __call__(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """(offsets int64 [n + 1], items int64): those of rows[i] are ``items[offsets[i]:offsets[i + 1]]``."""
-        counts = self._count[rows]
+        counts = self.lengths[rows]
         items = np.asarray(self._items[ranges(self._start[rows], counts)]).astype(np.int64)
         return np.concatenate(([0], np.cumsum(counts))), items

@@ -63,7 +63,7 @@ def compare(
         data: the prepared dataset; None for the one that the first run was trained on.
         split: "train", "valid" or "test".
         metrics: as `rearec.evaluation.evaluate` takes them; None for NDCG and Recall at 10 and 20 and MRR.
-        against: another baseline: "popularity", "markov", or one of ``runs`` by its name or folder.
+        against: another baseline: "popularity", "markov", "itemknn", "rules", or one of ``runs`` by its name or folder.
         exclude_seen: whether targets are ranked among the items that are not in their row's history; None: as the runs
             were trained.
         users_by, items_by: "length" and "popularity" compare four groups of rows each, None does not.
@@ -91,7 +91,7 @@ def compare(
         ...     result = train(dataset, f"{folder}/{method}", config, TrainingOptions(epochs=1))
         >>> comparison = compare([f"{folder}/base", f"{folder}/prl"], data=dataset, metrics=["ndcg@5"])
         >>> [(line["run"], line["verdict"] is None) for line in comparison.table]
-        [('base', True), ('prl', False), ('popularity', False), ('markov', False)]
+        [('base', True), ('prl', False), ('popularity', False), ('markov', False), ('itemknn', False), ('rules', False)]
     """
     candidates = _named(runs)
     dataset = _dataset(candidates, data)

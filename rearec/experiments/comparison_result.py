@@ -134,7 +134,7 @@ class Comparison:
             f"difference to the baseline ({self.resamples:,} resamples of the users, each with all of its rows); where "
             f"it holds 0 there is {CHANCE}. Each run is one training: the intervals are about other users, not about "
             "other seeds, and each stands for itself, whatever number of differences is looked at. Higher, same and "
-            "lower are shares of rows. popularity and markov are floors that look at no more than the last item."
+            "lower are shares of rows. {', '.join(FLOORS)} are floors: rules that no model is needed for."
         )
         for metric in self.metrics:
             lines = [line for line in self.table if line["metric"] == metric]

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from rearec.data.synthetic import Planted, generate, planted_theme
 from rearec.evaluation import evaluate, seen_items
-from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.seen import SeenName, seen_words
 from rearec.experiments import DEMO_EPOCHS, DEMO_USERS
 from rearec.files import OutputFolder, write_json
 from rearec.reasoning import ReaRec
+from rearec.report.floors import floors_of
 from rearec.report.page import write_figure
 from rearec.report.plots import draw_bars, draw_lines, figure
 from rearec.run_folder import RunFolder
@@ -61,10 +61,8 @@ STRUCTURE = (
     "(prl without its contrastive term, for time). A tenth of the items follow no rule: nobody can foresee those."
 )
 
-# What stands behind a name below its bar.
+# What stands behind the name of a method below its bar.
 GROUP_WORDS = {
-    "popularity": "(floor)",
-    "markov": "(floor)",
     "base": "(no\u00a0steps)",
     "erl": "(2\u00a0steps)",
     "prl": "(2\u00a0steps)",
@@ -111,7 +109,7 @@ def run_demo(
 
     Returns:
         ``out``, ``seconds``, ``structure`` (in words), ``statistics`` of the data, ``seen`` ("kept" or "excluded"),
-        for each method the result of `evaluate` on the test rows by step, ``popularity`` and ``markov`` (metrics), and
+        for each method the result of `evaluate` on the test rows by step, the floors (metrics), and
         ``plots`` (paths by name), and ``example``: a ``history`` and the ``theme`` of the items that follow it by rule.
 
     Raises:
@@ -149,7 +147,7 @@ def run_demo(
             force=force,
             on_epoch=partial(record, method),
         )
-        floors = {name: trained["test"][name] for name in FLOORS}
+        floors = floors_of(trained["test"])
         model = ReaRec.from_pretrained(folder / method, map_location=device)
         results[method] = evaluate(model, dataset, "test", exclude_seen=seen.exclude, per_step=True, floors=False)
 
@@ -221,7 +219,7 @@ def _test(results: Mapping[str, Mapping[str, Any]], seen: SeenName) -> Figure:
     rows = next(iter(results.values()))["rows"]
     return figure(
         draw_bars,
-        [f"{name} {GROUP_WORDS[name]}" for name in groups],
+        [f"{name} {GROUP_WORDS.get(name, '(floor)')}" for name in groups],
         {"NDCG@20": list(groups.values())},
         errors={"NDCG@20": [result["ndcg@20_se"] or 0.0 for result in results.values()]},
         xlabel=f"{rows:,} test rows, full catalogue, {seen_words(seen)}; error bars: ± 1 standard error",

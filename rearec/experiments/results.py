@@ -21,6 +21,7 @@ from rearec.evaluation.seen import SeenName
 from rearec.experiments.pool import Outcome
 from rearec.experiments.runs import Run
 from rearec.reasoning import ReaRec
+from rearec.report.floors import floor_levels
 
 __all__ = ["TABLE_METRICS", "Gain", "Results", "Summary"]
 
@@ -127,12 +128,12 @@ class Results:
 
     @cached_property
     def floors(self) -> dict[str, dict[str, Any]]:
-        """Metrics of ``popularity`` and ``markov`` on the test rows."""
+        """Metrics of the floors on the test rows, by name."""
         return floor_metrics(self.dataset, "test", exclude_seen=self.exclude_seen)
 
     def floor_levels(self, metric: str) -> dict[str, float]:
         """A metric of the floors by the names that figures give them."""
-        return {f"{floor} (floor)": metrics[metric] for floor, metrics in self.floors.items()}
+        return floor_levels(self.floors, metric)
 
     def summary(self, runs: Sequence[Run], metric: str, split: str = "test") -> Summary | None:
         """A metric over the runs of one setting, which differ in their seed alone; None where none is finished.

@@ -19,6 +19,7 @@ from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.runs import Run
 from rearec.experiments.trials import Job, again, optuna
 from rearec.files import write_aside
+from rearec.report.floors import beside_floors
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_bars, figure
 from rearec.report.trials import draw_history
@@ -211,11 +212,10 @@ def _fill(
     ]
     page.table(rows)
     if test is not None:
-        lines = {job.method: test, "popularity": test["popularity"], "markov": test["markov"]}
         measured = [
             {"": name, **{heading(metric): line[metric] for metric in METRICS}}
             | {f"{heading(metric)}_se": line[f"{metric}_se"] for metric in METRICS}
-            for name, line in lines.items()
+            for name, line in beside_floors(job.method, test).items()
         ]
         caption = f"Test split, full catalogue, {seen_words(test['seen'])}; ± is the standard error over rows."
         page.table(measured, f"{NAME}-test", caption=caption, shared={"seen": test["seen"]})

@@ -150,7 +150,7 @@ class FittedModel(Recommender):
     def advice(self) -> list[str]:
         """What may make the training better, a line each; empty where nothing is to be said.
 
-        Said of a test NDCG@20 below that of popularity or the Markov chain, and of one that still rose at the end.
+        Said of a test NDCG@20 below that of a floor, and of one that still rose at the end.
         """
         return [called_in_python(line) for line in advice(*self._record)]
 
@@ -162,7 +162,7 @@ class FittedModel(Recommender):
         exclude_seen: bool | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Metrics on one split of the dataset, beside those of popularity and a Markov chain on the same rows.
+        """Metrics on one split of the dataset, beside those of the floors on the same rows.
 
         Args:
             split: "train", "valid" or "test".

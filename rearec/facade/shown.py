@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.metrics import METRICS, heading
 from rearec.evaluation.seen import seen_words
+from rearec.report.floors import beside_floors, floors_of
 from rearec.report.notebook import html_table
 
 __all__ = ["result_html", "result_lines"]
@@ -22,7 +22,7 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
         measured = result[split]
         if measured is not None:
             shown = ", ".join(f"{heading(metric)} {measured[metric]:.4f}" for metric in SHOWN)
-            floors = ", ".join(f"{name} {measured[name]['ndcg@20']:.4f}" for name in FLOORS if name in measured)
+            floors = ", ".join(f"{name} {floor['ndcg@20']:.4f}" for name, floor in floors_of(measured).items())
             lines.append(f"  {split}: {shown}{f' (NDCG@20 of {floors})' if floors else ''}")
     lines.append(f"  {seen_words(result['seen'])}")
     return lines
@@ -34,7 +34,7 @@ def result_html(caption: str, method: str, result: Mapping[str, Any]) -> str:
     for split in ("valid", "test"):
         measured = result[split]
         if measured is not None:
-            named = {method: measured, **{name: measured[name] for name in FLOORS if name in measured}}
+            named = beside_floors(method, measured)
             rows += [
                 [split, name, *(values[metric] for metric in METRICS), values["rows"]] for name, values in named.items()
             ]

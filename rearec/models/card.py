@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rearec.errors import visible
 from rearec.fields import OWN, Setting, is_code, is_own, settings
 from rearec.models.config import ReaRecConfig
+from rearec.report.floors import FLOORS, floors_of
 from rearec.report.headings import heading
 from rearec.report.page import escape
 
@@ -18,7 +19,6 @@ __all__ = ["model_card"]
 
 TAGS = ("recommendation", "sequential-recommendation")
 PAPER = "https://arxiv.org/abs/2503.22675"
-FLOORS = {"popularity": "most popular items", "markov": "Markov chain"}
 SEEN = {"kept": "seen items among the candidates", "excluded": "seen items left out"}
 
 
@@ -120,7 +120,7 @@ def _metrics(result: Mapping[str, Any]) -> list[str]:
         ]
     names = _metric_names(measured)
     rows = [["this model", *_values(measured, names)]]
-    rows += [[words, *_values(measured[floor], names)] for floor, words in FLOORS.items() if floor in measured]
+    rows += [[FLOORS[floor].words, *_values(values, names)] for floor, values in floors_of(measured).items()]
     chosen = f"Best of {result['epochs']} epochs by NDCG@20 on validation: epoch {result['best_epoch']}."
     return [
         f"## {split.capitalize()} metrics",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from matplotlib.axes import Axes
 
 from rearec.errors import visible
+from rearec.report.floors import FLOORS
 
 __all__ = [
     "CHARACTERS",
@@ -25,10 +26,8 @@ __all__ = [
 
 # Of different lightness too, so that they stay apart in print without colours.
 METHOD_COLORS = {"base": "#1f5fa8", "naive": "#a678c8", "rpe": "#b22222", "erl": "#ff9a2e", "prl": "#2ca02c"}
-FLOOR_COLORS = {"popularity": "0.62", "markov": "0.38"}
 # As lines across bars of any colour.
 FLOOR_LINE_COLOR = "0.1"
-FLOOR_LINES = {"popularity": (0, (1, 1.5)), "markov": (0, (5, 2, 1, 2))}
 OTHER_COLORS = ("#00798c", "#8c564b", "#b8336a", "#6b6b00", "0.3", "black")
 
 # Characters of the usual font size that fit into an inch.
@@ -42,7 +41,7 @@ TITLE_CHARACTERS = 9.5
 def known_color(name: str) -> str | None:
     """The colour of the method or floor that a name begins with: "erl, mean of its states" has erl's."""
     word = _first_word(name)
-    return METHOD_COLORS.get(word) or FLOOR_COLORS.get(word)
+    return FLOORS[word].color if word in FLOORS else METHOD_COLORS.get(word)
 
 
 def colors(series: Iterable[str], levels: Iterable[str] = ()) -> dict[str, str]:
@@ -59,7 +58,7 @@ def colors(series: Iterable[str], levels: Iterable[str] = ()) -> dict[str, str]:
     drawn = dict(found)
     for name in levels:
         own = max((each for each in drawn if name.startswith(each)), key=len, default=None)
-        if _first_word(name) in FLOOR_LINES:
+        if _first_word(name) in FLOORS:
             found[name] = FLOOR_LINE_COLOR
         else:
             found[name] = drawn[own] if own is not None else known_color(name) or next(others)
@@ -68,7 +67,8 @@ def colors(series: Iterable[str], levels: Iterable[str] = ()) -> dict[str, str]:
 
 def level_style(name: str) -> str | tuple[int, tuple[float, ...]]:
     """The dashes of a line that stands for a name: those of a floor, or the usual ones."""
-    return FLOOR_LINES.get(_first_word(name), "--")
+    word = _first_word(name)
+    return FLOORS[word].dashes if word in FLOORS else "--"
 
 
 def _first_word(name: str) -> str:

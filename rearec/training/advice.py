@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rearec.evaluation.floors import FLOORS
 from rearec.models.config import ReaRecConfig
 from rearec.objectives import OBJECTIVES
+from rearec.report.floors import floors_of
 from rearec.training.options import TrainingOptions
 
 __all__ = ["advice", "contrastive_start", "thread_advice"]
@@ -37,11 +37,13 @@ def advice(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], opti
     test = result["test"]
     if test is not None:
         # as they are shown: nothing is below what it looks equal to
-        above = [name for name in FLOORS if round(test[name]["ndcg@20"], DIGITS) > round(test["ndcg@20"], DIGITS)]
+        own = round(test["ndcg@20"], DIGITS)
+        floors = {name: round(floor["ndcg@20"], DIGITS) for name, floor in floors_of(test).items()}
+        above = [f"{name} ({_short(value)})" for name, value in floors.items() if value > own]
         if above:
-            floors = " and ".join(f"{name} ({_short(test[name]['ndcg@20'])})" for name in above)
+            words = " and ".join(filter(None, [", ".join(above[:-1]), above[-1]]))
             lines.append(
-                f"below {floors} in test NDCG@20 ({_short(test['ndcg@20'])}): more --epochs, another --lr or the "
+                f"below {words} in test NDCG@20 ({_short(test['ndcg@20'])}): more --epochs, another --lr or the "
                 "items' texts (rearec embed, --backbone unisrec) may help"
             )
     if result["best_epoch"] == result["epochs"] > 1 and not result["stopped_early"]:
