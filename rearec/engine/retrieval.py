@@ -73,7 +73,7 @@ def rank(
     linked = _Linked(hidden, catalog, bonus, exclude)
     own = linked.bonus_of(target)
     among_others = catalog_rank(hidden, catalog, target, exclude=linked.beside(exclude), target_bonus=own)
-    threshold = (hidden * catalog.weight[target]).sum(-1).float() + own
+    threshold = _dot(hidden, catalog.weight[target]) + own
     return among_others + linked.above(threshold, target)
 
 
@@ -152,10 +152,16 @@ def _products(hidden: Tensor, weight: Tensor, row: Tensor, item: Tensor) -> Tens
     """float32 [E]: the dot product of each pair."""
     step = max(1, GATHERED // max(1, weight.shape[1]))
     parts = [
-        (hidden[row[begin : begin + step]] * weight[item[begin : begin + step]]).sum(-1).float()
+        _dot(hidden[row[begin : begin + step]], weight[item[begin : begin + step]])
         for begin in range(0, len(row), step)
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def _dot(hidden: Tensor, weight: Tensor) -> Tensor:
+    """float32 [E]: of two [E, d], summed no less precisely than in float32."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return (hidden.to(wide) * weight.to(wide)).sum(-1).float()
 
 
 def _rows_of(offsets: Tensor) -> Tensor:
