@@ -5,6 +5,7 @@
 ``metrics.csv``         one row per epoch; ``tensorboard/`` the same for TensorBoard, other folders for other loggers
 ``checkpoints/``        ``last.ckpt`` (everything ``--resume`` needs) and ``best.ckpt`` (weights of the best epoch)
 ``model.safetensors``   with ``config.json`` (and ``text_encoder.json``): the best model, once training is over
+``prior.safetensors``   what the item graph adds to its scores, where it has a graph prior
 ``result.json``         best epoch, validation and test metrics; written last, a folder without it is not finished
 """
 
@@ -27,7 +28,7 @@ FORMAT_NAME = "rearec-run"
 # What a training writes; a folder that holds anything else is not deleted.
 FILES = (
     *("options.json", "catalog.json", "metrics.csv", "result.json"),
-    *("model.safetensors", "config.json", "text_encoder.json", "README.md"),
+    *("model.safetensors", "prior.safetensors", "config.json", "text_encoder.json", "README.md"),
 )
 FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb")
 SAVING_PREFIX = ".saving-"

@@ -21,6 +21,7 @@ from rearec.cli import (
     evaluate,
     info,
     prepare,
+    prior,
     recommend,
     refit,
     reproduce,
@@ -37,7 +38,7 @@ __all__ = ["PANELS", "app", "main"]
 # The commands under the headings of ``rearec --help``; each is called as its module is.
 MODULES = {
     "Start": (demo, sample, prepare, train),
-    "Use a trained model": (evaluate, compare, recommend, refit),
+    "Use a trained model": (evaluate, compare, recommend, prior, refit),
     "Research": (analyze, audit, reproduce, tune),
     "Data, texts and this installation": (download, embed, info),
 }

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rearec.data.batch import Batch
+from rearec.data.item_graph import RowScores
 from rearec.engine.evaluation_mode import evaluation_mode
 from rearec.engine.graphed import Capture, GraphedPasses
 from rearec.engine.native import NativeRollout, native_rollout
@@ -27,8 +30,8 @@ class Engine:
     are such changes; only a model that was moved to another device or dtype is noticed, and refused.
 
     Taken once are the item table (of a backbone that reads texts, all texts go through it), the prepared catalogue,
-    whether the reasoning steps run as one native call, with the layers' weights packed for it, and on a GPU the CUDA
-    graphs (`GraphedPasses`). The rest of the model is used as it is, by reference.
+    whether the reasoning steps run as one native call, with the layers' weights packed for it, the graph prior, and on
+    a GPU the CUDA graphs (`GraphedPasses`). The rest of the model is used as it is, by reference.
 
     Passes run without gradients and in evaluation mode; a model in training mode is put back into it by the last call
     to end; nobody else may set its mode meanwhile. Any number of threads may call one engine, or several of one model;
@@ -43,10 +46,13 @@ class Engine:
         model: as given.
         device: of the model.
         weight: [N, d], the table that states are scored with.
-        catalog: what `rearec_kernels.prepare_catalog` made of it, for `catalog_topk` and `catalog_rank`.
+        catalog: what `rearec_kernels.prepare_catalog` made of it, for `catalog_topk` and `catalog_rank`, and with
+            `bonus` for `rearec.engine.retrieval`.
+        prior: the model's graph prior, None without one.
 
     Raises:
         ValueError: the backbone's item table is of another shape than the config says, or max_graphs is below 1.
+        UserError: the graph prior is for another model.
 
     Examples:
         >>> import rearec
@@ -81,6 +87,9 @@ class Engine:
             self.weight = tables[1].detach()
             self.catalog = prepare_catalog(self.weight)
             native = native_rollout(self.model)
+        self.prior = self.model.prior
+        if self.prior is not None:
+            self.prior.check(self.model.config)
         self.device = self.weight.device
         # the first parameter tells where the model is; it may become another tensor when the model is moved
         name = next((name for name, _ in self.model.named_parameters()), "")
@@ -109,6 +118,27 @@ class Engine:
             raise ValueError(f"model: is {now}, but was {then} when the engine was made; call refresh()")
         with evaluation_mode(self.model), torch.no_grad():
             return Rollout(self._passes(batch, steps), self.weight)
+
+    def bonus(self, offsets: NDArray[np.int64], items: NDArray[np.int64], steps: int | None = None) -> RowScores | None:
+        """What the graph prior adds to the scores of the final state; None without one, and after other steps.
+
+        offsets: int64 [R + 1]; items: the histories one after the other, oldest first, all of each, as many as offsets
+        say. steps: as for the pass; where the prior was fitted for others, `GraphPrior.left_out` is what to say.
+
+        Raises ValueError for steps outside 0..config.steps.
+
+        Examples:
+            >>> import numpy as np
+            >>> import rearec
+            >>> from rearec.engine import Engine
+            >>> from rearec.models import ReaRecConfig
+            >>> engine = Engine(rearec.ReaRec(ReaRecConfig(num_items=50, dim=8)))
+            >>> engine.bonus(np.array([0, 2]), np.array([3, 1])) is None  # the model has no prior
+            True
+        """
+        if self.prior is None or not self.prior.serves(self.model.number_of_steps(steps)):
+            return None
+        return self.prior.bonus(offsets, items)
 
     def _place_now(self) -> tuple[torch.dtype | None, torch.device | None]:
         first = getattr(self._owner, self._first, None)

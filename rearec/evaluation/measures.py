@@ -9,7 +9,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.evaluation.measured import Measured, RowGroups, floor_metrics
 from rearec.evaluation.metrics import METRICS, parse_metrics
-from rearec.evaluation.ranking import check_split, rank_rows
+from rearec.evaluation.ranking import check_split, rank_rows, ranks_with_prior
 from rearec.evaluation.seen import seen_items
 from rearec.reasoning import ReaRec
 
@@ -24,6 +24,7 @@ def evaluate(
     exclude_seen: bool | None = None,
     metrics: Sequence[str] | None = None,
     steps: int | None = None,
+    prior: bool | None = None,
     batch_rows: int = 512,
     per_step: bool = False,
     users_by: str | None = None,
@@ -42,6 +43,8 @@ def evaluate(
         metrics: by name, those of `rearec.evaluation.metrics` (such as "ndcg@5") and of `rearec.evaluation.top_lists`
             (such as "coverage@20"); None for NDCG and Recall at 10 and 20 and MRR.
         steps: reasoning steps, at most the trained number; None for the trained number.
+        prior: whether the model's graph prior takes part; None: where it has one that was fitted for so many steps.
+            Groups are measured with it, states taken alone without it.
         batch_rows: rows per batch; the result does not depend on it beyond rounding.
         per_step: also the metrics of each state h_0..h_K taken alone.
         users_by: "length" adds the metrics of four groups of rows by the length of their history.
@@ -51,13 +54,14 @@ def evaluate(
 
     Returns:
         The metrics with their standard errors and ``rows`` (as `rearec.evaluation.metrics.summary`), ``split``,
-        ``steps``, ``seen`` ("kept" or "excluded"), ``empty_history_rows`` (ranked by popularity), and where asked for
+        ``steps``, ``seen`` ("kept" or "excluded"), ``prior`` ("graph" or "none"), ``empty_history_rows`` (ranked by
+        popularity), with a prior ``without_prior`` (metrics of the same rows without it), and where asked for
         ``popularity``, ``markov``, ``itemknn`` and ``rules`` (as `floor_metrics`), ``by_step`` (list of metrics with
         ``step``), ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
 
     Raises:
         UserError: an unknown split, grouping or metric, a k below 1 or above the number of items, a split without rows,
-            scores that are no numbers.
+            scores that are no numbers, a prior asked for that is not there or counted in another dataset.
         ValueError: more steps than trained.
 
     Examples:
@@ -78,20 +82,26 @@ def evaluate(
     seen = seen_items(dataset, exclude_seen)
     groups = RowGroups(dataset, split, users_by, items_by)
 
-    answers = Measured(chosen, dataset, groups, states=steps + 2 if per_step else 1)
+    with_prior = ranks_with_prior(model, dataset, steps, prior)
+    states = (steps + 2 if per_step else 1) + with_prior
+    answers = Measured(chosen, dataset, groups, states=states)
     ranked = rank_rows(
         model,
         dataset,
         split,
         exclude_seen=seen.exclude,
         steps=steps,
+        prior=with_prior,
         batch_rows=batch_rows,
         per_step=per_step,
         lists=answers.lists,
         progress=progress,
     )
     result = answers.metrics(ranked.final)
-    result |= {"split": split, "steps": steps, "seen": seen.name, "empty_history_rows": ranked.empty_history_rows}
+    result |= {"split": split, "steps": steps, "seen": seen.name, "prior": "graph" if with_prior else "none"}
+    result["empty_history_rows"] = ranked.empty_history_rows
+    if ranked.without_prior is not None:
+        result["without_prior"] = answers.metrics(ranked.without_prior, state=states - 1)
     if floors:
         result |= floor_metrics(dataset, split, exclude_seen=seen.exclude, metrics=chosen)
     if ranked.by_step is not None:

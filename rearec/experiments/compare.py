@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from rearec.experiments.contenders import (
     users_of_rows,
 )
 from rearec.inference import Recommender
-from rearec.models.config import ReaRecConfig
 from rearec.run_folder import RunFolder
 from rearec.training.presets import KNOWN, relevant
 
@@ -105,7 +103,7 @@ def compare(
     seen = seen_of_runs(candidates, dataset, exclude_seen)
     groups = RowGroups(dataset, split, users_by, items_by)
 
-    measured, configs = measure(
+    measured, models = measure(
         candidates,
         dataset,
         split,
@@ -137,7 +135,7 @@ def compare(
             if key
             for line in lines.of(main, group)
         ],
-        settings=_differing({name: _settings(config, candidates[name]) for name, config in configs.items()}),
+        settings=_differing({name: _settings(of_model, candidates[name]) for name, of_model in models.items()}),
         folders={name: folder_of(run) for name, run in candidates.items()},
         asked={"metrics": metrics and [metric.name for metric in chosen], "exclude_seen": exclude_seen},
     )
@@ -172,12 +170,12 @@ def _baseline(candidates: Mapping[str, Run], against: str | Path | None) -> str:
     raise UserError(f"against: {str(against)!r} is none of what is compared; known are {known}")
 
 
-def _settings(config: ReaRecConfig, run: Run) -> dict[str, Any]:
+def _settings(of_model: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Those of the model and its training that its backbone and method read."""
     folder = folder_of(run)
     training = {} if folder is None else RunFolder(folder).options()["training"]
-    values = {**asdict(config), **training}
-    backbone, method = config.backbone, config.method
+    values = {**of_model, **training, "prior": of_model["prior"]}
+    backbone, method = of_model["backbone"], of_model["method"]
     return {name: value for name, value in values.items() if name in KNOWN and relevant(name, backbone, method)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from rearec.evaluation.seen import SeenItems, seen_name
 from rearec.evaluation.top_lists import TopLists
 from rearec.experiments.comparison_result import CHANCE
 from rearec.inference import Recommender
-from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 
@@ -196,10 +195,10 @@ def measure(
     trust_code: bool,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, Contender], dict[str, ReaRecConfig]]:
-    """Rank every row by each run and after them by each floor; the configurations of the runs' models."""
+) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
+    """Rank every row by each run and after them by each floor; the settings of the runs' models, the prior among them."""
     found: dict[str, Contender] = {}
-    configs: dict[str, ReaRecConfig] = {}
+    models: dict[str, dict[str, Any]] = {}
     for name, run in candidates.items():
         if isinstance(run, Recommender):
             model = run.model
@@ -215,9 +214,9 @@ def measure(
             lists=own.lists,
             progress=progress,
         ).final
-        configs[name] = model.config
+        models[name] = {**asdict(model.config), "prior": "none" if model.prior is None else "graph"}
     _add_floors(found, metrics, dataset, split, masks, exclude_seen)
-    return found, configs
+    return found, models
 
 
 def _add_floors(

@@ -14,14 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.item_graph import ItemGraph, RowScores
-from rearec.errors import UserError
+from rearec.errors import UserError, in_one_line
 from rearec.fields import checked_values, documented, setting
+from rearec.models.config import ReaRecConfig
+
+if TYPE_CHECKING:
+    from rearec.data.dataset import SequenceDataset
 
 __all__ = ["GraphPrior", "PriorSettings"]
 
@@ -47,7 +51,7 @@ class PriorSettings:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GraphPrior:
     """An item graph and how much it adds to the scores of one model.
 
@@ -86,16 +90,45 @@ class GraphPrior:
         added = np.log1p(found.scores / settings.scale)
         return replace(found, scores=self.temperature * settings.weight * added)
 
+    def serves(self, steps: int) -> bool:
+        """Whether it was fitted for answers after so many reasoning steps."""
+        return steps == self.steps
+
+    def left_out(self, steps: int) -> str:
+        """The line for whoever answers after other steps than it was fitted for."""
+        return f"answered without the graph prior: it was fitted for {_steps(self.steps)}, not {steps}"
+
+    def counted_in(self, dataset: SequenceDataset) -> GraphPrior:
+        """The same numbers with a graph that is counted in another dataset of the same items (a refit's)."""
+        return replace(self, graph=ItemGraph.of(dataset, self.graph.options))
+
+    def check(self, config: ReaRecConfig, source: str | Path = "prior") -> None:
+        """UserError naming ``source`` where it was not fitted for a model of this configuration."""
+        for name, got, expected in (
+            ("items", self.graph.num_items, config.num_items),
+            ("method", self.method, config.method),
+            ("steps", self.steps, config.steps),
+            ("temperature", self.temperature, config.temperature),
+        ):
+            if got != expected:
+                raise UserError(f"{source}: a graph prior for another model: {name} {got}, expected {expected}")
+
     @classmethod
     def load(cls, path: str | Path) -> GraphPrior:
         """What `save` wrote, memory-mapped. UserError where there is no such file, or it is damaged."""
         graph, noted = ItemGraph.load(path)
         try:
-            return cls(graph, PriorSettings(**noted.pop("settings")), **noted)
+            settings = PriorSettings(**noted.pop("settings"))
+            noted = {"temperature": float(noted.pop("temperature")), "fit": dict(noted.pop("fit")), **noted}
+            return cls(graph, settings, **noted)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: damaged: no prior of a model ({error})") from error
+            raise UserError(f"{path}: damaged: no prior of a model ({in_one_line(error)})") from error
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file. UserError where it cannot be written."""
         noted = {name: value for name, value in vars(self).items() if name not in ("graph", "settings")}
         self.graph.save(path, {"settings": asdict(self.settings), **noted})
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"

@@ -1,4 +1,7 @@
-"""Saved models: config.json and model.safetensors in a folder or on the Hugging Face Hub; no code is executed."""
+"""Saved models: config.json and model.safetensors in a folder or on the Hugging Face Hub; no code is executed.
+
+Beside them stand text_encoder.json, of a model that reads titles, and prior.safetensors, of one with a graph prior.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +17,13 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -27,18 +35,30 @@ from rearec.models.card import PAPER, TAGS, model_card
 from rearec.models.code import load_backbone
 from rearec.models.config import ReaRecConfig
 from rearec.models.official import load_official_state_dict
+from rearec.models.prior import GraphPrior
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
 
-__all__ = ["SavedModel", "load_weights", "locate_model", "publish", "read_config", "read_weights"]
+__all__ = [
+    "PRIOR_FILE",
+    "SavedModel",
+    "load_prior",
+    "load_weights",
+    "locate_model",
+    "publish",
+    "read_config",
+    "read_weights",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 # The architecture of a text encoder that was trained too.
 ENCODER_FILE = "text_encoder.json"
+# What the item graph adds to the scores (`rearec.models.prior`).
+PRIOR_FILE = "prior.safetensors"
 EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
 # What of a folder is published: with the catalogue and the metrics of a run, where it is one.
-PUBLISHED = ("README.md", CONFIG_FILE, WEIGHTS_FILE, ENCODER_FILE, "catalog.json", "result.json")
+PUBLISHED = ("README.md", CONFIG_FILE, WEIGHTS_FILE, ENCODER_FILE, PRIOR_FILE, "catalog.json", "result.json")
 
 M = TypeVar("M", bound="SavedModel")
 
@@ -97,6 +117,26 @@ def locate_model(
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
+
+
+def load_prior(name: str | Path, config: ReaRecConfig, **hub_options: Any) -> GraphPrior | None:
+    """The graph prior of a model that `locate_model` has found; None where it has none.
+
+    Raises UserError where the prior is damaged or fitted for another model than config says.
+    """
+    file = Path(name, PRIOR_FILE)
+    if not Path(name).is_dir():
+        try:
+            file = Path(hf_hub_download(str(name), PRIOR_FILE, **hub_options))
+        except EntryNotFoundError:  # offline: what is not in the cache either
+            return None
+        except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise UserError(f"{name}: cannot tell whether it has a {PRIOR_FILE} ({in_one_line(error)})") from error
+    if not file.is_file():
+        return None
+    prior = GraphPrior.load(file)
+    prior.check(config, file)
+    return prior
 
 
 def _own_encoder(
@@ -166,10 +206,14 @@ class SavedModel(
     tags=list(TAGS),
     paper_url=PAPER,
 ):
-    """A model of a config and a backbone as files: what `rearec.reasoning.ReaRec` is saved and loaded by."""
+    """A model of a config and a backbone as files: what `rearec.reasoning.ReaRec` is saved and loaded by.
+
+    prior: what the item graph adds to its scores, no part of the state dict; ``model.prior = None`` takes it off.
+    """
 
     config: ReaRecConfig
     backbone: Backbone
+    prior: GraphPrior | None = None
 
     @classmethod
     def from_official(cls: type[M], source: str | Path | Mapping[str, Tensor], *, method: str, **settings: Any) -> M:
@@ -190,6 +234,7 @@ class SavedModel(
         map_location: str | torch.device = "cpu",
         backbone: Backbone | str | None = None,
         trust_code: bool = False,
+        prior: bool = True,
         force_download: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -200,26 +245,28 @@ class SavedModel(
 
         map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder, whose
         weights are replaced, or ``module:factory``, which makes one. trust_code: whether the code may be run that the
-        model names for its encoder. The other options concern the Hub. Only safetensors and JSON are read; no code is
-        run but by backbone or trust_code.
+        model names for its encoder. prior: whether the graph prior that was saved with it is loaded, where there is
+        one. The other options concern the Hub. Only safetensors and JSON are read; no code is run but by backbone or
+        trust_code.
         Raises UserError if there is no such model, its files are damaged or do not fit together, or its encoder is
         missing.
         """
-        locate = partial(
-            locate_model,
-            pretrained_model_name_or_path,
-            force_download=force_download,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            revision=revision,
-        )
-        config_file, weights_file = locate()
+        hub_options: dict[str, Any] = {
+            "force_download": force_download,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "revision": revision,
+        }
+        name = pretrained_model_name_or_path
+        config_file, weights_file = locate_model(name, **hub_options)
         config = read_config(config_file)
         encoder = _own_encoder(config, config_file, backbone, trust_code)
-        text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
+        text_encoder = None if config.text_encoder is None else locate_model(name, [ENCODER_FILE], **hub_options)[0]
+        graph_prior = load_prior(name, config, **hub_options) if prior else None
         model = cls._untrained(config, encoder, text_encoder)
         load_weights(model, read_weights(weights_file), weights_file)
+        model.prior = graph_prior
         return model.to(map_location).eval()
 
     def save_pretrained(
@@ -233,7 +280,10 @@ class SavedModel(
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write config.json and model.safetensors, text_encoder.json where there is one, and a README.md if missing.
+        """Write config.json and model.safetensors, a README.md if missing, and what else the model has.
+
+        That is text_encoder.json of one that reads titles, and prior.safetensors of one with a graph prior; of one
+        without, a file of that name which an earlier model left is removed.
 
         card: what README.md shall say, by default `rearec.models.card.model_card`. model_card_kwargs: of the latter;
         ``license``, for one.
@@ -245,7 +295,8 @@ class SavedModel(
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
-            write_aside(Path(aside, "README.md"), card or model_card(self.config, **(model_card_kwargs or {})))
+            card = card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {}))
+            write_aside(Path(aside, "README.md"), card)
             super().save_pretrained(aside, config=config or self.config)
             # safetensors makes its file private; it shall be as readable as its neighbours
             shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
@@ -255,6 +306,11 @@ class SavedModel(
             if isinstance(self.backbone, TextBackbone) and self.backbone.text_encoder is not None:
                 Path(aside, ENCODER_FILE).write_text(self.backbone.text_encoder.architecture, encoding="utf-8")
                 files.insert(0, ENCODER_FILE)
+            # before the weights are replaced, which another model's prior does not fit
+            (directory / PRIOR_FILE).unlink(missing_ok=True)
+            if self.prior is not None:
+                self.prior.save(Path(aside, PRIOR_FILE))
+                files.insert(-1, PRIOR_FILE)
             for file in files:
                 Path(aside, file).replace(directory / file)
         if push_to_hub:

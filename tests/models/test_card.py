@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from repeating_data import repeating_dataset
 
+from rearec.data import ItemGraph
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
 from rearec.models import ReaRecConfig, saved
 from rearec.models.card import model_card
+from rearec.models.prior import GraphPrior, PriorSettings
 from rearec.reasoning import ReaRec
 from rearec.report.floors import FLOORS
 
@@ -107,7 +111,8 @@ class Hub:
 
     def download(self, repo_id: str, file: str, **more: Any) -> str:
         path = self.root / repo_id / file
-        assert path.is_file(), f"404: {file}"
+        if not path.is_file():
+            raise EntryNotFoundError(f"404: {file}")
         return str(path)
 
 
@@ -147,3 +152,13 @@ def test_a_folder_without_a_model_is_not_published(tmp_path: Path, hub: Hub) -> 
     with pytest.raises(UserError, match=r"no config\.json in this folder"):
         saved.publish(tmp_path, "owner/name")
     assert not hub.root.exists()
+
+
+def test_a_graph_prior_is_published_and_found_again(tmp_path: Path, hub: Hub) -> None:
+    dataset = repeating_dataset()
+    model = ReaRec(ReaRecConfig(dataset.num_items, method="base", dim=8))
+    model.prior = GraphPrior(ItemGraph.of(dataset), PriorSettings(), method="base", steps=0, temperature=0.07)
+    model.save_pretrained(tmp_path / "mine", repo_id="owner/mine", push_to_hub=True)
+    assert (hub.root / "owner" / "mine" / "prior.safetensors").is_file()
+    loaded = ReaRec.from_pretrained("owner/mine")
+    assert loaded.prior is not None and loaded.prior.settings == model.prior.settings
