@@ -196,7 +196,7 @@ def measure(
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Contender], dict[str, dict[str, Any]]]:
-    """Rank every row by each run and after them by each floor; the settings of the runs' models, the prior among them."""
+    """Rank every row by each run and after them by each floor; the settings of the runs' models, and their prior."""
     found: dict[str, Contender] = {}
     models: dict[str, dict[str, Any]] = {}
     for name, run in candidates.items():
