@@ -1,6 +1,6 @@
 from .advice import advice
-from .fit_prior import fit_prior
 from .fitting import differing, fitting_config, settings_for
+from .graph_prior import fit_prior
 from .loop import train
 from .module import TrainingModule
 from .options import TrainingOptions

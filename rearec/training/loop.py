@@ -25,8 +25,8 @@ from rearec.models.config import ReaRecConfig
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
-from rearec.training.fit_prior import fit_prior
 from rearec.training.fitting import check_dataset, describe, differing
+from rearec.training.graph_prior import fit_prior
 from rearec.training.loggers import Loggers
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import Preset

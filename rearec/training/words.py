@@ -60,7 +60,7 @@ def prior_line(options: TrainingOptions, result: Mapping[str, Any]) -> str | Non
         >>> from rearec.training.words import prior_line
         >>> valid = {"prior": "graph", "ndcg@20": 0.09, "without_prior": {"ndcg@20": 0.08}}
         >>> prior_line(TrainingOptions(prior="graph"), {"valid": valid})
-        'the graph prior: NDCG@20 on validation .0900, without it .0800'
+        'the graph prior: NDCG@20 on validation 0.0900, without it 0.0800'
     """
     valid = result["valid"]
     if options.prior == "none" or valid is None:

@@ -23,7 +23,7 @@ from rearec.models.prior import GraphPrior, PriorSettings
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, fit_prior, refit, settings_for, train
-from rearec.training.fit_prior import DECAYS, GRAPH, LAST, SCALES, SHRINKAGES, WEIGHTS
+from rearec.training.graph_prior import DECAYS, GRAPH, LAST, SCALES, SHRINKAGES, WEIGHTS
 from rearec.training.resuming import settings_of_run
 
 PLANTED = generate(0, planted=Planted(users=60))

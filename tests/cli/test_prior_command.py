@@ -86,7 +86,7 @@ def test_train_says_what_it_brought(prepared: Path, tmp_path: Path, call_rearec:
     assert plain.returncode == 0 and "graph" not in plain.stdout
     assert "prior none (graph)" in plain.stderr
 
-    compared = call_rearec("compare", tmp_path / "with", tmp_path / "without", "--json")
+    compared = call_rearec("compare", tmp_path / "with", tmp_path / "without", "--out", tmp_path / "page", "--json")
     assert compared.returncode == 0, compared.stderr
     settings = {line["setting"]: line for line in json.loads(compared.stdout)["settings"]}
     assert settings["prior"]["with"] == "graph" and settings["prior"]["without"] == "none"

@@ -3,7 +3,8 @@
 The rows are encoded once. What a choice of numbers gains is then told by few items of each row, its candidates: the
 model's own best 20, and those that the graph links with the history. As no bonus is below 0, an item that is neither
 stands behind all of the best 20 whatever the choice. Where it is above the target, so are these, and the row counts 0
-with it or without it; so NDCG@20 among the candidates is that among all items, but for ties with the 20th.
+with it or without it; so NDCG@20 among the candidates is that among all items, but for ties with the 20th. For the same
+reason a row counts 0 whatever the choice where its target is neither: few rows are left to look at.
 """
 
 from __future__ import annotations
@@ -138,6 +139,11 @@ class _Encoded:
                 self._best[batch.row.numpy()] = ranker.top(hidden, batch, self._best.shape[1])
         self._weight = ranker.engine.weight.float().cpu()
         check_scores(self._hidden.numpy())
+        # whether the model has the target among its best, or not so many to rank
+        last = self._best[:, -1]
+        level = self._scores(slice(None), np.arange(len(rows)), np.maximum(last, 0))
+        of_target = self._scores(slice(None), np.arange(len(rows)), self._target)
+        self._is_among_best = (of_target >= level) | (last < 0)
 
     def gains(self, graph: ItemGraph, decays: Sequence[float]) -> FloatArray:
         """float64 [decays, scales, weights]: NDCG@20 of the rows with each choice."""
@@ -158,18 +164,24 @@ class _Encoded:
     def _gains_of(self, here: slice, scores: RowScores, seen: IntArray) -> FloatArray:
         """float64 [scales, weights]: the sum over some rows. seen: row * N + item of what they do not rank."""
         target, best, num_items = self._target[here], self._best[here], self._num_items
-        rows, linked = np.arange(len(target)), scores.rows * num_items + scores.items
+        of_entry = scores.rows
+        mine = scores.items == target[of_entry]
+        # only rows whose target is a candidate can add anything
+        counts = self._is_among_best[here].copy()
+        counts[of_entry[mine]] = True
+        some = counts[of_entry]
+        of_entry, items, values, mine = of_entry[some], scores.items[some], scores.scores[some], mine[some]
+        rows, linked = np.arange(len(target)), of_entry * num_items + items
         ranked = ~np.isin(linked, seen, assume_unique=True)
-        own = np.full(best.shape, rows[:, None]) * num_items + best
-        others = np.setdiff1d(own[best >= 0], linked[ranked], assume_unique=True)
+        own = rows[:, None] * num_items + best
+        others = np.setdiff1d(own[(best >= 0) & counts[:, None]], linked[ranked], assume_unique=True)
         # all that is ranked, the linked first, and the targets last
         key = np.concatenate([linked[ranked], others, rows * num_items + target])
         row, item = np.divmod(key, num_items)
-        model = pair_scores(self._hidden[here], self._weight, torch.from_numpy(row), torch.from_numpy(item)).numpy()
+        model = self._scores(here, row, item)
         graph = np.zeros(len(key))
-        graph[: int(ranked.sum())] = scores.scores[ranked]
-        mine = scores.items == target[scores.rows]
-        graph[len(key) - len(target) + scores.rows[mine]] = scores.scores[mine]
+        graph[: int(ranked.sum())] = values[ranked]
+        graph[len(key) - len(target) + of_entry[mine]] = values[mine]
         rival = item != target[row]
         summed = np.empty((len(SCALES), len(WEIGHTS)))
         for i, scale in enumerate(SCALES):
@@ -179,5 +191,11 @@ class _Encoded:
                 level = fused[len(key) - len(target) :][row]
                 above = ((fused > level) + 0.5 * (fused == level)) * rival
                 ranks = np.bincount(row, above, minlength=len(target))
-                summed[i, j] = row_metrics(ranks, [METRIC])[METRIC].sum()
+                summed[i, j] = row_metrics(ranks[counts], [METRIC])[METRIC].sum()
         return summed
+
+    def _scores(self, here: slice, row: IntArray, item: IntArray) -> NDArray[np.float32]:
+        """float32 [E], the model's of some rows, counted from the first of them, and items."""
+        pairs = torch.from_numpy(row), torch.from_numpy(item)
+        scores: NDArray[np.float32] = pair_scores(self._hidden[here], self._weight, *pairs).numpy()
+        return scores
