@@ -99,10 +99,10 @@ def _top_of_one(
         linked, added = linked[free], added[free]
         if not len(linked):
             return scores, items
-    place = torch.from_numpy(linked).to(hidden.device)
-    total = _dot(hidden, weight[place]).cpu().numpy() + added.astype(np.float32)
+    vectors = weight.index_select(0, torch.from_numpy(linked).to(hidden.device))
+    total = _dot(hidden, vectors).cpu().numpy() + added.astype(np.float32)
     own, best = items[0].cpu().numpy(), scores[0].cpu().numpy()
-    at = np.minimum(np.searchsorted(linked, own), len(linked) - 1)
+    at = np.minimum(linked.searchsorted(own), len(linked) - 1)
     is_linked = linked[at] == own
     best = np.where(is_linked, total[at], best)
     there = best > -np.inf
@@ -111,10 +111,9 @@ def _top_of_one(
     rest[at[is_linked]] = False
     best, own = np.concatenate([best[there], total[rest]]), np.concatenate([own[there], linked[rest]])
     order = np.lexsort((own, -best))[: items.shape[1]]
-    scores, items = torch.full_like(scores, -torch.inf), torch.full_like(items, -1)
-    scores[0, : len(order)] = torch.from_numpy(best[order])
-    items[0, : len(order)] = torch.from_numpy(own[order])
-    return scores, items
+    found, of_item = np.full(items.shape, -np.inf, np.float32), np.full(items.shape, -1)
+    found[0, : len(order)], of_item[0, : len(order)] = best[order], own[order]
+    return torch.from_numpy(found).to(hidden.device), torch.from_numpy(of_item).to(hidden.device)
 
 
 class _Linked:
