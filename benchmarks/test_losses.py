@@ -23,6 +23,8 @@ from rearec_kernels import annealed_cross_entropy, ensemble_reasoning_loss, reas
 AGREEMENT = {"fp32": 1e-4, "bf16x3": 1e-4, "tf32": 1e-2, "autocast bf16": 6e-2, "bf16": 2e-2}
 OPERATION_RATE = 8e14  # per second: no product on a GPU is faster, which tells how many calls a replay needs
 PRODUCT = "one product in bf16"
+HARD = "ours, hard targets"
+SOFT_ITEMS = 11  # of a row: its target and ten others
 # On a CPU the logits of the last state have a std of 14; on a GPU of 4, with which no probability underflows and the
 # naive ensemble loss has gradients that can be compared.
 GPU_SCALE = 4 * TEMPERATURE
@@ -87,6 +89,10 @@ ENSEMBLE = [
     *LARGE,
     *(_on_a_gpu(items, ENSEMBLE_ON_A_GPU) for items in (22_933, 87_969)),
     *(_on_a_gpu(22_933, precision=precision) for precision in ("fp32", "tf32")),
+]
+SOFT_TARGETS = [
+    Case("cpu", Shape(512, 22_933), [Target(HARD, 10, 5, kind="extra")]),
+    _on_a_gpu(22_933),
 ]
 INFO_NCE = [
     Case("cpu", Shape(512, 0, states=2)),
@@ -197,6 +203,40 @@ def test_annealed_cross_entropy(case: Case, contest: Contest, paper_scale: bool)
         return found | {who: s.gradients(loss) for who, loss in steps.items()}
 
     _contest(contest, case, "annealed cross-entropy", sets, ours, others, absent=absent, seconds=10, least_runs=3)
+
+
+@parametrize(SOFT_TARGETS)
+def test_soft_targets(case: Case, contest: Contest, paper_scale: bool) -> None:
+    """What M items of a row cost more than one, and than a distribution over the whole catalogue."""
+    case, sets = _prepared(replace(case, device=contest.device.type), contest, paper_scale)
+
+    def soft_target(s: Inputs) -> tuple[Tensor, Tensor]:
+        apart = torch.arange(SOFT_ITEMS, device=s.target.device)
+        items = (s.target[:, None] + apart) % s.table.shape[0]
+        return items, (-apart / 3.0).softmax(0).expand(items.shape).contiguous()
+
+    def ours(s: Inputs, precision: str, soft: bool = True) -> Gradients:
+        options = {"temperature": s.host_temperature, "step_weight": s.host_step_weight, "precision": precision}
+        options["soft_target"] = soft_target(s) if soft else None
+        return s.gradients(lambda: annealed_cross_entropy(s.hidden, s.table, s.target, **options))
+
+    def others(s: Inputs) -> dict[str, Gradients]:
+        items, mass = soft_target(s)
+        dense = torch.zeros(s.target.shape[0], s.table.shape[0], device=mass.device).scatter_(1, items, mass)
+        return _plain(case, s, _soft_cross_entropy, s.hidden, s.table, dense, s.temperature, s.step_weight)
+
+    yardsticks = {HARD: [ours(s, case.precision, soft=False) for s in sets]}
+    _contest(contest, case, "soft targets", sets, ours, others, yardsticks=yardsticks, seconds=10, least_runs=5)
+
+
+def _soft_cross_entropy(
+    hidden: Tensor, weight: Tensor, distribution: Tensor, temperature: Tensor, step_weight: Tensor
+) -> Tensor:
+    """Plain PyTorch with the distribution [R, N] and the logits [R, T, N] materialised."""
+    logits = hidden @ weight.T / temperature[:, None]
+    targets = distribution.repeat_interleave(hidden.shape[1], 0)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+    return (losses.view(hidden.shape[:2]).mean(0) * step_weight).sum()
 
 
 @parametrize(ENSEMBLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +84,97 @@ def check_same_device(op: str, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{op}: {name} is on {tensors[name].device}, {first} on {tensors[first].device}")
 
 
+def check_catalog(op: str, hidden: Tensor, weight: Tensor) -> None:
+    """Raises unless these are the states and the table of a loss over a catalogue."""
+    check_floating(op, "hidden", hidden, "[R, T, d]")
+    check_floating(op, "weight", weight, "[N, d]")
+    if weight.shape[1] != hidden.shape[2] or weight.shape[0] == 0:
+        raise ValueError(
+            f"{op}: weight must have shape [N, d] with N > 0 and hidden's d = {hidden.shape[2]}, "
+            f"got {list(weight.shape)}"
+        )
+    if hidden.shape[1] == 0 or hidden.shape[2] == 0:
+        raise ValueError(f"{op}: hidden must have at least one state per row and d > 0, got {list(hidden.shape)}")
+    check_same_device(op, {"hidden": hidden, "weight": weight})
+
+
+def check_target(op: str, target: Tensor, ignore_index: int, hidden: Tensor) -> int:
+    """Raises unless these are the targets of the states hidden; returns the ignore_index as Python's int."""
+    check_index(op, "target", target, hidden.shape[0])
+    check_same_device(op, {"hidden": hidden, "target": target})
+    return as_int(op, "ignore_index", ignore_index)
+
+
+def host_values(op: str, name: str, values: float | Sequence[float] | Tensor, steps: int) -> Tensor:
+    """One float64 per step, on the CPU. Values are looked at by the op, which also runs under torch.compile."""
+    if isinstance(values, Tensor):
+        if values.requires_grad:
+            raise ValueError(f"{op}: {name} is not differentiated, got a tensor that requires a gradient; detach it")
+        if values.device.type != "cpu":
+            raise ValueError(f"{op}: {name} must be on the CPU (its values steer the kernels), got {values.device}")
+        given = values.to(torch.float64, copy=True)
+    else:
+        try:
+            given = torch.tensor(values, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{op}: {name} must be a number or a sequence of numbers, got {values!r}") from error
+    if given.dim() > 1 or (given.dim() == 1 and given.shape[0] != steps):
+        raise ValueError(
+            f"{op}: {name} must be a number or one per step, T = {steps} of hidden, got shape {list(given.shape)}"
+        )
+    return given.expand(steps).contiguous()
+
+
+def check_soft_target(op: str, soft_target: tuple[Tensor, Tensor] | None, hidden: Tensor) -> None:
+    """Raises unless it is None or items [R, M] and their mass, [R, M] or [R, T, M], for the states hidden."""
+    if soft_target is None:
+        return
+    if not isinstance(soft_target, tuple) or len(soft_target) != 2:
+        raise TypeError(f"{op}: soft_target must be a pair of tensors (items, mass), got {describe(soft_target)}")
+    items, mass = soft_target
+    if not isinstance(items, Tensor) or items.dtype not in (torch.int32, torch.int64):
+        raise TypeError(
+            f"{op}: the items of soft_target must be an int32 or int64 tensor [R, M], got {describe(items)}"
+        )
+    if not isinstance(mass, Tensor) or not mass.is_floating_point():
+        raise TypeError(
+            f"{op}: the mass of soft_target must be a floating-point tensor [R, M] or [R, T, M], got {describe(mass)}"
+        )
+    rows, steps, _ = hidden.shape
+    if items.dim() != 2 or items.shape[0] != rows:
+        raise ValueError(
+            f"{op}: the items of soft_target must have shape [R, M] with R = {rows}, got {list(items.shape)}"
+        )
+    places = items.shape[1]
+    if mass.shape not in ((rows, places), (rows, steps, places)):
+        raise ValueError(
+            f"{op}: the mass of soft_target must have shape [R, M] = {[rows, places]} or [R, T, M] = "
+            f"{[rows, steps, places]}, got {list(mass.shape)}"
+        )
+    if mass.requires_grad:
+        raise ValueError(
+            f"{op}: the mass of soft_target is not differentiated, got a tensor that requires a gradient; detach it"
+        )
+    check_same_device(op, {"hidden": hidden, "the items of soft_target": items, "the mass of soft_target": mass})
+
+
+def check_values(op: str, name: str, x: Tensor, least: float | None = None, counted: Tensor | None = None) -> None:
+    """Raises ValueError unless every number is finite and at least `least`, where values are looked at.
+
+    Args:
+        counted: bool, of x's shape: the others may be anything.
+    """
+    if not checks_values(x.device):
+        return
+    wrong = ~x.isfinite() if least is None else ~(x.isfinite() & (x >= least))
+    if counted is not None:
+        wrong &= counted
+    if bool(wrong.any()):
+        place = wrong.nonzero()[0].tolist()
+        allowed = "finite" if least is None else f"finite and at least {least:g}"
+        raise ValueError(f"{op}: {name} must be {allowed}, got {float(x[tuple(place)])} at {place}")
+
+
 def check_items(op: str, name: str, items: Tensor, count: int, ignore_index: int | None = None) -> None:
     """Raises IndexError unless every item is in [0, count) or `ignore_index`, where values are looked at."""
     if not checks_values(items.device):
@@ -92,9 +183,11 @@ def check_items(op: str, name: str, items: Tensor, count: int, ignore_index: int
     if ignore_index is not None:
         wrong &= items != ignore_index
     if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
+        place = wrong.nonzero()[0].tolist()
         allowed = "" if ignore_index is None else f" or {ignore_index} (ignored)"
-        raise IndexError(f"{op}: {name}[{i}] is {int(items[i])}, expected an item in [0, {count}){allowed}")
+        raise IndexError(
+            f"{op}: {name}{place} is {int(items[tuple(place)])}, expected an item in [0, {count}){allowed}"
+        )
 
 
 def check_offsets(op: str, offsets: Tensor | None, items: Tensor) -> None:

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
-from rearec_kernels.arguments import as_int, as_number, check_floating, check_index, check_same_device
+from rearec_kernels.arguments import (
+    as_int,
+    as_number,
+    check_catalog,
+    check_floating,
+    check_index,
+    check_same_device,
+    check_soft_target,
+    check_target,
+    host_values,
+)
 from rearec_kernels.dispatch import check_precision, resolve_backend
 from rearec_kernels.native import MAX_ENSEMBLE_STATES
 from rearec_kernels.precision import operand_dtype
@@ -66,10 +76,11 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
 def annealed_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
-    target: Tensor,
+    target: Tensor | None,
     *,
     temperature: float | Sequence[float] | Tensor,
     step_weight: float | Sequence[float] | Tensor | None = None,
+    soft_target: tuple[Tensor, Tensor] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     precision: str = "fp32",
@@ -80,12 +91,19 @@ def annealed_cross_entropy(
     that are not ignored, of logsumexp(z_rt) - z_rt[target[r]]. Progressive reasoning learning of ReaRec
     (arXiv 2503.22675, section 3.4); T = 1 is the ordinary full-softmax loss. Differentiable once, in hidden and weight.
 
+    With a soft target, the terms are sum_m mass[r, t, m] (logsumexp(z_rt) - z_rt[items[r, m]]): cross-entropy against
+    a few items of each row (a teacher's best, smoothed labels), without a distribution over the whole catalogue.
+
     Args:
         hidden: [R, T, d], floating point.
         weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
-        target: [R], int32 or int64, in [0, N) or `ignore_index`.
+        target: [R], int32 or int64, in [0, N) or `ignore_index`. With a soft target it only says which rows are
+            ignored, and may be None: then none is.
         temperature: above 0; a number, or T of them (a sequence or a CPU tensor). Not differentiated.
         step_weight: a number, or T of them, default 1. Not differentiated.
+        soft_target: (items, mass): int32 or int64 [R, M] and floating point [R, M] or, for each state, [R, T, M]. An
+            item is in [0, N), or -1 for none, whose mass does not count; repeated items add up. Mass is finite, at
+            least 0, of any sum (a row without any has loss 0), and not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
         precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
@@ -95,7 +113,7 @@ def annealed_cross_entropy(
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
-        IndexError: a target is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
+        IndexError: a target or an item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
 
     Examples:
         >>> hidden, weight = torch.zeros(2, 3, 4), torch.zeros(8, 4, requires_grad=True)  # all items alike: log 8
@@ -106,25 +124,37 @@ def annealed_cross_entropy(
         >>> loss.backward()
         >>> annealed_cross_entropy(hidden, weight, target, temperature=1.0, reduction="none").shape
         torch.Size([2, 3])
+        >>> smoothed = torch.tensor([[5, 1, 2], [0, 3, -1]]), torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.25, 9.0]])
+        >>> loss = annealed_cross_entropy(hidden, weight, None, temperature=1.0, soft_target=smoothed, reduction="none")
+        >>> [round(x / 2.0794, 3) for x in loss[:, 0].tolist()]
+        [1.0, 0.75]
     """
     op = "annealed_cross_entropy"
-    ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
+    check_catalog(op, hidden, weight)
+    check_soft_target(op, soft_target, hidden)
+    if target is None:
+        if soft_target is None:
+            raise TypeError(f"{op}: target may be None only beside a soft_target")
+        target, ignore_index = soft_target[0].new_zeros(hidden.shape[0]), -100  # any item: no row is ignored
+    ignore_index = check_target(op, target, ignore_index, hidden)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
-    temperatures = _host_values(op, "temperature", temperature, steps)
-    step_weights = _host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
+    temperatures = host_values(op, "temperature", temperature, steps)
+    step_weights = host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )
     check_precision(op, precision, backend)
     options = (ignore_index, temperatures, step_weights, precision)
+    soft = (None, None) if soft_target is None else soft_target
     if reduction == "none":
-        kept = target.clone()  # for the backward pass, whatever becomes of the caller's
-        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(hidden, weight, kept, *options, backend)
+        # For the backward pass, whatever becomes of the caller's.
+        kept, *soft_kept = (None if x is None else x.clone() for x in (target, *soft))
+        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(hidden, weight, kept, *options, *soft_kept, backend)
         return losses
     needed = _need_gradients(hidden, weight)
-    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(hidden, weight, target, *options, *needed, backend)
+    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(hidden, weight, target, *options, *soft, *needed, backend)
     return loss
 
 
@@ -170,7 +200,8 @@ def ensemble_reasoning_loss(
         (2.0794, 0.0)
     """
     op = "ensemble_reasoning_loss"
-    ignore_index = _check_catalog(op, hidden, weight, target, ignore_index)
+    check_catalog(op, hidden, weight)
+    ignore_index = check_target(op, target, ignore_index, hidden)
     if hidden.shape[1] > MAX_ENSEMBLE_STATES:
         raise ValueError(
             f"{op}: hidden may have {MAX_ENSEMBLE_STATES} states per row at most, got {list(hidden.shape)}"
@@ -259,41 +290,5 @@ def _need_gradients(first: Tensor, second: Tensor) -> tuple[bool, bool]:
     return enabled and first.requires_grad, enabled and second.requires_grad
 
 
-def _host_values(op: str, name: str, values: float | Sequence[float] | Tensor, steps: int) -> Tensor:
-    """One float64 per step, on the CPU. Values are looked at by the op, which also runs under torch.compile."""
-    if isinstance(values, Tensor):
-        if values.requires_grad:
-            raise ValueError(f"{op}: {name} is not differentiated, got a tensor that requires a gradient; detach it")
-        if values.device.type != "cpu":
-            raise ValueError(f"{op}: {name} must be on the CPU (its values steer the kernels), got {values.device}")
-        given = values.to(torch.float64, copy=True)
-    else:
-        try:
-            given = torch.tensor(values, dtype=torch.float64, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{op}: {name} must be a number or a sequence of numbers, got {values!r}") from error
-    if given.dim() > 1 or (given.dim() == 1 and given.shape[0] != steps):
-        raise ValueError(
-            f"{op}: {name} must be a number or one per step, T = {steps} of hidden, got shape {list(given.shape)}"
-        )
-    return given.expand(steps).contiguous()
-
-
 def _is_positive(x: float) -> bool:
     return 0 < x < math.inf
-
-
-def _check_catalog(op: str, hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int) -> int:
-    """The ignore_index as Python's int."""
-    check_floating(op, "hidden", hidden, "[R, T, d]")
-    check_floating(op, "weight", weight, "[N, d]")
-    if weight.shape[1] != hidden.shape[2] or weight.shape[0] == 0:
-        raise ValueError(
-            f"{op}: weight must have shape [N, d] with N > 0 and hidden's d = {hidden.shape[2]}, "
-            f"got {list(weight.shape)}"
-        )
-    if hidden.shape[1] == 0 or hidden.shape[2] == 0:
-        raise ValueError(f"{op}: hidden must have at least one state per row and d > 0, got {list(hidden.shape)}")
-    check_index(op, "target", target, hidden.shape[0])
-    check_same_device(op, {"hidden": hidden, "weight": weight, "target": target})
-    return as_int(op, "ignore_index", ignore_index)

@@ -48,6 +48,28 @@ def rounded(x: Tensor, precision: str, dtype: torch.dtype) -> Tensor:
     return x.to(torch.bfloat16).to(dtype) if precision == "bf16" else x.to(dtype)
 
 
+def held(x: Tensor, precision: str) -> Tensor:
+    """The float32 numbers x as a product under `precision` reads them, in float32. "tf32" is the tensor cores' own."""
+    if precision == "bf16x3":
+        large, rest = _two_parts(x)
+        return large + rest
+    return rounded(x, precision, x.dtype)
+
+
+def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
+    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products, that of
+    the two small parts is left out."""
+    if precision != "bf16x3":
+        return first @ second
+    (a, a_rest), (b, b_rest) = _two_parts(first), _two_parts(second)
+    return a @ b + (a @ b_rest + a_rest @ b)
+
+
+def _two_parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    large = x.to(torch.bfloat16).to(x.dtype)
+    return large, (x - large).to(torch.bfloat16).to(x.dtype)
+
+
 def ieee_products(device: torch.device) -> AbstractContextManager[None]:
     """Inside the block, products of float32 matrices are float32."""
     return float32_products(device, "ieee")

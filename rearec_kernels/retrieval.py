@@ -178,6 +178,7 @@ def catalog_rank(
     target: Tensor,
     *,
     exclude: Exclude = None,
+    target_bonus: Tensor | None = None,
     precision: str = "fp32",
 ) -> Tensor:
     """The rank of each row's target among all items: how many score above it, plus half of those that tie with it.
@@ -187,6 +188,8 @@ def catalog_rank(
         weight: [N, d], floating point, or a prepared catalogue.
         target: [R], int32 or int64, in [0, N). The target is never excluded and never its own rival.
         exclude: items that are not counted, in the forms of `catalog_topk`.
+        target_bonus: [R], floating point and finite, added in float32 to the target's score before it is compared: the
+            rank with a score that was raised, or above another threshold. Not differentiated.
         precision: "fp32", "bf16", or "tf32" on a GPU; see `rearec_kernels.precision`.
 
     Returns:
@@ -202,15 +205,22 @@ def catalog_rank(
         tensor([2.])
         >>> catalog_rank(hidden, weight, torch.tensor([0]), exclude=torch.tensor([2]))
         tensor([1.])
+        >>> catalog_rank(hidden, weight, torch.tensor([0]), target_bonus=torch.tensor([1.5]))
+        tensor([1.])
     """
     op = "catalog_rank"
     table, _ = _check_arguments(op, hidden, weight, precision)
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "target": target})
+    if target_bonus is not None:
+        check_floating(op, "target_bonus", target_bonus, "[R]")
+        if target_bonus.shape != target.shape:
+            raise ValueError(f"{op}: target_bonus must have shape {list(target.shape)}, got {list(target_bonus.shape)}")
+        check_same_device(op, {"hidden": hidden, "target_bonus": target_bonus})
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), precision=precision)
     check_precision(op, precision, backend)
-    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, backend)
+    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, target_bonus, backend)
 
 
 def _check_table(op: str, weight: Tensor) -> None:

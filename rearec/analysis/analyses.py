@@ -97,12 +97,18 @@ class Subject:
         return floor_metrics(self.dataset, self.split, exclude_seen=self.exclude_seen, metrics=metrics)
 
     def rank(self, model: ReaRec, *, per_step: bool = False) -> RankedRows:
-        """The ranks of the rows' targets by another model."""
+        """The ranks of the rows' targets by another model; by the states that are looked at, without a graph prior."""
         from rearec.evaluation import rank_rows
 
         with self.progress(f"ranking {self.split} rows") as report:
             return rank_rows(
-                model, self.dataset, self.split, exclude_seen=self.exclude_seen, per_step=per_step, progress=report
+                model,
+                self.dataset,
+                self.split,
+                exclude_seen=self.exclude_seen,
+                prior=False,
+                per_step=per_step,
+                progress=report,
             )
 
 

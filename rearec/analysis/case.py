@@ -89,7 +89,7 @@ def cases(
         raise UserError(f"a model of method {model.config.method} with 0 steps does not reason: there are no cases")
     exclude = seen_items(dataset, exclude_seen).exclude
     if ranked is None:
-        ranked = rank_rows(model, dataset, split, exclude_seen=exclude, per_step=True)
+        ranked = rank_rows(model, dataset, split, exclude_seen=exclude, prior=False, per_step=True)
     assert ranked.by_step is not None
     gain = np.log2(ranked.by_step[:, 0] + 2) - np.log2(ranked.final + 2)
     chosen = [int(row) for row in np.argsort(-gain, kind="stable")[:count] if gain[row] > 0]

@@ -39,7 +39,7 @@ def rank_by_step(
 
     Args and Raises as `rearec.evaluation.evaluate`.
     """
-    ranked = rank_rows(model, dataset, split, exclude_seen=exclude_seen, per_step=True, progress=progress)
+    ranked = rank_rows(model, dataset, split, exclude_seen=exclude_seen, prior=False, per_step=True, progress=progress)
     assert ranked.by_step is not None
     return distribution(ranked.by_step)
 

@@ -49,7 +49,7 @@ def metrics_by_step(
     """
     metric = rank_metric(metric, dataset.num_items)
     exclude = seen_items(dataset, exclude_seen).exclude
-    ranked = rank_rows(model, dataset, split, exclude_seen=exclude, per_step=True, progress=progress)
+    ranked = rank_rows(model, dataset, split, exclude_seen=exclude, prior=False, per_step=True, progress=progress)
     return of_ranks(ranked, dataset, split, exclude_seen=exclude, metric=metric, seed=seed)
 
 

@@ -9,9 +9,10 @@ import typer
 
 from rearec.cli.command import Common, Cutoffs, ExcludeSeen, Metrics, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps, open_model, seen_of_run
-from rearec.cli.output import emit, metric_table, progress_bar
+from rearec.cli.output import emit, metric_table, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
+from rearec.training.options import Prior
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -33,6 +34,13 @@ def evaluate(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Reasoning steps, at most the trained number.", show_default="as trained")
     ] = None,
+    prior: Annotated[
+        Prior | None,
+        typer.Option(
+            help="With the bonus of the item graph that 'rearec train' or 'rearec prior' has fitted, or without.",
+            show_default="as the run has",
+        ),
+    ] = None,
     exclude_seen: ExcludeSeen = None,
     users_by: Annotated[Literal["length"] | None, typer.Option(help="Also for short and long histories apart.")] = None,
     items_by: Annotated[
@@ -50,7 +58,7 @@ def evaluate(
 
     For every prediction (a row) all items of the catalogue are ranked. Shops that do not offer again what a user has
     bought leave seen items out (--exclude-seen); the paper keeps them (--keep-seen). An item to be predicted that is
-    in its own history stays a candidate.
+    in its own history stays a candidate. A model with a graph prior is measured with it and without it.
     """
     from rearec.run_folder import RunFolder
 
@@ -78,12 +86,15 @@ def evaluate(
             exclude_seen=seen.exclude,
             metrics=chosen,
             steps=steps,
+            prior=None if prior is None else prior == "graph",
             batch_rows=batch_size,
             per_step=by_step,
             users_by=users_by,
             items_by=items_by,
             progress=progress,
         )
+    if model.prior is not None and not model.prior.serves(result["steps"]):
+        note(model.prior.left_out(result["steps"]))
     emit(
         {"run": str(run), "method": model.config.method, **result},
         common.as_json,

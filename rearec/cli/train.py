@@ -18,12 +18,12 @@ from rearec.cli.options import with_options
 from rearec.cli.output import emit, metric_table, note
 from rearec.cli.process import compute_device
 from rearec.cli.training_progress import TrainingProgress
-from rearec.cli.training_settings import from_preset, from_run, readable, training_options, without_ignored
+from rearec.cli.training_settings import Both, from_preset, from_run, readable, training_options, without_ignored
 from rearec.errors import UserError
 from rearec.models.config import MODEL, OBJECTIVE, TEXTS, ReaRecConfig
 from rearec.training.options import TRAINING, TrainingOptions
 from rearec.training.presets import Preset
-from rearec.training.words import begun_line
+from rearec.training.words import begun_line, prior_line
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def train(
     for line in lines:
         note(line)
     answer = {"run": str(out), "method": asked[0].method, "steps": asked[0].steps, "advice": lines, **result}
-    emit(answer, common.as_json, lambda console: _render(console, out, asked[0].method, result))
+    emit(answer, common.as_json, lambda console: _render(console, out, asked, result))
 
 
 @contextmanager
@@ -184,16 +184,18 @@ def _busy(device: torch.device) -> list[str]:
     return [line] if line is not None and device.type == "cpu" else []
 
 
-def _render(console: Terminal, out: Path, method: str, result: dict[str, Any]) -> None:
-    from rearec.report.floors import beside_floors
+def _render(console: Terminal, out: Path, asked: Both, result: dict[str, Any]) -> None:
+    from rearec.report.floors import beside_floors, with_and_without
 
     ending = "stopped early" if result["stopped_early"] else "all epochs done"
     console.print(
-        f"{method}: best epoch {result['best_epoch']} of {result['epochs']} ({ending}); "
+        f"{asked[0].method}: best epoch {result['best_epoch']} of {result['epochs']} ({ending}); "
         f"{result['parameters']:,} parameters"
     )
-    rows = {"valid": result["valid"]}
+    rows = with_and_without("valid", result["valid"])
     if result["test"] is not None:
         rows |= beside_floors("test", result["test"])
     console.print(metric_table("Full catalogue", rows, seen=result["seen"]))
+    if (line := prior_line(asked[1], result)) is not None:
+        console.print(line)
     console.print(f"written to {out}")

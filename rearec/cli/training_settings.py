@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
     from rearec.run_folder import RunFolder
 
-__all__ = ["from_preset", "from_run", "readable", "training_options", "without_ignored"]
+__all__ = ["Both", "from_preset", "from_run", "readable", "training_options", "without_ignored"]
 
 SETTINGS: Mapping[str, Setting] = {**settings(ReaRecConfig), **settings(TrainingOptions)}
 Both = tuple[ReaRecConfig, TrainingOptions]

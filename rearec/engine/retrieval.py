@@ -13,7 +13,7 @@ from torch import Tensor
 from rearec.data.item_graph import RowScores
 from rearec_kernels import PreparedCatalog, catalog_rank, catalog_topk
 
-__all__ = ["Exclude", "rank", "top"]
+__all__ = ["Exclude", "pair_scores", "rank", "top"]
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 # Numbers of gathered item vectors at a time.
@@ -132,7 +132,7 @@ class _Linked:
         free = _not_excluded(row, item, exclude, self.num_items)
         self._row, self._item = row[free], item[free]
         self.key = self._row * self.num_items + self._item
-        self.scores = _products(hidden, weight, self._row, self._item) + added[free]
+        self.scores = pair_scores(hidden, weight, self._row, self._item) + added[free]
 
     def has(self, key: Tensor) -> Tensor:
         """bool: whether each key is one of those."""
@@ -187,8 +187,8 @@ class _Linked:
         return torch.zeros(self.num_rows, device=counts.device).index_add_(0, self._row, counts)
 
 
-def _products(hidden: Tensor, weight: Tensor, row: Tensor, item: Tensor) -> Tensor:
-    """float32 [E]: the dot product of each pair."""
+def pair_scores(hidden: Tensor, weight: Tensor, row: Tensor, item: Tensor) -> Tensor:
+    """float32 [E]: the score of each pair of a row of hidden [R, d] and an item of weight [N, d], both int64 [E]."""
     step = max(1, GATHERED // max(1, weight.shape[1]))
     parts = [
         _dot(hidden[row[begin : begin + step]], weight[item[begin : begin + step]])

@@ -28,7 +28,16 @@ from rearec.evaluation.seen import RowHistories, seen_items
 from rearec.evaluation.top_lists import TopLists
 from rearec.reasoning import ReaRec
 
-__all__ = ["BatchRanker", "RankedRows", "check_split", "evaluation_batches", "rank_rows", "ranks_with_prior"]
+__all__ = [
+    "BatchRanker",
+    "RankedRows",
+    "check_items",
+    "check_scores",
+    "check_split",
+    "evaluation_batches",
+    "rank_rows",
+    "ranks_with_prior",
+]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -131,6 +140,18 @@ def check_split(dataset: SequenceDataset, split: str) -> None:
         raise UserError(f"the dataset has no {split} rows to evaluate on")
 
 
+def check_items(model: ReaRec, dataset: SequenceDataset) -> None:
+    """UserError unless the model knows as many items as the dataset has."""
+    if dataset.num_items != model.config.num_items:
+        raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
+
+
+def check_scores(found: NDArray[np.floating]) -> None:
+    """UserError where a model's scores, or what was made of them, are no numbers."""
+    if np.isnan(found).any():
+        raise UserError("the model's scores are no finite numbers: its weights are too large")
+
+
 def evaluation_batches(model: ReaRec, dataset: SequenceDataset, split: SplitName, batch_rows: int) -> PairBatches:
     """The rows of a split in a fixed order, paired as the model's backbone encodes them best.
 
@@ -217,8 +238,7 @@ def rank_rows(
         ((50,), (50, 3))
     """
     check_split(dataset, split)
-    if dataset.num_items != model.config.num_items:
-        raise UserError(f"the model knows {model.config.num_items} items, the dataset has {dataset.num_items}")
+    check_items(model, dataset)
     exclude = seen_items(dataset, exclude_seen).exclude
     with_prior = ranks_with_prior(model, dataset, steps, prior)
     batches = evaluation_batches(model, dataset, split, batch_rows)
@@ -252,8 +272,7 @@ def rank_rows(
             best = np.tile(popularity_order(popularity)[: lists.k], (len(empty), 1))
             for state in range(states):
                 lists.add(state, empty, best)
-    if np.isnan(ranks).any():
-        raise UserError("the model's scores are no finite numbers: its weights are too large")
+    check_scores(ranks)
     return RankedRows(
         final=ranks[:, 0],
         by_step=ranks[:, 1:taken] if per_step else None,

@@ -336,7 +336,7 @@ def _settings(model: ReaRec, run: RunFolder | Recommender) -> dict[str, Any]:
     """Those of the model and its training that its backbone and method read."""
     folder = _folder(run)
     training = {} if folder is None else RunFolder(folder).options()["training"]
-    values = {**asdict(model.config), **training}
+    values = {**asdict(model.config), **training, "prior": "none" if model.prior is None else "graph"}
     backbone, method = model.config.backbone, model.config.method
     return {name: value for name, value in values.items() if name in KNOWN and relevant(name, backbone, method)}
 

@@ -48,6 +48,7 @@ DIFFERENCES: Mapping[str, Any] = {
     "cl_weight": 0.0,
     "batch_rows": 256,
     "lr": 3e-3,
+    "prior": "none",
 }
 
 STRUCTURE = (

@@ -14,6 +14,7 @@ from rearec.experiments.named_settings import check_names
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions
+from rearec.training.options import Prior
 from rearec.training.presets import Preset, preset_settings, relevant
 
 __all__ = ["Plan", "settings_of"]
@@ -30,7 +31,8 @@ class Plan:
 
     dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
     seeds: how many; they are first_seed and those after it. settings: what differs from the preset, by field.
-    search_settings: how many settings the search tries for each method. preset: of `rearec.training.presets`.
+    search_settings: how many settings the search tries for each method. preset: of `rearec.training.presets`. prior:
+    takes the place of the preset's: methods are compared as the paper does, without what a graph adds.
 
     Raises:
         UserError: an unknown backbone, method or setting, or a value that is out of its range.
@@ -44,6 +46,7 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     search_settings: int = 8
     preset: Preset = "best"
+    prior: Prior = "none"
 
     def __post_init__(self) -> None:
         check_names(self.backbones, self.methods)
@@ -71,7 +74,8 @@ class Plan:
         # imports torch, which wrong words on the command line need not wait for
         from rearec.training import fitting_config
 
-        wanted = {**preset_settings(self.preset, backbone, method), **self.settings, **changes}
+        usual = {**preset_settings(self.preset, backbone, method), "prior": self.prior}
+        wanted = {**usual, **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
         wanted["exclude_seen"] = self.seen.exclude
         try:

@@ -28,7 +28,7 @@ from rearec.experiments.runs import Run
 from rearec.experiments.search_space import Axis, parse_axis
 from rearec.run_folder import RunFolder
 from rearec.training import train
-from rearec.training.presets import Preset
+from rearec.training.presets import Preset, preset_settings
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -82,7 +82,9 @@ class Job:
 
     def plan(self, dataset: SequenceDataset) -> Plan:
         """The settings that are not searched."""
-        return Plan(dataset, first_seed=self.seed, settings=self.settings, preset=self.preset)
+        usual = preset_settings(self.preset, self.backbone, self.method)
+        prior = usual.get("prior", "none")
+        return Plan(dataset, first_seed=self.seed, settings=self.settings, preset=self.preset, prior=prior)
 
 
 def optuna() -> Any:
@@ -275,7 +277,7 @@ class _Trial:
         return None
 
     def _trained(self, run: Run, folder: RunFolder) -> float:
-        """Validation NDCG@20 of the best epoch."""
+        """Validation NDCG@20 of the best epoch, as its training chose it: without a graph prior."""
         # What a training that was killed has reached already.
         for row in folder.metrics() if folder.last_checkpoint.is_file() else []:
             self._report(int(row["epoch"]), float(row[METRIC]))
@@ -293,7 +295,7 @@ class _Trial:
         )
         for name in ("best_epoch", "epochs"):
             self.trial.set_user_attr(name, result[name])
-        return float(result["valid"]["ndcg@20"])
+        return float(result["valid"].get("without_prior", result["valid"])["ndcg@20"])
 
     def _after_epoch(self, row: dict[str, Any]) -> None:
         if self.on_epoch is not None:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rearec.errors import visible
 from rearec.fields import OWN, Setting, is_code, is_own, settings
 from rearec.models.config import ReaRecConfig
+from rearec.models.prior import GraphPrior
 from rearec.report.floors import FLOORS, floors_of
 from rearec.report.headings import heading
 from rearec.report.page import escape
@@ -28,12 +29,14 @@ def model_card(
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     result: Mapping[str, Any] | None = None,
+    prior: GraphPrior | None = None,
     license: str | None = None,
 ) -> str:
     """The README.md of a model: Markdown under the head that the Hub reads.
 
     data: what a run records of its dataset, and ``split``, in words, where it is known. training: the settings of its
         training. result: that of its training, as result.json holds it. Of a model without a run there are none.
+    prior: what the item graph adds to its scores.
     license: an identifier that the Hub knows, such as "mit".
 
     >>> print(model_card(ReaRecConfig(num_items=50, method="erl"), license="mit"))
@@ -44,7 +47,7 @@ def model_card(
     """
     name = None if data is None else Path(data["path"]).name if data.get("path") else "data in memory"
     head = _head(config, name, result, license)
-    parts = [f"---\n{head}\n---", *_what(config, name)]
+    parts = [f"---\n{head}\n---", *_what(config, name, prior)]
     if data is not None:
         parts += ["## Data", _table(["", ""], _data_rows(data))]
     if result is not None:
@@ -81,15 +84,24 @@ def _head(config: ReaRecConfig, name: str | None, result: Mapping[str, Any] | No
     return data.to_yaml().strip()
 
 
-def _what(config: ReaRecConfig, name: str | None) -> list[str]:
+def _what(config: ReaRecConfig, name: str | None, prior: GraphPrior | None) -> list[str]:
     on = "" if name is None else f" on {escape(name)}"
     steps = f"{config.steps} reasoning {'step' if config.steps == 1 else 'steps'}" if config.steps else "no reasoning"
-    return [
+    parts = [
         f"# ReaRec: {escape(config.method)}{on}",
         f"A sequential recommender with latent reasoning ([ReaRec]({PAPER})), trained with the library `rearec`: it "
         f"ranks {config.num_items:,} items after a history of at most {config.max_len}. "
         f"Encoder {escape(config.backbone)}, method {escape(config.method)}, {steps}.",
     ]
+    if prior is not None:
+        numbers = prior.settings
+        parts.append(
+            f"A graph prior is added to its scores (`prior.safetensors`): items that often followed the last "
+            f"{numbers.last} of the history in the training data get a bonus of {prior.temperature:g} · "
+            f"{numbers.weight:g} · log(1 + s / {numbers.scale:g}), where s sums the graph's weights, "
+            f"{numbers.decay:g} times as much for each place back. `model.prior = None` takes it off."
+        )
+    return parts
 
 
 def _data_rows(data: Mapping[str, Any]) -> list[list[str]]:
@@ -120,6 +132,8 @@ def _metrics(result: Mapping[str, Any]) -> list[str]:
         ]
     names = _metric_names(measured)
     rows = [["this model", *_values(measured, names)]]
+    if "without_prior" in measured:
+        rows.append(["without its graph prior", *_values(measured["without_prior"], names)])
     rows += [[FLOORS[floor].words, *_values(values, names)] for floor, values in floors_of(measured).items()]
     chosen = f"Best of {result['epochs']} epochs by NDCG@20 on validation: epoch {result['best_epoch']}."
     return [

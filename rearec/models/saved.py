@@ -40,7 +40,7 @@ from rearec.models.prior import GraphPrior
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
 
-__all__ = ["SavedModel", "load_weights", "locate_model", "publish", "read_config", "read_weights"]
+__all__ = ["SavedModel", "load_prior", "load_weights", "locate_model", "publish", "read_config", "read_weights"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -111,17 +111,24 @@ def locate_model(
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
 
 
-def _locate_prior(name: str | Path, **hub_options: Any) -> Path | None:
-    """The file with the prior of a model that `locate_model` has found; None where it has none."""
-    if Path(name).is_dir():
-        file = Path(name, PRIOR_FILE)
-        return file if file.is_file() else None
-    try:
-        return Path(hf_hub_download(str(name), PRIOR_FILE, **hub_options))
-    except EntryNotFoundError:  # offline: what is not in the cache either
+def load_prior(name: str | Path, config: ReaRecConfig, **hub_options: Any) -> GraphPrior | None:
+    """The graph prior of a model that `locate_model` has found; None where it has none.
+
+    Raises UserError where the prior is damaged or fitted for another model than config says.
+    """
+    file = Path(name, PRIOR_FILE)
+    if not Path(name).is_dir():
+        try:
+            file = Path(hf_hub_download(str(name), PRIOR_FILE, **hub_options))
+        except EntryNotFoundError:  # offline: what is not in the cache either
+            return None
+        except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+            raise UserError(f"{name}: cannot tell whether it has a {PRIOR_FILE} ({in_one_line(error)})") from error
+    if not file.is_file():
         return None
-    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise UserError(f"{name}: cannot tell whether it has a {PRIOR_FILE} ({in_one_line(error)})") from error
+    prior = GraphPrior.load(file)
+    prior.check(config, file)
+    return prior
 
 
 def _own_encoder(
@@ -219,6 +226,7 @@ class SavedModel(
         map_location: str | torch.device = "cpu",
         backbone: Backbone | str | None = None,
         trust_code: bool = False,
+        prior: bool = True,
         force_download: bool = False,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
@@ -229,9 +237,8 @@ class SavedModel(
 
         map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder, whose
         weights are replaced, or ``module:factory``, which makes one. trust_code: whether the code may be run that the
-        model names for its encoder. The other options concern the Hub. Only safetensors and JSON are read; no code is
+        model names for its encoder. prior: whether a graph prior that was saved with the model is loaded too. The other options concern the Hub. Only safetensors and JSON are read; no code is
         run but by backbone or trust_code.
-        A graph prior that was saved with the model is loaded with it.
         Raises UserError if there is no such model, its files are damaged or do not fit together, or its encoder is
         missing.
         """
@@ -247,13 +254,10 @@ class SavedModel(
         config = read_config(config_file)
         encoder = _own_encoder(config, config_file, backbone, trust_code)
         text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
-        prior_file = _locate_prior(pretrained_model_name_or_path, **hub_options)
-        prior = None if prior_file is None else GraphPrior.load(prior_file)
-        if prior is not None:
-            prior.check(config, str(prior_file))
+        graph_prior = load_prior(pretrained_model_name_or_path, config, **hub_options) if prior else None
         model = cls._untrained(config, encoder, text_encoder)
         load_weights(model, read_weights(weights_file), weights_file)
-        model.prior = prior
+        model.prior = graph_prior
         return model.to(map_location).eval()
 
     def save_pretrained(
@@ -282,7 +286,7 @@ class SavedModel(
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
-            write_aside(Path(aside, "README.md"), card or model_card(self.config, **(model_card_kwargs or {})))
+            write_aside(Path(aside, "README.md"), card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {})))
             super().save_pretrained(aside, config=config or self.config)
             # safetensors makes its file private; it shall be as readable as its neighbours
             shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))

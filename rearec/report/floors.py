@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FLOORS", "beside_floors", "floor_levels", "floors_of"]
+__all__ = ["FLOORS", "beside_floors", "floor_levels", "floors_of", "with_and_without"]
 
 Dashes = tuple[int, tuple[float, ...]]
 
@@ -42,7 +42,19 @@ def floors_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def beside_floors(name: str, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The lines of a table: the metrics of a model by its name, then those of the floors in its result."""
-    return {name: result, **floors_of(result)}
+    return {**with_and_without(name, result), **floors_of(result)}
+
+
+def with_and_without(name: str, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The lines of a table for a model's metrics: by its name and, of one with a graph prior, those without it.
+
+    Examples:
+        >>> from rearec.report.floors import with_and_without
+        >>> list(with_and_without("prl", {"ndcg@20": 0.3, "without_prior": {"ndcg@20": 0.2}}))
+        ['prl', 'prl without the graph']
+    """
+    without = result.get("without_prior")
+    return {name: result} if without is None else {name: result, f"{name} without the graph": without}
 
 
 def floor_levels(result: Mapping[str, Any], metric: str) -> dict[str, float]:

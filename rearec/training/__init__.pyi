@@ -1,4 +1,5 @@
 from .advice import advice
+from .fit_prior import fit_prior
 from .fitting import differing, fitting_config, settings_for
 from .loop import train
 from .module import TrainingModule
@@ -10,6 +11,7 @@ __all__ = [
     "TrainingOptions",
     "advice",
     "differing",
+    "fit_prior",
     "fitting_config",
     "refit",
     "settings_for",

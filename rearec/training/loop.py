@@ -25,6 +25,7 @@ from rearec.models.config import ReaRecConfig
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
+from rearec.training.fit_prior import fit_prior
 from rearec.training.fitting import check_dataset, describe, differing
 from rearec.training.loggers import Loggers
 from rearec.training.options import TrainingOptions
@@ -88,7 +89,8 @@ def train(
     Returns:
         ``best_epoch`` (from 1), ``epochs`` (trained), ``stopped_early``, ``parameters``, ``seen`` ("kept" or
         "excluded", in the choice of the best epoch as in what follows), ``valid`` (metrics) and ``test`` (as `evaluate`
-        returns them, floors included; None without test rows, or where ``test`` is False).
+        returns them, floors included; None without test rows, or where ``test`` is False). Of a model that got a graph
+        prior they are with it, those of the best epoch's choice are in metrics.csv and below ``without_prior``.
 
     Raises:
         ValueError: the configuration does not fit the dataset.
@@ -139,6 +141,8 @@ def train(
 
     session = Session(folder, dataset, options, device, callbacks, logger, on_epoch, on_batch, backbone, objective)
     model, recorder = session.fit(config, record, init=init, continues=continues)
+    if options.prior == "graph":
+        model.prior = fit_prior(model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
     measure = partial(evaluate, model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
     result = {
         "best_epoch": recorder.best_epoch,

@@ -13,6 +13,7 @@ __all__ = ["TRAINING", "Precision", "TrainingOptions"]
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "bf16x3"]
+Prior = Literal["none", "graph"]
 
 TRAINING = "Training"
 
@@ -75,6 +76,12 @@ class TrainingOptions:
         default="fp32",
         more="The losses are most of the work. bf16: operands rounded to bfloat16, sums float32; on a CPU, where "
         "autocast is slower, all the rest stays float32. The weights are float32.",
+        panel=TRAINING,
+    )
+    prior: Prior = setting(
+        "graph: items that often followed those of the history get a bonus, fitted on validation rows.",
+        default="none",
+        more="It is fitted when training is over (`fit_prior`) and takes no part in the choice of the best epoch.",
         panel=TRAINING,
     )
     exclude_seen: bool | None = setting(

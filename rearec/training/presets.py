@@ -27,6 +27,7 @@ SHARED: Mapping[str, Any] = {
     "patience": 6,
     "batch_rows": 512,
     "precision": "fp32",
+    "prior": "graph",
 }
 BY_METHOD: Mapping[str, Mapping[str, Any]] = {
     "erl": {"kl_weight": 0.01},

@@ -15,6 +15,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation.seen import seen_name
 from rearec.models.backbone import Backbone
+from rearec.models.saved import load_prior
 from rearec.objectives import Objective, load_objective
 from rearec.run_folder import RunFolder
 from rearec.training.fitting import check_dataset, describe
@@ -46,7 +47,8 @@ def refit(
 
     That is the model to put to use: nothing is held back, so nothing can measure it or stop it early. It is trained for
     as many epochs as the run's best one had behind it; each has more rows than it had there. A schedule of the
-    learning rate ends with the last of them. A run that began with the weights of another one does so again.
+    learning rate ends with the last of them. A run that began with the weights of another one does so again. The run's
+    graph prior keeps its numbers, its graph is counted anew, in every interaction.
 
     Args:
         run: the RUN folder with the chosen settings.
@@ -84,6 +86,7 @@ def refit(
         raise UserError(f"{folder.path}: is the run to refit; choose another folder for the final fit")
     before = chosen.result()
     config, options = settings_of_run(chosen)
+    prior = load_prior(chosen.path, config)
     check_trusted(chosen, config, trust_code)
     objective = load_objective(config, objective)
     path = chosen.dataset_path("data=") if data is None else data
@@ -107,6 +110,7 @@ def refit(
     folder.check_writable(force=force)
     session = Session(folder, whole, options, device, (), logger, on_epoch, on_batch, backbone, objective)
     model, recorder = session.fit(config, record, init=init)
+    model.prior = None if prior is None else prior.counted_in(whole)
     result = {
         "best_epoch": recorder.best_epoch,
         "epochs": len(recorder.history),

@@ -98,7 +98,8 @@ def check_same(folder: RunFolder, record: dict[str, Any], init: str | Path | Rea
     before["training"]["exclude_seen"] = bool(folder.excludes_seen())
     for part in ("dataset", "model", "training"):
         for name, value in record[part].items():
-            was = before[part].get(name)
+            # a setting that there was not yet had its default
+            was = before[part].get(name, KNOWN[name].default if name in KNOWN else None)
             # A dataset may have moved; its fingerprint is no option that could be told.
             if name not in ("path", "fingerprint", *EXTENDABLE) and was != value:
                 option = f"{part} option {name} = {was!r}, not {value!r}"

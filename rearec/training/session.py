@@ -99,7 +99,7 @@ class Session:
         split = self.dataset.source.get("findings", {}).get("split") or self.dataset.options.get("split")
         data = {**record["dataset"], "split": split}
         try:
-            card = model_card(model.config, data=data, training=record["training"], result=result)
+            card = model_card(model.config, data=data, training=record["training"], result=result, prior=model.prior)
             model.save_pretrained(self.folder.path, card=card)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{self.folder.path}: the model cannot be written: {in_one_line(error)}") from error

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rearec.models.config import ReaRecConfig
+from rearec.report.digits import number
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import KNOWN, Preset
 
 if TYPE_CHECKING:
     from rearec.run_folder import RunFolder
 
-__all__ = ["begun_line", "ignored", "preset_line"]
+__all__ = ["begun_line", "ignored", "preset_line", "prior_line"]
 
 
 def preset_line(
@@ -49,6 +50,25 @@ def begun_line(folder: RunFolder) -> list[str]:
         line += ", items: {known:,} known, {new:,} new, {dropped:,} dropped".format(**begun["items"])
     others = [f"{what}: {', '.join(begun[what])}" for what in ("new", "dropped") if begun[what]]
     return ["; ".join([line, *others])]
+
+
+def prior_line(options: TrainingOptions, result: Mapping[str, Any]) -> str | None:
+    """What the graph prior brought to a training with this result, in a line; None where none was asked for.
+
+    Examples:
+        >>> from rearec.training import TrainingOptions
+        >>> from rearec.training.words import prior_line
+        >>> valid = {"prior": "graph", "ndcg@20": 0.09, "without_prior": {"ndcg@20": 0.08}}
+        >>> prior_line(TrainingOptions(prior="graph"), {"valid": valid})
+        'the graph prior: NDCG@20 on validation .0900, without it .0800'
+    """
+    valid = result["valid"]
+    if options.prior == "none" or valid is None:
+        return None
+    if "without_prior" not in valid:
+        return "no graph prior: none that was tried made NDCG@20 on validation better"
+    found, without = number(valid["ndcg@20"]), number(valid["without_prior"]["ndcg@20"])
+    return f"the graph prior: NDCG@20 on validation {found}, without it {without}"
 
 
 def _value(value: Any) -> str:

@@ -50,12 +50,28 @@ class ChunkedSoftmax(SoftmaxOverItems):
         coefficient: Tensor | None = None,
     ) -> None:
         kernel, rounds = getattr(native.C, _CROSS_ENTROPY[passes]), self.precision == "bf16"
+        of_softmax, soft = self._with_total_mass(coefficient), self.soft
+        soft_losses = torch.empty(statistics.norm.shape, dtype=torch.float64, device="cpu")
+        if soft is not None:
+            statistics.soft_losses = soft_losses
 
-        def run(logits: tuple[int, ...], users: slice) -> None:
+        def run(logits: Tensor, users: slice) -> None:
+            arguments = self._arguments(logits, users)
             if self.group is not None:
-                native.C.mask_groups(logits, self.group.data_ptr())
-            factor = 0 if coefficient is None else slice_address(coefficient, users)
-            kernel(logits, inverse_temperature.data_ptr(), *statistics.addresses(users), factor, rounds)
+                native.C.mask_groups(arguments, self.group.data_ptr())
+            factor = 0 if of_softmax is None else slice_address(of_softmax, users)
+            numbers = inverse_temperature.data_ptr(), *statistics.addresses(users), factor, rounds
+            if soft is None:
+                kernel(arguments, *numbers)
+                return
+            own, states = soft.of_rows(users), logits.view(-1, self.steps, logits.shape[1])
+            z = states.gather(2, own.entries())  # before gradients take their place
+            kernel(arguments, *numbers)
+            relative = (z - statistics.shift[users, :, None]) * inverse_temperature[:, None]
+            soft_losses[users] = own.losses(relative, statistics.norm[users])
+            if passes.gradient and coefficient is not None:
+                known = coefficient[users], inverse_temperature, relative, statistics.norm[users]
+                states.scatter_add_(2, own.entries(), own.logit_gradients(*known, self.precision))
 
         self._run(run)
 
@@ -63,12 +79,17 @@ class ChunkedSoftmax(SoftmaxOverItems):
         kernel, rounds = native.C.ensemble if gradient else native.C.ensemble_statistics, self.precision == "bf16"
         inverse_temperature, paper, *factors = numbers
 
-        def run(logits: tuple[int, ...], users: slice) -> None:
-            kernel(logits, inverse_temperature, paper, *statistics.addresses(users), *factors, rounds)
+        def run(logits: Tensor, users: slice) -> None:
+            numbers = inverse_temperature, paper, *statistics.addresses(users), *factors, rounds
+            kernel(self._arguments(logits, users), *numbers)
 
         self._run(run)
 
-    def _run(self, run: Callable[[tuple[int, ...], slice], None]) -> None:
+    def _arguments(self, logits: Tensor, users: slice) -> tuple[int, ...]:
+        target = slice_address(self.target, users)
+        return logits.data_ptr(), *logits.shape, logits.stride(0), self.steps, target, torch.get_num_threads()
+
+    def _run(self, run: Callable[[Tensor, slice], None]) -> None:
         """`run` sees each chunk of logits with the users that it belongs to; the gradients, if any, are filled with
         what it left in place of the logits."""
         steps, (items, width), users = self.steps, self.table.shape, self.target.shape[0]
@@ -80,8 +101,7 @@ class ChunkedSoftmax(SoftmaxOverItems):
                 rows = self.rows[in_chunk]
                 logits = scratch[: rows.shape[0], :items]
                 torch.mm(rows, self.table.t(), out=logits)
-                target = slice_address(self.target, chunk)
-                run((logits.data_ptr(), *logits.shape, logits.stride(0), steps, target, torch.get_num_threads()), chunk)
+                run(logits, chunk)
                 if self.grad_rows is not None:
                     torch.mm(logits, self.table, out=self.grad_rows[in_chunk])
                 if self.grad_table is not None:

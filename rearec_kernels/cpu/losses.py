@@ -24,6 +24,7 @@ from rearec_kernels.ops.arguments import (
     RowGradients,
     ScaledGradients,
 )
+from rearec_kernels.ops.soft_targets import soft_target
 
 _NO_GRADIENTS = Needed(False, False)
 
@@ -44,17 +45,24 @@ class _CountedRows:
         kind = _softmax_kind(loss.precision)
         counted = loss.target != loss.ignore_index
         self.index = counted.nonzero().squeeze(1)
-        if kind.wants_sorted_targets:
+        soft_items = loss.soft_items if isinstance(loss, AnnealedCrossEntropy) else None
+        sorts = kind.wants_sorted_targets and soft_items is None
+        if sorts:
             self.index = self.index[loss.target[self.index].argsort()]
-        self._are_all = not kind.wants_sorted_targets and bool(counted.all())
+        self._are_all = not sorts and bool(counted.all())
         hidden, table = (kind.prepared(x, loss.precision) for x in (loss.hidden, loss.weight))
         self._shape = hidden.shape
         rows = (hidden if self._are_all else hidden[self.index]).reshape(-1, hidden.shape[2]).contiguous()
         self._grad_rows = empty(rows.shape) if needed.first else None
         self._grad_table = empty(table.shape) if needed.second else None
         target = loss.target[self.index].long()
+        soft = soft_target(loss, self.index) if isinstance(loss, AnnealedCrossEntropy) else None
+        if soft is not None:
+            target = target.fill_(-1)
         self.users, self.steps = target.shape[0], hidden.shape[1]
-        self.softmax = kind(rows, table, target, self.steps, self._grad_rows, self._grad_table, loss.precision)
+        self.softmax = kind(
+            rows, table, target, self.steps, self._grad_rows, self._grad_table, loss.precision, soft=soft
+        )
 
     def cross_entropy(
         self, passes: Passes, temperature: Tensor, coefficient: Tensor | None = None, known: Tensor | None = None

@@ -143,6 +143,7 @@ def catalog_rank(args: Rank) -> Tensor:
     exclusion.reorder(order)
     half_counts = torch.zeros(rows, dtype=torch.int64, device="cpu")
     target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
+    bonus = None if args.target_bonus is None else args.target_bonus.float()[order]
     largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
     scores = _Scores(args.weight, largest, _RANK_SCORES // largest, args.precision)
     with ieee_products(args.hidden.device):
@@ -157,6 +158,8 @@ def catalog_rank(args: Rank) -> Tensor:
                 if position < len(target_blocks):
                     here = block_of_row == index
                     target_scores[chunk][here] = block[here, item[here] - first]
+                    if bonus is not None:
+                        target_scores[chunk][here] += bonus[chunk][here]
                 if position >= len(target_blocks) - 1:
                     native.C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
     ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.cpu.chunks import slice_address
+from rearec_kernels.ops.soft_targets import SoftTarget
 
 EVERYONE = slice(0, None)
 
@@ -23,6 +24,7 @@ class Passes(NamedTuple):
 
 class CrossEntropyStatistics:
     """Per user and step: the largest logit, the sum of exponentials relative to it, the target's logit relative to it.
+    With soft targets, their losses in place of the last.
 
     Args:
         known: the first two, [users, T, 2], for a gradient pass of its own.
@@ -30,6 +32,7 @@ class CrossEntropyStatistics:
 
     def __init__(self, users: int, steps: int, known: Tensor | None = None) -> None:
         self.shift, self.norm, self.target_logit = torch.zeros((3, users, steps), dtype=torch.float32, device="cpu")
+        self.soft_losses: Tensor | None = None
         if known is not None:
             self.shift.copy_(known[..., 0])
             self.norm.copy_(known[..., 1])
@@ -43,6 +46,8 @@ class CrossEntropyStatistics:
 
     def losses(self) -> Tensor:
         """[users, T] in float64."""
+        if self.soft_losses is not None:
+            return self.soft_losses
         return self.norm.double().log() - self.target_logit
 
     def kept(self) -> Tensor:
@@ -75,14 +80,15 @@ class EnsembleNumbers(NamedTuple):
 @dataclass
 class SoftmaxOverItems(ABC):
     """Rows, of which `steps` after another belong to one user, against a table of items, one of which is the user's
-    target. Keeps the tensors alive whose addresses the kernels take.
+    target, or several with a mass each. Keeps the tensors alive whose addresses the kernels take.
 
     Attributes:
         rows: [users * steps, d], as `prepared` makes it.
         table: [N, d], likewise.
-        target: int64 [users]; ascending if `wants_sorted_targets`.
+        target: int64 [users]; ascending if `wants_sorted_targets`. -1 for none, as is to be with soft targets.
         grad_rows, grad_table: float32, filled by a gradient pass; None where they are not needed.
         group: int32 [N or more]; items in the group of a row's target, itself excepted, are left out. None for none.
+        soft: the targets of the users, for the cross-entropy.
     """
 
     rows: Tensor
@@ -93,6 +99,7 @@ class SoftmaxOverItems(ABC):
     grad_table: Tensor | None
     precision: str
     group: Tensor | None = None
+    soft: SoftTarget | None = None
 
     wants_sorted_targets: ClassVar[bool]
 
@@ -115,6 +122,12 @@ class SoftmaxOverItems(ABC):
             inverse_temperature: float32 [steps].
             coefficient: float32 [users, steps], for a gradient pass.
         """
+
+    def _with_total_mass(self, coefficient: Tensor | None) -> Tensor | None:
+        """The coefficient of the softmax, of which a soft target has its total mass."""
+        if self.soft is None or coefficient is None:
+            return coefficient
+        return (coefficient * self.soft.total).contiguous()
 
     @abstractmethod
     def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:

@@ -18,6 +18,8 @@ from rearec_kernels.cpu.softmax import (
     Passes,
     SoftmaxOverItems,
 )
+from rearec_kernels.ops.soft_targets import SparseGradients, States, soft_losses
+from rearec_kernels.precision import ieee_products
 
 _PARTS = {"bf16": 1, "bf16x3": 2}  # bfloat16 numbers in place of each number
 
@@ -43,9 +45,20 @@ class TiledSoftmax(SoftmaxOverItems):
         statistics: CrossEntropyStatistics,
         coefficient: Tensor | None = None,
     ) -> None:
-        factor = 0 if coefficient is None else coefficient.data_ptr()
+        of_softmax = self._with_total_mass(coefficient)
+        factor = 0 if of_softmax is None else of_softmax.data_ptr()
         arguments = (inverse_temperature.data_ptr(), *statistics.addresses(EVERYONE), factor)
         self._call(native.AMX.cross_entropy, passes, arguments)
+        if self.soft is None:
+            return
+        shape = (-1, self.steps, self.table.shape[1])
+        states = States(self.rows.view(shape), self.table, statistics.shift, statistics.norm, inverse_temperature)
+        gradients = None
+        if passes.gradient and coefficient is not None:
+            grad_rows = None if self.grad_rows is None else self.grad_rows.view(shape)
+            gradients = SparseGradients(coefficient, grad_rows, self.grad_table)
+        with ieee_products(self.rows.device):
+            statistics.soft_losses = soft_losses(self.soft, states, self.precision, gradients)
 
     def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
         inverse_temperature, paper, *factors = numbers

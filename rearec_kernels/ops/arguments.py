@@ -99,6 +99,8 @@ class AnnealedCrossEntropy(NamedTuple):
     temperature: Tensor  # float64 [T] on the CPU
     step_weight: Tensor  # likewise
     precision: str
+    soft_items: Tensor | None  # [R, M], -1 where there is none; then `target` only says which rows are ignored
+    soft_mass: Tensor | None  # [R, M] or [R, T, M], floating point
 
 
 class EnsembleReasoning(NamedTuple):
@@ -161,6 +163,7 @@ class Rank(NamedTuple):
     exclude_offsets: Tensor | None
     exclude_items: Tensor | None
     precision: str
+    target_bonus: Tensor | None  # [R], floating point: added to the target's score
 
 
 class CatalogTiles(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.arguments import check_items
+from rearec_kernels.arguments import check_items, check_values
 from rearec_kernels.ops.arguments import (
     AnnealedCrossEntropy,
     EnsembleReasoning,
@@ -49,6 +49,11 @@ def _check_annealed(loss: AnnealedCrossEntropy, *_: Needed) -> None:
     check_items(op, "target", loss.target, loss.weight.shape[0], loss.ignore_index)
     _check_numbers(op, "temperature", loss.temperature.tolist(), positive=True)
     _check_numbers(op, "step_weight", loss.step_weight.tolist(), positive=False)
+    items, mass = loss.soft_items, loss.soft_mass
+    if items is not None and mass is not None:
+        check_items(op, "the items of soft_target", items, loss.weight.shape[0], ignore_index=-1)
+        there = (items if mass.dim() == 2 else items[:, None]) >= 0
+        check_values(op, "the mass of soft_target", mass, least=0, counted=there)
 
 
 def _check_ensemble(loss: EnsembleReasoning, *_: Needed) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rearec_kernels.arguments import check_items, check_offsets
+from rearec_kernels.arguments import check_items, check_offsets, check_values
 from rearec_kernels.ops.arguments import CatalogTiles, Rank, TopK
 from rearec_kernels.ops.registry import define
 
@@ -22,6 +22,8 @@ def _check_topk(args: TopK) -> None:
 
 def _check_rank(args: Rank) -> None:
     check_items("catalog_rank", "target", args.target, args.weight.shape[0])
+    if args.target_bonus is not None:
+        check_values("catalog_rank", "target_bonus", args.target_bonus)
     _check_exclusion("catalog_rank", args)
 
 

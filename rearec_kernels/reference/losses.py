@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
 from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
-from rearec_kernels.precision import accumulate_dtype, ieee_products, rounded
-from rearec_kernels.reference.products import operands, product, row_chunks
+from rearec_kernels.precision import accumulate_dtype, ieee_products, product, rounded
+from rearec_kernels.reference.products import operands, row_chunks
 
 
 def _gradient_buffers(first: Tensor, second: Tensor, needed: Needed) -> tuple[Tensor, Tensor]:
@@ -19,6 +19,17 @@ def _one_hot(target: Tensor, valid: Tensor, items: int, dtype: torch.dtype) -> T
     """[R] -> [R, 1, N], no target in the rows that are not valid."""
     hit = target[:, None, None] == torch.arange(items, device=target.device)
     return hit.logical_and_(valid[:, None, None]).to(dtype)
+
+
+def _soft_target(loss: AnnealedCrossEntropy, rows: slice) -> Tensor | None:
+    """The mass of every item for the states of some rows, [rows, T, N] or [rows, 1, N], or None for a hard target."""
+    if loss.soft_items is None or loss.soft_mass is None:
+        return None
+    dtype = accumulate_dtype(loss.hidden, loss.weight)
+    items, mass = loss.soft_items[rows].long()[:, None], loss.soft_mass[rows].to(dtype)
+    mass = (mass[:, None] if mass.dim() == 2 else mass).masked_fill(items < 0, 0.0)
+    distribution = mass.new_zeros((*mass.shape[:2], loss.weight.shape[0]))
+    return distribution.scatter_add_(-1, items.clamp(min=0).expand(mass.shape), mass)
 
 
 def _statistics(z: Tensor, temperature: Tensor | float) -> Tensor:
@@ -42,7 +53,8 @@ def annealed_cross_entropy(loss: AnnealedCrossEntropy, needed: Needed) -> tuple[
 
 
 def annealed_cross_entropy_rows(loss: AnnealedCrossEntropy) -> tuple[Tensor, Tensor]:
-    """w_t (lse z_rt - z_rt[y_r]) with z_rt = h_rt Eᵀ over τ_t, 0 in ignored rows; and the statistics of z_rt."""
+    """w_t (lse z_rt - z_rt[y_r]) with z_rt = h_rt Eᵀ over τ_t, 0 in ignored rows; and the statistics of z_rt. With a
+    soft target q, w_t (Σ_n q_n) lse z_rt - w_t q . z_rt."""
     valid = loss.target != loss.ignore_index
     with ieee_products(loss.hidden.device):
         h, e, _ = operands(loss.hidden, loss.weight, loss.precision, valid)
@@ -52,14 +64,18 @@ def annealed_cross_entropy_rows(loss: AnnealedCrossEntropy) -> tuple[Tensor, Ten
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
             z = product(h[rows], e.T, loss.precision)
             statistics[rows] = _statistics(z, tau)
-            losses[rows] = -_log_softmax(z, statistics[rows], tau).gather(-1, column[rows]).squeeze(-1) * w
+            log_p, q = _log_softmax(z, statistics[rows], tau), _soft_target(loss, rows)
+            if q is None:
+                losses[rows] = -log_p.gather(-1, column[rows]).squeeze(-1) * w
+            else:
+                losses[rows] = -torch.where(q > 0, q * log_p, 0.0).sum(-1) * w
     return losses.masked_fill_(~valid[:, None], 0.0), statistics
 
 
 def annealed_cross_entropy_rows_backward(
     known: RowGradients, loss: AnnealedCrossEntropy, needed: Needed
 ) -> tuple[Tensor, Tensor]:
-    """dz = w upstream (softmax z - 1_y); dh = dz E / τ; dE = (dz / τ)ᵀ h."""
+    """dz = w upstream (softmax z - 1_y), or w upstream ((Σ_n q_n) softmax z - q); dh = dz E / τ; dE = (dz / τ)ᵀ h."""
     valid = loss.target != loss.ignore_index
     with ieee_products(loss.hidden.device):
         h, e, dtype = operands(loss.hidden, loss.weight, loss.precision, valid)
@@ -69,8 +85,12 @@ def annealed_cross_entropy_rows_backward(
         statistics = known.statistics.masked_fill(~valid[:, None, None], 1.0)  # whatever they are in ignored rows
         for rows in row_chunks(h.shape[0], h.shape[1] * e.shape[0]):
             p = _log_softmax(product(h[rows], e.T, loss.precision), statistics[rows], tau[:, None]).exp_()
-            one_hot = _one_hot(loss.target[rows], valid[rows], e.shape[0], dtype)
-            dlogits = rounded(coefficient[rows, :, None] * (p - one_hot), loss.precision, dtype)
+            q = _soft_target(loss, rows)
+            if q is None:
+                difference = p - _one_hot(loss.target[rows], valid[rows], e.shape[0], dtype)
+            else:
+                difference = q.sum(-1, keepdim=True) * p - q
+            dlogits = rounded(coefficient[rows, :, None] * difference, loss.precision, dtype)
             if needed.first:
                 grad_hidden[rows] = product(dlogits, e, loss.precision)
             if needed.second:

@@ -25,17 +25,3 @@ def operands(
     if valid is not None:
         first = first.masked_fill(~valid[:, None, None], 0.0)
     return rounded(first, precision, dtype), rounded(second, precision, dtype), dtype
-
-
-def product(first: Tensor, second: Tensor, precision: str) -> Tensor:
-    """first @ second of operands. Under "bf16x3" both are cut into two bfloat16 parts; of their four products, that of
-    the two small parts is left out."""
-    if precision != "bf16x3":
-        return first @ second
-    (a, a_rest), (b, b_rest) = _two_parts(first), _two_parts(second)
-    return a @ b + (a @ b_rest + a_rest @ b)
-
-
-def _two_parts(x: Tensor) -> tuple[Tensor, Tensor]:
-    large = x.to(torch.bfloat16).to(x.dtype)
-    return large, (x - large).to(torch.bfloat16).to(x.dtype)

@@ -51,6 +51,8 @@ def catalog_rank(args: Rank) -> Tensor:
         for rows, scores, excluded in _score_chunks(args):
             column = args.target[rows, None].long()
             target_scores = scores.gather(1, column)
+            if args.target_bonus is not None:
+                target_scores += args.target_bonus[rows, None].float()
             half_counts = (scores > target_scores).int() + (scores >= target_scores).int()
             if excluded is not None:
                 half_counts.masked_fill_(excluded, 0)

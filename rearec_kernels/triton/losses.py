@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
 from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
+from rearec_kernels.ops.soft_targets import SoftTarget, SparseGradients, States, soft_losses, soft_target
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.ensemble import Ensemble
 from rearec_kernels.triton.launch import (
@@ -23,9 +24,11 @@ from rearec_kernels.triton.launch import (
     on_device,
     parts,
 )
-from rearec_kernels.triton.products import PRODUCTS, rounded
+from rearec_kernels.triton.products import PRODUCTS, plain_products, rounded
 from rearec_kernels.triton.softmax_kernels import softmax_merge, softmax_statistics, softmax_table_gradient
 from rearec_kernels.triton.tuning import magnitude, run_best
+
+_NO_TARGET, _IGNORED = -1, -2  # what the kernels get as targets where there are soft ones
 
 
 class _Softmax(NamedTuple):
@@ -83,9 +86,12 @@ class _Softmax(NamedTuple):
 def _catalog_softmax(loss: AnnealedCrossEntropy) -> _Softmax:
     rows, states, width = loss.hidden.shape
     inverse = on_device(tuple(1 / t for t in loss.temperature.tolist()), loss.hidden.device)
+    target, ignore_index = loss.target.contiguous(), loss.ignore_index
+    if loss.soft_items is not None:
+        target, ignore_index = torch.where(target == ignore_index, _IGNORED, _NO_TARGET), _IGNORED
     return _Softmax(
-        rounded(loss.hidden, loss.precision), rounded(loss.weight, loss.precision), loss.target.contiguous(), None,
-        inverse, loss.ignore_index, loss.precision, rows * states, loss.weight.shape[0], width, 1, 0,
+        rounded(loss.hidden, loss.precision), rounded(loss.weight, loss.precision), target, None, inverse, ignore_index,
+        loss.precision, rows * states, loss.weight.shape[0], width, 1, 0,
     )  # fmt: skip
 
 
@@ -165,24 +171,33 @@ def _table_gradient(softmax: _Softmax, coefficient: Tensor, statistics: Tensor, 
     return gradient
 
 
-def _losses_and_gradients(softmax: _Softmax, coefficient: Tensor, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
+def _losses_and_gradients(softmax: _Softmax, coefficient: Tensor, needed: Needed) -> tuple[Tensor, ...]:
+    """Losses, statistics, and the gradients of rows and table."""
     losses, statistics, grad_rows = _statistics(softmax, coefficient if needed.first else None)
     if not needed.second:
-        return losses, grad_rows, no_gradient(losses.device)
-    return losses, grad_rows, _table_gradient(softmax, coefficient, statistics, torch.float32)
+        return losses, statistics, grad_rows, no_gradient(losses.device)
+    return losses, statistics, grad_rows, _table_gradient(softmax, coefficient, statistics, torch.float32)
 
 
 def annealed_cross_entropy(loss: AnnealedCrossEntropy, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:
     valid = loss.target != loss.ignore_index
     share = valid.float() / valid.sum().clamp(min=1)
     coefficient = share[:, None] * _step_weights(loss)
-    losses, grad_hidden, grad_weight = _losses_and_gradients(_catalog_softmax(loss), coefficient, needed)
+    softmax, soft = _catalog_softmax(loss), soft_target(loss)
+    of_softmax = coefficient if soft is None else coefficient * soft.total
+    losses, statistics, grad_hidden, grad_weight = _losses_and_gradients(softmax, of_softmax, needed)
+    if soft is not None:
+        gradients = _soft_gradients(coefficient, needed, grad_hidden, grad_weight)
+        losses = _soft_losses(loss, softmax, soft, statistics, gradients)
     mean = (losses.view_as(coefficient) * coefficient).masked_fill(~valid[:, None], 0.0).sum()
     return mean, grad_hidden, grad_weight
 
 
 def annealed_cross_entropy_rows(loss: AnnealedCrossEntropy) -> tuple[Tensor, Tensor]:
-    losses, statistics, _ = _statistics(_catalog_softmax(loss), None)
+    softmax, soft = _catalog_softmax(loss), soft_target(loss)
+    losses, statistics, _ = _statistics(softmax, None)
+    if soft is not None:
+        losses = _soft_losses(loss, softmax, soft, statistics)
     rows, steps = loss.hidden.shape[:2]
     return losses.view(rows, steps) * _step_weights(loss), statistics.view(rows, steps, 2)
 
@@ -191,10 +206,39 @@ def annealed_cross_entropy_rows_backward(
     known: RowGradients, loss: AnnealedCrossEntropy, needed: Needed
 ) -> tuple[Tensor, Tensor]:
     coefficient = known.upstream.float() * _step_weights(loss)
-    grad_hidden, grad_weight = _row_gradients(
-        _catalog_softmax(loss), coefficient, known.statistics, loss.weight.dtype, needed
+    softmax, soft = _catalog_softmax(loss), soft_target(loss)
+    if soft is None:
+        grad_hidden, grad_weight = _row_gradients(softmax, coefficient, known.statistics, loss.weight.dtype, needed)
+    else:
+        of_softmax = coefficient * soft.total
+        grad_hidden, grad_weight = _row_gradients(softmax, of_softmax, known.statistics, torch.float32, needed)
+        gradients = _soft_gradients(coefficient, needed, grad_hidden, grad_weight)
+        _soft_losses(loss, softmax, soft, known.statistics, gradients)
+    return grad_hidden.to(loss.hidden.dtype), grad_weight.to(loss.weight.dtype)
+
+
+def _soft_gradients(coefficient: Tensor, needed: Needed, grad_hidden: Tensor, grad_weight: Tensor) -> SparseGradients:
+    # That of the rows is a mean of items by exponentials that are exact where they are largest.
+    return SparseGradients(
+        coefficient, grad_hidden if needed.first else None, grad_weight if needed.second else None, rows_exact=True
     )
-    return grad_hidden.to(loss.hidden.dtype), grad_weight
+
+
+def _soft_losses(
+    loss: AnnealedCrossEntropy,
+    softmax: _Softmax,
+    soft: SoftTarget,
+    statistics: Tensor,
+    gradients: SparseGradients | None = None,
+) -> Tensor:
+    """The losses [R, T] and, in place, what the gradients have besides what the kernels computed without targets."""
+    # Ignored rows are there, and what they hold has to come to nothing, whatever it is.
+    ignored = (loss.target == loss.ignore_index)[:, None, None]
+    soft = soft._replace(mass=soft.mass.masked_fill(ignored, 0.0))
+    largest, total = statistics.view(*loss.hidden.shape[:2], 2).unbind(-1)
+    states = States(softmax.rows.masked_fill(ignored, 0.0), softmax.table, largest, total, softmax.inverse_temperature)
+    with plain_products(softmax.rows.device, loss.precision):
+        return soft_losses(soft, states, loss.precision, gradients).float()
 
 
 def _step_weights(loss: AnnealedCrossEntropy) -> Tensor:
@@ -213,7 +257,7 @@ def reasoning_info_nce(loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor, T
     rows, steps, _ = loss.noised.shape
     count = max(1, rows * steps)
     coefficient = torch.full((rows, steps), 1 / count, dtype=torch.float32, device=loss.noised.device)
-    losses, grad_noised, grad_clean = _losses_and_gradients(_contrast_softmax(loss), coefficient, needed)
+    losses, _, grad_noised, grad_clean = _losses_and_gradients(_contrast_softmax(loss), coefficient, needed)
     return losses.sum() / count, grad_noised, grad_clean
 
 

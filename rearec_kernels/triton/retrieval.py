@@ -130,6 +130,9 @@ def _merge(best: Tensor, k: int, places: int) -> tuple[Tensor, Tensor]:
 
 def catalog_rank(args: Rank) -> Tensor:
     scan, target = _Scan(args), args.target.contiguous()
+    bonus = torch.zeros(scan.row_count, dtype=torch.float32, device=scan.device)
+    if args.target_bonus is not None:
+        bonus += args.target_bonus
 
     def run(chosen: Config) -> tuple[Tensor, Tensor]:
         row_tiles, count, per_part = scan.split(chosen, scan.item_count)
@@ -137,7 +140,7 @@ def catalog_rank(args: Rank) -> Tensor:
         target_score = torch.empty(scan.row_count, dtype=torch.float32, device=scan.device)
         launch(
             count_above, (row_tiles, count), chosen,
-            scan.rows, scan.table, target, *scan.exclusion.arguments(), half_counts, target_score,
+            scan.rows, scan.table, target, bonus, *scan.exclusion.arguments(), half_counts, target_score,
             scan.row_count, scan.item_count, per_part, **scan.constants,
         )  # fmt: skip
         return half_counts, target_score

@@ -162,13 +162,13 @@ def merge_best(
 
 @triton.jit
 def count_above(
-    rows_ptr, table_ptr, target_ptr, mask_ptr, offsets_ptr, barred_ptr, half_counts_ptr, target_score_ptr,
+    rows_ptr, table_ptr, target_ptr, bonus_ptr, mask_ptr, offsets_ptr, barred_ptr, half_counts_ptr, target_score_ptr,
     row_count, item_count, items_per_part,
     WIDTH: tl.constexpr, BAR_FOR_ALL: tl.constexpr, BAR_PER_ROW: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """In one part of the items, for one tile of rows: twice the number of items that score above the row's target, and
-    once that of the others that score the same.
+    once that of the others that score the same, with the row's bonus added to its target's score.
 
     Grid: row tiles, parts. Outputs int32 [parts, rows], and the targets' scores [rows].
     """
@@ -190,6 +190,7 @@ def count_above(
             rows, rows_ptr, first_row, inside, table_ptr, slot_target, slot_kept, WIDTH, DEPTH, PRECISION
         )
         own_score += tl.sum(tl.where(row[:, None] == slot_row[None, :], scores, 0.0), 1)
+    own_score += tl.load(bonus_ptr + row, mask=inside, other=0.0)
 
     first_item = part * items_per_part
     end_item = tl.minimum(first_item + items_per_part, item_count)

@@ -19,7 +19,7 @@ from rearec_kernels.triton.tile_kernels import NOWHERE, accumulate, held_product
 
 @triton.jit
 def _targets(target_ptr, row, kept, ignore_index, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr):
-    """Each row's target, and whether the row counts."""
+    """Each row's target, -1 for none, and whether the row counts."""
     if CONTRASTIVE:
         return row, kept
     else:
@@ -114,7 +114,8 @@ def softmax_merge(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The parts together: (largest, total) and logsumexp - target's logit of each row, both over the temperature, and
-    with MEAN the gradient coefficient * inverse_temperature * (mean item - target's item) of each row.
+    with MEAN the gradient coefficient * inverse_temperature * (mean item - target's item) of each row. Where there is
+    no target, its logit and its item are 0.
 
     Grid: row tiles, batches, tiles of columns. statistics [rows, batches, 2], loss and coefficient [rows, batches].
     """
@@ -153,10 +154,11 @@ def softmax_merge(
     if MEAN:
         coefficient = tl.load(coefficient_ptr + place, mask=kept, other=0.0) * scale
         entry = table_ptr + batch * table_batch_stride + target.to(tl.int64)[:, None] * table_stride + columns[None, :]
-        own = tl.load(entry, mask=kept[:, None] & (columns < WIDTH)[None, :], other=0.0).to(tl.float32)
+        has_target = kept & (target >= 0)
+        own = tl.load(entry, mask=has_target[:, None] & (columns < WIDTH)[None, :], other=0.0).to(tl.float32)
         # The target's item on its own: its part in the mean and its -1 would cancel where the target is likely.
         inverse_total = tl.div_rn(1.0, total)
-        own_share = power(target_logit, largest, scale) * inverse_total - 1.0
+        own_share = tl.where(has_target, power(target_logit, largest, scale) * inverse_total - 1.0, 0.0)
         gradient = coefficient[:, None] * (mean * inverse_total[:, None] + own_share[:, None] * own)
         gradient = tl.where(kept[:, None], gradient, 0.0)
         store_tile(

@@ -30,8 +30,10 @@ def problem(shape: tuple[int, int, int], integers: bool = True) -> tuple[Tensor,
     return hidden, weight, torch.randint(0, items, (rows,), generator=generator)
 
 
-def counted(scores: Tensor, target: Tensor, excluded: Tensor | None = None) -> Tensor:
+def counted(scores: Tensor, target: Tensor, excluded: Tensor | None = None, bonus: Tensor | None = None) -> Tensor:
     own = scores.gather(1, target[:, None])
+    if bonus is not None:
+        own = own + bonus[:, None]
     rival = torch.ones_like(scores, dtype=torch.bool) if excluded is None else ~excluded
     rival = rival.scatter(1, target[:, None], False)
     return ((scores > own) & rival).sum(1) + ((scores == own) & rival).sum(1) / 2
@@ -141,6 +143,50 @@ def test_excluded_items_do_not_count_and_the_target_always_does(backend: str, sh
         assert not catalog_rank(hidden, weight, target, exclude=torch.arange(items_count)).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+@backends
+@pytest.mark.usefixtures("small_blocks")
+def test_a_bonus_is_added_to_the_targets_score_alone(
+    backend: str, shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    hidden, weight, target = problem(shape)
+    scores = (hidden.double() @ weight.double().T).float()
+    generator = torch.Generator(torch.get_default_device()).manual_seed(2)
+    bonus = torch.randint(-6, 7, (shape[0],), generator=generator) / 2  # ties and, with halves, none
+    items = torch.randint(0, shape[2], (shape[0], 2), generator=generator)
+    excluded = torch.zeros_like(scores, dtype=torch.bool).scatter(1, items, True)
+    exclude = torch.arange(shape[0] + 1) * 2, items.flatten()
+    strided = torch.stack([bonus.to(dtype)] * 2, 1)[:, 0]
+    with use_backend(backend):
+        got = catalog_rank(hidden, weight, target, target_bonus=strided)
+        assert torch.equal(got, counted(scores, target, bonus=bonus))
+        got = catalog_rank(hidden, weight, target, target_bonus=bonus.to(dtype), exclude=exclude)
+        assert torch.equal(got, counted(scores, target, excluded, bonus))
+        for height, rank in ((1e4, 0), (-1e4, shape[2] - 1)):
+            far = torch.full((shape[0],), height, dtype=dtype)
+            assert (catalog_rank(hidden, weight, target, target_bonus=far) == rank).all()
+        zero = torch.zeros(shape[0], dtype=dtype)
+        assert torch.equal(catalog_rank(hidden, weight, target, target_bonus=zero), counted(scores, target))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@backends
+def test_with_a_bonus_ranks_are_right_but_for_near_ties(backend: str, precision: str) -> None:
+    hidden, weight, target = problem((40, 32, 3000), integers=False)
+    bonus = torch.linspace(-9, 9, 40)
+    with use_backend(backend):
+        ranks = catalog_rank(hidden, weight, target, target_bonus=bonus, precision=precision)
+    h, e = ((x.bfloat16() if precision == "bf16" else x).double() for x in (hidden, weight))
+    scores = h @ e.T
+    own = scores.gather(1, target[:, None]).squeeze(1) + bonus.double()
+    margin = 2e-6 * ((h.abs() @ e.abs().T).amax(1) + bonus.abs())
+    others = scores.scatter(1, target[:, None], float("-inf"))
+    assert (ranks >= (others > (own + margin)[:, None]).sum(1)).all()
+    assert (ranks <= (others >= (own - margin)[:, None]).sum(1)).all()
+    assert (ranks != counted(scores, target)).float().mean() > 0.5
+
+
 @backends
 def test_rank_is_the_place_in_the_top_k(backend: str) -> None:
     hidden, weight, _ = problem((20, 16, 400), integers=False)
@@ -214,10 +260,12 @@ def test_operator_keeps_what_torch_library_expects_and_compiles(backend: str) ->
     hidden, weight, target = problem((12, 8, 90))
     offsets, items = torch.arange(13), torch.arange(12)
     op = torch.ops.rearec.catalog_rank
-    opcheck(op, (hidden, weight, target, None, None, "fp32", backend))
-    opcheck(op, (hidden, weight, target, None, items, "bf16", backend))
-    opcheck(op, (hidden, weight, target, offsets, items, "fp32", backend))
+    opcheck(op, (hidden, weight, target, None, None, "fp32", None, backend))
+    opcheck(op, (hidden, weight, target, None, items, "bf16", None, backend))
+    opcheck(op, (hidden, weight, target, offsets, items, "fp32", hidden[:, 0], backend))
     with use_backend(backend):
         compiled = torch.compile(catalog_rank, fullgraph=True, backend="aot_eager")
         expected = catalog_rank(hidden, weight, target, exclude=(offsets, items))
         assert torch.equal(compiled(hidden, weight, target, exclude=(offsets, items)), expected)
+        expected = catalog_rank(hidden, weight, target, target_bonus=hidden[:, 0])
+        assert torch.equal(compiled(hidden, weight, target, target_bonus=hidden[:, 0]), expected)

@@ -53,8 +53,8 @@ def test_a_catalogue(backend: str, way: str, precision: str, written: int) -> No
         for got, right in zip(catalog_topk(hidden, copied, 5, precision=precision), expected, strict=True):
             assert torch.equal(got, right)
         assert torch.equal(
-            catalog_rank(hidden, copied, torch.arange(3), precision=precision),
-            catalog_rank(hidden, catalog, torch.arange(3), precision=precision),
+            catalog_rank(hidden, copied, torch.arange(3), target_bonus=hidden[:, 0], precision=precision),
+            catalog_rank(hidden, catalog, torch.arange(3), target_bonus=hidden[:, 0], precision=precision),
         )
 
 

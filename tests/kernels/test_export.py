@@ -33,10 +33,14 @@ def attend(q: Tensor, prefix: Tensor, start: Tensor | None) -> Tensor:
 CALLS: dict[str, Callable[..., Any]] = {
     "cross-entropy": lambda h, y, k: annealed_cross_entropy(h, WEIGHT, y, temperature=0.5),
     "cross-entropy rows": lambda h, y, k: annealed_cross_entropy(h, WEIGHT, y, temperature=[0.5, 1], reduction="none"),
+    "cross-entropy with soft targets": lambda h, y, k: annealed_cross_entropy(
+        h, WEIGHT, None, temperature=0.5, soft_target=(y[:, None], h[:, 0, :1].detach().abs())
+    ),
     "ensemble": lambda h, y, k: ensemble_reasoning_loss(h, WEIGHT, y, temperature=0.5, kl_weight=0.1),
     "InfoNCE": lambda h, y, k: reasoning_info_nce(h, 2 * h, temperature=0.5, row_group=y),
     "top-k": lambda h, y, k: catalog_topk(h[:, 0], WEIGHT, 5, exclude=y),
     "rank": lambda h, y, k: catalog_rank(h[:, 0], WEIGHT, y),
+    "rank with a bonus": lambda h, y, k: catalog_rank(h[:, 0], WEIGHT, y, target_bonus=h[:, 0, 1]),
     "LayerNorm": lambda h, y, k: dropout_add_layer_norm(h, h, WEIGHT[0], WEIGHT[1]),
     "attention": lambda h, y, k: attend(h, k, None),
     "attention with rows": lambda h, y, k: attend(h, k, y % 6),

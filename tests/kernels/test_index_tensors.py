@@ -63,22 +63,24 @@ def test_rows_are_copies(
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_a_backward_pass_reads_is_a_copy(backend: str, dtype: torch.dtype) -> None:
-    """Targets, groups, temperatures and seeds, in memory that NumPy shares: its writes do not count themselves."""
+    """Targets, hard and soft, groups, temperatures and seeds, in memory that NumPy shares: it counts no writes."""
     torch.manual_seed(0)
     hidden, clean, weight = torch.randn(3, 2, 8), torch.randn(3, 2, 8), torch.randn(9, 8)
 
     def gradients(destroy: bool) -> list[Tensor]:
         target, group = torch.tensor([1, 8, 3], dtype=dtype), torch.tensor([0, 1, 1], dtype=dtype)
+        items, mass = torch.tensor([[2, 3], [-1, 8], [4, 4]], dtype=dtype), torch.full((3, 2), 0.5)
         tau, share, seed = annealed_temperatures(1.0, 2.0, 1), torch.ones(2).double(), torch.tensor([7])
         h, e, u = (x.clone().requires_grad_() for x in (hidden, weight, clean))
         with use_backend(backend):
             losses = [
                 annealed_cross_entropy(h, e, target, temperature=tau, step_weight=share, reduction="none"),
+                annealed_cross_entropy(h, e, None, temperature=tau, soft_target=(items, mass), reduction="none"),
                 reasoning_info_nce(h, u, temperature=0.5, row_group=group, reduction="none"),
                 dropout_add_layer_norm(h, u, e[0], e[1], dropout_p=0.5, seed=seed),
             ]
             if destroy:
-                for x in (target, group, tau, share, seed):
+                for x in (target, items, mass, group, tau, share, seed):
                     x.numpy()[:] = FAR
             return [*torch.autograd.grad(sum(loss.square().sum() for loss in losses), (h, e, u))]
 
@@ -114,6 +116,11 @@ def row_offsets(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.zeros(1, dtype=x.dtype), x, torch.tensor([4], dtype=x.dtype)]), torch.arange(4)
 
 
+def soft(x: Tensor) -> tuple[Tensor, Tensor]:
+    """-1 is for no item."""
+    return torch.stack([x - 1, x - 1], 1), torch.ones(3, 2)
+
+
 # A call that takes three values, and the largest of them that is good.
 CALLS: dict[str, tuple[Callable[[Tensor], object], int]] = {
     "start": (attend_rows("start"), 5),
@@ -125,6 +132,11 @@ CALLS: dict[str, tuple[Callable[[Tensor], object], int]] = {
     "cache_leftpad": (decode("cache_leftpad"), 5),
     "cross-entropy": (lambda x: annealed_cross_entropy(H, W, x, temperature=1.0), 8),
     "cross-entropy rows": (lambda x: annealed_cross_entropy(H, W, x, temperature=1.0, reduction="none"), 8),
+    "soft target": (lambda x: annealed_cross_entropy(H, W, None, temperature=1.0, soft_target=soft(x)), 9),
+    "soft target rows": (
+        lambda x: annealed_cross_entropy(H, W, None, temperature=1.0, soft_target=soft(x), reduction="none"),
+        9,
+    ),
     "ensemble": (lambda x: ensemble_reasoning_loss(H, W, x, temperature=1.0, kl_weight=0.1).loss, 8),
     "rank": (lambda x: catalog_rank(H[:, 0], W, x), 8),
     "exclude for all": (lambda x: catalog_topk(H[:, 0], W, 2, exclude=x), 8),

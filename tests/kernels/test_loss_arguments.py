@@ -25,6 +25,7 @@ from rearec_kernels import (
 from rearec_kernels.backends import find, register
 
 HIDDEN, WEIGHT, TARGET = torch.zeros(4, 3, 8), torch.zeros(10, 8), torch.zeros(4, dtype=torch.int64)
+ITEMS, MASS, NAN = torch.zeros(4, 2, dtype=torch.int64), torch.ones(4, 2), float("nan")
 backends = pytest.mark.parametrize("backend", available_backends("cpu"))
 
 
@@ -84,6 +85,24 @@ def test_catalogue_losses(
         ({"step_weight": [1.0]}, ValueError, r"step_weight must be a number or one per step, T = 3 .* \[1\]"),
         ({"step_weight": float("inf")}, ValueError, "step_weight must be finite"),
         ({"reduction": "sum"}, ValueError, "reduction must be one of mean, none, got 'sum'"),
+        ({"target": None}, TypeError, "target may be None only beside a soft_target"),
+        ({"soft_target": ITEMS}, TypeError, r"soft_target must be a pair of tensors \(items, mass\), got torch.int64"),
+        ({"soft_target": (ITEMS,)}, TypeError, r"soft_target must be a pair of tensors \(items, mass\), got tuple"),
+        ({"soft_target": (MASS, MASS)}, TypeError, r"items of soft_target must be an int32 or .* got torch.float32"),
+        ({"soft_target": (ITEMS, ITEMS)}, TypeError, r"mass of soft_target must be a floating-point .* torch.int64"),
+        ({"soft_target": (ITEMS[0], MASS)}, ValueError, r"items of .* shape \[R, M\] with R = 4, got \[2\]"),
+        ({"soft_target": (ITEMS[:3], MASS)}, ValueError, r"items of .* shape \[R, M\] with R = 4, got \[3, 2\]"),
+        ({"soft_target": (ITEMS, MASS[:, :1])}, ValueError, r"\[4, 2\] or .* = \[4, 3, 2\], got \[4, 1\]"),
+        ({"soft_target": (ITEMS, MASS[:, None])}, ValueError, r"\[4, 2\] or .* = \[4, 3, 2\], got \[4, 1, 2\]"),
+        ({"soft_target": (ITEMS.to("meta"), MASS)}, ValueError, "the items of soft_target is on meta, hidden on cpu"),
+        ({"soft_target": (ITEMS, MASS.to("meta"))}, ValueError, "the mass of soft_target is on meta, hidden on cpu"),
+        ({"soft_target": (ITEMS + 10, MASS)}, IndexError, r"soft_target\[0, 0\] is 10, expected an item in \[0, 10\)"),
+        ({"soft_target": (ITEMS - 2, MASS)}, IndexError, r"soft_target\[0, 0\] is -2, expected .* or -1 \(ignored\)"),
+        ({"soft_target": (ITEMS, -MASS)}, ValueError, r"mass of .* finite and at least 0, got -1.0 at \[0, 0\]"),
+        ({"soft_target": (ITEMS, MASS / 0)}, ValueError, r"mass of .* finite and at least 0, got inf at \[0, 0\]"),
+        ({"soft_target": (ITEMS, MASS[:, None].expand(4, 3, 2) * NAN)}, ValueError, r"got nan at \[0, 0, 0\]"),
+        ({"soft_target": (ITEMS, MASS.clone().requires_grad_())}, ValueError, "soft_target is not differentiated"),
+        ({"soft_target": (ITEMS, MASS), "target": TARGET + 10}, IndexError, r"target\[0\] is 10, expected an item"),
     ],
 )
 @backends

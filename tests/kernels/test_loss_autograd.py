@@ -28,6 +28,8 @@ ROWS, STEPS, WIDTH, ITEMS = 10, 3, 8, 50
 TARGET = torch.arange(ROWS) * 4
 TARGET[3] = -100
 GROUP = torch.arange(ROWS) // 2
+SOFT = torch.arange(ROWS * 4).view(ROWS, 4) * 7 % ITEMS, torch.linspace(0, 1, ROWS * 4).view(ROWS, 4)
+SOFT[0][1::2, 1], SOFT[0][2] = SOFT[0][1::2, 0], -1
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,9 +45,17 @@ def contrastive(reduction: str) -> Loss:
     return loss
 
 
+def soft(device: torch.device) -> tuple[Tensor, Tensor]:
+    items, mass = SOFT
+    return items.to(device), mass.to(device)
+
+
 SCALAR_LOSSES: dict[str, Loss] = {
     "annealed": lambda h, e: annealed_cross_entropy(
         h, e, TARGET.to(h.device), temperature=[0.9, 0.6, 0.4], step_weight=[0.5, 0.5, 1]
+    ),
+    "soft": lambda h, e: annealed_cross_entropy(
+        h, e, TARGET.to(h.device), temperature=[0.9, 0.6, 0.4], soft_target=soft(h.device)
     ),
     "ensemble": lambda h, e: ensemble_reasoning_loss(h, e, TARGET.to(h.device), temperature=0.4, kl_weight=0.2).loss,
     "ensemble_paper": lambda h, e: (
@@ -56,6 +66,9 @@ SCALAR_LOSSES: dict[str, Loss] = {
 ROW_LOSSES: dict[str, Loss] = {
     "annealed_rows": lambda h, e: annealed_cross_entropy(
         h, e, TARGET.to(h.device), temperature=[0.9, 0.6, 0.4], reduction="none"
+    ),
+    "soft_rows": lambda h, e: annealed_cross_entropy(
+        h, e, None, temperature=[0.9, 0.6, 0.4], soft_target=soft(h.device), reduction="none"
     ),
     "contrastive_rows": contrastive("none"),
 }
@@ -365,11 +378,15 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
     info_nce = (hidden, clean, group, 0.4, precision)
     ensemble = (hidden, weight, target, -100, 0.4, 0.2)
     ops = torch.ops.rearec
-    opcheck(ops.annealed_cross_entropy, (*annealed, True, True, backend))
-    opcheck(ops.annealed_cross_entropy_rows, (*annealed, backend))
+    items, mass = soft(hidden.device)
+    for soft_target in ((None, None), (items, mass), (items.int(), mass[:, None].repeat(1, STEPS, 1))):
+        opcheck(ops.annealed_cross_entropy, (*annealed, *soft_target, True, True, backend))
+        opcheck(ops.annealed_cross_entropy_rows, (*annealed, *soft_target, backend))
     for form in ("official", "paper"):
         opcheck(ops.ensemble_reasoning_loss, (*ensemble, form, precision, True, True, backend))
     opcheck(ops.reasoning_info_nce, (*info_nce, True, True, backend))
     opcheck(ops.reasoning_info_nce, (hidden, clean, None, 0.4, precision, True, True, backend))
     opcheck(ops.reasoning_info_nce_rows, (*info_nce, backend))
-    opcheck(ops.annealed_cross_entropy, (hidden.detach(), weight.detach(), *annealed[2:], False, False, backend))
+    opcheck(
+        ops.annealed_cross_entropy, (hidden.detach(), weight.detach(), *annealed[2:], None, None, False, False, backend)
+    )

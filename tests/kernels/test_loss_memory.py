@@ -14,9 +14,19 @@ from rearec_kernels import annealed_cross_entropy, ensemble_reasoning_loss, reas
 BACKENDS = catalog_backends()
 pytestmark = pytest.mark.usefixtures("tensors_on_device")
 
+
+def soft(target: Tensor) -> tuple[Tensor, Tensor]:
+    items = target[:, None] // torch.arange(1, 12, device=target.device)
+    return items, torch.full(items.shape, 1 / 11, device=target.device)
+
+
 MEMORY_CASES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "annealed": lambda h, e, y: annealed_cross_entropy(h, e, y, temperature=0.5),
     "annealed_rows": lambda h, e, y: annealed_cross_entropy(h, e, y, temperature=0.5, reduction="none").sum(),
+    "soft": lambda h, e, y: annealed_cross_entropy(h, e, y, temperature=0.5, soft_target=soft(y)),
+    "soft_rows": lambda h, e, y: annealed_cross_entropy(
+        h, e, y, temperature=0.5, soft_target=soft(y), reduction="none"
+    ).sum(),
     "ensemble": lambda h, e, y: ensemble_reasoning_loss(h, e, y, temperature=0.5, kl_weight=0.1).loss,
     "ensemble_paper": lambda h, e, y: (
         ensemble_reasoning_loss(h, e, y, temperature=0.5, kl_weight=0.1, kl_form="paper").loss

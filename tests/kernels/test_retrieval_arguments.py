@@ -90,6 +90,24 @@ def test_target(backend: str, target: torch.Tensor, error: type[Exception], mess
         rank(target=target)
 
 
+@pytest.mark.parametrize(
+    ("bonus", "error", "message"),
+    [
+        (TARGET, TypeError, r"target_bonus must be a floating-point tensor \[R\], got torch.int64 \[4\]"),
+        (0.5, TypeError, r"target_bonus must be a floating-point tensor \[R\], got float"),
+        (torch.zeros(4, 1), ValueError, r"target_bonus must have shape \[R\], got \[4, 1\]"),
+        (torch.zeros(3), ValueError, r"target_bonus must have shape \[4\], got \[3\]"),
+        (torch.tensor([0, 0, float("inf"), 0]), ValueError, r"target_bonus must be finite, got inf at \[2\]"),
+        (torch.full((4,), float("nan")), ValueError, r"target_bonus must be finite, got nan at \[0\]"),
+        (torch.zeros(4, device="meta"), ValueError, "target_bonus is on meta, hidden on cpu"),
+    ],
+)
+@backends
+def test_target_bonus(backend: str, bonus: Any, error: type[Exception], message: str) -> None:
+    with use_backend(backend), pytest.raises(error, match=f"catalog_rank: {message}"):
+        rank(target_bonus=bonus)
+
+
 def test_prepare_catalog() -> None:
     with pytest.raises(ValueError, match=r"prepare_catalog: weight must have shape \[N, d\], got \[8\]"):
         prepare_catalog(WEIGHT[0])

@@ -67,6 +67,17 @@ def annealed_rows() -> None:
     )
 
 
+def soft() -> None:
+    target = torch.arange(70)
+    target[7] = -100
+    items, mass = torch.arange(210).view(70, 3) * 4 % 300, torch.arange(1.0, 211).view(70, 3) / 100
+    compare(
+        lambda h, e: annealed_cross_entropy(h, e, target, temperature=[0.8, 0.4], soft_target=(items, mass)),
+        drawn(70, 2, 20),
+        drawn(300, 20),
+    )
+
+
 def ensemble(form: str) -> Comparison:
     target = torch.arange(40) * 5 % 150
     target[3] = -100
@@ -98,10 +109,11 @@ def topk() -> None:
 
 def rank() -> None:
     hidden, weight, target = drawn(40, 4).round(), drawn(1500, 4).round(), torch.arange(40) * 30
+    options = {"exclude": torch.arange(100), "target_bonus": drawn(40).round()}
     with use_backend("triton"):
-        got = catalog_rank(hidden, weight, target, exclude=torch.arange(100))
+        got = catalog_rank(hidden, weight, target, **options)
     with use_backend("reference"):
-        assert torch.equal(got, catalog_rank(hidden, weight, target, exclude=torch.arange(100)))
+        assert torch.equal(got, catalog_rank(hidden, weight, target, **options))
 
 
 def attention(dropout_p: float) -> Comparison:
@@ -131,6 +143,13 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
     "annealed rows: table's gradient without the targets": (
         annealed_rows, "softmax_kernels", "tl.where(item[:, None] == target[None, :], p - 1.0, p)", "p",
     ),
+    "soft: only rows with a target count": (
+        soft, "softmax_kernels", "kept & (target != ignore_index)", "kept & (target >= 0)",
+    ),
+    "soft: the softmax without the first item": (
+        soft, "softmax_kernels", "own = item[None, :] == target[:, None]",
+        "own = item[None, :] == tl.maximum(target, 0)[:, None]",
+    ),
     "contrastive: the row's group counts": (
         contrastive, "softmax_kernels", "z = tl.where(_same_group(", "z = tl.where(~_same_group(",
     ),
@@ -157,6 +176,9 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
     ),
     "rank: ties count nothing": (
         rank, "retrieval_kernels", "(scores >= own_score[:, None])", "(scores > own_score[:, None])",
+    ),
+    "rank: the bonus is left out": (
+        rank, "retrieval_kernels", "own_score += tl.load(bonus_ptr", "own_score += 0.0 * tl.load(bonus_ptr",
     ),
     "rank: the target is its own rival": (
         rank, "retrieval_kernels", "kept[None, :] & (item[None, :] != target[:, None])", "kept[None, :]",

@@ -30,6 +30,7 @@ def _random(*size: int) -> Tensor:
 
 
 OTHER, WEIGHT, PREFIX, TARGET = _random(3, 2, 8), _random(9, 8), _random(3, 5, 2, 8), torch.tensor([0, 1, 2])
+SOFT = torch.tensor([[0, 1], [8, -1], [2, 2]]), torch.tensor([[0.9, 0.1], [1.0, 1.0], [0.5, 0.25]])
 LAYER = LayerWeights(
     *(_random(*size) / 3 for size in [(8, 8), (8,)] * 4 + [(8,)] * 2 + [(8, 8), (8,)] * 2 + [(8,)] * 2)
 )
@@ -58,6 +59,9 @@ DIFFERENTIABLE: dict[str, Callable[[Tensor], Tensor]] = {
     "cross-entropy of hidden": lambda x: annealed_cross_entropy(x, WEIGHT, TARGET, temperature=1.0),
     "cross-entropy of weight": lambda x: annealed_cross_entropy(OTHER, x.flatten(0, 1), TARGET, temperature=1.0),
     "cross-entropy rows": lambda x: annealed_cross_entropy(x, WEIGHT, TARGET, temperature=1.0, reduction="none"),
+    "cross-entropy with soft targets": lambda x: annealed_cross_entropy(
+        x, WEIGHT, TARGET, temperature=1.0, soft_target=SOFT
+    ),
     "ensemble": lambda x: ensemble_reasoning_loss(x, WEIGHT, TARGET, temperature=1.0, kl_weight=0.1).loss,
     "InfoNCE of noised": lambda x: reasoning_info_nce(x, OTHER, temperature=1.0),
     "InfoNCE rows of clean": lambda x: reasoning_info_nce(OTHER, x, temperature=1.0, reduction="none"),
@@ -80,6 +84,7 @@ INFERENCE: dict[str, Callable[[Tensor], Tensor]] = {
     "top-k of hidden": lambda x: catalog_topk(x[:, 0], WEIGHT, 2)[0],
     "top-k of weight": lambda x: catalog_topk(OTHER[:, 0], x.flatten(0, 1), 2)[0],
     "rank": lambda x: catalog_rank(x[:, 0], WEIGHT, TARGET),
+    "rank by a bonus": lambda x: catalog_rank(OTHER[:, 0], WEIGHT, TARGET, target_bonus=x[:, 0, 0]),
     "prepared catalogue": lambda x: catalog_topk(
         OTHER[:, 0], prepare_catalog(x.flatten(0, 1), "bf16"), 2, precision="bf16"
     )[0],

@@ -1,0 +1,177 @@
+"""How much the item graph shall add to a model's scores, chosen by NDCG@20 on validation rows (`rearec.models.prior`).
+
+The rows are encoded once. What a choice of numbers gains is then told by few items of each row, its candidates: the
+model's own best 20, and those that the graph links with the history. As no bonus is below 0, an item that is neither
+stands behind all of the best 20 whatever the choice. Where it is above the target, so are these, and the row counts 0
+with it or without it; so NDCG@20 among the candidates is that among all items, but for ties with the 20th.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rearec.data.dataset import SequenceDataset
+from rearec.data.item_graph import GraphOptions, ItemGraph, RowScores
+from rearec.engine.retrieval import pair_scores
+from rearec.evaluation.graph_floors import seen_pairs, some_rows
+from rearec.evaluation.metrics import row_metrics
+from rearec.evaluation.ranking import BatchRanker, check_items, check_scores, evaluation_batches
+from rearec.evaluation.seen import RowHistories, seen_items
+from rearec.models.prior import GraphPrior, PriorSettings
+from rearec.reasoning import ReaRec
+
+__all__ = ["GRAPH", "fit_prior"]
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+METRIC, CUTOFF = "ndcg@20", 20
+# How the graph is counted: what rows of other data chose more often than not.
+GRAPH = GraphOptions(
+    kind="transitions", window=8, decay=0.8, reverse=0.5, shrinkage=10.0, popularity=0.0, neighbors=100
+)
+LAST = 20
+# What is chosen from, the numbers to start with first. Weight 0 is no prior: ties leave it so.
+DECAYS = (0.85, 0.7, 0.95)
+SHRINKAGES = (GRAPH.shrinkage, 1.0, 50.0)
+SCALES = (0.01, 0.001, 0.1)
+WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+def fit_prior(
+    model: ReaRec,
+    dataset: SequenceDataset,
+    *,
+    exclude_seen: bool | None = None,
+    max_rows: int = 10_000,
+    batch_rows: int = 512,
+) -> GraphPrior | None:
+    """The graph prior of a trained model: ``model.prior = fit_prior(model, dataset)``; always the same for the same.
+
+    Scale and weight of the bonus are chosen together, for each decay of the history and then for each shrinkage of the
+    graph's weights. `GraphPrior.fit` tells NDCG@20 of the rows without it (``valid_without``) and with it (``valid``),
+    and how many these were (``rows``). The model is left as it is; a prior that it has does not take part.
+
+    Args:
+        model: on the device to compute on.
+        dataset: the one that it was trained on.
+        exclude_seen: whether targets are ranked among the items that are not in their row's history; None: as the
+            validation rows say (`rearec.evaluation.seen_items`).
+        max_rows: how many of the validation rows with a history are looked at, evenly spaced.
+        batch_rows: rows that are encoded at a time.
+
+    Returns:
+        None where nothing is gained: no weight makes NDCG@20 better, or there are no validation rows.
+
+    Raises:
+        UserError: the dataset has other items than the model knows, or its scores are no numbers.
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.training import fit_prior
+        >>> dataset = generate(0, planted=Planted(users=200))
+        >>> model = rearec.ReaRec(ReaRecConfig(dataset.num_items, method="prl", dim=8, max_len=20))
+        >>> model.prior = fit_prior(model, dataset)
+        >>> model.prior.fit["valid"] > model.prior.fit["valid_without"]  # it has not been trained
+        True
+    """
+    check_items(model, dataset)
+    known = np.flatnonzero(np.asarray(dataset.rows("valid"))[:, 1] > 0)
+    count = min(len(known), max_rows)
+    if not count:
+        return None
+    rows = known[np.arange(count) * len(known) // count]
+    encoded = _Encoded(model, dataset, rows, seen_items(dataset, exclude_seen).exclude, batch_rows)
+    graph = ItemGraph.of(dataset, GRAPH)
+    gains = encoded.gains(graph, DECAYS)
+    decay, *at = np.unravel_index(int(gains.argmax()), gains.shape)
+    without, best = gains[0, 0, 0], gains[(decay, *at)]
+    for shrinkage in SHRINKAGES[1:]:
+        other = ItemGraph.of(dataset, replace(GRAPH, shrinkage=shrinkage))
+        gains = encoded.gains(other, DECAYS[decay : decay + 1])[0]
+        if gains.max() > best:
+            graph, best, at = other, gains.max(), list(np.unravel_index(int(gains.argmax()), gains.shape))
+    if best <= without:
+        return None
+    settings = PriorSettings(last=LAST, decay=DECAYS[decay], scale=SCALES[at[0]], weight=WEIGHTS[at[1]])
+    return GraphPrior(
+        graph,
+        settings,
+        method=model.config.method,
+        steps=model.config.steps,
+        temperature=model.config.temperature,
+        fit={"valid_without": float(without), "valid": float(best), "rows": count},
+    )
+
+
+class _Encoded:
+    """Validation rows as a model answers them: their final states and their best items, in the order of ``rows``."""
+
+    def __init__(self, model: ReaRec, dataset: SequenceDataset, rows: IntArray, exclude: bool, batch_rows: int) -> None:
+        self._rows, self._exclude = rows, exclude
+        self._histories = RowHistories(dataset, "valid")
+        self._target = dataset.targets("valid")[rows]
+        self._temperature, self._num_items = model.config.temperature, dataset.num_items
+        self._hidden = torch.empty(len(rows), model.config.dim)
+        self._best = np.empty((len(rows), min(CUTOFF, dataset.num_items)), dtype=np.int64)
+        split_rows = {**dataset.split_rows, "valid": np.asarray(dataset.rows("valid"))[rows]}
+        some = replace(dataset, split_rows=split_rows)
+        ranker = BatchRanker(model, seen=RowHistories(some, "valid") if exclude else None)
+        with torch.inference_mode():
+            for batch in evaluation_batches(model, some, "valid", batch_rows):
+                assert batch.row is not None
+                hidden = ranker.states(batch)[0]
+                self._hidden[batch.row] = hidden.float().cpu()
+                self._best[batch.row.numpy()] = ranker.top(hidden, batch, self._best.shape[1])
+        self._weight = ranker.engine.weight.float().cpu()
+        check_scores(self._hidden.numpy())
+
+    def gains(self, graph: ItemGraph, decays: Sequence[float]) -> FloatArray:
+        """float64 [decays, scales, weights]: NDCG@20 of the rows with each choice."""
+        summed = np.zeros((len(decays), len(SCALES), len(WEIGHTS)))
+        begin = 0
+        for some, offsets, items in some_rows(graph, self._histories, self._rows, LAST):
+            here = slice(begin, begin + len(some))
+            begin += len(some)
+            seen = np.empty(0, np.int64)
+            if self._exclude:
+                row, item = seen_pairs(offsets, items, self._target[here], self._num_items)
+                seen = row * self._num_items + item
+            by_decay = graph.scores_by_decay(offsets, items, last=LAST, decays=decays)
+            for place, scores in enumerate(by_decay):
+                summed[place] += self._gains_of(here, scores, seen)
+        return summed / len(self._rows)
+
+    def _gains_of(self, here: slice, scores: RowScores, seen: IntArray) -> FloatArray:
+        """float64 [scales, weights]: the sum over some rows. seen: row * N + item of what they do not rank."""
+        target, best, num_items = self._target[here], self._best[here], self._num_items
+        rows, linked = np.arange(len(target)), scores.rows * num_items + scores.items
+        ranked = ~np.isin(linked, seen, assume_unique=True)
+        own = np.full(best.shape, rows[:, None]) * num_items + best
+        others = np.setdiff1d(own[best >= 0], linked[ranked], assume_unique=True)
+        # all that is ranked, the linked first, and the targets last
+        key = np.concatenate([linked[ranked], others, rows * num_items + target])
+        row, item = np.divmod(key, num_items)
+        model = pair_scores(self._hidden[here], self._weight, torch.from_numpy(row), torch.from_numpy(item)).numpy()
+        graph = np.zeros(len(key))
+        graph[: int(ranked.sum())] = scores.scores[ranked]
+        mine = scores.items == target[scores.rows]
+        graph[len(key) - len(target) + scores.rows[mine]] = scores.scores[mine]
+        rival = item != target[row]
+        summed = np.empty((len(SCALES), len(WEIGHTS)))
+        for i, scale in enumerate(SCALES):
+            added = np.log1p(graph / scale)
+            for j, weight in enumerate(WEIGHTS):
+                fused = model + (self._temperature * weight * added).astype(np.float32)
+                level = fused[len(key) - len(target) :][row]
+                above = ((fused > level) + 0.5 * (fused == level)) * rival
+                ranks = np.bincount(row, above, minlength=len(target))
+                summed[i, j] = row_metrics(ranks, [METRIC])[METRIC].sum()
+        return summed
