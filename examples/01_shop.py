@@ -14,11 +14,13 @@ print(offers.head(5))
 
 # %% [markdown]
 # ## Is it any good?
-# Two simple answers have to be beaten: what is popular, and what most often followed the last item.
+# Simple rules have to be beaten: what is popular, what followed the last item, what the users of the same items have,
+# what followed the last few items.
 
 # %%
 test = model.evaluate()
-for name, metrics in (("model", test), ("popularity", test["popularity"]), ("markov", test["markov"])):
+floors = ("popularity", "markov", "itemknn", "rules")
+for name, metrics in (("model", test), *((floor, test[floor]) for floor in floors)):
     print(f"{name:<11} NDCG@20 {metrics['ndcg@20']:.4f}   Recall@20 {metrics['recall@20']:.4f}")
 
 # %% [markdown]

@@ -38,5 +38,5 @@ train(data, "own-run", config, options, objective=smoothed(config), force=True)
 # %%
 model = rearec.load("own-run", data)
 test = model.evaluate()
-print(f"smoothed steps: NDCG@20 {test['ndcg@20']:.4f}, Markov {test['markov']['ndcg@20']:.4f}")
+print(f"smoothed steps: NDCG@20 {test['ndcg@20']:.4f}, rules {test['rules']['ndcg@20']:.4f}")
 print("last step by epoch:", [round(row["train_last_step"], 3) for row in model.history])

@@ -34,6 +34,15 @@ def close_to(expected: Any) -> Any:
     return pytest.approx(expected, abs=1e-6) if isinstance(expected, float) else expected
 
 
+def within(found: Any, expected: Any) -> Any:
+    """What a result has of the keys of an earlier one: later versions say more."""
+    if isinstance(expected, dict):
+        return {key: within(found[key], value) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [within(*pair) for pair in zip(found, expected, strict=True)]
+    return found
+
+
 def test_the_dataset_has_its_items_titles_features_and_rows() -> None:
     dataset = load_dataset(DATASET)
     assert (dataset.num_users, dataset.num_items) == (20, 24)
@@ -50,7 +59,7 @@ def test_the_dataset_has_its_items_titles_features_and_rows() -> None:
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_the_run_is_evaluated_to_the_same_numbers(split: SplitName) -> None:
     result = evaluate(ReaRec.from_pretrained(RUN).eval(), load_dataset(DATASET), split, per_step=True)
-    assert result == close_to(EXPECTED["evaluate"][split])
+    assert within(result, EXPECTED["evaluate"][split]) == close_to(EXPECTED["evaluate"][split])
 
 
 def test_the_run_recommends_the_same_items() -> None:
@@ -75,7 +84,8 @@ def test_the_killed_run_goes_on_to_the_numbers_of_the_finished_one(tmp_path: Pat
     resumed = run_rearec("train", DATASET, "--out", copy, "--resume", "--device", "cpu", "--threads", "1")
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch   3" in resumed.stderr and "epoch   2" not in resumed.stderr
-    assert RunFolder(copy).result() == close_to(RunFolder(RUN).result())
+    expected = RunFolder(RUN).result()
+    assert within(RunFolder(copy).result(), expected) == close_to(expected)
     losses = []
     for run in (copy, RUN):
         with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:

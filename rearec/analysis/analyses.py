@@ -90,7 +90,7 @@ class Subject:
     def floors(self) -> dict[str, dict[str, Any]]:
         """Metrics of the floors on the rows, the subject's metric among them."""
         from rearec.analysis.metric import with_usual
-        from rearec.evaluation.measures import floor_metrics
+        from rearec.evaluation.measured import floor_metrics
         from rearec.evaluation.metrics import parse_metrics
 
         metrics = parse_metrics(with_usual(self.metric))

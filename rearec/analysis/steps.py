@@ -12,7 +12,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.bootstrap import paired_interval
-from rearec.evaluation.measures import floor_metrics
+from rearec.evaluation.measured import floor_metrics
 from rearec.evaluation.metrics import METRICS, heading, parse_metrics, rank_metrics, row_metrics
 from rearec.evaluation.seen import seen_words
 from rearec.reasoning import ReaRec

@@ -20,6 +20,7 @@ from rearec.cli import (
     evaluate,
     info,
     prepare,
+    prior,
     recommend,
     refit,
     reproduce,
@@ -36,7 +37,7 @@ __all__ = ["PANELS", "app", "main"]
 # The commands under the headings of ``rearec --help``; each is called as its module is.
 MODULES = {
     "Start": (demo, sample, prepare, train),
-    "Use a trained model": (evaluate, compare, recommend, refit),
+    "Use a trained model": (evaluate, compare, recommend, prior, refit),
     "Research": (analyze, reproduce, tune),
     "Data, texts and this installation": (download, embed, info),
 }

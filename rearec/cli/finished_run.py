@@ -60,12 +60,15 @@ def check_code_to_resume(run: RunFolder, given: set[str], trust_code: bool) -> N
             )
 
 
-def open_model(run: RunFolder, device: torch.device | str, trust_code: bool) -> ReaRec:
-    """The model of a finished run; UserError as `check_code`, and for damaged files."""
+def open_model(run: RunFolder, device: torch.device | str, trust_code: bool, *, prior: bool = True) -> ReaRec:
+    """The model of a finished run; UserError as `check_code`, and for damaged files.
+
+    prior: whether its graph prior is loaded, where it has one.
+    """
     from rearec.reasoning import ReaRec
 
     check_code(run, trust_code)
-    return ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code)
+    return ReaRec.from_pretrained(run.path, map_location=device, trust_code=trust_code, prior=prior)
 
 
 def seen_of_run(run: RunFolder, dataset: SequenceDataset, exclude: bool | None) -> SeenItems:

@@ -63,7 +63,7 @@ def prepare(
     check_format(source_format)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
-    from rearec.evaluation.measures import floor_metrics
+    from rearec.evaluation.measured import floor_metrics
     from rearec.evaluation.seen import seen_items
 
     try:

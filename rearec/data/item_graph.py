@@ -56,7 +56,7 @@ class GraphOptions:
         0.6
         >>> GraphOptions(window=0)
         Traceback (most recent call last):
-        ValueError: window: got 0, expected an integer of 1 or more
+        ValueError: window: got 0, expected an integer, 1 or more
     """
 
     kind: GraphKind = setting("What counts as an edge.", default="transitions")

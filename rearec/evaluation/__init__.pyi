@@ -1,4 +1,5 @@
-from .measures import evaluate, quantile_groups
+from .measured import quantile_groups
+from .measures import evaluate
 from .ranking import BatchRanker, RankedRows, evaluation_batches, rank_rows
 from .seen import SeenItems, seen_items
 

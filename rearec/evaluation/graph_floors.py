@@ -42,9 +42,9 @@ GRAPHS = (
     GraphOptions(window=4, decay=0.6, reverse=0.5, popularity=0.0),
     GraphOptions(window=8, decay=0.8, reverse=0.5, popularity=0.0),
     GraphOptions(window=4, decay=0.6, reverse=0.0, popularity=0.0),
-    GraphOptions(window=4, decay=0.6, reverse=0.5, popularity=0.3),
+    GraphOptions(window=1, reverse=0.0, popularity=0.0),
 )
-DECAYS = (0.5, 0.3, 0.7)
+DECAYS = (0.5, 0.3, 0.7, 0.1)
 GRID = tuple(product(GRAPHS, DECAYS))
 
 

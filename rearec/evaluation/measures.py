@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
-from rearec.errors import UserError
-from rearec.evaluation.floors import baseline_lists, baseline_ranks, floor_settings
-from rearec.evaluation.metrics import METRICS, Metric, parse_metrics, row_metrics, summary
+from rearec.evaluation.measured import Measured, RowGroups, floor_metrics
+from rearec.evaluation.metrics import METRICS, parse_metrics
 from rearec.evaluation.ranking import check_split, rank_rows, ranks_with_prior
 from rearec.evaluation.seen import seen_items
-from rearec.evaluation.top_lists import TopLists
 from rearec.reasoning import ReaRec
 
-__all__ = ["RowGroups", "evaluate", "floor_metrics", "quantile_groups"]
-
-BoolArray = NDArray[np.bool_]
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -93,7 +84,7 @@ def evaluate(
 
     with_prior = ranks_with_prior(model, dataset, steps, prior)
     states = (steps + 2 if per_step else 1) + with_prior
-    answers = _Measured(chosen, dataset, groups, states=states)
+    answers = Measured(chosen, dataset, groups, states=states)
     ranked = rank_rows(
         model,
         dataset,
@@ -121,94 +112,3 @@ def evaluate(
         if key:
             result.setdefault(key, []).append({"group": words, **answers.metrics(ranked.final, group=group)})
     return result
-
-
-def floor_metrics(
-    dataset: SequenceDataset, split: SplitName, *, exclude_seen: bool, metrics: Sequence[Metric] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Metrics of each floor on every row of a split, and ``settings`` of those that choose any on validation rows.
-
-    exclude_seen: whether the items of a row's history are left out.
-    metrics: those of `evaluate` where None.
-    """
-    chosen = parse_metrics(METRICS) if metrics is None else metrics
-    ranks = baseline_ranks(dataset, split, exclude_seen=exclude_seen)
-    groups = RowGroups(dataset, split)
-    measured = {name: _Measured(chosen, dataset, groups, states=1) for name in ranks}
-    k = max((metric.k or 0 for metric in chosen if metric.is_of_lists), default=0)
-    for name, rows, items in baseline_lists(dataset, split, k, exclude_seen=exclude_seen) if k else ():
-        lists = measured[name].lists
-        assert lists is not None
-        lists.add(0, rows, items)
-    found = {name: measured[name].metrics(of_floor) for name, of_floor in ranks.items()}
-    for name, settings in floor_settings(dataset, exclude_seen=exclude_seen).items():
-        found[name]["settings"] = settings
-    return found
-
-
-class RowGroups:
-    """The rows of a split that are measured together, all of them first.
-
-    users_by, items_by: as in `evaluate`; UserError for another word.
-
-    names: the key in the result ("" for all rows, ``users_by_length``, ``items_by_popularity``) and the range of each;
-    masks: bool [G, R].
-    """
-
-    def __init__(
-        self, dataset: SequenceDataset, split: SplitName, users_by: str | None = None, items_by: str | None = None
-    ) -> None:
-        if users_by not in (None, "length"):
-            raise UserError(f"users_by: got {users_by!r}, expected length")
-        if items_by not in (None, "popularity"):
-            raise UserError(f"items_by: got {items_by!r}, expected popularity")
-        rows = np.asarray(dataset.rows(split))
-        names, masks = [("", "all")], [np.ones(len(rows), dtype=bool)]
-        values: dict[str, IntArray] = {}
-        if users_by is not None:
-            values["users_by_length"] = rows[:, 1].astype(np.int64)
-        if items_by is not None:
-            values["items_by_popularity"] = dataset.train_item_counts()[dataset.targets(split)]
-        for key, of_row in values.items():
-            for low, high, mask in quantile_groups(of_row):
-                names.append((key, f"{low}–{high}" if low < high else str(low)))
-                masks.append(mask)
-        self.names, self.masks = names, np.stack(masks)
-
-
-class _Measured:
-    """The metrics of some rankings of the same rows."""
-
-    def __init__(self, metrics: Sequence[Metric], dataset: SequenceDataset, groups: RowGroups, states: int) -> None:
-        self._names = [metric.name for metric in metrics]
-        self._of_ranks = [metric.name for metric in metrics if not metric.is_of_lists]
-        of_lists = [metric for metric in metrics if metric.is_of_lists]
-        self._masks = groups.masks
-        self.lists = TopLists(of_lists, dataset, groups.masks, states) if of_lists else None
-
-    def metrics(self, ranks: FloatArray, *, state: int = 0, group: int = 0) -> dict[str, Any]:
-        """Those of a group's rows by the ranks [R] of all rows and the lists of that state."""
-        of_group = ranks[self._masks[group]]
-        values: dict[str, FloatArray | float] = dict(row_metrics(of_group, self._of_ranks)) if self._of_ranks else {}
-        if self.lists is not None:
-            values |= self.lists.values(state, group)
-        return summary({name: values[name] for name in self._names}, len(of_group))
-
-
-def quantile_groups(values: IntArray, groups: int = 4) -> list[tuple[int, int, BoolArray]]:
-    """Cut rows into at most ``groups`` groups of about equal size by an integer value; equal values stay together.
-
-    Returns:
-        for each group, in rising order, (smallest value, largest value, bool [R] mask).
-
-    Examples:
-        >>> import numpy as np
-        >>> from rearec.evaluation import quantile_groups
-        >>> groups = quantile_groups(np.array([1, 1, 2, 3, 7, 9]), groups=2)
-        >>> [(low, high, int(mask.sum())) for low, high, mask in groups]
-        [(1, 2, 3), (3, 9, 3)]
-    """
-    edges = np.unique(np.quantile(values, np.arange(1, groups) / groups, method="inverted_cdf"))
-    member = np.searchsorted(edges, values)
-    masks = [member == group for group in np.unique(member)]
-    return [(int(values[mask].min()), int(values[mask].max()), mask) for mask in masks]

@@ -33,6 +33,7 @@ def row_ranks(
 
         >>> import numpy as np
         >>> from rearec.data import RowScores
+        >>> from rearec.evaluation.row_scores import row_ranks
         >>> scores = RowScores(np.array([0, 3]), np.array([0, 2, 3]), np.array([0.5, 0.5, 0.7]))
         >>> popularity = np.array([1, 9, 4, 1])
         >>> [float(row_ranks(scores, np.array([item]), popularity)[0]) for item in range(4)]

@@ -18,7 +18,7 @@ from rearec.errors import UserError
 from rearec.evaluation import rank_rows, seen_items
 from rearec.evaluation.bootstrap import RESAMPLES, paired_interval
 from rearec.evaluation.floors import FLOORS, baseline_lists, baseline_ranks
-from rearec.evaluation.measures import RowGroups
+from rearec.evaluation.measured import RowGroups
 from rearec.evaluation.metrics import METRICS, Metric, parse_metrics, row_metrics, summary
 from rearec.evaluation.ranking import check_split
 from rearec.evaluation.seen import SeenItems, seen_name

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rearec.data.dataset import SequenceDataset
 from rearec.evaluation import RankedRows, rank_rows
 from rearec.evaluation.bootstrap import Interval, paired_interval
-from rearec.evaluation.measures import floor_metrics
+from rearec.evaluation.measured import floor_metrics
 from rearec.evaluation.metrics import rank_metrics, row_metrics
 from rearec.evaluation.seen import SeenName
 from rearec.experiments.pool import Outcome

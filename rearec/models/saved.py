@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +39,16 @@ from rearec.models.prior import GraphPrior
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
 
-__all__ = ["SavedModel", "load_prior", "load_weights", "locate_model", "publish", "read_config", "read_weights"]
+__all__ = [
+    "PRIOR_FILE",
+    "SavedModel",
+    "load_prior",
+    "load_weights",
+    "locate_model",
+    "publish",
+    "read_config",
+    "read_weights",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -237,8 +245,9 @@ class SavedModel(
 
         map_location: the device to put it on. backbone: for a model with an encoder of one's own, that encoder, whose
         weights are replaced, or ``module:factory``, which makes one. trust_code: whether the code may be run that the
-        model names for its encoder. prior: whether a graph prior that was saved with the model is loaded too. The other options concern the Hub. Only safetensors and JSON are read; no code is
-        run but by backbone or trust_code.
+        model names for its encoder. prior: whether the graph prior that was saved with it is loaded, where there is
+        one. The other options concern the Hub. Only safetensors and JSON are read; no code is run but by backbone or
+        trust_code.
         Raises UserError if there is no such model, its files are damaged or do not fit together, or its encoder is
         missing.
         """
@@ -249,12 +258,12 @@ class SavedModel(
             "local_files_only": local_files_only,
             "revision": revision,
         }
-        locate = partial(locate_model, pretrained_model_name_or_path, **hub_options)
-        config_file, weights_file = locate()
+        name = pretrained_model_name_or_path
+        config_file, weights_file = locate_model(name, **hub_options)
         config = read_config(config_file)
         encoder = _own_encoder(config, config_file, backbone, trust_code)
-        text_encoder = None if config.text_encoder is None else locate([ENCODER_FILE])[0]
-        graph_prior = load_prior(pretrained_model_name_or_path, config, **hub_options) if prior else None
+        text_encoder = None if config.text_encoder is None else locate_model(name, [ENCODER_FILE], **hub_options)[0]
+        graph_prior = load_prior(name, config, **hub_options) if prior else None
         model = cls._untrained(config, encoder, text_encoder)
         load_weights(model, read_weights(weights_file), weights_file)
         model.prior = graph_prior
@@ -286,7 +295,8 @@ class SavedModel(
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
-            write_aside(Path(aside, "README.md"), card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {})))
+            card = card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {}))
+            write_aside(Path(aside, "README.md"), card)
             super().save_pretrained(aside, config=config or self.config)
             # safetensors makes its file private; it shall be as readable as its neighbours
             shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))

@@ -91,16 +91,17 @@ def fit_prior(
     encoded = _Encoded(model, dataset, rows, seen_items(dataset, exclude_seen).exclude, batch_rows)
     graph = ItemGraph.of(dataset, GRAPH)
     gains = encoded.gains(graph, DECAYS)
-    decay, *at = np.unravel_index(int(gains.argmax()), gains.shape)
-    without, best = gains[0, 0, 0], gains[(decay, *at)]
+    decay, scale, weight = _best(gains)
+    without, best = gains[0, 0, 0], gains.max()
     for shrinkage in SHRINKAGES[1:]:
         other = ItemGraph.of(dataset, replace(GRAPH, shrinkage=shrinkage))
-        gains = encoded.gains(other, DECAYS[decay : decay + 1])[0]
+        gains = encoded.gains(other, DECAYS[decay : decay + 1])
         if gains.max() > best:
-            graph, best, at = other, gains.max(), list(np.unravel_index(int(gains.argmax()), gains.shape))
+            graph, best = other, gains.max()
+            _, scale, weight = _best(gains)
     if best <= without:
         return None
-    settings = PriorSettings(last=LAST, decay=DECAYS[decay], scale=SCALES[at[0]], weight=WEIGHTS[at[1]])
+    settings = PriorSettings(last=LAST, decay=DECAYS[decay], scale=SCALES[scale], weight=WEIGHTS[weight])
     return GraphPrior(
         graph,
         settings,
@@ -109,6 +110,11 @@ def fit_prior(
         temperature=model.config.temperature,
         fit={"valid_without": float(without), "valid": float(best), "rows": count},
     )
+
+
+def _best(gains: FloatArray) -> tuple[int, ...]:
+    """The place of the largest number, of equal ones the first."""
+    return tuple(int(place) for place in np.unravel_index(gains.argmax(), gains.shape))
 
 
 class _Encoded:

@@ -17,7 +17,7 @@ from rearec.data import Batch, SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, quantile_groups, rank_rows, seen_items
 from rearec.evaluation.bootstrap import paired_interval
-from rearec.evaluation.floors import baseline_ranks
+from rearec.evaluation.floors import FLOORS, baseline_ranks
 from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.reasoning import ReaRec, Rollout
 from rearec.report.page import Page
@@ -73,7 +73,7 @@ def test_what_the_steps_change_is_paired_over_rows(dataset: SequenceDataset, met
     assert result["over_step_0"] == asdict(answer)
     # the floors are those of the evaluation
     expected_floors = evaluate(model, dataset, metrics=["ndcg@20", metric])
-    for floor in ("popularity", "markov"):
+    for floor in FLOORS:
         assert result[floor][metric] == expected_floors[floor][metric]
 
 
@@ -187,13 +187,13 @@ def test_subgroups_are_those_of_the_evaluation_for_every_model(dataset: Sequence
         first["ndcg@20"],
         first["ndcg@20_se"],
     )
-    assert len(read) == len(result) / 4
+    assert len(read) == len(result) / 6
     # the floors of the same rows, by hand for the most popular targets
     exclude = seen_items(dataset).exclude
     ranks_of = baseline_ranks(dataset, "test", exclude_seen=exclude)
     popularity = dataset.train_item_counts()[dataset.targets("test")]
     *_, (low, high, mask) = quantile_groups(popularity)
-    for floor in ("popularity", "markov"):
+    for floor in FLOORS:
         last = [row for row in result if row["model"] == floor and row["grouping"] == "items_by_popularity"][-1]
         assert last["group"] == f"{low}–{high}" and last["rows"] == mask.sum()
         assert last["ndcg@20"] == rank_metrics(ranks_of[floor][mask])["ndcg@20"]
@@ -325,7 +325,7 @@ def test_every_page_has_a_table_and_a_figure(dataset: SequenceDataset, trained: 
     with (tmp_path / "steps.csv").open() as file:
         read = list(csv.DictReader(file))
     states = ["step 0", "step 1", "step 2", "answer"]
-    assert [row["state"] for row in read] == [*states, *states, "popularity", "markov"]
+    assert [row["state"] for row in read] == [*states, *states, *FLOORS]
     assert read[0]["ndcg@20 over step 0, low"] == "" != read[1]["ndcg@20 over step 0, low"]
     assert float(read[7]["mrr"]) == evaluate(models["erl"], dataset)["mrr"] != float(read[6]["mrr"])
     with (tmp_path / "similarity.csv").open() as file:

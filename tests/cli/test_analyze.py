@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from rearec.cli.app import app
 from rearec.data import load_dataset
 from rearec.evaluation import evaluate
+from rearec.evaluation.floors import FLOORS
 from rearec.reasoning import ReaRec
 
 
@@ -145,9 +146,9 @@ def test_subgroups_of_several_runs(run_folder: Path, base_runs: list[Path], tmp_
     result = analyze(run_folder, "subgroups", "--out", tmp_path, "--against", base_runs[1], "--json")
     assert result.exit_code == 0, result.stderr
     models = {row["model"] for row in json.loads(result.stdout)["result"]}
-    assert models == {"prl: run", "base: base-1", "popularity", "markov"}
+    assert models == {"prl: run", "base: base-1", *FLOORS}
     assert (
-        "| by | group | rows | prl: run | base: base-1 | popularity | markov |"
+        "| by | group | rows | prl: run | base: base-1 | popularity | markov | itemknn | rules |"
         in (tmp_path / "subgroups.md").read_text()
     )
 

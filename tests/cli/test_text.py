@@ -25,6 +25,7 @@ from rearec.cli import terminal
 from rearec.cli.app import app
 from rearec.data.storage import load_dataset
 from rearec.errors import visible
+from rearec.report.floors import FLOORS
 
 TINY = (
     "--method",
@@ -158,7 +159,7 @@ def test_demo_and_download_name_folders_as_they_are(place: Path, monkeypatch: py
 
     metrics = rank_metrics(np.asarray([0, 3]))
     plots = {"steps": str(place / "steps.png")}
-    report: dict[str, Any] = dict.fromkeys(("popularity", "markov", "base", "erl", "prl"), metrics)
+    report: dict[str, Any] = dict.fromkeys((*FLOORS, "base", "erl", "prl"), metrics)
     report["example"] = {"history": ["anchor-0-3", "item-1-0"], "theme": 3}
     monkeypatch.setattr(
         "rearec.experiments.demo.run_demo", lambda *_, **__: {**report, "seen": "kept", "plots": plots, "seconds": 1.0}

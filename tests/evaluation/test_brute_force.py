@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,19 +12,21 @@ import torch
 from analysis_models import random_model
 from brute_force_evaluation import (
     Row,
+    floor_scores,
     histories_of,
-    markov_scores,
     measure,
     model_scores,
     popularity_scores,
     rank,
     rows_of,
+    rules_scores,
+    shown,
 )
 from repeating_data import dataset_of, repeating_dataset
 
 from rearec.data import SequenceDataset
-from rearec.evaluation import evaluate, floors, rank_rows
-from rearec.evaluation.floors import baseline_ranks
+from rearec.evaluation import evaluate, floors, graph_floors, rank_rows
+from rearec.evaluation.floors import FLOORS, baseline_lists, baseline_ranks, floor_settings
 from rearec.evaluation.metrics import METRICS
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -43,6 +47,7 @@ def dataset() -> SequenceDataset:
 def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The floors look at a few rows at a time."""
     monkeypatch.setattr(floors, "CHUNK", 7)
+    monkeypatch.setattr(graph_floors, "EDGES", 300)
 
 
 def model_with_ties(dataset: SequenceDataset, method: str) -> ReaRec:
@@ -84,12 +89,41 @@ def test_ranks_by_the_answer_and_by_every_step(
 @pytest.mark.parametrize("split", SPLITS)
 def test_ranks_by_the_floors(dataset: SequenceDataset, split: Any, exclude: bool) -> None:
     ranks = baseline_ranks(dataset, split, exclude_seen=exclude)
-    popularity = popularity_scores(dataset)
-    rows = zip(histories_of(dataset, split), markov_scores(dataset, split), strict=True)
-    for row, ((_, history, target), markov) in enumerate(rows):
-        seen = history if exclude else []
-        assert ranks["popularity"][row] == rank(popularity, target, seen)
-        assert ranks["markov"][row] == rank(markov, target, seen)
+    chosen = floor_settings(dataset, exclude_seen=exclude)["rules"]
+    assert tuple(ranks) == FLOORS
+    for name, scores in floor_scores(dataset, split, chosen).items():
+        for row, (_, history, target) in enumerate(histories_of(dataset, split)):
+            assert ranks[name][row] == rank(scores[row], target, history if exclude else []), (name, row)
+
+
+@pytest.mark.parametrize("exclude", [False, True], ids=["kept", "excluded"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_lists_of_the_floors(dataset: SequenceDataset, split: Any, exclude: bool) -> None:
+    k = 5
+    chosen = floor_settings(dataset, exclude_seen=exclude)["rules"]
+    lists: dict[str, dict[int, list[int]]] = {name: {} for name in FLOORS}
+    for name, rows, items in baseline_lists(dataset, split, k, exclude_seen=exclude):
+        assert items.shape == (len(rows), k)
+        lists[name].update(zip(rows.tolist(), items.tolist(), strict=True))
+    for name, scores in floor_scores(dataset, split, chosen).items():
+        for row, (_, history, _) in enumerate(histories_of(dataset, split)):
+            expected = shown(scores[row], history if exclude else [], k)
+            assert lists[name][row] == [*expected, *[-1] * (k - len(expected))], (name, row)
+
+
+@pytest.mark.parametrize("exclude", [False, True], ids=["kept", "excluded"])
+def test_rules_are_the_best_on_the_validation_rows(dataset: SequenceDataset, exclude: bool) -> None:
+    values = {}
+    for options, decay in graph_floors.GRID:
+        settings = {**asdict(options), "last": graph_floors.LAST, "history_decay": decay}
+        rows = rows_of(dataset, "valid", rules_scores(dataset, "valid", settings))
+        values[json.dumps(settings)] = measure("ndcg@20", dataset, rows, exclude)[0]
+    chosen = floor_settings(dataset, exclude_seen=exclude)["rules"]
+    assert chosen.pop("chosen_by_rows") == 27
+    best = max(value for value in values.values() if value is not None)
+    # ties to the earlier one
+    assert json.dumps(chosen) == next(name for name, value in values.items() if value == pytest.approx(best, rel=1e-12))
+    assert len({round(value or 0, 6) for value in values.values()}) > 4
 
 
 @pytest.mark.parametrize("exclude", [False, True], ids=["kept", "excluded"])
@@ -105,8 +139,10 @@ def test_metrics_of_rows_steps_groups_and_floors(dataset: SequenceDataset, metho
     for state, found in enumerate([result, *result["by_step"]]):
         check(found, NAMES, dataset, rows_of(dataset, "test", [of_row[state] for of_row in scores]), exclude)
     rows = rows_of(dataset, "test", [of_row[0] for of_row in scores])
-    check(result["popularity"], NAMES, dataset, rows_of(dataset, "test", [popularity] * len(rows)), exclude)
-    check(result["markov"], NAMES, dataset, rows_of(dataset, "test", markov_scores(dataset, "test")), exclude)
+    chosen = result["rules"].pop("settings")
+    assert chosen == floor_settings(dataset, exclude_seen=exclude)["rules"] == json.loads(json.dumps(chosen))
+    for name, of_floor in floor_scores(dataset, "test", chosen).items():
+        check(result[name], NAMES, dataset, rows_of(dataset, "test", of_floor), exclude)
 
     for key, values in (
         ("users_by_length", [len(row.history) for row in rows]),

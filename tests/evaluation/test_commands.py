@@ -16,12 +16,13 @@ from rearec.cli.app import app
 from rearec.data import load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, seen_items
-from rearec.evaluation.measures import floor_metrics
+from rearec.evaluation.measured import floor_metrics
 from rearec.evaluation.metrics import METRICS
 from rearec.experiments.plan import Plan
 from rearec.experiments.runs import Run
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
+from rearec.report.floors import floors_of
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
@@ -67,7 +68,7 @@ def test_prepare_measures_the_floors_both_ways(source_file: Path, tmp_path: Path
     report = answer("prepare", "json", source_file, "--out", tmp_path / "data", flag)
     floors = floor_metrics(load_dataset(tmp_path / "data"), "test", exclude_seen=seen == "excluded")
     assert report["seen"] == seen
-    assert {name: report[name] for name in ("popularity", "markov")} == floors
+    assert floors_of(report) == floors
     shown = rearec("prepare", "json", source_file, "--out", tmp_path / "data", flag, "--force")
     assert f"full catalogue, seen items {seen}" in shown.stdout and "as asked for" in shown.stderr
 

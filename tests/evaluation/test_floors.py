@@ -10,9 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repeating_data import dataset_of, repeating_dataset
 
-from rearec.data import load_dataset, prepare
-from rearec.evaluation.floors import MarkovChain, baseline_ranks, last_items, popularity_ranks
+from rearec.data import RowScores, load_dataset, prepare
+from rearec.evaluation import floors, graph_floors
+from rearec.evaluation.floors import (
+    FLOORS,
+    MarkovChain,
+    baseline_lists,
+    baseline_ranks,
+    floor_settings,
+    last_items,
+    popularity_ranks,
+)
+from rearec.evaluation.row_scores import row_lists, row_ranks
+from rearec.evaluation.seen import RowHistories
 
 REAL_DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
@@ -39,6 +51,94 @@ def test_ranks_are_those_of_brute_force(data: st.DataObject) -> None:
     assert MarkovChain(pairs[:, 0], pairs[:, 1], popularity).ranks(last, target).tolist() == expected
     expected = [brute_force_rank(popularity, wanted) for wanted in target]
     assert popularity_ranks(popularity, target).tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_sparse_scores_are_ranked_and_listed_by_score_then_popularity(data: st.DataObject) -> None:
+    items, rows = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    dense = np.array(
+        data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=items * rows, max_size=items * rows))
+    )
+    dense = dense.reshape(rows, items)
+    popularity = np.array(data.draw(st.lists(st.integers(0, 2), min_size=items, max_size=items)), dtype=np.int64)
+    target = np.array(data.draw(st.lists(st.integers(0, items - 1), min_size=rows, max_size=rows)), dtype=np.int64)
+    seen = np.array(data.draw(st.lists(st.booleans(), min_size=items * rows, max_size=items * rows)), dtype=bool)
+    seen = seen.reshape(rows, items)
+    row, item = np.nonzero(dense)
+    scores = RowScores(np.searchsorted(row, np.arange(rows + 1)), item, dense[row, item])
+
+    full = dense * 100 + popularity
+    rivals = seen.copy()
+    rivals[np.arange(rows), target] = False
+    kept = [brute_force_rank(of_row, wanted) for of_row, wanted in zip(full, target, strict=True)]
+    assert row_ranks(scores, target, popularity).tolist() == kept
+    left = [
+        brute_force_rank(of_row[~out], int(wanted - out[:wanted].sum()))
+        for of_row, out, wanted in zip(full, rivals, target, strict=True)
+    ]
+    assert row_ranks(scores, target, popularity, np.nonzero(rivals)).tolist() == left
+    barred = [set(np.flatnonzero(out).tolist()) for out in seen]
+    lists = row_lists(scores, popularity, 3, barred)
+    for of_row, out, found in zip(full, barred, lists.tolist(), strict=True):
+        best = [item for item in np.argsort(-of_row, kind="stable").tolist() if item not in out][:3]
+        assert found == [*best, *[-1] * (3 - len(best))]
+
+
+def test_without_validation_rows_rules_are_the_first_of_the_grid() -> None:
+    chosen = floor_settings(dataset_of([[0, 1, 2, 3], [1, 2, 0, 3]], 4, valid=0), exclude_seen=True)["rules"]
+    options, decay = graph_floors.GRID[0]
+    assert (chosen["window"], chosen["reverse"], chosen["history_decay"]) == (options.window, options.reverse, decay)
+    assert chosen["chosen_by_rows"] == 0 and len(graph_floors.GRID) == 16
+
+
+def test_rules_look_at_no_more_validation_rows_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    class Seen(RowHistories):
+        def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            looked_at.extend(rows.tolist())
+            return super().__call__(rows)
+
+    monkeypatch.setattr(graph_floors, "MOST_ROWS", 5)
+    monkeypatch.setattr(graph_floors, "RowHistories", Seen)
+    fitted = graph_floors.fit_rules(repeating_dataset(), exclude_seen=False)
+    # evenly spaced over the 27 rows
+    assert set(looked_at) == {0, 5, 10, 16, 21} and fitted.settings["chosen_by_rows"] == 5
+
+
+def test_floors_are_fitted_once_and_a_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[bool] = []
+
+    def counting(dataset: object, *, exclude_seen: bool) -> graph_floors.GraphFloor:
+        fitted.append(exclude_seen)
+        return graph_floors.fit_rules(dataset, exclude_seen=exclude_seen)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(floors, "_remembered", {})
+    monkeypatch.setattr(floors, "fit_rules", counting)
+    dataset = repeating_dataset()
+    for split in ("valid", "test"):
+        for exclude in (False, True):
+            baseline_ranks(dataset, split, exclude_seen=exclude)  # type: ignore[arg-type]
+            floor_settings(repeating_dataset(), exclude_seen=exclude)
+            for _ in baseline_lists(dataset, split, 3, exclude_seen=exclude):  # type: ignore[arg-type]
+                pass
+    assert fitted == [False, True]
+    for users in range(2, 9):
+        floor_settings(repeating_dataset(users), exclude_seen=False)
+    assert len(floors._remembered) == floors.REMEMBERED
+    baseline_ranks(dataset, "test", exclude_seen=True)
+    assert len(fitted) == 10
+
+
+def test_every_floor_has_a_rank_for_rows_without_history_and_one_item() -> None:
+    dataset = dataset_of([[0, 0, 0, 0]], 1, empty_histories=2)
+    for exclude in (False, True):
+        ranks = baseline_ranks(dataset, "test", exclude_seen=exclude)
+        assert {name: of_floor.tolist() for name, of_floor in ranks.items()} == dict.fromkeys(FLOORS, [0.0] * 3)
+        shown = {name: items.tolist() for name, _, items in baseline_lists(dataset, "test", 2, exclude_seen=exclude)}
+        first = -1 if exclude else 0
+        assert shown == {name: [[first, -1], [0, -1], [0, -1]] for name in FLOORS}
 
 
 def test_floors_count_training_rows_only(prepared: Path) -> None:

@@ -13,7 +13,7 @@ import rearec.evaluation
 def test_floors_metrics_and_the_choice_of_seen_items_load_no_torch() -> None:
     script = (
         "import sys; from rearec.evaluation import seen_items; "
-        "from rearec.evaluation.floors import baseline_ranks; from rearec.evaluation.metrics import rank_metrics; "
+        "from rearec.evaluation.measured import floor_metrics; from rearec.evaluation.metrics import rank_metrics; "
         "sys.exit(' '.join({'torch', 'polars', 'lightning'} & set(sys.modules)) or None)"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stderr == ""

@@ -17,7 +17,8 @@ from rearec.data.storage import save_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
 from rearec.evaluation.bootstrap import paired_interval
-from rearec.evaluation.measures import RowGroups
+from rearec.evaluation.floors import FLOORS
+from rearec.evaluation.measured import RowGroups
 from rearec.evaluation.metrics import METRICS, row_metrics
 from rearec.experiments import compare as module
 from rearec.experiments.compare import compare
@@ -66,7 +67,7 @@ def test_numbers_are_those_of_the_evaluation_and_differences_are_paired(
         assert shares == [(own > base).mean(), (own == base).mean(), (own < base).mean()]
         assert sum(shares) == pytest.approx(1)
         assert line["verdict"] == ("higher" if interval.low > 0 else "no difference beyond chance")
-        for floor in ("popularity", "markov"):
+        for floor in FLOORS:
             assert line_of(comparison, floor, metric)["value"] == alone[floor][metric]
         own_line = line_of(comparison, "base", metric)
         assert own_line["difference"] is None and own_line["verdict"] is None
@@ -206,7 +207,10 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(UserError, match="a refit, trained on every interaction"):
         compare([runs[0], final])
     for asked, message in (
-        ({"against": "nobody"}, "against: 'nobody' is none of what is compared; known are popularity, markov, base"),
+        (
+            {"against": "nobody"},
+            "against: 'nobody' is none of what is compared; known are popularity, markov, itemknn, rules, base",
+        ),
         ({"metrics": ["ndcg"]}, "lacks its k"),
         ({"split": "tests"}, "split: got 'tests'"),
     ):

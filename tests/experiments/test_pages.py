@@ -22,6 +22,7 @@ from rearec.data.storage import save_dataset
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate, rank_rows
+from rearec.evaluation.floors import FLOORS
 from rearec.evaluation.metrics import rank_metrics, row_metrics
 from rearec.experiments import ARTEFACTS, reproduce
 from rearec.experiments.plan import Plan, settings_of
@@ -165,7 +166,7 @@ def test_figures_are_written_in_the_formats_that_are_asked_for(make: Make, tmp_p
     assert "![fig4-sasrec](fig4-sasrec.svg)" in text and "[fig4-sasrec.pdf](fig4-sasrec.pdf)" in text
     # the floors stand in the bars' legend
     drawn = (out / "table2.svg").read_text()
-    assert "<!-- popularity (floor) -->" in drawn and "<!-- markov (floor) -->" in drawn
+    assert all(f"<!-- {floor} (floor) -->" in drawn for floor in FLOORS)
 
 
 def test_runs_are_shared_between_tables_and_figures(data: Path) -> None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from rearec.report.floors import FLOORS
 from rearec.report.plots import METHOD_COLORS, draw_bars, draw_heatmap, draw_lines, draw_parts, figure, panels
 from rearec.report.style import colors
 
@@ -184,7 +185,7 @@ def test_a_single_series_of_methods_has_their_colours_and_no_legend() -> None:
     chart = figure(draw_bars, ["popularity", "base", "erl"], {"NDCG@20": [0.1, 0.2, 0.3]}, ylabel="NDCG@20")
     assert chart.legends == []
     popularity, *rest = chart.axes[0].patches
-    assert same_color(popularity.get_facecolor(), "0.62")
+    assert same_color(popularity.get_facecolor(), FLOORS["popularity"].color)
     for bar, method in zip(rest, ("base", "erl"), strict=True):
         assert same_color(bar.get_facecolor(), METHOD_COLORS[method])
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,68 @@ def markov_scores(dataset: SequenceDataset, split: str) -> list[list[int]]:
         [count + (weight * follows[history[-1], item] if history else 0) for item, count in enumerate(popularity)]
         for _, history, _ in histories_of(dataset, split)
     ]
+
+
+def graph_scores(
+    dataset: SequenceDataset, split: str, weight: Mapping[tuple[int, int], np.float32], last: int, decay: float
+) -> list[list[int]]:
+    """[N] for each row: weights from the last items of the history first, popularity second; as places from below."""
+    popularity = popularity_scores(dataset)
+    found = []
+    for _, history, _ in histories_of(dataset, split):
+        sums = [0.0] * dataset.num_items
+        used = history[-last:]
+        # numpy's power, which need not round as Python's
+        parts = decay ** np.arange(len(used), dtype=np.float64)[::-1]
+        for source, part in zip(used, parts, strict=True):
+            for item in range(dataset.num_items):
+                sums[item] += float(weight.get((source, item), 0.0)) * part
+        pairs = [*zip(sums, popularity, strict=True)]
+        found.append([sorted(set(pairs)).index(pair) for pair in pairs])
+    return found
+
+
+def itemknn_scores(dataset: SequenceDataset, split: str) -> list[list[int]]:
+    """[N] for each row, by the cosines between the users of two items."""
+    having = [{user for user, item in training_events(dataset) if item == one} for one in range(dataset.num_items)]
+    both = {(a, b): len(having[a] & having[b]) for a in range(len(having)) for b in range(len(having)) if a != b}
+    weight = {
+        (a, b): np.float32(count / math.sqrt(len(having[a]) * len(having[b])))
+        for (a, b), count in both.items()
+        if count
+    }
+    return graph_scores(dataset, split, weight, last=10**9, decay=1.0)
+
+
+def rules_scores(dataset: SequenceDataset, split: str, chosen: Mapping[str, Any]) -> list[list[int]]:
+    """[N] for each row, by transitions with these settings; for data with a sequence per user."""
+    count: Counter[tuple[int, int]] = Counter()
+    events = training_events(dataset)
+    for user in {user for user, _ in events}:
+        items = [item for other, item in events if other == user]
+        for place, after in enumerate(items):
+            for gap in range(1, min(chosen["window"], place) + 1):
+                before, unit = items[place - gap], chosen["decay"] ** (gap - 1) * 2**30
+                if before != after:
+                    count[before, after] += round(unit)
+                    count[after, before] += round(chosen["reverse"] * unit)
+    popularity = popularity_scores(dataset)
+    weight = {}
+    for (a, b), times in count.items():
+        if times:
+            total = sum(other for (source, _), other in count.items() if source == a) / 2**30 + chosen["shrinkage"]
+            weight[a, b] = np.float32(times / 2**30 / (total * (popularity[b] + 1.0) ** chosen["popularity"]))
+    return graph_scores(dataset, split, weight, chosen["last"], chosen["history_decay"])
+
+
+def floor_scores(dataset: SequenceDataset, split: str, chosen: Mapping[str, Any]) -> dict[str, Sequence[Scores]]:
+    """[N] for each row by each floor; chosen: the settings of rules."""
+    return {
+        "popularity": [popularity_scores(dataset)] * len(dataset.split_rows[split]),  # type: ignore[index]
+        "markov": markov_scores(dataset, split),
+        "itemknn": itemknn_scores(dataset, split),
+        "rules": rules_scores(dataset, split, chosen),
+    }
 
 
 def model_scores(model: ReaRec, dataset: SequenceDataset, split: str) -> list[np.ndarray]:

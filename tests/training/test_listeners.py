@@ -136,6 +136,10 @@ def test_advice_is_given_where_it_is_due() -> None:
     (below,) = advice(outcome(2, 3, test=0.3), rows, options)
     assert below.startswith("below markov (.4000) in test NDCG@20 (.3000)")
     assert advice(outcome(2, 3, test=0.1), rows, options)[0].startswith("below popularity (.2000) and markov (.4000)")
+    more = outcome(2, 3, test=0.1)
+    more["test"] |= {"rules": {"ndcg@20": 0.5}}
+    words = "below popularity (.2000), markov (.4000) and rules (.5000) in"
+    assert advice(more, rows, options)[0].startswith(words)
     assert len(advice(outcome(3, 3, test=0.1), rows, options)) == 2
     assert advice({**outcome(2, 3), "test": None}, rows, options) == []
 
