@@ -18,7 +18,7 @@ from rearec.engine import Engine
 from rearec.errors import UserError, visible
 from rearec.evaluation import RankedRows, rank_rows, seen_items
 from rearec.evaluation.seen import RowHistories, SeenName, seen_words
-from rearec.inference.explanation import named_states
+from rearec.inference.explaining import named_states
 from rearec.reasoning import ReaRec
 from rearec.report.page import Markdown, Page, escape
 from rearec.report.plots import draw_lines, figure

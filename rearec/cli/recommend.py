@@ -92,8 +92,8 @@ def recommend(
     Unknown ids are skipped and reported; a history without a known id is answered by the most popular items. Of a user,
     all that the dataset knows is the history, validation and test items included. Each line of --input is a json list
     of ids, or an object with "history" (such a list) and whatever else is to be kept beside the answer. Each line of
-    --output is that object, or one with "user", with "items", "scores", "unknown", "source" (model or popularity) and
-    "titles".
+    --output is that object, or one with "user", with "items", "scores", "unknown", "source" (model or popularity),
+    "prior" (whether the item graph took part) and "titles".
     """
     given = {"a history": bool(items), "--user": bool(user), "--users": users is not None, "--input": bool(input_file)}
     several = [name for name, is_there in given.items() if is_there]

@@ -6,6 +6,7 @@ among the model's own best k. So these, and the items that have a bonus, hold th
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,12 @@ GATHERED = 1 << 25
 
 
 def top(
-    hidden: Tensor, catalog: PreparedCatalog, k: int, *, exclude: Exclude = None, bonus: RowScores | None = None
+    hidden: Tensor,
+    catalog: Tensor | PreparedCatalog,
+    k: int,
+    *,
+    exclude: Exclude = None,
+    bonus: RowScores | None = None,
 ) -> tuple[Tensor, Tensor]:
     """float32 [R, k] and int64 [R, k]: as `rearec_kernels.catalog_topk`, by scores plus bonus.
 
@@ -39,7 +45,9 @@ def top(
     scores, items = catalog_topk(hidden, catalog, k, exclude=exclude)
     if bonus is None or not len(bonus.items):
         return scores, items
-    linked = _Linked(hidden, catalog, bonus, exclude)
+    if len(hidden) == 1:
+        return _top_of_one(hidden, _table(catalog), scores, items, exclude, bonus)
+    linked = _Linked(hidden, _table(catalog), bonus, exclude)
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
     again = linked.has(rows * linked.num_items + items.clamp(min=0)) & (items >= 0)
     scores = scores.masked_fill(again, -torch.inf)
@@ -70,11 +78,42 @@ def rank(
     """
     if bonus is None or not len(bonus.items):
         return catalog_rank(hidden, catalog, target, exclude=exclude)
-    linked = _Linked(hidden, catalog, bonus, exclude)
+    linked = _Linked(hidden, catalog.weight, bonus, exclude)
     own = linked.bonus_of(target)
     among_others = catalog_rank(hidden, catalog, target, exclude=linked.beside(exclude), target_bonus=own)
     threshold = _dot(hidden, catalog.weight[target]) + own
     return among_others + linked.above(threshold, target)
+
+
+def _table(catalog: Tensor | PreparedCatalog) -> Tensor:
+    return catalog.weight if isinstance(catalog, PreparedCatalog) else catalog
+
+
+def _top_of_one(
+    hidden: Tensor, weight: Tensor, scores: Tensor, items: Tensor, exclude: Exclude, bonus: RowScores
+) -> tuple[Tensor, Tensor]:
+    """What `top` answers to one row, whose own best k are known: with few calls, for these are what it costs."""
+    linked, added = bonus.items, bonus.scores
+    if exclude is not None:
+        free = np.isin(linked, (exclude if isinstance(exclude, Tensor) else exclude[1]).cpu().numpy(), invert=True)
+        linked, added = linked[free], added[free]
+        if not len(linked):
+            return scores, items
+    vectors = weight.index_select(0, torch.from_numpy(linked).to(hidden.device))
+    total = _dot(hidden, vectors).cpu().numpy() + added.astype(np.float32)
+    own, best = items[0].cpu().numpy(), scores[0].cpu().numpy()
+    at = np.minimum(linked.searchsorted(own), len(linked) - 1)
+    is_linked = linked[at] == own
+    best = np.where(is_linked, total[at], best)
+    there = best > -np.inf
+    # where k are there, what is below all of them is not among the best
+    rest = total >= (best.min() if there.all() else np.finfo(np.float32).min)
+    rest[at[is_linked]] = False
+    best, own = np.concatenate([best[there], total[rest]]), np.concatenate([own[there], linked[rest]])
+    order = np.lexsort((own, -best))[: items.shape[1]]
+    found, of_item = np.full(items.shape, -np.inf, np.float32), np.full(items.shape, -1)
+    found[0, : len(order)], of_item[0, : len(order)] = best[order], own[order]
+    return torch.from_numpy(found).to(hidden.device), torch.from_numpy(of_item).to(hidden.device)
 
 
 class _Linked:
@@ -83,8 +122,8 @@ class _Linked:
     key: int64 [E], row * N + item, rising; scores: float32 [E], the bonus included.
     """
 
-    def __init__(self, hidden: Tensor, catalog: PreparedCatalog, bonus: RowScores, exclude: Exclude) -> None:
-        device, weight = hidden.device, catalog.weight
+    def __init__(self, hidden: Tensor, weight: Tensor, bonus: RowScores, exclude: Exclude) -> None:
+        device = hidden.device
         self.num_rows, self.num_items = hidden.shape[0], weight.shape[0]
         row = torch.from_numpy(bonus.rows).to(device)
         item = torch.from_numpy(bonus.items).to(device)
@@ -159,7 +198,7 @@ def pair_scores(hidden: Tensor, weight: Tensor, row: Tensor, item: Tensor) -> Te
 
 
 def _dot(hidden: Tensor, weight: Tensor) -> Tensor:
-    """float32 [E]: of two [E, d], summed no less precisely than in float32."""
+    """float32 [E]: of two [E, d], or one row with each; summed no less precisely than in float32."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     return (hidden.to(wide) * weight.to(wide)).sum(-1).float()
 

@@ -29,7 +29,7 @@ from rearec.training.fitting import check_names
 from rearec.training.loggers import Loggers
 from rearec.training.presets import Preset
 from rearec.training.resuming import preset_to_resume, settings_to_resume
-from rearec.training.words import begun_line, ignored, preset_line
+from rearec.training.words import begun_line, ignored, preset_line, prior_line
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -158,8 +158,10 @@ def fit(
             )
         encoder = None if own is None else own()
         model = FittedModel(run, data=data, backbone=encoder, trust_code=trust_code, device=place, keep=temporary)
-        for line in model.advice if progress else ():
-            say(line)
+        if progress:
+            brought = prior_line(options, model.result)
+            for line in [*([brought] if brought else []), *model.advice]:
+                say(line)
         return model
     except BaseException:
         if temporary is not None:

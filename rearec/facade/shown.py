@@ -16,14 +16,18 @@ SHOWN = ("ndcg@20", "recall@20")
 
 
 def result_lines(result: Mapping[str, Any]) -> list[str]:
-    """The best epoch, and NDCG and Recall at 20 beside the floors."""
+    """The best epoch, and NDCG and Recall at 20; NDCG beside that without the item graph, if it has one, and floors."""
     lines = [f"  {_epochs(result)}"]
     for split in ("valid", "test"):
         measured = result[split]
         if measured is not None:
             shown = ", ".join(f"{heading(metric)} {measured[metric]:.4f}" for metric in SHOWN)
+            without = measured.get("without_prior")
+            beside = [f"without the graph {without['ndcg@20']:.4f}"] if without else []
             floors = ", ".join(f"{name} {floor['ndcg@20']:.4f}" for name, floor in floors_of(measured).items())
-            lines.append(f"  {split}: {shown}{f' (NDCG@20 of {floors})' if floors else ''}")
+            beside += [f"of {floors}"] if floors else []
+            said = "; ".join(beside)
+            lines.append(f"  {split}: {shown}{f' (NDCG@20 {said})' if said else ''}")
     lines.append(f"  {seen_words(result['seen'])}")
     return lines
 

@@ -21,11 +21,12 @@ class Recommendation:
     """The answer to one history.
 
     items: ids of the source, best first; fewer than k where the catalogue has no more to offer.
-    scores: the model's score of each item (dot product of final state and item vector; comparable within one answer
-        only), or for an answer by popularity the item's training count.
+    scores: the model's score of each item (dot product of final state and item vector, and what the item graph adds
+        where ``prior``; comparable within one answer only), or for an answer by popularity the item's training count.
     unknown: ids of the history that the model does not know, in order; they were skipped.
     source: "model", or "popularity" where no known item was left in the history.
     titles: of each item, None where it has none; None where the catalogue has no titles.
+    prior: whether the model's item graph took part (`rearec.models.prior.GraphPrior`).
 
     Examples:
         >>> from rearec.inference import Recommendation
@@ -41,16 +42,20 @@ class Recommendation:
     unknown: list[str]
     source: Literal["model", "popularity"]
     titles: list[str | None] | None = None
+    prior: bool = False
 
     def __repr__(self) -> str:
         skipped = f"; {len(self.unknown)} unknown item{'s'[: len(self.unknown) != 1]} skipped" if self.unknown else ""
-        by = "by the model" if self.source == "model" else "by popularity"
+        by = self._by_model() if self.source == "model" else "by popularity"
         return f"Recommendation({listed(self.items, self.scores, self.titles)}; {by}{skipped})"
 
     def _repr_html_(self) -> str:
         skipped = f"; skipped, not in the catalogue: {', '.join(self.unknown)}" if self.unknown else ""
-        by = "by the model" if self.source == "model" else "the most popular items: no known item in the history"
+        by = self._by_model() if self.source == "model" else "the most popular items: no known item in the history"
         return ranking_html(f"recommended {by}{skipped}", self.items, self.scores, self.titles)
+
+    def _by_model(self) -> str:
+        return "by the model with the item graph" if self.prior else "by the model"
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,25 +1,14 @@
-"""How a model comes to an answer: its ranking at every reasoning step, and what each item of the history adds."""
+"""What an explanation says: the ranking at every reasoning step, and what each item of the history adds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from rearec.data.batches import collate_histories
-from rearec.engine import Engine
 from rearec.inference.answers import listed, named
-from rearec.reasoning import ReaRec
 from rearec.report.notebook import html_table
-from rearec.run_folder import Catalog
-from rearec_kernels import catalog_topk
 
-__all__ = ["Explanation", "Influence", "Step", "explain", "named_states"]
+__all__ = ["Explanation", "Influence", "Step"]
 
 SHOWN = 5
 
@@ -28,8 +17,9 @@ SHOWN = 5
 class Step:
     """The ranking by one state of the model.
 
-    name: "step 0" (the state of the last item), "step 1", ..., and "mean of the steps" where the model answers with
-        that (as erl does). The last of an explanation's steps is the model's answer.
+    name: "step 0" (the state of the last item), "step 1", ..., "mean of the steps" where the model answers with that
+        (as erl does), and "with the item graph" of a model with a prior: by the state before and what the graph adds.
+        The last of an explanation's steps is the model's answer.
     items, scores: the best items by this state alone, best first; scores are comparable within one step only.
     titles: of each item, None where it has none; None where the catalogue has no titles.
     to_previous: cosine with the state before, None for the first.
@@ -61,6 +51,8 @@ class Influence:
         without which there is no answer.
     by_step: the same by each of the explanation's steps, in their order.
     kept: how many of the answer's items are still among its best k without this place.
+    linked: how much of ``Explanation.bonus`` comes from this place: the item graph's bonus shared out in proportion to
+        the edges that make it, 0 where there is none. None for a model without a prior.
 
     Examples:
         >>> from rearec.inference import Influence
@@ -73,17 +65,20 @@ class Influence:
     drop: float | None
     by_step: list[float] | None
     kept: int | None
+    linked: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
     """How a model answers one history.
 
-    history: a record for each place that the model reads, oldest first: at most its ``max_len``.
+    history: a record for each place that the model reads, oldest first: at most its ``max_len``, or more where the
+        item graph looks further back.
     unknown: ids that were skipped.
     item, title: the explained item, the answer's first unless another was asked for.
     score: of it.
     steps: the ranking by each state, the answer's last.
+    bonus: how much of the score the item graph adds; None for a model without a prior.
 
     A place's influence is found by leaving it out: the history without it goes through the whole model again. Where
     the history is longer than the model reads, an older item moves up in its place.
@@ -107,6 +102,7 @@ class Explanation:
     title: str | None
     score: float
     steps: list[Step]
+    bonus: float | None = None
 
     def __repr__(self) -> str:
         lines = [f"Explanation of {named(self.item, self.title)}, score {self.score:.4f}"]
@@ -118,10 +114,17 @@ class Explanation:
         most = sorted(self.history, key=lambda place: -abs(place.drop or 0))[:SHOWN]
         shown = [f"{named(place.item, place.title)} {place.drop:+.4f}" for place in most if place.drop is not None]
         lines.append(f"  most influence: {', '.join(shown) or 'the only item of the history'}")
+        if self.bonus is not None:
+            linked = sorted((place for place in self.history if place.linked), key=lambda place: -(place.linked or 0))
+            edges = ", ".join(f"{named(place.item, place.title)} {place.linked:+.4f}" for place in linked[:SHOWN])
+            lines.append(
+                f"  the item graph adds {self.bonus:.4f}: {edges or 'it links no item of the history with it'}"
+            )
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = zip_longest(*(_cells(step) for step in self.steps))
+        linked = [] if self.bonus is None else ["by the item graph"]
         similarity: list[list[object]] = [
             ["cosine with the step before", *(step.to_previous for step in self.steps)],
             ["cosine with the answer", *(step.to_final for step in self.steps)],
@@ -133,105 +136,13 @@ class Explanation:
             [*([rank, *cells] for rank, cells in enumerate(rows, 1)), *similarity],
         ) + html_table(
             f"how much lower the score of {named(self.item, self.title)}, {self.score:.4f}, is without each place of "
-            "the history (oldest first)",
-            ["place", "item", "title", "drop", "items of the answer kept"],
-            [[place, each.item, each.title or "", each.drop, each.kept] for place, each in enumerate(self.history, 1)],
+            f"the history (oldest first){'' if self.bonus is None else f'; the item graph adds {self.bonus:.4f}'}",
+            ["place", "item", "title", "drop", "items of the answer kept", *linked],
+            [
+                [place, each.item, each.title or "", each.drop, each.kept, *([each.linked] if linked else [])]
+                for place, each in enumerate(self.history, 1)
+            ],
         )
-
-
-def named_states(model: ReaRec, states: Tensor) -> tuple[list[str], Tensor]:
-    """The states [R, T, d] that rank items, with their names; the last one is the model's answer.
-
-    Beside those of the steps that is their mean where the model answers with it, as erl does.
-    """
-    names = [f"step {step}" for step in range(states.shape[1])]
-    final = model.final_state(states)
-    if torch.equal(final, states[:, -1]):
-        return names, states
-    return [*names, "mean of the steps"], torch.cat([states, final[:, None]], dim=1)
-
-
-def explain(
-    engine: Engine,
-    catalog: Catalog,
-    history: Sequence[int],
-    unknown: list[str],
-    k: int,
-    target: int | None,
-    seen: Sequence[int],
-    batch_rows: int,
-) -> Explanation:
-    """The explanation of the answer to one history of known items, by number.
-
-    target: the item whose score is explained; None for the answer's first.
-    seen: items that no ranking holds.
-    """
-    read = min(len(history), engine.model.config.max_len)
-    without = [[*history[:place], *history[place + 1 :]] for place in range(len(history) - read, len(history))]
-    without = [rest for rest in without if rest]
-    barred = torch.tensor(sorted(set(seen)), dtype=torch.int64, device=engine.device)
-    exclude = barred if len(barred) else None
-    k = min(k, engine.model.config.num_items)
-    with torch.inference_mode():
-        names, states = _states(engine, [history])
-        top_scores, top = catalog_topk(states[0], engine.catalog, k, exclude=exclude)
-        if target is None:
-            # where all items are seen, there is no first one: explain the last item of the history
-            target = int(top[-1, 0]) if int(top[-1, 0]) >= 0 else history[-1]
-        weight = engine.weight[target].float()
-        score = states[0].float() @ weight
-        drops: list[list[float]] = []
-        kept: list[int] = []
-        for begin in range(0, len(without), batch_rows):
-            _, left = _states(engine, without[begin : begin + batch_rows])
-            drops += (score - left.float() @ weight).tolist()
-            still = catalog_topk(left[:, -1], engine.catalog, k, exclude=exclude)[1]
-            kept += ((still[:, :, None] == top[-1]) & (still[:, :, None] >= 0)).any(1).sum(1).tolist()
-        places = [
-            Influence(
-                *_named(catalog, history[len(history) - read + place]),
-                drop=drops[place][-1] if drops else None,
-                by_step=drops[place] if drops else None,
-                kept=kept[place] if drops else None,
-            )
-            for place in range(read)
-        ]
-        cosine = torch.nn.functional.cosine_similarity
-        final = states[0].float()
-        to_final = cosine(final, final[-1:], dim=1).tolist()
-        to_previous = [None, *cosine(final[1:], final[:-1], dim=1).tolist()]
-        entropy = _entropy(engine, states[0]).tolist()
-    steps = []
-    for step, name in enumerate(names):
-        items = [item for item in top[step].tolist() if item >= 0]
-        steps.append(
-            Step(
-                name,
-                [catalog.item_ids[item] for item in items],
-                top_scores[step, : len(items)].tolist(),
-                None if catalog.titles is None else [catalog.titles[item] for item in items],
-                to_previous[step],
-                to_final[step],
-                entropy[step],
-            )
-        )
-    item, title = _named(catalog, target)
-    return Explanation(places, unknown, item, title, float(score[-1]), steps)
-
-
-def _states(engine: Engine, histories: Sequence[Sequence[int]]) -> tuple[list[str], Tensor]:
-    batch = collate_histories([np.array(history) for history in histories], engine.model.config.max_len)
-    return named_states(engine.model, engine(batch).states)
-
-
-def _entropy(engine: Engine, states: Tensor) -> Tensor:
-    """[T], in bits."""
-    log = torch.log_softmax(states.float() @ engine.weight.float().T / engine.model.config.temperature, dim=1)
-    return -(log.exp() * log).sum(1) / math.log(2)
-
-
-def _named(catalog: Catalog, item: int) -> tuple[str, str | None]:
-    return catalog.item_ids[item], None if catalog.titles is None else catalog.titles[item]
 
 
 def _cells(step: Step) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -14,11 +15,12 @@ from rearec.data.batches import collate_histories
 from rearec.engine import Engine
 from rearec.errors import UserError
 from rearec.inference.answers import Recommendation, SimilarItems, as_frame
-from rearec.inference.explanation import Explanation, explain
+from rearec.inference.explaining import explain
+from rearec.inference.explanation import Explanation
 from rearec.inference.filters import ItemFilter
 from rearec.inference.ids import check_count, read_histories, read_ids
 from rearec.inference.opening import open_run
-from rearec.inference.scoring import barred, best_items, top_rows
+from rearec.inference.scoring import barred, best_items, bonus_of, top_rows
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -118,6 +120,10 @@ class Recommender:
         largest inner product over these vectors, exact or approximate, finds the items that `recommend` finds. The
         temperature of the training changes no order; where a probability is wanted, it is the softmax of
         ``scores / model.config.temperature``.
+
+        Of a model with a prior the dot product is not all of the score: what the item graph adds depends on the pair
+        of history and item and is in no vector. `recommend` answers by all of it; ``model.prior = None`` and
+        `refresh` switch it off, and the dot products are the scores again.
         """
         return self._engine.weight.detach().float().cpu().numpy().copy()
 
@@ -165,6 +171,9 @@ class Recommender:
     ) -> list[Recommendation] | pl.DataFrame:
         """The best k items after each history.
 
+        Of a model with a prior (`rearec.models.prior.GraphPrior`), the items that its graph links with the history
+        score higher by that; the whole history counts, known items beyond ``max_len`` too.
+
         Args:
             histories: ids of items, oldest first. Unknown ids are skipped and reported. A history without a known item
                 is answered by the most popular items, and says so.
@@ -173,7 +182,8 @@ class Recommender:
                 short list is quick: only its items are scored.
             deny: ids of items not to recommend, in the same forms.
             exclude_seen: leave out the items of the history, those before the last ``max_len`` too.
-            steps: reasoning steps, at most the trained number; None for the trained number.
+            steps: reasoning steps, at most the trained number; None for the trained number. With fewer than a prior was
+                fitted for it does not take part, which a warning says.
             frame: answer with a polars DataFrame, a row for each recommended item: row (of the history, from 0), rank
                 (from 1), item, title, score, source.
 
@@ -192,20 +202,25 @@ class Recommender:
             None if items else self._popular(k, missing, may, row)
             for row, (items, missing) in enumerate(zip(known, unknown, strict=True))
         ]
+        prior = self._engine.prior
         with torch.inference_mode():
             for rows in self._batches(known):
-                states = self._states([known[row] for row in rows], steps)
+                asked = [known[row] for row in rows]
+                states, bonus = self._states(asked, steps), bonus_of(self._engine, asked, steps)
+                if bonus is None and prior is not None:
+                    warnings.warn(prior.left_out(self.model.number_of_steps(steps)), stacklevel=2)
+                    prior = None  # said once
                 bars = [barred(known[row] if exclude_seen else [], may.denied(row)) for row in rows]
-                best = best_items(self._engine, states, [may.allowed(row) for row in rows], bars, k, tables)
+                best = best_items(self._engine, states, [may.allowed(row) for row in rows], bars, k, tables, bonus)
                 for row, (items, scores) in zip(rows, best, strict=True):
-                    answers[row] = self._answer(items, scores, unknown[row], "model")
+                    answers[row] = self._answer(items, scores, unknown[row], "model", bonus is not None)
         given = [answer for answer in answers if answer is not None]
         return as_frame(given) if frame else given
 
     def encode(self, histories: Iterable[object], *, steps: int | None = None) -> NDArray[np.float32]:
         """float32 [histories, dim]: the vector of each history, the model's final state; see `item_vectors`.
 
-        Unknown ids are skipped, as in `recommend`.
+        Unknown ids are skipped, as in `recommend`. A prior of the model is in no vector, see there too.
 
         Raises:
             ValueError: a history holds no known item, or steps is out of range.
@@ -223,6 +238,9 @@ class Recommender:
 
     def similar(self, items: object, k: int = 10) -> list[SimilarItems]:
         """The k items whose vectors have the largest cosine with each item's; the item itself is left out.
+
+        A prior of the model has no part in it: these are the vectors alone. What follows an item by model and item
+        graph, `recommend` answers to the history of this one item.
 
         Args:
             items: ids.
@@ -260,6 +278,8 @@ class Recommender:
         self, history: Iterable[object], k: int = 5, *, item: str | int | None = None, exclude_seen: bool = False
     ) -> Explanation:
         """How the model comes to its answer to one history: its ranking step by step, and what each item adds.
+
+        The last step is what `recommend` answers; of a model with a prior, that is one more, "with the item graph".
 
         Args:
             history: ids of items, oldest first; unknown ids are skipped and reported.
@@ -316,10 +336,15 @@ class Recommender:
         return None if titles is None else [titles[item] for item in items]
 
     def _answer(
-        self, items: list[int], scores: list[float], unknown: list[str], source: Literal["model", "popularity"]
+        self,
+        items: list[int],
+        scores: list[float],
+        unknown: list[str],
+        source: Literal["model", "popularity"],
+        prior: bool = False,
     ) -> Recommendation:
         ids = [self.catalog.item_ids[item] for item in items]
-        return Recommendation(ids, scores, unknown, source, self._titles(items))
+        return Recommendation(ids, scores, unknown, source, self._titles(items), prior)
 
     def _popular(self, k: int, unknown: list[str], may: ItemFilter, row: int) -> Recommendation:
         best = may.passing(row, self._by_popularity)[:k].tolist()

@@ -176,7 +176,8 @@ def test_a_fit_says_what_differs_and_what_could_be_better(
         "steps is ignored: base does not reason",
         "preset best, with dim 8 (64), ffn 8 (128), layers 1 (2), max_len 8 (50), epochs 2 (30)",
     ]
-    assert lines[2].startswith("seen items ") and lines[3:] == model.advice
+    assert lines[2].startswith("seen items ") and lines[3].startswith("the graph prior: NDCG@20 on validation ")
+    assert lines[4:] == model.advice
     assert any(line.startswith("below markov") and "more epochs, another lr" in line for line in model.advice)
     warm = rearec.fit(dataset, method="base", init=model, **TINY | {"progress": True})
     assert f"begins with the weights of {model.run}, items: 40 known, 0 new" in capfd.readouterr().err

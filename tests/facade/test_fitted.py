@@ -16,6 +16,7 @@ from rearec.data import SequenceDataset, load_dataset, save_dataset
 from rearec.evaluation import evaluate
 from rearec.facade import device_of
 from rearec.facade.users import UserHistories
+from rearec.report.floors import floors_of
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,12 @@ def test_a_model_is_shown_in_a_few_lines(model: FittedModel) -> None:
     assert f"NDCG@20 {result['test']['ndcg@20']:.4f}" in lines[3]
     assert f"markov {result['test']['markov']['ndcg@20']:.4f}" in lines[3]
     html = model._repr_html_()
-    assert html.count("<tr>") == 5 and f"{result['test']['mrr']:.4f}" in html and "Recall@10" in html
+    # the headings, the model on validation and test rows, the floors on test rows
+    assert (
+        html.count("<tr>") == 3 + len(floors_of(result["test"]))
+        and f"{result['test']['mrr']:.4f}" in html
+        and "Recall@10" in html
+    )
 
 
 def test_an_unfinished_training_is_no_model(run: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def encoder(config):
 
 def test_an_objective_of_one_s_own(prepared: Path) -> None:
     own = Objective(OBJECTIVES["base"].loss, readout="mean")
-    model = rearec.fit(load_dataset(prepared), objective=own, steps=1, **TINY)
+    model = rearec.fit(load_dataset(prepared), objective=own, steps=1, prior="none", **TINY)
     assert (model.config.method, model.config.steps) == ("own", 1)
     assert [step.name for step in model.explain(["item-001", "item-002"]).steps][-1] == "mean of the steps"
 
