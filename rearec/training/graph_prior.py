@@ -39,9 +39,9 @@ GRAPH = GraphOptions(
 LAST = 20
 # What is chosen from, the numbers to start with first. Weight 0 is no prior: ties leave it so.
 DECAYS = (0.85, 0.7, 0.95)
-SHRINKAGES = (GRAPH.shrinkage, 1.0, 50.0)
-SCALES = (0.01, 0.001, 0.1)
-WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+SHRINKAGES = (GRAPH.shrinkage, 1.0, 50.0, 250.0)
+SCALES = (0.001, 0.0001, 0.01, 0.1)
+WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def fit_prior(
