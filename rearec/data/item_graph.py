@@ -41,6 +41,8 @@ GraphKind = Literal["transitions", "cooccurrence"]
 
 # Pairs that are counted at a time: those of as many items as have so many.
 PAIRS = 1 << 24
+# Of one history: a number for every item is quicker than sorting edges, unless there are so many items to an edge.
+SPREAD = 64
 # Weights are summed as integers, which have one sum in whatever order.
 UNIT = 1 << 30
 
@@ -264,6 +266,8 @@ class ItemGraph:
         degree = self.offsets[source + 1] - begin
         edge = ranges(begin, degree)
         key: NDArray[Any] = self.neighbors[edge]
+        if rows == 1 and self.num_items <= SPREAD * len(edge):
+            return [_summed(key, self.weights[edge] * np.repeat(decay**back, degree)) for decay in decays]
         if rows > 1:
             key = np.repeat(np.repeat(np.arange(rows) * self.num_items, used), degree) + key
         # stable, so that every sum has its parts in the order of the history
@@ -283,6 +287,13 @@ class ItemGraph:
             bounds = np.searchsorted(scored, np.arange(rows + 1) * self.num_items)
             found.append(RowScores(bounds, scored % self.num_items if rows > 1 else scored, sums[some]))
         return found
+
+
+def _summed(neighbors: NDArray[Any], weights: NDArray[Any]) -> RowScores:
+    """Of one history the sum of its edges' weights to each neighbour, its parts in the order of the edges."""
+    sums: NDArray[Any] = np.bincount(neighbors, weights)
+    items = np.flatnonzero(sums)
+    return RowScores(np.array([0, len(items)]), items, sums[items])
 
 
 class _Lists(NamedTuple):

@@ -81,6 +81,8 @@ class Engine:
 
     def refresh(self) -> None:
         """Takes the model as it is now; graphs that were captured are dropped."""
+        if self.model.prior is not None:
+            self.model.prior.check(self.model.config)
         # tensors made in inference mode could not be used outside of it
         with evaluation_mode(self.model), torch.inference_mode(False), torch.no_grad():
             tables = self.model.item_tables()
@@ -88,8 +90,6 @@ class Engine:
             self.catalog = prepare_catalog(self.weight)
             native = native_rollout(self.model)
         self.prior = self.model.prior
-        if self.prior is not None:
-            self.prior.check(self.model.config)
         self.device = self.weight.device
         # the first parameter tells where the model is; it may become another tensor when the model is moved
         name = next((name for name, _ in self.model.named_parameters()), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rearec.data.item_graph import RowScores
@@ -93,27 +94,31 @@ def _top_of_one(
     hidden: Tensor, weight: Tensor, scores: Tensor, items: Tensor, exclude: Exclude, bonus: RowScores
 ) -> tuple[Tensor, Tensor]:
     """What `top` answers to one row, whose own best k are known: with few calls, for these are what it costs."""
-    linked, added = bonus.items, bonus.scores
-    if exclude is not None:
-        free = np.isin(linked, (exclude if isinstance(exclude, Tensor) else exclude[1]).cpu().numpy(), invert=True)
-        linked, added = linked[free], added[free]
-        if not len(linked):
-            return scores, items
+    linked = bonus.items
     vectors = weight.index_select(0, torch.from_numpy(linked).to(hidden.device))
-    total = _dot(hidden, vectors).cpu().numpy() + added.astype(np.float32)
-    own, best = items[0].cpu().numpy(), scores[0].cpu().numpy()
-    at = np.minimum(linked.searchsorted(own), len(linked) - 1)
-    is_linked = linked[at] == own
-    best = np.where(is_linked, total[at], best)
+    total = _dot(hidden, vectors).cpu().numpy() + bonus.scores.astype(np.float32)
+    if exclude is not None:
+        barred, _ = _places(linked, (exclude if isinstance(exclude, Tensor) else exclude[1]).cpu().numpy())
+        total[barred] = -np.inf
+    own, best = items[0].cpu().numpy(), scores[0].cpu().numpy().copy()
+    place, is_linked = _places(linked, own)
+    best[is_linked] = total[place]
     there = best > -np.inf
     # where k are there, what is below all of them is not among the best
     rest = total >= (best.min() if there.all() else np.finfo(np.float32).min)
-    rest[at[is_linked]] = False
+    rest[place] = False
     best, own = np.concatenate([best[there], total[rest]]), np.concatenate([own[there], linked[rest]])
     order = np.lexsort((own, -best))[: items.shape[1]]
     found, of_item = np.full(items.shape, -np.inf, np.float32), np.full(items.shape, -1)
     found[0, : len(order)], of_item[0, : len(order)] = best[order], own[order]
     return torch.from_numpy(found).to(hidden.device), torch.from_numpy(of_item).to(hidden.device)
+
+
+def _places(rising: NDArray[np.int64], items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where items stand among others, one or more, and which of them stand there."""
+    place = np.minimum(rising.searchsorted(items), len(rising) - 1)
+    is_there = rising[place] == items
+    return place[is_there], is_there
 
 
 class _Linked:

@@ -76,7 +76,8 @@ def publish(
     """Publish the model of a folder on the Hugging Face Hub as ``owner/name``; returns the address of the commit.
 
     Of a RUN folder the catalogue and the metrics go with it, so that the published model serves recommendations by
-    itself; checkpoints, logs and paths of this machine do not. The other options are those of `huggingface_hub.HfApi`.
+    itself; checkpoints, logs and paths of this machine do not. The graph prior of a model that was there before is
+    deleted where this one has none. The other options are those of `huggingface_hub.HfApi`.
 
     Raises UserError where the folder holds no model.
     """
@@ -87,6 +88,7 @@ def publish(
         repo_id=repo_id,
         folder_path=folder,
         allow_patterns=list(PUBLISHED),
+        delete_patterns=[PRIOR_FILE],  # what is uploaded is not deleted
         commit_message=commit_message,
         revision=branch,
         create_pr=create_pr,
@@ -306,11 +308,11 @@ class SavedModel(
             if isinstance(self.backbone, TextBackbone) and self.backbone.text_encoder is not None:
                 Path(aside, ENCODER_FILE).write_text(self.backbone.text_encoder.architecture, encoding="utf-8")
                 files.insert(0, ENCODER_FILE)
-            # before the weights are replaced, which another model's prior does not fit
-            (directory / PRIOR_FILE).unlink(missing_ok=True)
             if self.prior is not None:
                 self.prior.save(Path(aside, PRIOR_FILE))
                 files.insert(-1, PRIOR_FILE)
+            # when all is written, but before the weights are replaced, which another model's prior does not fit
+            (directory / PRIOR_FILE).unlink(missing_ok=True)
             for file in files:
                 Path(aside, file).replace(directory / file)
         if push_to_hub:

@@ -44,6 +44,8 @@ def test_a_prior_is_fitted_stored_and_measured(run: Path, call_rearec: Any) -> N
     fewer = call_rearec("evaluate", run, "--steps", 1)
     assert "answered without the graph prior: it was fitted for 2 steps, not 1" in fewer.stderr
     assert "without the graph" not in fewer.stdout
+    asked = call_rearec("evaluate", run, "--steps", 1, "--prior", "none")
+    assert asked.returncode == 0 and "graph prior" not in asked.stderr
 
     again = call_rearec("prior", run)
     assert again.returncode == 2 and "prior.safetensors: there is a graph prior already; --force" in again.stderr

@@ -192,7 +192,10 @@ def test_nothing_depends_on_the_order_of_counting(options: GraphOptions, monkeyp
             assert np.array_equal(getattr(graph, name), getattr(other, name)), name
 
 
-def test_scores_are_those_of_a_double_loop() -> None:
+@pytest.mark.parametrize("spread", [0, 64])
+def test_scores_are_those_of_a_double_loop(spread: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # of one history, by sorting and by a number for every item
+    monkeypatch.setattr(item_graph, "SPREAD", spread)
     dataset = repeating_dataset()
     graph = ItemGraph.of(dataset)
     histories = [[3, 1, 3, 3], [], [5], [*range(12)], [0, 7]]

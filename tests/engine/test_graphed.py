@@ -282,7 +282,8 @@ def test_the_model_refuses_what_does_not_fit_it() -> None:
 
 @pytest.mark.usefixtures("no_gradients")
 def test_what_decides_which_kernels_run_has_graphs_of_its_own() -> None:
-    model, batch = model_of(dtype=torch.float32), batch_of([4, 5])
+    # a batch that needs no padding: products of padded shapes may round differently
+    model, batch = model_of(dtype=torch.float32), batch_of([4, MAX_LEN])
     rollout, recorder = graphed(model)
     exact = [rollout(batch).states for _ in range(3)][-1]
     with torch.autocast("cpu", dtype=torch.bfloat16):

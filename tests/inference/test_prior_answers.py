@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from prior_answers import ALONE, IDS, MAX_LEN, N, dense_answer, model_with_prior, recommender_with_prior
 
 from rearec import Recommender
@@ -151,14 +152,28 @@ def test_vectors_and_similar_items_are_those_of_the_model_alone(recommender: Rec
     assert recommender.similar(IDS, 5) == plain.similar(IDS, 5)
 
 
-def test_a_model_in_bfloat16() -> None:
-    model = model_with_prior().bfloat16()
-    recommender = Recommender(model, Catalog(IDS, [1] * N))
-    vectors = recommender.encode(HISTORIES).astype(np.float64)
-    assert model.prior is not None
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_moved_to_another_dtype(dtype: torch.dtype) -> None:
+    recommender = Recommender(model_with_prior().to(dtype), Catalog(IDS, [1] * N))
+    check_its_own_vectors(recommender)
+
+
+def test_a_recommender_whose_model_is_moved_answers_again_once_refreshed() -> None:
+    recommender = recommender_with_prior()
+    recommender.model.bfloat16()
+    with pytest.raises(ValueError, match=r"model: is torch\.bfloat16 .* call refresh\(\)"):
+        recommender.recommend(HISTORIES)
+    recommender.refresh()
+    check_its_own_vectors(recommender)
+
+
+def check_its_own_vectors(recommender: Recommender) -> None:
+    """Its answers have the scores of its vectors and what the graph adds, alone and beside others."""
+    prior, vectors = recommender.model.prior, recommender.encode(HISTORIES).astype(np.float64)
+    assert prior is not None
     for history, vector in zip(HISTORIES, vectors, strict=True):
         items = [IDS.index(item) for item in history if item in IDS]
-        added = model.prior.bonus(np.array([0, len(items)]), np.array(items))
+        added = prior.bonus(np.array([0, len(items)]), np.array(items))
         scores = recommender.item_vectors.astype(np.float64) @ vector
         scores[added.items] += added.scores
         for answer in (recommender.recommend([history], N)[0], recommender.recommend([history, ["i1"]], N)[0]):

@@ -103,7 +103,12 @@ class Hub:
         (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         return SimpleNamespace(repo_id=repo_id)
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], **more: Any) -> str:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], delete_patterns: list[str], **more: Any
+    ) -> str:
+        for path in (self.root / repo_id).iterdir():
+            if any(fnmatch(path.name, each) for each in delete_patterns):
+                path.unlink()
         for path in Path(folder_path).rglob("*"):
             if path.is_file() and any(fnmatch(str(path.relative_to(folder_path)), each) for each in allow_patterns):
                 shutil.copy(path, self.root / repo_id)
@@ -162,3 +167,13 @@ def test_a_graph_prior_is_published_and_found_again(tmp_path: Path, hub: Hub) ->
     assert (hub.root / "owner" / "mine" / "prior.safetensors").is_file()
     loaded = ReaRec.from_pretrained("owner/mine")
     assert loaded.prior is not None and loaded.prior.settings == model.prior.settings
+
+
+def test_a_model_without_a_prior_takes_the_place_of_one_with_it(tmp_path: Path, hub: Hub) -> None:
+    dataset = repeating_dataset()
+    model = ReaRec(ReaRecConfig(dataset.num_items, method="base", dim=8))
+    model.prior = GraphPrior(ItemGraph.of(dataset), PriorSettings(), method="base", steps=0, temperature=0.07)
+    model.save_pretrained(tmp_path / "mine", repo_id="owner/mine", push_to_hub=True)
+    model.prior = None
+    model.save_pretrained(tmp_path / "mine", repo_id="owner/mine", push_to_hub=True)
+    assert ReaRec.from_pretrained("owner/mine").prior is None

@@ -88,6 +88,20 @@ def test_it_is_saved_with_the_model_and_comes_back(tmp_path: Path, method: str) 
     assert ReaRec.from_pretrained(tmp_path).prior is not None
 
 
+def test_one_that_cannot_be_written_leaves_what_was_saved_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any) -> None:
+        raise UserError("no space left")
+
+    with_prior().save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(GraphPrior, "save", fails)
+    with pytest.raises(UserError, match="no space left"):
+        with_prior("erl").save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_saving_a_model_without_one_removes_that_of_the_model_before(tmp_path: Path) -> None:
     with_prior().save_pretrained(tmp_path)
     model_of().save_pretrained(tmp_path)
@@ -165,6 +179,17 @@ def test_an_engine_keeps_it_as_it_was_until_refreshed() -> None:
     assert kept is not None and kept.scores.tolist() == before.scores.tolist()
     engine.refresh()
     assert engine.bonus(*history) is None
+
+
+def test_an_engine_that_refuses_a_prior_stays_as_it_was() -> None:
+    model = with_prior()
+    engine = Engine(model)
+    prior, catalog = engine.prior, engine.catalog
+    assert prior is not None
+    model.prior = replace(prior, steps=1)
+    with pytest.raises(UserError, match="steps 1, expected 2"):
+        engine.refresh()
+    assert engine.catalog is catalog and engine.prior is prior
 
 
 def test_it_serves_the_steps_that_it_was_fitted_for() -> None:
