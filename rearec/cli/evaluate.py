@@ -93,7 +93,7 @@ def evaluate(
             items_by=items_by,
             progress=progress,
         )
-    if model.prior is not None and not model.prior.serves(result["steps"]):
+    if prior is None and model.prior is not None and not model.prior.serves(result["steps"]):
         note(model.prior.left_out(result["steps"]))
     emit(
         {"run": str(run), "method": model.config.method, **result},
