@@ -43,6 +43,8 @@ def subgroups(
 ) -> list[dict[str, Any]]:
     """Metrics of up to four groups of rows of about equal size by history length, and four by target popularity.
 
+    As in all analyses, models go without their graph prior.
+
     Args:
         exclude_seen: as in `rearec.evaluation.evaluate`.
         metric: what the page is about, among the others; one that the targets' ranks tell.
@@ -68,6 +70,7 @@ def subgroups(
             metrics=with_usual(metric),
             users_by="length",
             items_by="popularity",
+            prior=False,
             floors=False,
         )
         found += [(name, key, group) for key in GROUPINGS for group in result[key]]

@@ -85,6 +85,8 @@ def analyze(
 ) -> None:
     """Look into a trained model: a page with its numbers as csv and a figure, and the main ones here.
 
+    What is looked at are the model's own states: a graph prior takes no part.
+
     {analyses}
     """
     chosen = list(ANALYSES) if analysis == ALL else [analysis]

@@ -39,8 +39,9 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 GraphKind = Literal["transitions", "cooccurrence"]
 
-# Pairs that are counted at a time: those of as many items as have so many.
-PAIRS = 1 << 24
+# Pairs that are counted at a time: those of as many items as have so many, or so many for each interaction where these
+# are more, as each time goes through all interactions.
+PAIRS, PAIRS_OF_EACH = 1 << 22, 2
 # Of one history: a number for every item is quicker than sorting edges, unless there are so many items to an edge.
 SPREAD = 64
 # Weights are summed as integers, which have one sum in whatever order.
@@ -326,7 +327,7 @@ def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[t
     pairs = np.bincount(
         lists.items, np.minimum(lists.before, window) + np.minimum(lists.after, window), minlength=num_items
     )
-    share = np.cumsum(pairs) // PAIRS
+    share = np.cumsum(pairs) // max(PAIRS, PAIRS_OF_EACH * len(lists.items))
     for low, high in pairwise([*np.flatnonzero(np.diff(share, prepend=-1)).tolist(), num_items]):
         parts = [np.empty(0, dtype=np.int64)]
         for gap in range(1, window + 1):
@@ -337,8 +338,9 @@ def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[t
                     own = pair & (source >= low) & (source < high)
                     edge = source[own].astype(np.int64) * num_items + neighbor[own]
                     parts.append(edge * len(weights) + way)
+        code = np.concatenate(parts)
         # sorting is much quicker than counting in a hash table
-        code = np.sort(np.concatenate(parts))
+        code.sort()
         edge, kind = np.divmod(code, max(1, len(weights)))
         first = np.flatnonzero(np.diff(edge, prepend=-1))
         if len(first):

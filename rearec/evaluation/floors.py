@@ -25,16 +25,7 @@ if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
     from rearec.data.words import SplitName
 
-__all__ = [
-    "FLOORS",
-    "MarkovChain",
-    "baseline_lists",
-    "baseline_ranks",
-    "floor_settings",
-    "last_items",
-    "popularity_order",
-    "popularity_ranks",
-]
+__all__ = ["FLOORS", "baseline_lists", "baseline_ranks", "floor_settings"]
 
 # As results name them: popularity, markov, itemknn, rules.
 FLOORS = tuple(LOOKS)

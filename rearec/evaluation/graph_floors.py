@@ -3,7 +3,7 @@
 ``itemknn``  the cosines (`rearec.data.item_graph`, kind ``cooccurrence``, within 50 items of a user) to all items of
              the history, added up
 ``rules``    the transitions from the last 8 items of the history, each place back counting less; how much less, and how
-             transitions are counted, is chosen from `GRID` by NDCG@20 on at most 5,000 validation rows
+             transitions are counted, is chosen by NDCG@20 on at most 5,000 validation rows
 
 The rules are those of Ludewig and Jannach ("Evaluation of session-based recommendation algorithms", UMUAI 2018) with a
 decay of the history and a correction for popularity.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from rearec.evaluation.seen import RowHistories
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
 
-__all__ = ["GRID", "GraphFloor", "fit_rules", "item_knn", "seen_pairs"]
+__all__ = ["GraphFloor", "fit_rules", "item_knn", "seen_pairs", "some_rows"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -45,7 +44,6 @@ GRAPHS = (
     GraphOptions(window=1, reverse=0.0, popularity=0.0),
 )
 DECAYS = (0.5, 0.3, 0.7, 0.1)
-GRID = tuple(product(GRAPHS, DECAYS))
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ def item_knn(dataset: SequenceDataset) -> GraphFloor:
 
 
 def fit_rules(dataset: SequenceDataset, *, exclude_seen: bool) -> GraphFloor:
-    """The floor ``rules`` of a dataset: the point of `GRID` that is best on the validation rows, ties to the earlier.
+    """The floor ``rules`` of a dataset: the graph and decay that are best on the validation rows, ties to the earlier.
 
-    Without validation rows it is the first. At most `MOST_ROWS` of them are looked at, evenly spaced.
+    Without validation rows these are the first. At most `MOST_ROWS` of them are looked at, evenly spaced.
 
     exclude_seen: whether the items of a row's history are left out.
     """

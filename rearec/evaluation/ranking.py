@@ -23,7 +23,7 @@ from rearec.data.words import SPLIT_NAMES, Pairing, SplitName
 from rearec.engine import Engine
 from rearec.engine.retrieval import rank, top
 from rearec.errors import UserError
-from rearec.evaluation.floors import popularity_order, popularity_ranks
+from rearec.evaluation.popularity import popularity_order, popularity_ranks
 from rearec.evaluation.seen import RowHistories, seen_items
 from rearec.evaluation.top_lists import TopLists
 from rearec.reasoning import ReaRec
@@ -242,7 +242,7 @@ def rank_rows(
     exclude = seen_items(dataset, exclude_seen).exclude
     with_prior = ranks_with_prior(model, dataset, steps, prior)
     batches = evaluation_batches(model, dataset, split, batch_rows)
-    taken = 2 + (model.config.steps if steps is None else steps) if per_step else 1
+    taken = 2 + model.number_of_steps(steps) if per_step else 1
     states = taken + with_prior
     ranks = np.empty((len(dataset.rows(split)), states))
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.evaluation.popularity import popularity_ranks
+from rearec.evaluation.popularity import popularity_order, popularity_ranks
 
 if TYPE_CHECKING:
     from rearec.data.item_graph import RowScores
@@ -72,7 +72,7 @@ def row_lists(scores: RowScores, popularity: IntArray, k: int, barred: Sequence[
     popularity: int64 [N]. barred: for each row the items that are left out.
     """
     best = scores.items[np.lexsort((-popularity[scores.items], -scores.scores, scores.rows))]
-    order = np.argsort(-popularity, kind="stable").tolist()
+    order = popularity_order(popularity).tolist()
     bounds = scores.offsets.tolist()
     return np.array(
         [

@@ -94,7 +94,7 @@ def audit(
     explained = [word for word in (True, False) if np.any(followed == word)]
     masks = np.concatenate([groups.masks, [followed == word for word in explained]])
 
-    measured, _ = measure(
+    measured, models = measure(
         candidates,
         dataset,
         split,
@@ -137,6 +137,7 @@ def audit(
         table=[line for metric in metrics for line in lines.of(metric, 0)],
         groups=by_group,
         shares=row_shares(dataset, split, measured[RULE].ranks, followed),
+        priors=tuple(name for name, of_model in models.items() if of_model["prior"] == "graph"),
         data=None if isinstance(data, SequenceDataset) else str(data),
         folders={name: folder_of(run) for name, run in candidates.items()},
         exclude_seen=exclude_seen,

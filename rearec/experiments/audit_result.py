@@ -50,6 +50,7 @@ class Audit:
             and for the grouping ``last_item_rule`` the Markov chain.
         shares: kinds of rows by name: ``followed_last``, ``top_followers``, ``in_history``, ``same_as_last``,
             ``unseen_target``, ``empty_history``, and of the users ``twin_sequences``.
+        priors: which of the runs are measured with a graph prior.
         data: the folder of the dataset, None for one in memory.
         folders: the RUN folder by name, None for a model without one.
         exclude_seen: what was asked for.
@@ -69,6 +70,7 @@ class Audit:
     table: list[dict[str, Any]]
     groups: list[dict[str, Any]]
     shares: dict[str, Share]
+    priors: tuple[str, ...]
     data: str | None
     folders: dict[str, str | None]
     exclude_seen: bool | None
@@ -114,6 +116,7 @@ class Audit:
         return {
             "data": self.data,
             "runs": self.folders,
+            "priors": list(self.priors),
             "baseline": self.baseline,
             "floors_on_valid": self.floors_on_valid,
             "floor_settings": self.floor_settings,
@@ -161,6 +164,7 @@ class Audit:
         lines = [
             f"data: {', '.join(f'{name} {value}' for name, value in self.dataset.items())}",
             str(self.seen),
+            *([f"with the graph prior of the run: {', '.join(self.priors)}"] if self.priors else []),
             *(f"{floor}, chosen on validation rows: {chosen}" for floor, chosen in self.floor_settings.items()),
             f"rearec {version('rearec')}, torch {version('torch')}, Python {platform.python_version()}",
         ]

@@ -20,7 +20,7 @@ __all__ = ["Share", "followed_last", "later_words", "row_shares"]
 BoolArray = NDArray[np.bool_]
 # Followers of the last item that are shown, as many as the main metric looks at.
 SHOWN = 20
-NOT_KNOWN = "not known: no timestamps"
+NOT_KNOWN = "not known: no timestamps, or prepared before these were counted"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def later_words(statistics: Mapping[str, Any]) -> list[str]:
     Examples:
         >>> from rearec.experiments.audit_rows import later_words
         >>> later_words({"test_rows": 10})
-        ['not known: no timestamps']
+        ['not known: no timestamps, or prepared before these were counted']
     """
     before, own = statistics.get("test_rows_before_training"), statistics.get("test_rows_before_own_item")
     share, rows = statistics.get("later_training_share"), statistics.get("test_rows")

@@ -27,7 +27,9 @@ from rearec.models.config import ReaRecConfig
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
 
-__all__ = ["GraphPrior", "PriorSettings"]
+__all__ = ["GraphPrior", "PriorSettings", "unit_bonus"]
+
+FloatArray = NDArray[np.float64]
 
 
 @documented
@@ -87,8 +89,7 @@ class GraphPrior:
         """
         settings = self.settings
         found = self.graph.scores(offsets, items, last=settings.last, decay=settings.decay)
-        added = np.log1p(found.scores / settings.scale)
-        return replace(found, scores=self.temperature * settings.weight * added)
+        return replace(found, scores=settings.weight * unit_bonus(found.scores, self.temperature, settings.scale))
 
     def serves(self, steps: int) -> bool:
         """Whether it was fitted for answers after so many reasoning steps."""
@@ -128,6 +129,12 @@ class GraphPrior:
         """Write it as one safetensors file. UserError where it cannot be written."""
         noted = {name: value for name, value in vars(self).items() if name not in ("graph", "settings")}
         self.graph.save(path, {"settings": asdict(self.settings), **noted})
+
+
+def unit_bonus(scores: FloatArray, temperature: float, scale: float) -> FloatArray:
+    """What the graph's scores, of any shape, add to the model's with weight 1."""
+    added: FloatArray = temperature * np.log1p(scores / scale)
+    return added
 
 
 def _steps(count: int) -> str:

@@ -23,7 +23,7 @@ from rearec.evaluation.graph_floors import seen_pairs, some_rows
 from rearec.evaluation.metrics import row_metrics
 from rearec.evaluation.ranking import BatchRanker, check_items, check_scores, evaluation_batches
 from rearec.evaluation.seen import RowHistories, seen_items
-from rearec.models.prior import GraphPrior, PriorSettings
+from rearec.models.prior import GraphPrior, PriorSettings, unit_bonus
 from rearec.reasoning import ReaRec
 
 __all__ = ["GRAPH", "fit_prior"]
@@ -185,9 +185,9 @@ class _Encoded:
         rival = item != target[row]
         summed = np.empty((len(SCALES), len(WEIGHTS)))
         for i, scale in enumerate(SCALES):
-            added = np.log1p(graph / scale)
+            added = unit_bonus(graph, self._temperature, scale)
             for j, weight in enumerate(WEIGHTS):
-                fused = model + (self._temperature * weight * added).astype(np.float32)
+                fused = model + (weight * added).astype(np.float32)
                 level = fused[len(key) - len(target) :][row]
                 above = ((fused > level) + 0.5 * (fused == level)) * rival
                 ranks = np.bincount(row, above, minlength=len(target))

@@ -18,8 +18,8 @@ from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
-from rearec.evaluation.floors import popularity_ranks
 from rearec.evaluation.metrics import METRICS, rank_metrics
+from rearec.evaluation.popularity import popularity_ranks
 from rearec.evaluation.seen import RowHistories
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec

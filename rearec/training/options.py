@@ -9,7 +9,7 @@ from rearec.data.words import Pairing
 from rearec.fields import checked_values, documented, setting
 from rearec.models.config import ENCODER_BACKBONES, TEXTS
 
-__all__ = ["TRAINING", "Precision", "TrainingOptions"]
+__all__ = ["TRAINING", "Precision", "Prior", "TrainingOptions"]
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "bf16x3"]

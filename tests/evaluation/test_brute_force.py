@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ def test_lists_of_the_floors(dataset: SequenceDataset, split: Any, exclude: bool
 @pytest.mark.parametrize("exclude", [False, True], ids=["kept", "excluded"])
 def test_rules_are_the_best_on_the_validation_rows(dataset: SequenceDataset, exclude: bool) -> None:
     values = {}
-    for options, decay in graph_floors.GRID:
+    for options, decay in product(graph_floors.GRAPHS, graph_floors.DECAYS):
         settings = {**asdict(options), "last": graph_floors.LAST, "history_decay": decay}
         rows = rows_of(dataset, "valid", rules_scores(dataset, "valid", settings))
         values[json.dumps(settings)] = measure("ndcg@20", dataset, rows, exclude)[0]

@@ -14,15 +14,9 @@ from repeating_data import dataset_of, repeating_dataset
 
 from rearec.data import RowScores, load_dataset, prepare
 from rearec.evaluation import floors, graph_floors
-from rearec.evaluation.floors import (
-    FLOORS,
-    MarkovChain,
-    baseline_lists,
-    baseline_ranks,
-    floor_settings,
-    last_items,
-    popularity_ranks,
-)
+from rearec.evaluation.floors import FLOORS, baseline_lists, baseline_ranks, floor_settings
+from rearec.evaluation.markov import MarkovChain, last_items
+from rearec.evaluation.popularity import popularity_ranks
 from rearec.evaluation.row_scores import row_lists, row_ranks
 from rearec.evaluation.seen import RowHistories
 
@@ -87,9 +81,10 @@ def test_sparse_scores_are_ranked_and_listed_by_score_then_popularity(data: st.D
 
 def test_without_validation_rows_rules_are_the_first_of_the_grid() -> None:
     chosen = floor_settings(dataset_of([[0, 1, 2, 3], [1, 2, 0, 3]], 4, valid=0), exclude_seen=True)["rules"]
-    options, decay = graph_floors.GRID[0]
+    options, decay = graph_floors.GRAPHS[0], graph_floors.DECAYS[0]
     assert (chosen["window"], chosen["reverse"], chosen["history_decay"]) == (options.window, options.reverse, decay)
-    assert chosen["chosen_by_rows"] == 0 and len(graph_floors.GRID) == 16
+    # the documentation says 16 settings
+    assert chosen["chosen_by_rows"] == 0 and len(graph_floors.GRAPHS) * len(graph_floors.DECAYS) == 16
 
 
 def test_rules_look_at_no_more_validation_rows_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:

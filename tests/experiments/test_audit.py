@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.experiments.audit import audit
 from rearec.experiments.audit_result import Audit
 from rearec.experiments.audit_rows import NOT_KNOWN
+from rearec.models.saved import PRIOR_FILE
 from rearec.reasoning import ReaRec
+from rearec.training import fit_prior
 
 OLD = Path(__file__).parent.parent / "formats" / "dataset"
 # Training: a after b, b after a (ann, amy, ben), d after c (cid). The last line is one row of test with an unseen item.
@@ -167,6 +170,26 @@ def test_the_page_says_all_of_it(found: Audit, prepared: Path, tmp_path: Path) -
         found.save(tmp_path / "out")
     assert found.save(tmp_path / "out", force=True) == files
     assert json.dumps(found.to_dict(), allow_nan=False) and repr(found).startswith("Audit: 150 test rows")
+
+
+def test_a_run_with_a_graph_prior_is_measured_with_it_beside_one_without(
+    prepared: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    dataset, folders = load_dataset(prepared), [tmp_path / "with", tmp_path / "plain"]
+    for folder in folders:
+        shutil.copytree(run_folder, folder)
+        (folder / PRIOR_FILE).unlink(missing_ok=True)
+    model = ReaRec.from_pretrained(folders[1])
+    model.prior = fit_prior(model, dataset, exclude_seen=False)
+    assert model.prior is not None
+    model.prior.save(folders[0] / PRIOR_FILE)
+    result = audit(dataset, folders, exclude_seen=False)
+    values = [line["value"] for line in lines_of(result.table, metric="ndcg@20")[:2]]
+    measured = evaluate(model, dataset, exclude_seen=False, floors=False)
+    assert values == [measured["ndcg@20"], measured["without_prior"]["ndcg@20"]] and values[0] != values[1]
+    assert result.priors == ("with",) and result.to_dict()["priors"] == ["with"]
+    result.save(tmp_path / "out")
+    assert "- with the graph prior of the run: with" in (tmp_path / "out" / "audit.md").read_text(encoding="utf-8")
 
 
 def without(dataset: SequenceDataset, split: Any) -> SequenceDataset:

@@ -22,8 +22,8 @@ from rearec.models import ReaRecConfig
 from rearec.models.prior import GraphPrior, PriorSettings
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
-from rearec.training import TrainingOptions, fit_prior, refit, settings_for, train
-from rearec.training.graph_prior import DECAYS, GRAPH, LAST, SCALES, SHRINKAGES, WEIGHTS
+from rearec.training import TrainingOptions, fit_prior, graph_prior, refit, settings_for, train
+from rearec.training.graph_prior import DECAYS, GRAPH, LAST, SHRINKAGES
 from rearec.training.resuming import settings_of_run
 
 PLANTED = generate(0, planted=Planted(users=60))
@@ -66,13 +66,17 @@ def test_what_it_tells_of_its_choice_is_what_evaluate_measures(method: str, back
     assert prior.graph.fingerprint == PLANTED.fingerprint
 
 
-def test_no_scale_and_weight_is_better_nor_another_decay_or_shrinkage_alone() -> None:
+def test_no_scale_and_weight_is_better_nor_another_decay_or_shrinkage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # of the scales and weights a few, for time
+    scales, weights = (0.001, 0.1), (0.0, 1.0, 8.0)
+    monkeypatch.setattr(graph_prior, "SCALES", scales)
+    monkeypatch.setattr(graph_prior, "WEIGHTS", weights)
     model = model_of(PLANTED)
     prior = fit_prior(model, PLANTED, exclude_seen=True)
     assert prior is not None
     chosen = {name: getattr(prior.settings, name) for name in ("decay", "scale", "weight")}
     shrinkage, best = prior.graph.options.shrinkage, prior.fit["valid"]
-    numbers = [(scale, weight, shrinkage) for scale, weight in product(SCALES, WEIGHTS)]
+    numbers = [(scale, weight, shrinkage) for scale, weight in product(scales, weights)]
     numbers += [(chosen["scale"], chosen["weight"], other) for other in SHRINKAGES]
     for scale, weight, other in numbers:
         found = measured(model, PLANTED, True, other, decay=chosen["decay"], scale=scale, weight=weight)
@@ -81,7 +85,7 @@ def test_no_scale_and_weight_is_better_nor_another_decay_or_shrinkage_alone() ->
     by_decay = {
         decay: max(
             measured(model, PLANTED, True, SHRINKAGES[0], decay=decay, scale=scale, weight=weight)
-            for scale, weight in product(SCALES, WEIGHTS)
+            for scale, weight in product(scales, weights)
         )
         for decay in DECAYS
     }
