@@ -31,7 +31,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=inde
 RUN = ("python", "bash")
 COLUMNS = "80"
 # How many lines of an output are written where it is long.
-HEAD, TAIL = 14, 14
+HEAD, TAIL = 20, 14
 
 
 @dataclass
