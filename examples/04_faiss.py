@@ -1,6 +1,7 @@
 # %% [markdown]
 # # Users and items as vectors in an index
-# The score of an item is the dot product of two vectors, so any index for inner products can serve the model.
+# The score of an item is the dot product of two vectors, so any index for inner products can serve the model. What the
+# item graph adds to the scores is in no vector: such a model is trained without it, `prior="none"`.
 
 # %%
 import importlib.util
@@ -11,7 +12,7 @@ import rearec
 from rearec.data import sample_events
 
 data = rearec.Dataset.from_frame(sample_events(), user="user", item="item", time="time", titles="title")
-model = rearec.fit(data, epochs=2, progress=False)
+model = rearec.fit(data, prior="none", epochs=2, progress=False)
 histories = [model.known_history(user) for user in data.user_ids[:50]]
 users, items = model.encode(histories), model.item_vectors
 print(f"users {users.shape}, items {items.shape}, {items.dtype}")

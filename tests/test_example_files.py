@@ -32,7 +32,8 @@ def test_the_shop_gets_offers_with_titles_that_beat_popularity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = run("01_shop.py", tmp_path, monkeypatch, capsys)
-    model, popularity, _ = numbers(r"NDCG@20 (\.?\d[\d.]*)", printed)
+    model, popularity, *others = numbers(r"NDCG@20 (\.?\d[\d.]*)", printed)
+    assert len(others) == 3
     assert model > popularity > 0
     assert (tmp_path / "shop-model" / "model.safetensors").is_file()
     assert len(re.findall(r"^\S+  .*\w.*  -?[\d.]+$", printed, re.MULTILINE)) == 3  # the offers to one customer

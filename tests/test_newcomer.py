@@ -53,7 +53,7 @@ def test_the_commands_of_the_readme(tmp_path: Path, environment: dict[str, str])
     assert done.returncode == 0, done.stderr
     result = json.loads((folder / "run" / "result.json").read_text())
     test = result["test"]
-    assert test["ndcg@20"] > 1.2 * max(test[floor]["ndcg@20"] for floor in ("popularity", "markov"))
+    assert test["ndcg@20"] > 1.2 * max(test[floor]["ndcg@20"] for floor in ("popularity", "markov", "itemknn", "rules"))
     # three answers, each with a title of the table of events
     answer = done.stdout.splitlines()[-5:]
     titles = {line.split(",")[-1] for line in (folder / "events.csv").read_text().splitlines()[1:]}
@@ -73,7 +73,8 @@ def test_ten_lines_from_a_frame_to_recommendations(tmp_path: Path, environment: 
     )
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.strip().startswith("test:"))
-    model, _, popularity, markov, *_ = map(float, re.findall(r"\d\.\d+", line))
-    assert model > 1.2 * max(popularity, markov)
+    model = float(re.findall(r"\d\.\d+", line)[0])
+    floors = re.findall(r"\b(popularity|markov|itemknn|rules) (\d\.\d+)", line)
+    assert len(floors) == 4 and model > 1.2 * max(float(value) for _, value in floors)
     # what the README shows is what comes out, but for the numbers
     assert shape(done.stdout) == shape(block("text", "FittedModel"))
