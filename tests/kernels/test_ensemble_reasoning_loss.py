@@ -93,13 +93,30 @@ class Problem:
         steps = z.shape[1]
         return float((z.amax(1) - z.amin(1)).max()) * (steps * (steps - 1) / 2 if form == "paper" else 1)
 
+    def largest_gradient_terms(self, form: str) -> tuple[float, float]:
+        """What the gradients of hidden and weight are summed up from: the largest sum of their terms' magnitudes.
+
+        The gradient of a state's logits is that of the mean's softmax and, for each other state, the probability times
+        the difference of two logits.
+        """
+        hidden = self.hidden[self.target != IGNORED]
+        z = hidden @ self.weight.T / self.temperature
+        rows, steps, _ = z.shape
+        others = steps - 1 if form == "paper" else 1 / steps
+        differences = KL_WEIGHT * others * (z.amax(1) - z.amin(1)).max() * z.softmax(-1)
+        terms = (z.mean(1, keepdim=True).softmax(-1) / steps + differences) / (rows * self.temperature)
+        of_hidden, of_weight = terms @ self.weight.abs(), torch.einsum("rtn,rtd->nd", terms, hidden.abs())
+        return float(of_hidden.max()), float(of_weight.max())
+
 
 def assert_all_as_accurate(
     problem: Problem, form: str, got: list[Tensor], eager: list[Tensor], check: Callable[..., None]
 ) -> None:
     exact = problem.plain(torch.float64, form)
     term = problem.largest_term(form)
-    magnitudes = [float(exact[1]) + KL_WEIGHT * term, None, term, None, None]
+    of_hidden, of_weight = problem.largest_gradient_terms(form)
+    of_hidden, of_weight = max(of_hidden, float(exact[3].abs().max())), max(of_weight, float(exact[4].abs().max()))
+    magnitudes = [float(exact[1]) + KL_WEIGHT * term, None, term, of_hidden, of_weight]
     for result, plain, true, magnitude in zip(got, eager, exact, magnitudes, strict=True):
         check(result, plain, true, magnitude)
 
