@@ -15,6 +15,7 @@ from rearec.errors import UserError, in_one_line
 __all__ = [
     "OutputFolder",
     "check_folder",
+    "check_free",
     "check_way",
     "open_aside",
     "partial_name",
@@ -90,6 +91,12 @@ def check_folder(path: Path) -> None:
     check_way(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: {NO_FOLDER}")
+
+
+def check_free(file: Path, *, replace: bool) -> None:
+    """UserError where there is such a file and it is not to be replaced."""
+    if file.exists() and not replace:
+        raise UserError(f"{file}: exists already; --force replaces it")
 
 
 @dataclass(frozen=True)

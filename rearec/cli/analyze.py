@@ -15,7 +15,7 @@ from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
 from rearec.errors import UserError
-from rearec.files import check_folder
+from rearec.files import check_folder, check_free
 
 if TYPE_CHECKING:
     from rearec.analysis.analyses import Subject
@@ -193,8 +193,7 @@ def _check_out(out: Path, names: Sequence[str], formats: Sequence[str], force: b
             raise UserError(f"--format: got {each!r}, expected some of {', '.join(FORMATS)}")
     check_folder(out)
     for file in (out / f"{name}.{extension}" for name in names for extension in ("md", "csv", *formats)):
-        if file.exists() and not force:
-            raise UserError(f"{file}: exists already; --force replaces it")
+        check_free(file, replace=force)
 
 
 def _names(folders: Sequence[RunFolder], methods: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rearec.data.tables.files import read_lines
 from rearec.data.tables.json_text import parse_json
 from rearec.errors import UserError
-from rearec.files import open_aside
+from rearec.files import check_free, open_aside
 
 if TYPE_CHECKING:
     from rearec.inference import Recommendation
@@ -30,8 +30,7 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
         raise UserError(f"{output}: is a folder; --output is a file")
     if source is not None and output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"{output}: --output is the file of --input; choose another one")
-    if output.exists() and not force:
-        raise UserError(f"{output}: exists already; --force replaces it")
+    check_free(output, replace=force)
 
 
 def read_id_file(path: Path) -> list[str]:

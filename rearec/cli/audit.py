@@ -11,8 +11,7 @@ from rearec.cli.command import Common, ExcludeSeen, Force, command
 from rearec.cli.finished_run import TrustCode, check_code
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
-from rearec.errors import UserError
-from rearec.files import check_folder
+from rearec.files import check_folder, check_free
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -47,9 +46,7 @@ def audit(
     how much of the training part is later in time than the test.
     """
     check_folder(out)
-    page = out / "audit.md"
-    if page.exists() and not force:
-        raise UserError(f"{page}: exists already; --force replaces it")
+    check_free(out / "audit.md", replace=force)
     from rearec.run_folder import RunFolder
 
     for run in runs or ():

@@ -12,8 +12,7 @@ from rearec.cli.finished_run import TrustCode, check_code
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.data.words import SplitName
-from rearec.errors import UserError
-from rearec.files import check_folder
+from rearec.files import check_folder, check_free
 
 if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
@@ -61,9 +60,7 @@ def compare(
     the settings in which the runs differ.
     """
     check_folder(out)
-    page = out / "comparison.md"
-    if page.exists() and not force:
-        raise UserError(f"{page}: exists already; --force replaces it")
+    check_free(out / "comparison.md", replace=force)
     from rearec.evaluation.metrics import chosen_metrics
     from rearec.run_folder import RunFolder
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rearec.analysis.subgroups import GROUPINGS
-from rearec.errors import UserError
 from rearec.evaluation.metrics import heading
 from rearec.evaluation.seen import SeenItems, seen_words
 from rearec.experiments.frames import frame
-from rearec.files import check_folder
+from rearec.files import check_folder, check_free
 from rearec.report.digits import number
 from rearec.report.floors import FLOORS
 from rearec.report.intervals import draw_intervals
@@ -113,8 +112,7 @@ class Comparison:
         """
         folder = Path(out)
         check_folder(folder)
-        if not force and (folder / f"{NAME}.md").exists():
-            raise UserError(f"{folder / f'{NAME}.md'}: exists already; --force replaces it")
+        check_free(folder / f"{NAME}.md", replace=force)
         page = self._page(folder)
         page.write()
         return page.files
