@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rearec.reasoning import Rollout
@@ -64,7 +63,7 @@ class CandidateSampler:
         return (
             replace(
                 rollout,
-                weight=F.embedding(items, rollout.weight),
+                weight=rollout.weight.index_select(0, items),
                 neighbors=None if neighbors is None else of_neighbors.view_as(neighbors),
                 log_inclusion=log_inclusion,
             ),
