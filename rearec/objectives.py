@@ -136,8 +136,8 @@ def loss(
     """The objective of ``config.method``, one of the paper's, on one batch.
 
     rollout: states [R, T, d], the table [N, d] and, for PRL's contrastive term, the noised branch [R, T - 1, d];
-        without it the term is 0.
-    target: int64 [R], -100 for rows that leave every term.
+        without it the term is 0. Of a table that is a sample (``log_inclusion``), losses are estimates.
+    target: int64 [R], the rows' items by their place in the table, -100 for rows that leave every term.
     group: int64 [R]; rows of one group (a user) are not each other's negatives in the contrastive term.
     precision: of the loss kernels, see `rearec_kernels`.
 

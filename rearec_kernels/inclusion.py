@@ -23,28 +23,23 @@ def sampled(
     op: str,
     hidden: Tensor,
     weight: Tensor,
-    log_inclusion: Tensor | None,
-    *,
+    log_inclusion: Tensor,
     certain: Tensor,
-    absent: int,
     temperature: Tensor,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    """States [R, T, d + 8] and table [N, d + 8] whose products, over their temperature, are z - log q; without
-    `log_inclusion` those that were given.
+    """States [R, T, d + 8] and table [N, d + 8] whose products, over their temperature, are z - log q.
 
     Args:
         log_inclusion: log q, [N].
-        certain: the items that must have 0 there, or `absent` for none.
+        certain: integers of any shape, the items that must have 0 there; negative ones are none.
         temperature: float64 [T], on the CPU.
 
     Raises:
         TypeError, ValueError: log_inclusion has the wrong type, shape, device or values.
     """
-    if log_inclusion is None:
-        return hidden, weight
     _check(op, log_inclusion, hidden, weight)
-    _check_numbers(op, log_inclusion, certain, absent)
+    _check_numbers(op, log_inclusion, certain)
     rounds = precision != "fp32" or hidden.dtype not in _EXACT or weight.dtype not in _EXACT
     of_states = _columns(temperature.to(hidden.device), 0, rounds).to(hidden.dtype).expand(hidden.shape[0], -1, -1)
     of_items = _columns(-log_inclusion.double(), 1, rounds).to(weight.dtype)
@@ -63,7 +58,7 @@ def _check(op: str, log_inclusion: Tensor, hidden: Tensor, weight: Tensor) -> No
     check_same_device(op, {"hidden": hidden, "log_inclusion": log_inclusion})
 
 
-def _check_numbers(op: str, log_inclusion: Tensor, certain: Tensor, absent: int) -> None:
+def _check_numbers(op: str, log_inclusion: Tensor, certain: Tensor) -> None:
     """Raises ValueError for what is no logarithm of a probability and for a target that is not there for certain."""
     if torch.compiler.is_compiling() or not checks_values(log_inclusion.device):
         return
@@ -73,7 +68,7 @@ def _check_numbers(op: str, log_inclusion: Tensor, certain: Tensor, absent: int)
         raise ValueError(
             f"{op}: log_inclusion must be finite and at most 0, got {float(log_inclusion[item])} for item {item}"
         )
-    items = certain[(certain != absent) & (certain >= 0) & (certain < len(log_inclusion))].long()  # the op tells others
+    items = certain[(certain >= 0) & (certain < len(log_inclusion))].long()  # of others the op tells
     uncertain = items[log_inclusion[items] != 0]
     if len(uncertain) > 0:
         item = int(uncertain[0])

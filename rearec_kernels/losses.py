@@ -161,10 +161,10 @@ def annealed_cross_entropy(
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
     temperatures = host_values(op, "temperature", temperature, steps)
-    certain, absent = (target, ignore_index) if soft_target is None else (soft_target[0], -1)
-    hidden, weight = sampled(
-        op, hidden, weight, log_inclusion, certain=certain, absent=absent, temperature=temperatures, precision=precision
-    )
+    if log_inclusion is not None:
+        certain = target[:, None] if soft_target is None else soft_target[0]
+        certain = certain.masked_fill((target == ignore_index)[:, None], -1)
+        hidden, weight = sampled(op, hidden, weight, log_inclusion, certain, temperatures, precision)
     step_weights = host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
@@ -237,10 +237,10 @@ def ensemble_reasoning_loss(
     if kl_form not in _KL_FORMS:
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     temperature, kl_weight = as_number(op, "temperature", temperature), as_number(op, "kl_weight", kl_weight)
-    hidden, weight = sampled(
-        op, hidden, weight, log_inclusion, certain=target, absent=ignore_index, precision=precision,
-        temperature=host_values(op, "temperature", temperature, hidden.shape[1]),
-    )  # fmt: skip
+    if log_inclusion is not None:
+        certain = target.masked_fill(target == ignore_index, -1)
+        temperatures = host_values(op, "temperature", temperature, hidden.shape[1])
+        hidden, weight = sampled(op, hidden, weight, log_inclusion, certain, temperatures, precision)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )

@@ -13,6 +13,7 @@ from backends import catalog_backends
 from torch import Tensor
 
 from rearec_kernels import annealed_cross_entropy, annealed_temperatures, ensemble_reasoning_loss, use_backend
+from rearec_kernels.backends import find
 
 BACKENDS = catalog_backends()
 pytestmark = pytest.mark.usefixtures("tensors_on_device")
@@ -93,6 +94,22 @@ def test_bf16_rounds_neither_probabilities_nor_temperatures(backend: str, reduct
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-5)
     for x, y in zip(gradients, exact_gradients, strict=True):  # those are made of logits' gradients of 8 bits
         assert (x - y).abs().max() <= 2**-7 * y.abs().max()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        x
+        for x in ("reference", "cpu")
+        if x in BACKENDS and "bf16x3" in find(x).serves["annealed_cross_entropy"].precisions
+    ],
+)
+def test_bf16x3_is_near_float32(backend: str) -> None:
+    problem = Problem((40, 3, 24, 333))
+    with use_backend(backend):
+        got = problem.kernel(torch.float32, "none", "bf16x3")
+    for x, y in zip(got, problem.plain(torch.float64, "none"), strict=True):
+        assert (x - y).abs().max() <= 1e-4 * y.abs().max()
 
 
 def test_float64_is_float64() -> None:
@@ -226,6 +243,8 @@ def test_what_is_no_log_inclusion(loss: Any, given: Any, error: type[Exception],
 def test_soft_targets_are_there_for_certain_too() -> None:
     rare = ZEROS.index_fill(0, torch.tensor([3, 9]), -2.0)
     annealed_cross_entropy(HIDDEN, WEIGHT, TARGET, temperature=0.5, log_inclusion=rare)
+    ignored = torch.tensor([0, -100, -100, 0])  # the row that has item 3
+    annealed_cross_entropy(HIDDEN, WEIGHT, ignored, temperature=0.5, soft_target=SOFT, log_inclusion=rare)
     with pytest.raises(ValueError, match=r"must be 0 for every target, .* got -2.0 for item 3"):
         annealed_cross_entropy(HIDDEN, WEIGHT, TARGET, temperature=0.5, soft_target=SOFT, log_inclusion=rare)
 
