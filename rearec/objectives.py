@@ -136,8 +136,8 @@ def loss(
     """The objective of ``config.method``, one of the paper's, on one batch.
 
     rollout: states [R, T, d], the table [N, d] and, for PRL's contrastive term, the noised branch [R, T - 1, d];
-        without it the term is 0.
-    target: int64 [R], -100 for rows that leave every term.
+        without it the term is 0. Of a table that is a sample (``log_inclusion``), losses are estimates.
+    target: int64 [R], the rows' items by their place in the table, -100 for rows that leave every term.
     group: int64 [R]; rows of one group (a user) are not each other's negatives in the contrastive term.
     precision: of the loss kernels, see `rearec_kernels`.
 
@@ -219,6 +219,7 @@ def _last_state(
         target,
         temperature=config.temperature,
         soft_target=soft_targets(config, rollout, target, [config.steps]),
+        log_inclusion=rollout.log_inclusion,
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
@@ -236,6 +237,7 @@ def _ensemble(
         temperature=config.temperature,
         kl_weight=config.kl_weight,
         kl_form=config.kl_form,
+        log_inclusion=rollout.log_inclusion,
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
@@ -250,6 +252,7 @@ def _ensemble(
         temperature=config.temperature,
         step_weight=1 / states,
         soft_target=soft_targets(config, rollout, target, range(states), hard=0.0),
+        log_inclusion=rollout.log_inclusion,
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )
@@ -268,6 +271,7 @@ def _progressive(
         temperature=annealed_temperatures(config.temperature, config.alpha, steps),
         step_weight=step_weights(config, steps),
         soft_target=soft_targets(config, rollout, target, range(steps + 1)),
+        log_inclusion=rollout.log_inclusion,
         ignore_index=IGNORE_INDEX,
         precision=precision,
     )

@@ -31,6 +31,8 @@ class Rollout:
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
     neighbors: int64 [R, m], the items that the graph knows to follow each row's last one, the likeliest first, -1 where
         there are fewer; None without a teacher. The model does not read them: they are for the objective.
+    log_inclusion: [N], where ``weight`` is a sample of the catalogue (`rearec.training.candidates`): the logarithm of
+        the probability with which each item is in it. Targets and neighbours are then numbers of the sample's items.
 
     Examples:
         >>> import torch
@@ -44,6 +46,7 @@ class Rollout:
     weight: Tensor
     noised: Tensor | None = None
     neighbors: Tensor | None = None
+    log_inclusion: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = {name: None if value is None else list(value.shape) for name, value in vars(self).items()}

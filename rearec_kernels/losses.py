@@ -26,6 +26,7 @@ from rearec_kernels.arguments import (
     host_values,
 )
 from rearec_kernels.dispatch import check_precision, resolve_backend
+from rearec_kernels.inclusion import sampled
 from rearec_kernels.native import MAX_ENSEMBLE_STATES
 from rearec_kernels.precision import operand_dtype
 
@@ -81,6 +82,7 @@ def annealed_cross_entropy(
     temperature: float | Sequence[float] | Tensor,
     step_weight: float | Sequence[float] | Tensor | None = None,
     soft_target: tuple[Tensor, Tensor] | None = None,
+    log_inclusion: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     precision: str = "fp32",
@@ -94,6 +96,11 @@ def annealed_cross_entropy(
     With a soft target, the terms are sum_m mass[r, t, m] (logsumexp(z_rt) - z_rt[items[r, m]]): cross-entropy against
     a few items of each row (a teacher's best, smoothed labels), without a distribution over the whole catalogue.
 
+    With `log_inclusion`, weight is a sample of a larger catalogue: sampled softmax, where exp(z) of every item is
+    divided by the probability that it was sampled, so that their sum has the whole catalogue's as its mean (Horvitz and
+    Thompson 1952; the logQ correction of Bengio and Senecal 2008). A target is there for certain and is not corrected
+    (arXiv 2507.09331). The mean of the loss is at most the whole catalogue's, the logarithm being concave.
+
     Args:
         hidden: [R, T, d], floating point.
         weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
@@ -104,6 +111,8 @@ def annealed_cross_entropy(
         soft_target: (items, mass): int32 or int64 [R, M] and floating point [R, M] or, for each state, [R, T, M]. An
             item is in [0, N), or -1 for none, whose mass does not count; repeated items add up. Mass is finite, at
             least 0, of any sum (a row without any has loss 0), and not differentiated.
+        log_inclusion: floating point [N], at most 0, on weight's device: the logarithm of the probability with which
+            each item is in this table, given the batch; 0 for the items that are targets. Not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
         precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
@@ -128,6 +137,17 @@ def annealed_cross_entropy(
         >>> loss = annealed_cross_entropy(hidden, weight, None, temperature=1.0, soft_target=smoothed, reduction="none")
         >>> [round(x / 2.0794, 3) for x in loss[:, 0].tolist()]
         [1.0, 0.75]
+
+        Of 1,000 items the targets 8 and 9, and 98 of the other 998: each of these counts for 998 / 98.
+
+        >>> items = torch.cat([torch.tensor([8, 9]), 10 + torch.randperm(990)[:98]])
+        >>> log_inclusion = torch.full((100,), 98 / 998).log().index_fill(0, torch.tensor([0, 1]), 0.0)
+        >>> hidden, weight, target = torch.zeros(2, 1, 4), torch.zeros(1000, 4), torch.tensor([0, 1])  # their places
+        >>> loss = annealed_cross_entropy(
+        ...     hidden, weight[items], target, temperature=1.0, log_inclusion=log_inclusion
+        ... )
+        >>> round(loss.item(), 4)  # log 1000
+        6.9078
     """
     op = "annealed_cross_entropy"
     check_catalog(op, hidden, weight)
@@ -141,6 +161,10 @@ def annealed_cross_entropy(
         raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
     temperatures = host_values(op, "temperature", temperature, steps)
+    if log_inclusion is not None:
+        certain = target[:, None] if soft_target is None else soft_target[0]
+        certain = certain.masked_fill((target == ignore_index)[:, None], -1)
+        hidden, weight = sampled(op, hidden, weight, log_inclusion, certain, temperatures, precision)
     step_weights = host_values(op, "step_weight", 1.0 if step_weight is None else step_weight, steps)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
@@ -166,6 +190,7 @@ def ensemble_reasoning_loss(
     temperature: float,
     kl_weight: float,
     kl_form: str = "official",
+    log_inclusion: Tensor | None = None,
     ignore_index: int = -100,
     precision: str = "fp32",
 ) -> EnsembleLoss:
@@ -183,6 +208,9 @@ def ensemble_reasoning_loss(
         kl_weight: factor of the divergence.
         kl_form: "official" (the published code): the mean over ordered pairs i != j of KL(p_j || p_i), no gradient
             through p_i; "paper": the sum over i < j of KL(p_i || p_j). 0 for T = 1.
+        log_inclusion: where weight is a sample of a larger catalogue, as in `annealed_cross_entropy`. Divergences are
+            then those of the distributions over the sample, each item's part divided by its probability to be there:
+            near those of the whole catalogue for a large sample, not equal to them in the mean.
         ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
         precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
 
@@ -209,6 +237,10 @@ def ensemble_reasoning_loss(
     if kl_form not in _KL_FORMS:
         raise ValueError(f"{op}: kl_form must be one of {', '.join(_KL_FORMS)}, got {kl_form!r}")
     temperature, kl_weight = as_number(op, "temperature", temperature), as_number(op, "kl_weight", kl_weight)
+    if log_inclusion is not None:
+        certain = target.masked_fill(target == ignore_index, -1)
+        temperatures = host_values(op, "temperature", temperature, hidden.shape[1])
+        hidden, weight = sampled(op, hidden, weight, log_inclusion, certain, temperatures, precision)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )

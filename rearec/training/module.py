@@ -21,8 +21,11 @@ from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.metrics import METRICS, rank_metrics
 from rearec.evaluation.popularity import popularity_ranks
 from rearec.evaluation.seen import RowHistories
+from rearec.models.config import ReaRecConfig
+from rearec.models.methods import TRAITS
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
+from rearec.training.candidates import CandidateSampler
 from rearec.training.options import TrainingOptions
 from rearec.training.teacher import GraphTeacher
 
@@ -42,7 +45,8 @@ class TrainingModule(LightningModule):
         objective: by what; None: the one that the model's configuration names.
 
     Raises:
-        UserError: a trainer of more than one process starts it, each of which would train on the same rows.
+        UserError: a trainer of more than one process starts it, each of which would train on the same rows; or
+            ``negatives`` are asked for beside an objective of one's own.
 
     Examples:
         >>> import rearec
@@ -71,6 +75,7 @@ class TrainingModule(LightningModule):
         self._teacher = (
             GraphTeacher(dataset, model.config.teacher_neighbors) if model.config.teacher == "graph" else None
         )
+        self._candidates = _candidates(model.config, options)
         self._train_batches = _training_batches(model, dataset, options)
         self._validates = len(dataset.rows("valid")) > 0
         if self._validates:
@@ -120,7 +125,10 @@ class TrainingModule(LightningModule):
         rollout = self.model(batch, noise=config.noise if noised else 0.0, return_noised=noised)
         if self._teacher is not None:
             rollout = replace(rollout, neighbors=self._teacher(batch))
-        terms = self._objective.terms(config, rollout, batch.target, batch.group, precision=self.options.precision)
+        target = batch.target
+        if self._candidates is not None:
+            rollout, target = self._candidates(rollout, target, epoch=self.current_epoch, step=batch_idx)
+        terms = self._objective.terms(config, rollout, target, batch.group, precision=self.options.precision)
         if self._terms not in (None, set(terms)):
             got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
             raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
@@ -178,6 +186,18 @@ class TrainingModule(LightningModule):
         """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+
+
+def _candidates(config: ReaRecConfig, options: TrainingOptions) -> CandidateSampler | None:
+    """What draws the items to train against, None where they are all; UserError for an objective of one's own."""
+    if options.negatives == 0:
+        return None
+    if config.method not in TRAITS:
+        raise UserError(
+            f"--negatives: got {options.negatives} for the method {config.method}, expected 0: an objective of one's "
+            "own reads the scores of all items"
+        )
+    return CandidateSampler(options.negatives, options.seed)
 
 
 def _training_batches(model: ReaRec, dataset: SequenceDataset, options: TrainingOptions) -> WindowBatches:

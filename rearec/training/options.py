@@ -78,6 +78,15 @@ class TrainingOptions:
         "autocast is slower, all the rest stays float32. The weights are float32.",
         panel=TRAINING,
     )
+    negatives: int = setting(
+        "Items drawn per batch to train against, beside its targets; 0: against all items.",
+        default=0,
+        more="Sampled softmax for large catalogues: every score is corrected for its item's probability to be drawn. "
+        "Validation and answers rank all items as ever. Not for an objective of one's own.",
+        panel=TRAINING,
+        at_least=0,
+        below=2**31,
+    )
     prior: Prior = setting(
         "graph: items that often followed those of the history get a bonus, fitted on validation rows.",
         default="none",

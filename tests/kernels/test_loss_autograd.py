@@ -30,6 +30,7 @@ TARGET[3] = -100
 GROUP = torch.arange(ROWS) // 2
 SOFT = torch.arange(ROWS * 4).view(ROWS, 4) * 7 % ITEMS, torch.linspace(0, 1, ROWS * 4).view(ROWS, 4)
 SOFT[0][1::2, 1], SOFT[0][2] = SOFT[0][1::2, 0], -1
+LOG_INCLUSION = torch.full((ITEMS,), -2.0).index_fill(0, TARGET.clamp(min=0), 0.0)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,6 +63,9 @@ SCALAR_LOSSES: dict[str, Loss] = {
         ensemble_reasoning_loss(h, e, TARGET.to(h.device), temperature=0.4, kl_weight=0.2, kl_form="paper").loss
     ),
     "contrastive": contrastive("mean"),
+    "annealed_sampled": lambda h, e: annealed_cross_entropy(
+        h, e, TARGET.to(h.device), temperature=[0.9, 0.6, 0.4], log_inclusion=LOG_INCLUSION.to(h.device)
+    ),
 }
 ROW_LOSSES: dict[str, Loss] = {
     "annealed_rows": lambda h, e: annealed_cross_entropy(
