@@ -61,7 +61,7 @@ def test_a_prior_is_fitted_stored_and_measured(run: Path, call_rearec: Any) -> N
 
 def test_the_run_says_what_it_says_of_a_training_with_a_prior(run: Path, prepared: Path, call_rearec: Any) -> None:
     before, model = (run / "result.json").read_text(), (run / "model.safetensors").read_bytes()
-    assert "prior" not in (run / "README.md").read_text()
+    assert "graph prior" not in (run / "README.md").read_text()
     assert call_rearec("prior", run).returncode == 0
     result = json.loads((run / "result.json").read_text())
     for split in ("valid", "test"):
