@@ -45,7 +45,8 @@ def prior(
     """Add the item graph to the scores of a trained model: items that often followed those of a history get a bonus.
 
     How much is chosen by NDCG@20 on the validation rows; nothing else of the model changes. It is stored beside the
-    model and takes part in all answers from then on. 'rearec train --prior graph' does the same when it ends.
+    model and takes part in all answers from then on; the run's metrics and its README.md are written anew, with it and
+    without it. 'rearec train --prior graph' does the same when it ends.
     """
     from rearec.models.saved import PRIOR_FILE
     from rearec.run_folder import RunFolder
@@ -55,14 +56,19 @@ def prior(
         raise UserError(f"{file}: there is a graph prior already; --force replaces it")
     model, dataset, exclude = _opened(folder, data, exclude_seen, compute_device(common.device), trust_code)
 
-    from rearec.training import fit_prior
-
     note("fitting a graph prior on validation rows")
-    fitted = fit_prior(model, dataset, exclude_seen=exclude, batch_rows=batch_size)
-    if fitted is not None:
-        fitted.save(file)
+    if folder.finished:
+        from rearec.training.prior_of_run import add_prior
+
+        fitted = add_prior(folder, model, dataset, exclude_seen=exclude, batch_rows=batch_size)
     else:
-        file.unlink(missing_ok=True)
+        from rearec.training import fit_prior
+
+        fitted = fit_prior(model, dataset, exclude_seen=exclude, batch_rows=batch_size)
+        if fitted is not None:
+            fitted.save(file)
+        else:
+            file.unlink(missing_ok=True)
     answer = {"run": str(run), "seen": "excluded" if exclude else "kept", **_numbers(fitted)}
     emit(answer, common.as_json, lambda console: _render(console, answer, file))
 
@@ -113,6 +119,6 @@ def _render(console: Terminal, answer: dict[str, Any], file: Path) -> None:
         return
     found, without = number(answer["valid"]), number(answer["valid_without"])
     console.print(f"NDCG@20 on {answer['rows']:,} validation rows: {found}, without it {without}")
-    chosen = {**answer["settings"], "shrinkage": answer["graph"]["shrinkage"]}
+    chosen = {**answer["settings"], **{name: answer["graph"][name] for name in ("window", "shrinkage")}}
     console.print(", ".join(f"{name} {value:g}" for name, value in chosen.items()))
     console.print(f"written to {file}")

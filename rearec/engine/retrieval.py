@@ -96,22 +96,21 @@ def _top_of_one(
     """What `top` answers to one row, whose own best k are known: with few calls, for these are what it costs."""
     linked = bonus.items
     vectors = weight.index_select(0, torch.from_numpy(linked).to(hidden.device))
-    total = _dot(hidden, vectors).cpu().numpy() + bonus.scores.astype(np.float32)
+    total = _products(hidden[0], vectors).cpu().numpy() + bonus.scores.astype(np.float32)
     if exclude is not None:
         barred, _ = _places(linked, (exclude if isinstance(exclude, Tensor) else exclude[1]).cpu().numpy())
         total[barred] = -np.inf
     own, best = items[0].cpu().numpy(), scores[0].cpu().numpy().copy()
     place, is_linked = _places(linked, own)
     best[is_linked] = total[place]
-    there = best > -np.inf
-    # where k are there, what is below all of them is not among the best
-    rest = total >= (best.min() if there.all() else np.finfo(np.float32).min)
-    rest[place] = False
-    best, own = np.concatenate([best[there], total[rest]]), np.concatenate([own[there], linked[rest]])
-    order = np.lexsort((own, -best))[: items.shape[1]]
-    found, of_item = np.full(items.shape, -np.inf, np.float32), np.full(items.shape, -1)
-    found[0, : len(order)], of_item[0, : len(order)] = best[order], own[order]
-    return torch.from_numpy(found).to(hidden.device), torch.from_numpy(of_item).to(hidden.device)
+    # what is below all of k is not among the best
+    least = max(best.min(), np.finfo(np.float32).min)
+    total[place] = -np.inf
+    rest = (total >= least).nonzero()[0]
+    best, own = np.concatenate([best, total[rest]]), np.concatenate([own, linked[rest]])
+    # what is not there, -inf and -1, stays last
+    order = np.lexsort((own, -best))[None, : items.shape[1]]
+    return torch.from_numpy(best[order]).to(hidden.device), torch.from_numpy(own[order]).to(hidden.device)
 
 
 def _places(rising: NDArray[np.int64], items: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -206,6 +205,12 @@ def _dot(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 [E]: of two [E, d], or one row with each; summed no less precisely than in float32."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     return (hidden.to(wide) * weight.to(wide)).sum(-1).float()
+
+
+def _products(hidden: Tensor, weight: Tensor) -> Tensor:
+    """float32 [E]: of one [d] with each of [E, d], as precise as `_dot`, in fewer passes."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return torch.mv(weight.to(wide), hidden.to(wide)).float()
 
 
 def _rows_of(offsets: Tensor) -> Tensor:

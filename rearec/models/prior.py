@@ -89,7 +89,8 @@ class GraphPrior:
         """
         settings = self.settings
         found = self.graph.scores(offsets, items, last=settings.last, decay=settings.decay)
-        return replace(found, scores=settings.weight * unit_bonus(found.scores, self.temperature, settings.scale))
+        added = settings.weight * unit_bonus(found.scores, self.temperature, settings.scale)
+        return RowScores(found.offsets, found.items, added)
 
     def serves(self, steps: int) -> bool:
         """Whether it was fitted for answers after so many reasoning steps."""

@@ -10,7 +10,7 @@ reason a row counts 0 whatever the choice where its target is neither: few rows 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,21 +26,23 @@ from rearec.evaluation.seen import RowHistories, seen_items
 from rearec.models.prior import GraphPrior, PriorSettings, unit_bonus
 from rearec.reasoning import ReaRec
 
-__all__ = ["GRAPH", "fit_prior"]
+__all__ = ["GRAPHS", "fit_prior"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 METRIC, CUTOFF = "ndcg@20", 20
-# How the graph is counted: what rows of other data chose more often than not.
-GRAPH = GraphOptions(
-    kind="transitions", window=8, decay=0.8, reverse=0.5, shrinkage=10.0, popularity=0.0, neighbors=100
+# What is chosen from, the numbers to start with first.
+SHRINKAGES = (10.0, 1.0, 50.0, 250.0)
+# How the graph is counted: what rows of other data chose more often than not, and from one item to the very next alone.
+GRAPHS = (
+    GraphOptions(window=8, decay=0.8, reverse=0.5, popularity=0.0, shrinkage=SHRINKAGES[0]),
+    GraphOptions(window=1, reverse=0.0, popularity=0.0, shrinkage=SHRINKAGES[0]),
 )
 LAST = 20
-# What is chosen from, the numbers to start with first. Weight 0 is no prior: ties leave it so.
-DECAYS = (0.85, 0.7, 0.95)
-SHRINKAGES = (GRAPH.shrinkage, 1.0, 50.0, 250.0)
+DECAYS = (0.85, 0.7, 0.95, 0.5, 0.3)
 SCALES = (0.001, 0.0001, 0.01, 0.1)
+# 0 is no prior: ties leave it so.
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -54,9 +56,10 @@ def fit_prior(
 ) -> GraphPrior | None:
     """The graph prior of a trained model: ``model.prior = fit_prior(model, dataset)``; always the same for the same.
 
-    Scale and weight of the bonus are chosen together, for each decay of the history and then for each shrinkage of the
-    graph's weights. `GraphPrior.fit` tells NDCG@20 of the rows without it (``valid_without``) and with it (``valid``),
-    and how many these were (``rows``). The model is left as it is; a prior that it has does not take part.
+    Scale and weight of the bonus, the decay of the history and the way of counting the graph are chosen together, then
+    scale and weight again for each shrinkage of the graph's weights. `GraphPrior.fit` tells NDCG@20 of the rows without
+    it (``valid_without``) and with it (``valid``), and how many these were (``rows``). The model is left as it is; a
+    prior that it has does not take part.
 
     Args:
         model: on the device to compute on.
@@ -90,16 +93,19 @@ def fit_prior(
         return None
     rows = known[np.arange(count) * len(known) // count]
     encoded = _Encoded(model, dataset, rows, seen_items(dataset, exclude_seen).exclude, batch_rows)
-    graph = ItemGraph.of(dataset, GRAPH)
-    gains = encoded.gains(graph, DECAYS)
-    decay, scale, weight = _best(gains)
-    without, best = gains[0, 0, 0], gains.max()
-    for shrinkage in SHRINKAGES[1:]:
-        other = ItemGraph.of(dataset, replace(GRAPH, shrinkage=shrinkage))
-        gains = encoded.gains(other, DECAYS[decay : decay + 1])
+    best = -1.0
+    for options in GRAPHS:
+        counted = ItemGraph.by_shrinkage(dataset, options, SHRINKAGES)
+        gains = encoded.gains(counted[:1], DECAYS)[0]
         if gains.max() > best:
-            graph, best = other, gains.max()
-            _, scale, weight = _best(gains)
+            graphs, without, best = counted, gains[0, 0, 0], gains.max()
+            decay, scale, weight = _best(gains)
+    graph = graphs[0]
+    gains = encoded.gains(graphs[1:], DECAYS[decay : decay + 1])[:, 0]
+    if gains.max() > best:
+        best = gains.max()
+        shrinkage, scale, weight = _best(gains)
+        graph = graphs[1 + shrinkage]
     if best <= without:
         return None
     settings = PriorSettings(last=LAST, decay=DECAYS[decay], scale=SCALES[scale], weight=WEIGHTS[weight])
@@ -145,57 +151,87 @@ class _Encoded:
         of_target = self._scores(slice(None), np.arange(len(rows)), self._target)
         self._is_among_best = (of_target >= level) | (last < 0)
 
-    def gains(self, graph: ItemGraph, decays: Sequence[float]) -> FloatArray:
-        """float64 [decays, scales, weights]: NDCG@20 of the rows with each choice."""
-        summed = np.zeros((len(decays), len(SCALES), len(WEIGHTS)))
+    def gains(self, graphs: Sequence[ItemGraph], decays: Sequence[float]) -> FloatArray:
+        """float64 [graphs, decays, scales, weights]: NDCG@20 of the rows with each choice.
+
+        graphs: one or more, of the same edges; only their weights differ.
+        """
+        summed = np.zeros((len(graphs), len(decays), len(SCALES), len(WEIGHTS)))
         begin = 0
-        for some, offsets, items in some_rows(graph, self._histories, self._rows, LAST):
+        for some, offsets, items in some_rows(graphs[0], self._histories, self._rows, LAST):
             here = slice(begin, begin + len(some))
             begin += len(some)
             seen = np.empty(0, np.int64)
             if self._exclude:
                 row, item = seen_pairs(offsets, items, self._target[here], self._num_items)
                 seen = row * self._num_items + item
-            by_decay = graph.scores_by_decay(offsets, items, last=LAST, decays=decays)
-            for place, scores in enumerate(by_decay):
-                summed[place] += self._gains_of(here, scores, seen)
+            candidates = None
+            for i, graph in enumerate(graphs):
+                for j, scores in enumerate(graph.scores_by_decay(offsets, items, last=LAST, decays=decays)):
+                    candidates = candidates or self._candidates(here, scores, seen)
+                    summed[i, j] += candidates.gains(scores.scores, self._temperature)
         return summed / len(self._rows)
 
-    def _gains_of(self, here: slice, scores: RowScores, seen: IntArray) -> FloatArray:
-        """float64 [scales, weights]: the sum over some rows. seen: row * N + item of what they do not rank."""
+    def _candidates(self, here: slice, linked: RowScores, seen: IntArray) -> _Candidates:
+        """Of some rows, those that can add anything. seen: row * N + item of what they do not rank."""
         target, best, num_items = self._target[here], self._best[here], self._num_items
-        of_entry = scores.rows
-        mine = scores.items == target[of_entry]
-        # only rows whose target is a candidate can add anything
+        of_entry = linked.rows
+        mine = linked.items == target[of_entry]
+        # only rows whose target is a candidate
         counts = self._is_among_best[here].copy()
         counts[of_entry[mine]] = True
-        some = counts[of_entry]
-        of_entry, items, values, mine = of_entry[some], scores.items[some], scores.scores[some], mine[some]
-        rows, linked = np.arange(len(target)), of_entry * num_items + items
-        ranked = ~np.isin(linked, seen, assume_unique=True)
+        rows = np.arange(len(target))
+        of_target = np.full(len(target), -1)
+        of_target[of_entry[mine]] = np.flatnonzero(mine)
+        key = of_entry * num_items + linked.items
+        rivals = np.flatnonzero(counts[of_entry] & ~mine & ~np.isin(key, seen, assume_unique=True))
         own = rows[:, None] * num_items + best
-        others = np.setdiff1d(own[(best >= 0) & counts[:, None]], linked[ranked], assume_unique=True)
-        # all that is ranked, the linked first, and the targets last
-        key = np.concatenate([linked[ranked], others, rows * num_items + target])
-        row, item = np.divmod(key, num_items)
-        model = self._scores(here, row, item)
-        graph = np.zeros(len(key))
-        graph[: int(ranked.sum())] = values[ranked]
-        graph[len(key) - len(target) + of_entry[mine]] = values[mine]
-        rival = item != target[row]
-        summed = np.empty((len(SCALES), len(WEIGHTS)))
-        for i, scale in enumerate(SCALES):
-            added = unit_bonus(graph, self._temperature, scale)
-            for j, weight in enumerate(WEIGHTS):
-                fused = model + (weight * added).astype(np.float32)
-                level = fused[len(key) - len(target) :][row]
-                above = ((fused > level) + 0.5 * (fused == level)) * rival
-                ranks = np.bincount(row, above, minlength=len(target))
-                summed[i, j] = row_metrics(ranks[counts], [METRIC])[METRIC].sum()
-        return summed
+        own = own[(best >= 0) & counts[:, None] & (best != target[:, None])]
+        others = np.setdiff1d(own, key[rivals], assume_unique=True)
+        row, item = np.divmod(np.concatenate([key[rivals], others]), num_items)
+        number = np.cumsum(counts) - 1
+        return _Candidates(
+            row=number[row],
+            model=self._scores(here, row, item),
+            linked=rivals,
+            of_targets=self._scores(here, rows[counts], target[counts]),
+            linked_targets=of_target[counts],
+        )
 
     def _scores(self, here: slice, row: IntArray, item: IntArray) -> NDArray[np.float32]:
         """float32 [E], the model's of some rows, counted from the first of them, and items."""
         pairs = torch.from_numpy(row), torch.from_numpy(item)
         scores: NDArray[np.float32] = pair_scores(self._hidden[here], self._weight, *pairs).numpy()
         return scores
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Some rows whose targets may come among the first, and the items that compete with them.
+
+    row: int64 [C], which of the rows each competitor belongs to; model: float32 [C], what the model gives it.
+    linked: int64 [L], of the first L of them the places among what the graph links; the others it does not link.
+    of_targets: float32 [R], what the model gives the targets; linked_targets: int64 [R], their places, -1 without one.
+    """
+
+    row: IntArray
+    model: NDArray[np.float32]
+    linked: IntArray
+    of_targets: NDArray[np.float32]
+    linked_targets: IntArray
+
+    def gains(self, graph: FloatArray, temperature: float) -> FloatArray:
+        """float64 [scales, weights]: the sum over the rows. graph: what it gives to all that it links."""
+        count, end = len(self.of_targets), len(self.linked)
+        of_target = np.where(self.linked_targets < 0, 0.0, np.append(graph, 0.0)[self.linked_targets])
+        given, fused = graph[self.linked], self.model.copy()
+        summed = np.empty((len(SCALES), len(WEIGHTS)))
+        for i, scale in enumerate(SCALES):
+            added, of_own = (unit_bonus(values, temperature, scale) for values in (given, of_target))
+            for j, weight in enumerate(WEIGHTS):
+                np.add(self.model[:end], (weight * added).astype(np.float32), out=fused[:end])
+                level = (self.of_targets + (weight * of_own).astype(np.float32))[self.row]
+                above, level_with = (self.row[where] for where in (fused > level, fused == level))
+                ranks = np.bincount(above, minlength=count) + 0.5 * np.bincount(level_with, minlength=count)
+                summed[i, j] = row_metrics(ranks, [METRIC])[METRIC].sum()
+        return summed

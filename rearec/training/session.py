@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rearec.training.recorder import RunRecorder, load_best_weights
 from rearec.training.trainer import interruptible, make_trainer, quiet
 from rearec.training.warm_start import warm_start
 
-__all__ = ["Session"]
+__all__ = ["Session", "card_of_run"]
 
 MONITOR = "valid_ndcg@20"
 
@@ -96,15 +96,19 @@ class Session:
 
     def finish(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         """Write the model with its card, and last of all the result."""
-        split = self.dataset.source.get("findings", {}).get("split") or self.dataset.options.get("split")
-        data = {**record["dataset"], "split": split}
         try:
-            card = model_card(model.config, data=data, training=record["training"], result=result, prior=model.prior)
-            model.save_pretrained(self.folder.path, card=card)
+            model.save_pretrained(self.folder.path, card=card_of_run(model, self.dataset, record, result))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{self.folder.path}: the model cannot be written: {in_one_line(error)}") from error
         self._loggers.log_result(result)
         write_json(self.folder.result_file, result)
+
+
+def card_of_run(model: ReaRec, dataset: SequenceDataset, record: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The README.md of a run. record: what its options.json holds."""
+    split = dataset.source.get("findings", {}).get("split") or dataset.options.get("split")
+    data = {**record["dataset"], "split": split}
+    return model_card(model.config, data=data, training=record["training"], result=result, prior=model.prior)
 
 
 def _catalog(dataset: SequenceDataset) -> Catalog:

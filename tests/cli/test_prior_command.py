@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from rearec.data import load_dataset
+from rearec.errors import UserError
+from rearec.models.prior import GraphPrior
 from rearec.reasoning import ReaRec
-from rearec.training import refit
+from rearec.run_folder import FILES, FOLDERS, RunFolder
+from rearec.training import refit, train
+from rearec.training.prior_of_run import add_prior
+from rearec.training.resuming import settings_of_run
 
 SMALL = ("--dim", 8, "--ffn", 8, "--layers", 1, "--epochs", 1, "--logger", "none")
 
@@ -52,6 +57,56 @@ def test_a_prior_is_fitted_stored_and_measured(run: Path, call_rearec: Any) -> N
     forced = call_rearec("prior", run, "--force", "--exclude-seen")
     assert forced.returncode == 0 and "NDCG@20 on 150 validation rows: 0." in forced.stdout
     assert "weight" in forced.stdout and str(run / "prior.safetensors") in forced.stdout
+
+
+def test_the_run_says_what_it_says_of_a_training_with_a_prior(run: Path, prepared: Path, call_rearec: Any) -> None:
+    before, model = (run / "result.json").read_text(), (run / "model.safetensors").read_bytes()
+    assert "graph prior" not in (run / "README.md").read_text()
+    assert call_rearec("prior", run).returncode == 0
+    result = json.loads((run / "result.json").read_text())
+    for split in ("valid", "test"):
+        shown = json.loads(call_rearec("evaluate", run, "--split", split, "--json").stdout)
+        assert result[split]["prior"] == "graph" and result[split]["ndcg@20"] == shown["ndcg@20"]
+        assert result[split]["without_prior"]["ndcg@20"] == json.loads(before)[split]["ndcg@20"]
+    card = (run / "README.md").read_text()
+    assert "A graph prior is added" in card and "| without its graph prior |" in card
+    assert f"value: {result['test']['ndcg@20']}" in card
+    assert (run / "model.safetensors").read_bytes() == model
+    assert {path.name for path in run.iterdir()} <= {*FILES, *FOLDERS}
+
+
+@pytest.mark.parametrize("renamed", range(3))
+def test_one_that_is_stopped_leaves_no_files_that_contradict_each_other(
+    run: Path, prepared: Path, renamed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, dataset = RunFolder(run), load_dataset(prepared)
+    replace, count = Path.replace, 0
+
+    def stops(path: Path, to: Path) -> Path:
+        nonlocal count
+        if to.parent == run and (count := count + 1) > renamed:
+            raise KeyboardInterrupt
+        return replace(path, to)
+
+    monkeypatch.setattr(Path, "replace", stops)
+    with pytest.raises(KeyboardInterrupt):
+        add_prior(folder, ReaRec.from_pretrained(run, prior=False), dataset, batch_rows=512)
+    monkeypatch.undo()
+    assert not folder.finished and count == renamed + 1
+    # as any training that did not end, it goes on: the model that it trained had none
+    result = train(prepared, run, *settings_of_run(folder), logger="none", resume=True)
+    assert folder.result() == json.loads(json.dumps(result)) and ReaRec.from_pretrained(run).prior is None
+
+
+def test_one_that_cannot_be_written_changes_nothing(run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any) -> None:
+        raise UserError("no space left")
+
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    monkeypatch.setattr(GraphPrior, "save", fails)
+    with pytest.raises(UserError, match="no space left"):
+        add_prior(RunFolder(run), ReaRec.from_pretrained(run), load_dataset(prepared), batch_rows=512)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
 def test_a_damaged_prior_can_be_replaced(run: Path, call_rearec: Any) -> None:

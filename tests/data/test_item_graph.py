@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from repeating_data import dataset_of, repeating_dataset
 
-from rearec.data import GraphOptions, ItemGraph, SequenceDataset, item_graph, prepare
+from rearec.data import GraphOptions, ItemGraph, SequenceDataset, prepare
 from rearec.errors import UserError
 
 PLAIN = {"shrinkage": 0.0, "popularity": 0.0, "reverse": 0.0}
@@ -180,13 +180,26 @@ def test_weights_are_those_of_brute_force(options: GraphOptions) -> None:
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("options", [*OPTIONS, GraphOptions(window=8, decay=0.8, popularity=0.0, neighbors=4)])
+def test_graphs_of_several_shrinkages_are_those_counted_with_each(options: GraphOptions) -> None:
+    dataset, shrinkages = repeating_dataset(), (10.0, 0.0, 250.0)
+    graphs = ItemGraph.by_shrinkage(dataset, options, shrinkages)
+    for shrinkage, graph in zip(shrinkages, graphs, strict=True):
+        alone = ItemGraph.of(dataset, replace(options, shrinkage=shrinkage))
+        assert graph.options == alone.options and graph.fingerprint == alone.fingerprint
+        assert graph.offsets.tolist() == alone.offsets.tolist() and graph.weights.tolist() == alone.weights.tolist()
+        assert graph.neighbors.tolist() == alone.neighbors.tolist() == graphs[0].neighbors.tolist()
+    alike = graphs[1].weights.tolist() == graphs[2].weights.tolist()
+    assert alike == (options.kind == "cooccurrence")
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_nothing_depends_on_the_order_of_counting(options: GraphOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = repeating_dataset()
     sequences = np.split(dataset.items, dataset.offsets[1:-1])
     mixed = dataset_of([list(items) for items in reversed(sequences[:-2])], dataset.num_items)
     graph, turned = ItemGraph.of(dataset, options), ItemGraph.of(mixed, options)
-    monkeypatch.setattr(item_graph, "PAIRS", 50)
+    monkeypatch.setattr("rearec.data.item_graph.graph.PAIRS", 50)
     for other in (turned, ItemGraph.of(dataset, options), ItemGraph.of(dataset, options)):
         for name in ("offsets", "neighbors", "weights"):
             assert np.array_equal(getattr(graph, name), getattr(other, name)), name
@@ -195,7 +208,7 @@ def test_nothing_depends_on_the_order_of_counting(options: GraphOptions, monkeyp
 @pytest.mark.parametrize("spread", [0, 64])
 def test_scores_are_those_of_a_double_loop(spread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # of one history, by sorting and by a number for every item
-    monkeypatch.setattr(item_graph, "SPREAD", spread)
+    monkeypatch.setattr("rearec.data.item_graph.scores.SPREAD", spread)
     dataset = repeating_dataset()
     graph = ItemGraph.of(dataset)
     histories = [[3, 1, 3, 3], [], [5], [*range(12)], [0, 7]]

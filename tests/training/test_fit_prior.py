@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from repeating_data import repeating_dataset
+from repeating_data import dataset_of, repeating_dataset
 
-from rearec.data import ItemGraph, SequenceDataset
+from rearec.data import GraphOptions, ItemGraph, SequenceDataset
 from rearec.data.synthetic import Planted, generate
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
@@ -23,7 +23,7 @@ from rearec.models.prior import GraphPrior, PriorSettings
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, fit_prior, graph_prior, refit, settings_for, train
-from rearec.training.graph_prior import DECAYS, GRAPH, LAST, SHRINKAGES
+from rearec.training.graph_prior import DECAYS, GRAPHS, LAST, SHRINKAGES
 from rearec.training.resuming import settings_of_run
 
 PLANTED = generate(0, planted=Planted(users=60))
@@ -36,14 +36,14 @@ def model_of(dataset: SequenceDataset, method: str = "prl", **settings: Any) -> 
 
 
 @cache
-def graph_of(dataset: SequenceDataset, shrinkage: float) -> ItemGraph:
-    return ItemGraph.of(dataset, replace(GRAPH, shrinkage=shrinkage))
+def graph_of(dataset: SequenceDataset, options: GraphOptions) -> ItemGraph:
+    return ItemGraph.of(dataset, options)
 
 
-def measured(model: ReaRec, dataset: SequenceDataset, exclude: bool, shrinkage: float, **numbers: float) -> float:
+def measured(model: ReaRec, dataset: SequenceDataset, exclude: bool, options: GraphOptions, **numbers: float) -> float:
     """NDCG@20 on validation, all items ranked."""
     config = model.config
-    graph = graph_of(dataset, shrinkage)
+    graph = graph_of(dataset, options)
     model.prior = GraphPrior(
         graph, PriorSettings(last=LAST, **numbers), config.method, config.steps, config.temperature
     )
@@ -66,30 +66,38 @@ def test_what_it_tells_of_its_choice_is_what_evaluate_measures(method: str, back
     assert prior.graph.fingerprint == PLANTED.fingerprint
 
 
-def test_no_scale_and_weight_is_better_nor_another_decay_or_shrinkage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    # of the scales and weights a few, for time
-    scales, weights = (0.001, 0.1), (0.0, 1.0, 8.0)
-    monkeypatch.setattr(graph_prior, "SCALES", scales)
-    monkeypatch.setattr(graph_prior, "WEIGHTS", weights)
+def test_no_other_numbers_are_better_nor_another_shrinkage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # of the numbers a few, for time
+    scales, weights, decays = (0.001, 0.1), (0.0, 1.0, 8.0), DECAYS[::4]
+    for name, values in {"SCALES": scales, "WEIGHTS": weights, "DECAYS": decays}.items():
+        monkeypatch.setattr(graph_prior, name, values)
     model = model_of(PLANTED)
     prior = fit_prior(model, PLANTED, exclude_seen=True)
     assert prior is not None
     chosen = {name: getattr(prior.settings, name) for name in ("decay", "scale", "weight")}
-    shrinkage, best = prior.graph.options.shrinkage, prior.fit["valid"]
-    numbers = [(scale, weight, shrinkage) for scale, weight in product(scales, weights)]
-    numbers += [(chosen["scale"], chosen["weight"], other) for other in SHRINKAGES]
-    for scale, weight, other in numbers:
-        found = measured(model, PLANTED, True, other, decay=chosen["decay"], scale=scale, weight=weight)
-        assert found <= best + 1e-12
-    # the decay was chosen with the first shrinkage
-    by_decay = {
-        decay: max(
-            measured(model, PLANTED, True, SHRINKAGES[0], decay=decay, scale=scale, weight=weight)
+    options, best = prior.graph.options, prior.fit["valid"]
+    for shrinkage, scale, weight in product(SHRINKAGES, scales, weights):
+        numbers = {**chosen, "scale": scale, "weight": weight}
+        assert measured(model, PLANTED, True, replace(options, shrinkage=shrinkage), **numbers) <= best + 1e-12
+    # graph and decay were chosen with the first shrinkage
+    found = {
+        (graph, decay): max(
+            measured(model, PLANTED, True, graph, decay=decay, scale=scale, weight=weight)
             for scale, weight in product(scales, weights)
         )
-        for decay in DECAYS
+        for graph, decay in product(GRAPHS, decays)
     }
-    assert by_decay[chosen["decay"]] == max(by_decay.values())
+    first = replace(options, shrinkage=SHRINKAGES[0])
+    assert found[first, chosen["decay"]] == max(found.values())
+
+
+def test_where_the_last_item_tells_all_the_graph_is_of_the_very_next_items() -> None:
+    # whoever takes item a takes a + 1 or a + 2 next, as often
+    draw = np.random.default_rng(0)
+    steps = draw.integers(1, 3, (150, 12))
+    dataset = dataset_of([list(walk) for walk in (np.cumsum(steps, 1) + draw.integers(40, size=(150, 1))) % 40], 40)
+    prior = fit_prior(model_of(dataset), dataset)
+    assert prior is not None and prior.graph.options.window == 1 and prior.settings.decay == min(DECAYS)
 
 
 def test_it_is_the_same_every_time_and_leaves_the_model_alone() -> None:

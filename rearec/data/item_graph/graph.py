@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.dataset import ranges
+from rearec.data.item_graph.scores import RowScores, summed_scores
 from rearec.errors import UserError, in_one_line
 from rearec.fields import checked_values, documented, setting
 from rearec.files import open_aside
@@ -33,7 +33,7 @@ from rearec.files import open_aside
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
 
-__all__ = ["GraphOptions", "ItemGraph", "RowScores"]
+__all__ = ["GraphOptions", "ItemGraph"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -42,8 +42,6 @@ GraphKind = Literal["transitions", "cooccurrence"]
 # Pairs that are counted at a time: those of as many items as have so many, or so many for each interaction where these
 # are more, as each time goes through all interactions.
 PAIRS, PAIRS_OF_EACH = 1 << 22, 2
-# Of one history: a number for every item is quicker than sorting edges, unless there are so many items to an edge.
-SPREAD = 64
 # Weights are summed as integers, which have one sum in whatever order.
 UNIT = 1 << 30
 
@@ -76,31 +74,6 @@ class GraphOptions:
         for name in ("decay", "reverse"):
             if (value := getattr(self, name)) > 1:
                 raise ValueError(f"{name}: got {value}, expected a number of at most 1")
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """Scores of the items that a graph knows for each of R rows; all others have 0.
-
-    offsets: int64 [R + 1]; items: int64 [E], those of row r are ``items[offsets[r]:offsets[r + 1]]``, in rising order;
-    scores: float64 [E], above 0.
-
-    Examples:
-        >>> import numpy as np
-        >>> from rearec.data.item_graph import RowScores
-        >>> scores = RowScores(np.array([0, 2, 2]), np.array([3, 7]), np.array([0.5, 0.25]))
-        >>> scores.rows.tolist()
-        [0, 0]
-    """
-
-    offsets: IntArray
-    items: IntArray
-    scores: FloatArray
-
-    @property
-    def rows(self) -> IntArray:
-        """int64 [E], the row of each entry."""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,27 +120,41 @@ class ItemGraph:
         options: how; or its fields as keywords.
         """
         options = options or GraphOptions(**given)
-        lists, count, num_items = _Lists.of(dataset, options), dataset.train_item_counts(), dataset.num_items
-        users = np.bincount(lists.items, minlength=num_items).astype(np.float64)
+        return cls.by_shrinkage(dataset, options, [options.shrinkage])[0]
+
+    @classmethod
+    def by_shrinkage(
+        cls, dataset: SequenceDataset, options: GraphOptions, shrinkages: Sequence[float]
+    ) -> list[ItemGraph]:
+        """Graphs that differ in nothing but their shrinkage, one or more, counted once.
+
+        Each is what `of` counts with that shrinkage, as it divides all weights of an item alike: all have the same
+        edges, in the same order. (Which of two stands first that differ by a rounding alone, the largest one says.)
+        """
+        each = [replace(options, shrinkage=shrinkage) for shrinkage in shrinkages]
+        most = replace(options, shrinkage=max(shrinkages))
+        lists, num_items = _Lists.of(dataset, options), dataset.num_items
+        users, count = np.bincount(lists.items, minlength=num_items), dataset.train_item_counts()
         degree = np.zeros(num_items, dtype=np.int64)
-        neighbors, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+        neighbors = [np.empty(0, np.int32)]
+        weights = [[np.empty(0, np.float32)] for _ in each]
         for source, neighbor, summed in _counted(lists, num_items, options):
-            if options.kind == "cooccurrence":
-                exact = summed / np.sqrt(users[source] * users[neighbor])
-            else:
-                total = np.bincount(source, summed, minlength=num_items) + options.shrinkage
-                exact = summed / (total[source] * (count[neighbor] + 1.0) ** options.popularity)
-            value = exact.astype(np.float32)
+            totals = _Totals(users, count, np.bincount(source, summed, minlength=num_items))
+            value = totals.weights(most, source, neighbor, summed)
             # stable, so that ties stay in the order of their neighbours
             order = np.lexsort((-value, source))
-            source, neighbor, value = source[order], neighbor[order], value[order]
             place = np.arange(len(source)) - np.searchsorted(source, source)
-            kept = (place < options.neighbors) & (value > 0)
-            degree += np.bincount(source[kept], minlength=num_items)
-            neighbors.append(neighbor[kept].astype(np.int32))
-            weights.append(value[kept])
-        offsets = np.concatenate(([0], np.cumsum(degree)))
-        return cls(offsets, np.concatenate(neighbors), np.concatenate(weights), options, dataset.fingerprint)
+            kept = order[(place < options.neighbors) & (value[order] > 0)]
+            source, neighbor, summed = source[kept], neighbor[kept], summed[kept]
+            degree += np.bincount(source, minlength=num_items)
+            neighbors.append(neighbor.astype(np.int32))
+            for found, own in zip(weights, each, strict=True):
+                found.append(totals.weights(own, source, neighbor, summed))
+        offsets, items = np.concatenate(([0], np.cumsum(degree))), np.concatenate(neighbors)
+        return [
+            cls(offsets, items, np.concatenate(found), own, dataset.fingerprint)
+            for found, own in zip(weights, each, strict=True)
+        ]
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[ItemGraph, dict[str, Any]]:
@@ -257,44 +244,7 @@ class ItemGraph:
         self, offsets: IntArray, items: IntArray, *, last: int, decays: Sequence[float]
     ) -> list[RowScores]:
         """The same for each of several decays, which the edges are looked up once for."""
-        offsets, items = np.asarray(offsets), np.asarray(items)
-        rows = len(offsets) - 1
-        used = np.minimum(np.diff(offsets), last)
-        place = ranges(offsets[1:] - used, used)
-        back = (np.repeat(offsets[1:], used) - 1 - place).astype(np.float64)
-        source = items[place]
-        begin = self.offsets[source]
-        degree = self.offsets[source + 1] - begin
-        edge = ranges(begin, degree)
-        key: NDArray[Any] = self.neighbors[edge]
-        if rows == 1 and self.num_items <= SPREAD * len(edge):
-            return [_summed(key, self.weights[edge] * np.repeat(decay**back, degree)) for decay in decays]
-        if rows > 1:
-            key = np.repeat(np.repeat(np.arange(rows) * self.num_items, used), degree) + key
-        # stable, so that every sum has its parts in the order of the history
-        order = np.argsort(key, kind="stable")
-        key, weight = key[order], self.weights[edge[order]]
-        is_first = np.empty(len(key), dtype=bool)
-        is_first[:1] = True
-        np.not_equal(key[1:], key[:-1], out=is_first[1:])
-        group = np.cumsum(is_first) - 1
-        key = key[is_first].astype(np.int64)
-        found = []
-        for decay in decays:
-            sums: NDArray[Any] = np.bincount(group, weight * np.repeat(decay**back, degree)[order], minlength=len(key))
-            # what is many places back may be too little for a float
-            some = slice(None) if sums.all() else sums > 0
-            scored = key[some]
-            bounds = np.searchsorted(scored, np.arange(rows + 1) * self.num_items)
-            found.append(RowScores(bounds, scored % self.num_items if rows > 1 else scored, sums[some]))
-        return found
-
-
-def _summed(neighbors: NDArray[Any], weights: NDArray[Any]) -> RowScores:
-    """Of one history the sum of its edges' weights to each neighbour, its parts in the order of the edges."""
-    sums: NDArray[Any] = np.bincount(neighbors, weights)
-    items = np.flatnonzero(sums)
-    return RowScores(np.array([0, len(items)]), items, sums[items])
+        return summed_scores(self.offsets, self.neighbors, self.weights, offsets, items, last=last, decays=decays)
 
 
 class _Lists(NamedTuple):
@@ -318,6 +268,26 @@ class _Lists(NamedTuple):
             length = np.unique(user[first], return_counts=True)[1]
         before = np.arange(len(items)) - np.repeat(np.cumsum(length) - length, length)
         return cls(items, before, np.repeat(length, length) - 1 - before, ends)
+
+
+class _Totals(NamedTuple):
+    """What sums of edges are set against: of each item its users, its training interactions, the sum of its edges."""
+
+    users: IntArray
+    count: IntArray
+    edges: FloatArray
+
+    def weights(
+        self, options: GraphOptions, source: IntArray, neighbor: IntArray, summed: FloatArray
+    ) -> NDArray[np.float32]:
+        """float32 [E], the weights of edges with these sums."""
+        if options.kind == "cooccurrence":
+            users = self.users.astype(np.float64)
+            exact = summed / np.sqrt(users[source] * users[neighbor])
+        else:
+            total, popularity = self.edges + options.shrinkage, (self.count + 1.0) ** options.popularity
+            exact = summed / (total[source] * popularity[neighbor])
+        return exact.astype(np.float32)
 
 
 def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
