@@ -7,6 +7,7 @@ Nothing of valid or test rows enters: a pair counts where its later item is a tr
                    ``reverse`` times that from b to a (recency-weighted pairwise rules)
 ``cooccurrence``   how many users have both, among ``window`` of a user's items in the order of their first occurrence
                    (ItemKNN: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001)
+``swing``          how many pairs of users have both, those less who have much in common (`rearec.data.swing`)
 
 Counts become weights by M[a, b] / ((sum of row a + shrinkage) (interactions of b + 1)^popularity), for ``cooccurrence``
 by the cosine M[a, b] / sqrt(users of a x users of b). Of each item the ``neighbors`` largest weights are kept, ties by
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import ranges
+from rearec.data.swing import swing_counts
 from rearec.errors import UserError, in_one_line
 from rearec.fields import checked_values, documented, setting
 from rearec.files import open_aside
@@ -37,14 +39,14 @@ __all__ = ["GraphOptions", "ItemGraph", "RowScores"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-GraphKind = Literal["transitions", "cooccurrence"]
+GraphKind = Literal["transitions", "cooccurrence", "swing"]
 
 # Pairs that are counted at a time: those of as many items as have so many, or so many for each interaction where these
 # are more, as each time goes through all interactions.
 PAIRS, PAIRS_OF_EACH = 1 << 22, 2
 # Of one history: a number for every item is quicker than sorting edges, unless there are so many items to an edge.
 SPREAD = 64
-# Weights are summed as integers, which have one sum in whatever order.
+# Weights of pairs of items are summed as integers, which have one sum in whatever order.
 UNIT = 1 << 30
 
 
@@ -63,7 +65,7 @@ class GraphOptions:
     """
 
     kind: GraphKind = setting("What counts as an edge.", default="transitions")
-    window: int = setting("Places from one item to the other at most.", default=4, at_least=1)
+    window: int = setting("Places from one item to the other at most; swing has no such limit.", default=4, at_least=1)
     decay: float = setting("Of the weight, for each place more.", default=0.6, above=0)
     reverse: float = setting("Share at which a transition counts backwards.", default=0.5, at_least=0)
     shrinkage: float = setting("Added to the sum of an item's transitions.", default=1.0, at_least=0)
@@ -151,7 +153,8 @@ class ItemGraph:
         users = np.bincount(lists.items, minlength=num_items).astype(np.float64)
         degree = np.zeros(num_items, dtype=np.int64)
         neighbors, weights = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
-        for source, neighbor, summed in _counted(lists, num_items, options):
+        counted = _pairs_of_users(lists, num_items) if options.kind == "swing" else _counted(lists, num_items, options)
+        for source, neighbor, summed in counted:
             if options.kind == "cooccurrence":
                 exact = summed / np.sqrt(users[source] * users[neighbor])
             else:
@@ -309,7 +312,7 @@ class _Lists(NamedTuple):
     def of(cls, dataset: SequenceDataset, options: GraphOptions) -> _Lists:
         items, ends = np.asarray(dataset.items), dataset.training_interactions()
         length = np.diff(dataset.offsets)
-        if options.kind == "cooccurrence":
+        if options.kind != "transitions":
             # a list for each user, every item once
             user = np.repeat(np.asarray(dataset.sequence_user).astype(np.int64), length)[ends]
             items = items[ends]
@@ -346,6 +349,26 @@ def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[t
         if len(first):
             edge = edge[first]
             yield edge // num_items, edge % num_items, np.add.reduceat(weights[kind], first) / UNIT
+
+
+def _pairs_of_users(lists: _Lists, num_items: int) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+    """The same by pairs of users: each list is one's of different items."""
+    user = np.cumsum(lists.before == 0) - 1
+    parts, edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))], 0
+    for item, others, count in swing_counts(user, lists.items.astype(np.int64), num_items):
+        parts.append((np.full(len(others), item), others, count))
+        edges += len(others)
+        if edges > PAIRS:
+            yield _joined(parts)
+            parts, edges = parts[:1], 0
+    yield _joined(parts)
+
+
+def _joined(
+    parts: Sequence[tuple[IntArray, IntArray, FloatArray]],
+) -> tuple[IntArray, IntArray, FloatArray]:
+    source, neighbor, summed = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return source, neighbor, summed
 
 
 def _weights(options: GraphOptions, gap: int) -> tuple[int, int]:
