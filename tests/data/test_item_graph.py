@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_cooccurrence_counts_users_and_is_a_cosine() -> None:
     assert edges(graph) == approx({0: {1: both, 2: both}, 1: {0: both, 2: 0.5}, 2: {0: both, 1: 0.5}})
     near = ItemGraph.of(dataset, kind="cooccurrence", window=1)
     assert edges(near)[0] == pytest.approx({1: both, 2: both / 2}, rel=1e-6)
+
+
+def test_swing_counts_pairs_of_users_the_less_they_have_in_common_the_more() -> None:
+    graph = ItemGraph.of(trained([0, 1, 0], [1, 0], [2, 0, 1], [2, 3]), kind="swing", **PLAIN)
+    # of three users who have 0 and 1 each pair has no more in common; 2 is in two histories that share nothing else
+    assert edges(graph) == approx({0: {1: 1}, 1: {0: 1}})
+    half, third = 0.5 / 3, 1 / 6**0.5 / 3
+    shrunk = ItemGraph.of(
+        trained([0, 1, 0], [1, 0], [2, 0, 1], [2, 3]), kind="swing", shrinkage=1.0, popularity=1.0, reverse=0.0
+    )
+    summed = half + 2 * third
+    assert edges(shrunk) == approx({0: {1: summed / (summed + 1) / 4}, 1: {0: summed / (summed + 1) / 5}})
+
+
+def test_swing_looks_at_some_users_of_an_item_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = trained([0, 1], [0, 1], [0, 2], [0, 2], num_items=3)
+    assert edges(ItemGraph.of(dataset, kind="swing", **PLAIN))[0] == approx({0: {1: 0.5, 2: 0.5}})[0]
+    monkeypatch.setattr(
+        "rearec.data.item_graph.swing.USERS", 2
+    )  # the first and the third of the four who have 0 share nothing else
+    assert edges(ItemGraph.of(dataset, kind="swing", **PLAIN)) == approx({1: {0: 1}, 2: {0: 1}})
 
 
 def test_an_item_is_no_neighbour_of_its_own_and_ties_stand_by_lower_item() -> None:
@@ -121,7 +143,7 @@ def by_time(tmp_path: Path) -> SequenceDataset:
     )
 
 
-@pytest.mark.parametrize("kind", ["transitions", "cooccurrence"])
+@pytest.mark.parametrize("kind", ["transitions", "cooccurrence", "swing"])
 @pytest.mark.parametrize("make", [lambda _: repeating_dataset(), lambda _: further(), by_time])
 def test_valid_and_test_items_change_nothing(
     make: Callable[[Path], SequenceDataset], kind: Any, tmp_path: Path
@@ -129,7 +151,7 @@ def test_valid_and_test_items_change_nothing(
     dataset = make(tmp_path)
     graph = ItemGraph.of(dataset, kind=kind)
     other = ItemGraph.of(changed(dataset, np.random.default_rng(0)), kind=kind)
-    assert len(graph.neighbors)
+    assert len(graph.neighbors) or (kind == "swing" and dataset.num_users == 1)
     for name in ("offsets", "neighbors", "weights"):
         assert np.array_equal(getattr(graph, name), getattr(other, name)), name
     assert graph.fingerprint != other.fingerprint
@@ -142,7 +164,10 @@ def brute_force(dataset: SequenceDataset, options: GraphOptions) -> dict[tuple[i
     count = Counter(item for items in lists for item in items)
     users = Counter(item for items in lists for item in set(items))
     pairs: Counter[tuple[int, int]] = Counter()
-    for items in lists:
+    for one, other in combinations(map(set, lists) if options.kind == "swing" else (), 2):
+        for a, b in permutations(one & other, 2):
+            pairs[a, b] += 1 / math.sqrt(len(one) * len(other)) / (1 + len(one & other))  # type: ignore[assignment]
+    for items in lists if options.kind != "swing" else ():
         alike = options.kind == "cooccurrence"
         listed = list(dict.fromkeys(items)) if alike else items
         for place, after in enumerate(listed):
@@ -167,6 +192,7 @@ OPTIONS = [
     GraphOptions(window=30, decay=0.9, reverse=1.0, popularity=0.7),
     GraphOptions(kind="cooccurrence", window=3),
     GraphOptions(kind="cooccurrence", window=99),
+    GraphOptions(kind="swing"),
 ]
 
 
@@ -199,7 +225,7 @@ def test_nothing_depends_on_the_order_of_counting(options: GraphOptions, monkeyp
     sequences = np.split(dataset.items, dataset.offsets[1:-1])
     mixed = dataset_of([list(items) for items in reversed(sequences[:-2])], dataset.num_items)
     graph, turned = ItemGraph.of(dataset, options), ItemGraph.of(mixed, options)
-    monkeypatch.setattr("rearec.data.item_graph.graph.PAIRS", 50)
+    monkeypatch.setattr("rearec.data.item_graph.counts.PAIRS", 50)
     for other in (turned, ItemGraph.of(dataset, options), ItemGraph.of(dataset, options)):
         for name in ("offsets", "neighbors", "weights"):
             assert np.array_equal(getattr(graph, name), getattr(other, name)), name
@@ -236,7 +262,7 @@ def test_what_is_too_small_for_a_float_has_no_score() -> None:
     assert scores.items.tolist() == [1] and scores.offsets.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("kind", ["transitions", "cooccurrence"])
+@pytest.mark.parametrize("kind", ["transitions", "cooccurrence", "swing"])
 def test_nothing_to_count(kind: Any) -> None:
     for dataset in (dataset_of([[0, 0, 0, 0]], 1), dataset_of([[0, 1]], 2, valid=1), dataset_of([[0]], 3, valid=0)):
         graph = ItemGraph.of(dataset, kind=kind)

@@ -7,6 +7,7 @@ Nothing of valid or test rows enters: a pair counts where its later item is a tr
                    ``reverse`` times that from b to a (recency-weighted pairwise rules)
 ``cooccurrence``   how many users have both, among ``window`` of a user's items in the order of their first occurrence
                    (ItemKNN: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001)
+``swing``          how many pairs of users have both, those less who have much in common (`item_graph.swing`)
 
 Counts become weights by M[a, b] / ((sum of row a + shrinkage) (interactions of b + 1)^popularity), for ``cooccurrence``
 by the cosine M[a, b] / sqrt(users of a x users of b). Of each item the ``neighbors`` largest weights are kept, ties by
@@ -16,64 +17,27 @@ lower neighbour; an item is no neighbour of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rearec.data.item_graph.counts import Lists, counted
+from rearec.data.item_graph.options import GraphOptions
 from rearec.data.item_graph.scores import RowScores, summed_scores
 from rearec.errors import UserError, in_one_line
-from rearec.fields import checked_values, documented, setting
 from rearec.files import open_aside
 
 if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
 
-__all__ = ["GraphOptions", "ItemGraph"]
+__all__ = ["ItemGraph"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-GraphKind = Literal["transitions", "cooccurrence"]
-
-# Pairs that are counted at a time: those of as many items as have so many, or so many for each interaction where these
-# are more, as each time goes through all interactions.
-PAIRS, PAIRS_OF_EACH = 1 << 22, 2
-# Weights are summed as integers, which have one sum in whatever order.
-UNIT = 1 << 30
-
-
-@documented
-@dataclass(frozen=True)
-class GraphOptions:
-    """How an `ItemGraph` is counted; a wrong value raises ValueError naming it.
-
-    Examples:
-        >>> from rearec.data.item_graph import GraphOptions
-        >>> GraphOptions(window=1, reverse=0.0).decay
-        0.6
-        >>> GraphOptions(window=0)
-        Traceback (most recent call last):
-        ValueError: window: got 0, expected an integer, 1 or more
-    """
-
-    kind: GraphKind = setting("What counts as an edge.", default="transitions")
-    window: int = setting("Places from one item to the other at most.", default=4, at_least=1)
-    decay: float = setting("Of the weight, for each place more.", default=0.6, above=0)
-    reverse: float = setting("Share at which a transition counts backwards.", default=0.5, at_least=0)
-    shrinkage: float = setting("Added to the sum of an item's transitions.", default=1.0, at_least=0)
-    popularity: float = setting("Exponent of the popularity that weights are divided by.", default=0.3, at_least=0)
-    neighbors: int = setting("Kept of each item.", default=100, at_least=1)
-
-    def __post_init__(self) -> None:
-        for name, value in checked_values(self).items():
-            object.__setattr__(self, name, value)
-        for name in ("decay", "reverse"):
-            if (value := getattr(self, name)) > 1:
-                raise ValueError(f"{name}: got {value}, expected a number of at most 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +97,12 @@ class ItemGraph:
         """
         each = [replace(options, shrinkage=shrinkage) for shrinkage in shrinkages]
         most = replace(options, shrinkage=max(shrinkages))
-        lists, num_items = _Lists.of(dataset, options), dataset.num_items
+        lists, num_items = Lists.of(dataset, options), dataset.num_items
         users, count = np.bincount(lists.items, minlength=num_items), dataset.train_item_counts()
         degree = np.zeros(num_items, dtype=np.int64)
         neighbors = [np.empty(0, np.int32)]
         weights = [[np.empty(0, np.float32)] for _ in each]
-        for source, neighbor, summed in _counted(lists, num_items, options):
+        for source, neighbor, summed in counted(lists, num_items, options):
             totals = _Totals(users, count, np.bincount(source, summed, minlength=num_items))
             value = totals.weights(most, source, neighbor, summed)
             # stable, so that ties stay in the order of their neighbours
@@ -247,29 +211,6 @@ class ItemGraph:
         return summed_scores(self.offsets, self.neighbors, self.weights, offsets, items, last=last, decays=decays)
 
 
-class _Lists(NamedTuple):
-    """Lists of items one after the other: the items, how many stand before and after each, whether it ends pairs."""
-
-    items: NDArray[np.int32]
-    before: IntArray
-    after: IntArray
-    ends: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, dataset: SequenceDataset, options: GraphOptions) -> _Lists:
-        items, ends = np.asarray(dataset.items), dataset.training_interactions()
-        length = np.diff(dataset.offsets)
-        if options.kind == "cooccurrence":
-            # a list for each user, every item once
-            user = np.repeat(np.asarray(dataset.sequence_user).astype(np.int64), length)[ends]
-            items = items[ends]
-            first = np.sort(np.unique(user * dataset.num_items + items, return_index=True)[1])
-            items, ends = items[first], np.ones(len(first), dtype=bool)
-            length = np.unique(user[first], return_counts=True)[1]
-        before = np.arange(len(items)) - np.repeat(np.cumsum(length) - length, length)
-        return cls(items, before, np.repeat(length, length) - 1 - before, ends)
-
-
 class _Totals(NamedTuple):
     """What sums of edges are set against: of each item its users, its training interactions, the sum of its edges."""
 
@@ -288,39 +229,3 @@ class _Totals(NamedTuple):
             total, popularity = self.edges + options.shrinkage, (self.count + 1.0) ** options.popularity
             exact = summed / (total[source] * popularity[neighbor])
         return exact.astype(np.float32)
-
-
-def _counted(lists: _Lists, num_items: int, options: GraphOptions) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
-    """Source, neighbour and summed weight of all edges of some items at a time, sorted by source and neighbour."""
-    window = min(options.window, int(lists.before.max(initial=0)))
-    weights = np.array([weight for gap in range(1, window + 1) for weight in _weights(options, gap)], dtype=np.int64)
-    pairs = np.bincount(
-        lists.items, np.minimum(lists.before, window) + np.minimum(lists.after, window), minlength=num_items
-    )
-    share = np.cumsum(pairs) // max(PAIRS, PAIRS_OF_EACH * len(lists.items))
-    for low, high in pairwise([*np.flatnonzero(np.diff(share, prepend=-1)).tolist(), num_items]):
-        parts = [np.empty(0, dtype=np.int64)]
-        for gap in range(1, window + 1):
-            earlier, later = lists.items[:-gap], lists.items[gap:]
-            pair = lists.ends[gap:] & (lists.before[gap:] >= gap) & (earlier != later)
-            for way, source, neighbor in ((2 * gap - 2, earlier, later), (2 * gap - 1, later, earlier)):
-                if weights[way]:
-                    own = pair & (source >= low) & (source < high)
-                    edge = source[own].astype(np.int64) * num_items + neighbor[own]
-                    parts.append(edge * len(weights) + way)
-        code = np.concatenate(parts)
-        # sorting is much quicker than counting in a hash table
-        code.sort()
-        edge, kind = np.divmod(code, max(1, len(weights)))
-        first = np.flatnonzero(np.diff(edge, prepend=-1))
-        if len(first):
-            edge = edge[first]
-            yield edge // num_items, edge % num_items, np.add.reduceat(weights[kind], first) / UNIT
-
-
-def _weights(options: GraphOptions, gap: int) -> tuple[int, int]:
-    """What a pair so many places apart counts from the earlier item to the later one, and back."""
-    if options.kind == "cooccurrence":
-        return UNIT, UNIT
-    weight = options.decay ** (gap - 1)
-    return round(weight * UNIT), round(options.reverse * weight * UNIT)
