@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from patience import PATIENCE
 
-# Before torch is imported: processes that test side by side (pytest -n) shall not fight for the cores.
+# Before numpy and torch are imported, whose libraries read it then: processes that test side by side (pytest -n) shall
+# not fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 
 # Before rearec_kernels is imported: the tests of the Triton kernels run in Triton's interpreter where there is no GPU.
