@@ -169,7 +169,8 @@ class NinjaBuild(build_ext):
             nvcc_flags += ["-Xfatbin", "-compress-all"]
             nvcc_flags += [f"-I{CSRC}", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
             nvcc_flags += [f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
-            flags += [f'-DREAREC_CUDA_ARCHS="{",".join(names)}"']
+            # For the bindings alone: a build without CUDA takes all other objects from one with it.
+            python += " " + ninja_command([f'-DREAREC_CUDA_ARCHS="{",".join(names)}"'])
             link += [f"-L{cuda_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt"]
 
         rules = [
@@ -195,6 +196,9 @@ class NinjaBuild(build_ext):
                 objects.append(folder / f"{name.replace('/', '__')}__{source.name}{variant}.o")
                 rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  ownflags = {own_flags}")
 
+        if nvcc:  # what takes longest first, so that no core waits for it at the end
+            compile_folder("cuda", rule="nvcc")
+            compile_folder("bindings/cuda", python)
         compile_folder("bindings", python)
         compile_folder("cpu/runtime")
         for isa, isa_flags in isas.items():
@@ -202,9 +206,6 @@ class NinjaBuild(build_ext):
         if amx:
             compile_folder("bindings/tiles", python)
             compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
-        if nvcc:
-            compile_folder("bindings/cuda", python)
-            compile_folder("cuda", rule="nvcc")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
