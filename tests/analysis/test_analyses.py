@@ -52,12 +52,12 @@ def test_every_analysis_of_one_subject_fills_its_page_and_ranks_the_model_once(
     )
     assert subject.metric == "hit@5" and analyses_of(model) == (list(ANALYSES), {})
     for name in ANALYSES:
-        page = new_page(name, subject, tmp_path, ["svg", "pdf"])
+        page = new_page(name, subject, tmp_path, ["svg"])
         result = fill(name, subject, page, **SMALL.get(name, {}))
         json.dumps(result)
         text = page.write().read_text()
         assert text.startswith(f"# {ANALYSES[name].title}: erl: run")
-        assert [path.name for path in page.files] == [f"{name}.{kind}" for kind in ("csv", "svg", "pdf", "md")]
+        assert [path.name for path in page.files] == [f"{name}.{kind}" for kind in ("csv", "svg", "md")]
         assert all(path.stat().st_size for path in page.files)
         assert ("Hit@5" in text) == ANALYSES[name].metric
     assert ranked.count(model) == 1 and ranked == [model, *control]
