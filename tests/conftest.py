@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -158,6 +159,21 @@ def call_rearec() -> CommandLine:
         return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
 
     return call
+
+
+@pytest.fixture
+def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph prior is chosen from 6 settings instead of 216, the rules from one instead of 16: where it does not
+    matter which. That is most of what a short training of the sample shop takes."""
+    for place, names in {
+        "rearec.training.graph_prior": {"DECAYS": 1, "SHRINKAGES": 1, "SCALES": 2, "WEIGHTS": 3},
+        "rearec.evaluation.graph_floors": {"GRAPHS": 1, "DECAYS": 1},
+    }.items():
+        module = importlib.import_module(place)
+        for name, first in names.items():
+            monkeypatch.setattr(module, name, getattr(module, name)[:first])
+    # no other test shall find these rules, nor these tests those of others
+    monkeypatch.setattr("rearec.evaluation.floors._remembered", {})
 
 
 @pytest.fixture

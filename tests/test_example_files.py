@@ -14,6 +14,8 @@ import pytest
 
 import rearec.data
 
+pytestmark = pytest.mark.usefixtures("few_choices")
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
