@@ -14,7 +14,7 @@ import pytest
 
 import rearec.data
 
-pytestmark = pytest.mark.usefixtures("few_choices")
+pytestmark = pytest.mark.usefixtures("few_choices", "quick_figures")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(path.name for path in EXAMPLES.glob("*.py"))

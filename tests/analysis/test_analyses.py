@@ -17,6 +17,8 @@ from rearec.analysis.analyses import ANALYSES, Subject, analyses_of, fill, new_p
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 SMALL = {"latency": {"rows": 4, "repeats": 2}, "case": {"cases": 2, "k": 3}}
 
 

@@ -16,6 +16,8 @@ from rearec.evaluation import evaluate
 from rearec.evaluation.floors import FLOORS
 from rearec.reasoning import ReaRec
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def analyze(*arguments: object) -> Result:
     """``rearec analyze`` within this process."""

@@ -26,6 +26,8 @@ from rearec.report.floors import floors_of
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 TINY = ("--dim", "8", "--ffn", "8", "--layers", "1", "--max-len", "8", "--epochs", "2", "--batch-size", "256")
 BOTH = pytest.mark.parametrize(("flag", "seen"), [("--keep-seen", "kept"), ("--exclude-seen", "excluded")])
 

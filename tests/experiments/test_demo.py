@@ -11,6 +11,8 @@ import pytest
 from rearec.data import load_dataset
 from rearec.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Path, call_rearec: Any) -> None:
     out = tmp_path / "demo"

@@ -35,6 +35,8 @@ from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
 from rearec.training import presets
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 SETTINGS = {"dim": 8, "ffn": 8, "layers": 1, "heads": 1, "max_len": 8, "epochs": 2}
 Make = Callable[..., dict[str, Any]]
 
