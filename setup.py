@@ -196,15 +196,24 @@ class NinjaBuild(build_ext):
                 objects.append(folder / f"{name.replace('/', '__')}__{source.name}{variant}.o")
                 rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  ownflags = {own_flags}")
 
+        def compile_bindings(*names: str) -> None:
+            """Every source in these folders as one: nearly all of the time is pybind11's headers and templates."""
+            source = folder / "bindings.cpp"
+            sources = [path.relative_to(CSRC) for name in names for path in sorted(CSRC.joinpath(name).glob("*.cpp"))]
+            text = "".join(f'#include "{path.as_posix()}"\n' for path in sources)
+            if not source.exists() or source.read_text(encoding="utf-8") != text:
+                source.write_text(text, encoding="utf-8")
+            objects.append(folder / "bindings.o")
+            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = {python}")
+
+        bindings = ["bindings", *(["bindings/tiles"] if amx else []), *(["bindings/cuda"] if nvcc else [])]
         if nvcc:  # what takes longest first, so that no core waits for it at the end
             compile_folder("cuda", rule="nvcc")
-            compile_folder("bindings/cuda", python)
-        compile_folder("bindings", python)
+        compile_bindings(*bindings)
         compile_folder("cpu/runtime")
         for isa, isa_flags in isas.items():
             compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
         if amx:
-            compile_folder("bindings/tiles", python)
             compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
