@@ -169,7 +169,8 @@ class NinjaBuild(build_ext):
             nvcc_flags += ["-Xfatbin", "-compress-all"]
             nvcc_flags += [f"-I{CSRC}", *(f"-gencode=arch=compute_{name},code=sm_{name}" for name in names)]
             nvcc_flags += [f"-gencode=arch=compute_{ptx},code=compute_{ptx}"]
-            flags += [f'-DREAREC_CUDA_ARCHS="{",".join(names)}"']
+            # For the bindings alone: a build without CUDA takes all other objects from one with it.
+            python += " " + ninja_command([f'-DREAREC_CUDA_ARCHS="{",".join(names)}"'])
             link += [f"-L{cuda_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt"]
 
         rules = [
@@ -195,16 +196,25 @@ class NinjaBuild(build_ext):
                 objects.append(folder / f"{name.replace('/', '__')}__{source.name}{variant}.o")
                 rules.append(f"build {ninja_path(objects[-1])}: {rule} {ninja_path(source)}\n  ownflags = {own_flags}")
 
-        compile_folder("bindings", python)
+        def compile_bindings(*names: str) -> None:
+            """Every source in these folders as one: nearly all of the time is pybind11's headers and templates."""
+            source = folder / "bindings.cpp"
+            sources = [path.relative_to(CSRC) for name in names for path in sorted(CSRC.joinpath(name).glob("*.cpp"))]
+            text = "".join(f'#include "{path.as_posix()}"\n' for path in sources)
+            if not source.exists() or source.read_text(encoding="utf-8") != text:
+                source.write_text(text, encoding="utf-8")
+            objects.append(folder / "bindings.o")
+            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = {python}")
+
+        bindings = ["bindings", *(["bindings/tiles"] if amx else []), *(["bindings/cuda"] if nvcc else [])]
+        if nvcc:  # what takes longest first, so that no core waits for it at the end
+            compile_folder("cuda", rule="nvcc")
+        compile_bindings(*bindings)
         compile_folder("cpu/runtime")
         for isa, isa_flags in isas.items():
             compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
         if amx:
-            compile_folder("bindings/tiles", python)
             compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
-        if nvcc:
-            compile_folder("bindings/cuda", python)
-            compile_folder("cuda", rule="nvcc")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -10,16 +11,21 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from patience import PATIENCE
 
-# Before torch is imported: processes that test side by side (pytest -n) shall not fight for the cores.
+# Before numpy and torch are imported, whose libraries read it then: processes that test side by side (pytest -n) shall
+# not fight for the cores.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Before rearec_kernels is imported: the tests of the Triton kernels run in Triton's interpreter where there is no GPU.
 if not torch.cuda.is_available():
@@ -157,6 +163,39 @@ def call_rearec() -> CommandLine:
         return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
 
     return call
+
+
+@pytest.fixture
+def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph prior is chosen from 6 settings instead of 216, the rules from one instead of 16, and intervals are of
+    400 resamples instead of 10,000: where their numbers do not matter, and are most of what a short training takes."""
+    for place, names in {
+        "rearec.training.graph_prior": {"DECAYS": 1, "SHRINKAGES": 1, "SCALES": 2, "WEIGHTS": 3},
+        "rearec.evaluation.graph_floors": {"GRAPHS": 1, "DECAYS": 1},
+    }.items():
+        module = importlib.import_module(place)
+        for name, first in names.items():
+            monkeypatch.setattr(module, name, getattr(module, name)[:first])
+    for name in ("RESAMPLES", "FEWEST_RESAMPLES"):
+        monkeypatch.setattr(f"rearec.experiments.contenders.{name}", 400)
+    # no other test shall find these rules, nor these tests those of others
+    monkeypatch.setattr("rearec.evaluation.floors._remembered", {})
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn coarsely and not arranged, which is half of their time: where it does not matter how they
+    look. The tests of `rearec.report` see them as users do."""
+    from rearec.report import page
+
+    write = page.write_figure
+
+    def write_coarsely(path: Path, figure: Figure) -> None:
+        figure.set_layout_engine("none")
+        write(path, figure)
+
+    monkeypatch.setattr(page, "DOTS_PER_INCH", 30)
+    monkeypatch.setattr(page, "write_figure", write_coarsely)
 
 
 @pytest.fixture

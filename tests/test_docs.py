@@ -39,6 +39,7 @@ RUNNABLE = [page for page in pages() if page not in ELSEWHERE and any(b.excuse i
 LEFT: dict[str, Path] = {}
 
 
+@pytest.mark.usefixtures("few_choices", "quick_figures")
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_the_code_of_a_page_runs(page: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = start_folder(page, LEFT, tmp_path_factory.mktemp("page") / "folder", quick=True)

@@ -1,4 +1,7 @@
-"""The files of examples/ run as they stand, in an empty folder without a network, and print what they promise."""
+"""The files of examples/ run as they stand, in an empty folder without a network, and print what they promise.
+
+Some see a quarter of the sample shop's customers: what they promise is no matter of how many there are.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+
+import rearec.data
+
+pytestmark = pytest.mark.usefixtures("few_choices", "quick_figures")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILES = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -21,6 +28,15 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         warnings.simplefilter("ignore")
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     return capsys.readouterr().out
+
+
+@pytest.fixture
+def fewer_customers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sample_events` gives every fourth customer's events."""
+    import polars as pl
+
+    events = rearec.data.sample_events().filter(pl.col("user") % 4 == 0)
+    monkeypatch.setattr(rearec.data, "sample_events", lambda: events)
 
 
 def numbers(pattern: str, text: str) -> list[float]:
@@ -39,6 +55,7 @@ def test_the_shop_gets_offers_with_titles_that_beat_popularity(
     assert len(re.findall(r"^\S+  .*\w.*  -?[\d.]+$", printed, re.MULTILINE)) == 3  # the offers to one customer
 
 
+@pytest.mark.usefixtures("fewer_customers")
 def test_two_methods_are_compared_with_intervals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,6 +64,7 @@ def test_two_methods_are_compared_with_intervals(
     assert "prl-0" in printed and "base-1" in printed
 
 
+@pytest.mark.usefixtures("fewer_customers")
 def test_titles_become_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +88,7 @@ def test_the_kernel_is_a_drop_in(
     assert printed.startswith("outputs and 6 gradients agree")
 
 
+@pytest.mark.usefixtures("fewer_customers")
 def test_an_objective_of_ones_own_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +98,7 @@ def test_an_objective_of_ones_own_trains(
     assert len(terms) == 3 and terms[-1] < terms[0]
 
 
+@pytest.mark.usefixtures("fewer_customers")
 def test_a_search_ends_with_the_best_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

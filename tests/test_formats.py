@@ -69,9 +69,9 @@ def test_the_run_recommends_the_same_items() -> None:
     assert found == [close_to({key: each[key] for key in ("source", "items", "scores")}) for each in expected]
 
 
-def test_resuming_the_finished_run_returns_what_it_has_stored(tmp_path: Path, run_rearec: Any) -> None:
+def test_resuming_the_finished_run_returns_what_it_has_stored(tmp_path: Path, call_rearec: Any) -> None:
     copy = shutil.copytree(RUN, tmp_path / "run")
-    resumed = run_rearec("train", DATASET, "--out", copy, "--resume", "--device", "cpu", "--json")
+    resumed = call_rearec("train", DATASET, "--out", copy, "--resume", "--device", "cpu", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert "has finished already" in resumed.stderr
     stored = json.loads((RUN / "result.json").read_text())

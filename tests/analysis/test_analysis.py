@@ -22,6 +22,8 @@ from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
 from rearec.reasoning import ReaRec, Rollout
 from rearec.report.page import Page
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 LABELS = ("model", "grouping", "seen", "metric")
 
 

@@ -14,14 +14,12 @@ import rearec_kernels
 
 def test_an_install_beside_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, out = Path(rearec_kernels.__file__).parents[1], tmp_path / "it.json"
-    chosen = ["one decode step", "attention with gradients, R 2", "loss", "rearec --help"]
-    before_after.main([str(tree), str(tree), "--runs", "3", "--pairs", "2", "--out", str(out), "--only", *chosen])
+    chosen = ["rearec --help", "one decode"]
+    before_after.main([str(tree), str(tree), "--runs", "2", "--pairs", "2", "--out", str(out), "--only", *chosen])
     cases = json.loads(out.read_text())["cases"]
-    assert list(cases) == [
-        "attention with gradients, R 2", "loss with gradients, R 32", "one decode step, R 1", "rearec --help",
-    ]  # fmt: skip
+    assert list(cases) == ["one decode step, R 1", "rearec --help"]
     for times in cases.values():
-        assert [len(turns) for which in ("before", "after") for turns in times[which]] == [3, 3, 3, 3]
+        assert [len(turns) for which in ("before", "after") for turns in times[which]] == [2, 2, 2, 2]
         assert all(ratio > 0 for ratio in before_after.ratios(times))
     table = out.with_suffix(".md").read_text()
     assert table in capsys.readouterr().out
@@ -44,7 +42,13 @@ def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
         before_after.main([str(tmp_path), str(tmp_path), "--only", "one decode"])
 
 
-def test_every_case_of_a_model_can_be_made() -> None:
-    for name in ("training step, base, d 64, 512 rows", "recommend, R 1"):
-        make, _ = CASES[name]
-        make()()
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("attention with gradients, R 2", "loss with gradients, R 32"),
+        *("training step, base, d 64, 512 rows", "recommend, R 1"),
+    ],
+)
+def test_every_kind_of_case_can_be_made(name: str) -> None:
+    make, _ = CASES[name]
+    make()()

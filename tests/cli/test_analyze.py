@@ -16,6 +16,8 @@ from rearec.evaluation import evaluate
 from rearec.evaluation.floors import FLOORS
 from rearec.reasoning import ReaRec
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def analyze(*arguments: object) -> Result:
     """``rearec analyze`` within this process."""
@@ -56,12 +58,12 @@ def test_an_analysis_prints_its_result_and_leaves_a_page(analysis: str, run_fold
 
 
 def test_steps_are_those_of_the_evaluation_and_are_shown_without_json(
-    run_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+    run_folder: Path, prepared: Path, tmp_path: Path, call_rearec: Any
 ) -> None:
     expected = evaluate(
         ReaRec.from_pretrained(run_folder), load_dataset(prepared), "valid", per_step=True, floors=False
     )
-    result = run_rearec("analyze", run_folder, "steps", "--out", tmp_path, "--split", "valid")
+    result = call_rearec("analyze", run_folder, "steps", "--out", tmp_path, "--split", "valid")
     assert result.returncode == 0, result.stderr
     assert "prl: run" in result.stdout and f"{expected['by_step'][2]['ndcg@20']:.4f}" in result.stdout
     assert f"written: {tmp_path / 'steps.md'}" in result.stdout

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from rearec.cli.app import app
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def test_a_dataset_and_a_run(prepared: Path, run_folder: Path, tmp_path: Path) -> None:
     asked = ["audit", str(prepared), str(run_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]

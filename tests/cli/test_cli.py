@@ -159,29 +159,37 @@ def test_a_backend_that_is_not_there_is_one_line(run_folder: Path, run_rearec: A
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "error"),
+    ("variable", "value", "error", "commands"),
     [
-        ("REAREC_DEBUG", "maybe", "REAREC_DEBUG must be 0 or 1, got 'maybe'"),
-        ("REAREC_TRITON_AUTOTUNE", "2", "REAREC_TRITON_AUTOTUNE must be 0 or 1, got '2'"),
-        ("REAREC_CPU_CACHE_MB", "many", "REAREC_CPU_CACHE_MB must be a whole number of megabytes"),
+        ("REAREC_DEBUG", "maybe", "REAREC_DEBUG must be 0 or 1, got 'maybe'", ("recommend", "evaluate", "train")),
+        ("REAREC_TRITON_AUTOTUNE", "2", "REAREC_TRITON_AUTOTUNE must be 0 or 1, got '2'", ("evaluate",)),
+        ("REAREC_CPU_CACHE_MB", "many", "REAREC_CPU_CACHE_MB must be a whole number of megabytes", ("recommend",)),
     ],
 )
 def test_a_wrong_environment_variable_is_one_line(
-    variable: str, value: str, error: str, run_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+    variable: str,
+    value: str,
+    error: str,
+    commands: tuple[str, ...],
+    run_folder: Path,
+    prepared: Path,
+    tmp_path: Path,
+    run_rearec: Any,
 ) -> None:
-    for arguments in (
-        ("recommend", run_folder, "item-001"),
-        ("evaluate", run_folder),
-        ("train", prepared, "--out", tmp_path / "run", *SMALL),
-    ):
-        result = run_rearec(*arguments, "--device", "cpu", **{variable: value})
+    arguments = {
+        "recommend": (run_folder, "item-001"),
+        "evaluate": (run_folder,),
+        "train": (prepared, "--out", tmp_path / "run", *SMALL),
+    }
+    for command in commands:
+        result = run_rearec(command, *arguments[command], "--device", "cpu", **{variable: value})
         assert result.returncode == 2
         last = result.stderr.splitlines()[-1]
         assert last.startswith("error: ") and error in last and "Traceback" not in result.stderr
 
 
 def test_outputs_that_cannot_be_written_are_refused_by_their_name(
-    run_folder: Path, source_file: Path, prepared: Path, tmp_path: Path, run_rearec: Any
+    run_folder: Path, source_file: Path, prepared: Path, tmp_path: Path, call_rearec: Any
 ) -> None:
     requests = tmp_path / "in.jsonl"
     requests.write_text('["item-001"]\n')
@@ -199,7 +207,7 @@ def test_outputs_that_cannot_be_written_are_refused_by_their_name(
             f"{requests}: --output is the file of --input",
         ),
     ):
-        result = run_rearec(*arguments)
+        result = call_rearec(*arguments)
         assert result.returncode == 2
         assert result.stderr.splitlines()[-1].startswith(f"error: {message}"), result.stderr
     assert requests.read_text() == '["item-001"]\n'

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from rearec.cli.app import app
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 
 def test_two_runs_are_compared_and_the_terminal_shows_60_columns(run_folder: Path, tmp_path: Path) -> None:
     asked = ["compare", str(run_folder), str(run_folder), "--out", str(tmp_path / "out"), "--device", "cpu"]

@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
-    data: Path, tmp_path: Path, run_rearec: Any
+    data: Path, tmp_path: Path, run_rearec: Any, call_rearec: Any
 ) -> None:
     out = tmp_path / "out"
     asked = (
@@ -41,7 +41,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
         "base,prl",
         *TINY,
     )
-    nothing = run_rearec(*asked, "--budget-minutes", "0")
+    nothing = call_rearec(*asked, "--budget-minutes", "0")
     assert nothing.returncode == 0, nothing.stderr
     assert "0 of 2 trainings are finished" in nothing.stdout
     assert "not trained yet: the budget was over" in (out / "table2.md").read_text()
@@ -60,7 +60,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
 
     # All is trained: the pages are written again, from the same numbers.
     before = (out / "table2.csv").read_bytes()
-    again = run_rearec(*asked)
+    again = call_rearec(*asked)
     assert again.returncode == 0 and again.stderr == "2 trainings are needed, 2 of them are finished\n"
     assert f"table2: {out / 'table2.md'}" in again.stdout and "2 of 2 trainings are finished" in again.stdout
     assert (out / "table2.csv").read_bytes() == before

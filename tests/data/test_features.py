@@ -64,10 +64,10 @@ KINDS = [".npy", ".safetensors", ".feat1CLS", ".feat3CLS.gz"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_from_a_file(
-    kind: str, dataset_folder: Path, table: NDArray[np.float32], run_rearec: Any, tmp_path: Path
+    kind: str, dataset_folder: Path, table: NDArray[np.float32], call_rearec: Any, tmp_path: Path
 ) -> None:
     file = write_features(tmp_path, kind, table)
-    result = run_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--json")
+    result = call_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--json")
     assert result.returncode == 0, result.stderr
     # Their numbers are ids in another order, which may well be what is meant.
     assert "is it --order ids?" in result.stderr
@@ -75,21 +75,21 @@ def test_features_from_a_file(
     assert isinstance(features, np.memmap) and features.dtype == np.float32
     np.testing.assert_array_equal(features, table)
     assert json.loads(result.stdout) | {"features": 5, "width": 5, "pca": 0} == json.loads(result.stdout)
-    refused = run_rearec("embed", dataset_folder, "--features", file)
+    refused = call_rearec("embed", dataset_folder, "--features", file)
     assert refused.returncode == 2 and "has features already; use --force to replace them" in refused.stderr
-    result = run_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--order", "ids", "--force")
+    result = call_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--order", "ids", "--force")
     assert result.returncode == 0, result.stderr
     np.testing.assert_array_equal(load_dataset(dataset_folder).features, table[ORDER])
 
 
 def test_rows_named_by_a_file(
-    dataset_folder: Path, table: NDArray[np.float32], run_rearec: Any, tmp_path: Path
+    dataset_folder: Path, table: NDArray[np.float32], call_rearec: Any, tmp_path: Path
 ) -> None:
     # The file may know items that the filters left out.
     index = tmp_path / "x.item2index"
     index.write_text("".join(f"{item}\t{7 - item}\n" for item in range(7)) + "gone\t0\n")
     file = write_features(tmp_path, ".npy", np.concatenate((np.full((1, 5), np.nan, np.float32), table[::-1])))
-    result = run_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--order", index)
+    result = call_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--order", index)
     assert result.returncode == 0, result.stderr
     np.testing.assert_array_equal(load_dataset(dataset_folder).features, table[ORDER])
     note = json.loads((dataset_folder / "features.json").read_text())
@@ -97,7 +97,7 @@ def test_rows_named_by_a_file(
 
 
 def test_features_that_do_not_fit_are_refused(
-    dataset_folder: Path, table: NDArray[np.float32], run_rearec: Any, tmp_path: Path
+    dataset_folder: Path, table: NDArray[np.float32], call_rearec: Any, tmp_path: Path
 ) -> None:
     bad = table.copy()
     bad[3, 1] = np.inf
@@ -130,7 +130,7 @@ def test_features_that_do_not_fit_are_refused(
         (tmp_path / "none.npy", [], "no such file"),
     ]
     for file, options, message in cases:
-        result = run_rearec("embed", dataset_folder, "--features", file, "--pca", 0, *options)
+        result = call_rearec("embed", dataset_folder, "--features", file, "--pca", 0, *options)
         assert result.returncode == 2, (file, result.stderr)
         assert result.stderr.splitlines()[-1].startswith("error: ") and message in result.stderr, result.stderr
         assert load_dataset(dataset_folder).features is None
@@ -153,13 +153,13 @@ def test_principal_components() -> None:
 
 
 def test_features_of_another_dataset_are_refused_and_replaced(
-    dataset_folder: Path, table: NDArray[np.float32], run_rearec: Any, tmp_path: Path
+    dataset_folder: Path, table: NDArray[np.float32], call_rearec: Any, tmp_path: Path
 ) -> None:
     save_features(dataset_folder, table, "another", {"name": "x"})
     with pytest.raises(UserError, match="of another dataset or release: run 'rearec embed' again with --force"):
         load_dataset(dataset_folder)
     file = write_features(tmp_path, ".npy", table)
-    assert run_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--force").returncode == 0
+    assert call_rearec("embed", dataset_folder, "--features", file, "--pca", 0, "--force").returncode == 0
     np.testing.assert_array_equal(load_dataset(dataset_folder).features, table)
     (dataset_folder / "features.npy").write_bytes(b"x")
     with pytest.raises(UserError, match=r"features\.npy: damaged"):
@@ -253,11 +253,11 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_transformer_gives_the_mean_over_real_tokens(
-    tiny_encoder: Path, dataset_folder: Path, run_rearec: Any
+    tiny_encoder: Path, dataset_folder: Path, call_rearec: Any
 ) -> None:
     import transformers
 
-    result = run_rearec(
+    result = call_rearec(
         "embed", dataset_folder, "--encoder", tiny_encoder, "--pca", 0, "--batch-size", 3, "--device", "cpu"
     )
     assert result.returncode == 0, result.stderr
@@ -314,18 +314,18 @@ def test_a_library_that_is_missing_is_named_with_its_extra(dataset_folder: Path)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data: {DATA} is not there")
-def test_the_embeddings_of_scientific(run_rearec: Any, tmp_path: Path) -> None:
+def test_the_embeddings_of_scientific(call_rearec: Any, tmp_path: Path) -> None:
     folder = DATA / "scientific_emb512"
     prepare("recbole", [folder / f"Scientific.{part}.inter.gz" for part in ("train", "valid", "test")], tmp_path / "d")
     file = folder / "Scientific.feat1CLS.gz"
-    result = run_rearec("embed", tmp_path / "d", "--features", file, "--order", "ids", "--pca", 0)
+    result = call_rearec("embed", tmp_path / "d", "--features", file, "--order", "ids", "--pca", 0)
     assert result.returncode == 0, result.stderr
     dataset: SequenceDataset = load_dataset(tmp_path / "d")
     raw = np.frombuffer(gzip.decompress(file.read_bytes()), dtype="<f4").reshape(-1, 512)
     assert dataset.features is not None and dataset.features.shape == (1585, 512)
     for item in (0, 700, 1584):
         np.testing.assert_array_equal(dataset.features[item], raw[int(dataset.item_ids[item])])
-    result = run_rearec("embed", tmp_path / "d", "--features", file, "--order", "ids", "--force")
+    result = call_rearec("embed", tmp_path / "d", "--features", file, "--order", "ids", "--force")
     assert result.returncode == 0, result.stderr
     features = load_dataset(tmp_path / "d").features
     assert features is not None and features.shape == (1585, 512)

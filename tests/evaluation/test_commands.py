@@ -26,6 +26,8 @@ from rearec.report.floors import floors_of
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 TINY = ("--dim", "8", "--ffn", "8", "--layers", "1", "--max-len", "8", "--epochs", "2", "--batch-size", "256")
 BOTH = pytest.mark.parametrize(("flag", "seen"), [("--keep-seen", "kept"), ("--exclude-seen", "excluded")])
 
@@ -256,12 +258,10 @@ def test_the_demonstration_both_ways(tmp_path: Path, flag: str, seen: str) -> No
     assert RunFolder(tmp_path / "demo" / "prl").excludes_seen() is (seen == "excluded")
 
 
-def test_metrics_by_cutoff(run_folder: Path, run_rearec: Any) -> None:
-    result = run_rearec("evaluate", run_folder, "--metrics", "HR,mrr,ndcg@3", "-k", "1,5", "--json")
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout)
+def test_metrics_by_cutoff(run_folder: Path) -> None:
+    report = answer("evaluate", run_folder, "--metrics", "HR,mrr,ndcg@3", "-k", "1,5")
     assert {"hit@1", "hit@5", "mrr", "ndcg@3"} <= report.keys() and "ndcg@10" not in report
     assert report["hit@1"] <= report["ndcg@3"] <= 1 and report["hit@1"] <= report["hit@5"]
     assert {"hit@5", "hit@5_se"} <= report["markov"].keys()
-    refused = run_rearec("evaluate", run_folder, "--metrics", "mrr", "-k", "5")
-    assert refused.returncode == 2 and "every metric has its k already" in refused.stderr
+    refused = rearec("evaluate", run_folder, "--metrics", "mrr", "-k", "5")
+    assert refused.exit_code == 2 and "every metric has its k already" in refused.stderr

@@ -11,11 +11,13 @@ import pytest
 from rearec.data import load_dataset
 from rearec.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
-def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Path, run_rearec: Any) -> None:
+
+def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Path, call_rearec: Any) -> None:
     out = tmp_path / "demo"
     tiny = ("demo", "--out", out, "--users", "60", "--epochs", "2")
-    result = run_rearec(*tiny, "--json")
+    result = call_rearec(*tiny, "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report == json.loads((out / "demo.json").read_text())
@@ -29,9 +31,9 @@ def test_demo_trains_all_methods_and_leaves_runs_plots_and_a_report(tmp_path: Pa
         path = Path(report["plots"][plot])
         assert path.parent == out and path.read_bytes().startswith(b"\x89PNG")
 
-    refused = run_rearec(*tiny)
+    refused = call_rearec(*tiny)
     assert refused.returncode == 2 and "--force replaces it" in refused.stderr
-    again = run_rearec(*tiny, "--force")
+    again = call_rearec(*tiny, "--force")
     assert again.returncode == 0, again.stderr
     # what is said before anything happens is short
     assert "look-ups" in again.stderr and len(again.stderr.split("epoch")[0]) < 400

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from rearec.models.config import ID_BACKBONES, TEXT_BACKBONES
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog
 from rearec.training import presets
+
+pytestmark = pytest.mark.usefixtures("quick_figures")
 
 SETTINGS = {"dim": 8, "ffn": 8, "layers": 1, "heads": 1, "max_len": 8, "epochs": 2}
 Make = Callable[..., dict[str, Any]]
@@ -75,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """`reproduce` with runs that are written instead of trained, all but those that ``lost`` names a reason for."""
-    dataset = load_dataset(data)
+    dataset, written = load_dataset(data), data.parent / "written"
 
     def call(*artefacts: str, lost: Callable[[Run], str | None] = lambda run: None, **options: Any) -> dict[str, Any]:
         def write(data: Path, runs: Sequence[Run], folder: Path, **_: Any) -> Outcome:
@@ -87,7 +90,10 @@ def make(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
                 elif reason is not None:
                     outcome.failed[run] = reason
                 elif not run.folder(folder).finished:
-                    finish(dataset, data, run, folder)
+                    # the tests share what they write; whatever happens to a run happens to its copy
+                    if not run.folder(written).finished:
+                        finish(dataset, data, run, written)
+                    shutil.copytree(run.folder(written).path, run.folder(folder).path)
             return outcome
 
         monkeypatch.setattr("rearec.experiments.reproduce.train_all", write)

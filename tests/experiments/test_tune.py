@@ -30,6 +30,8 @@ from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions
 
+pytestmark = pytest.mark.usefixtures("quick_figures")
+
 SETTINGS = {"dim": 8, "ffn": 8, "layers": 1, "heads": 1, "max_len": 8, "epochs": 2, "batch_rows": 128}
 SEARCH = ["steps=1:2", "lr=1e-3:1e-2:log"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -51,7 +52,10 @@ def simulation(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    return Simulation(compiler, tmp_path_factory.mktemp)
+    base = tmp_path_factory.getbasetemp()
+    # With pytest -n every worker has a folder of its own within that of the session.
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return Simulation(compiler, session / "simulation", tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import torch
@@ -53,6 +54,13 @@ def results(name: str) -> list[Tensor]:
     return [out.detach(), *gradient]
 
 
+@cache
+def usual(backend: str, name: str) -> list[Tensor]:
+    """The results without another default, which those with any are compared with."""
+    with use_backend(backend):
+        return results(name)
+
+
 # What Triton serves.
 SERVED = [(b, name) for b in BACKENDS for name in EVERY if b != "triton" or "rollout" not in name]
 
@@ -60,10 +68,9 @@ SERVED = [(b, name) for b in BACKENDS for name in EVERY if b != "triton" or "rol
 @pytest.mark.parametrize("what", DEFAULTS, ids=str)
 @pytest.mark.parametrize(("backend", "name"), SERVED)
 def test_every_call(backend: str, name: str, what: torch.dtype | str) -> None:
-    with use_backend(backend):
-        expected = results(name)
-        with default(what):
-            got = results(name)
+    expected = usual(backend, name)
+    with use_backend(backend), default(what):
+        got = results(name)
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == b.dtype and a.device == b.device
         assert torch.equal(a, b)
@@ -73,37 +80,42 @@ def index(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int64, device="cpu")
 
 
+def results_of_options(backend: str) -> list[Tensor]:
+    """With dropout, excluded items and ignored rows."""
+    torch.manual_seed(0)
+    k, q, table = (cpu_randn(*size).requires_grad_() for size in [(3, 5, 1, 8), (4, 2, 8), (300, 8)])
+    rows = PrefixRows(index(0, 1, 0, 2), None, index(0, 1, 1, 2))
+    out = []
+    for p in (0.0, 0.4):
+        cache = ReasoningCache.from_prefix(k, k, max_tokens=1, rows=rows)
+        attended = cached_reason_attention(q, q[:, :1], q[:, 1:], cache, dropout_p=p, seed=1)
+        out += [attended.detach(), *torch.autograd.grad(attended.square().sum(), (k, q))]
+    for form in ("official", "paper"):
+        loss = ensemble_reasoning_loss(q, table, index(1, -100, 7, 299), temperature=0.5, kl_weight=0.1, kl_form=form)
+        out += [*(x.detach() for x in loss), *torch.autograd.grad(loss.loss, (q, table))]
+    hidden, items = q[:, 0].detach(), table.detach()
+    for exclude in (index(3, 4), (index(0, 1, 1, 2, 2), index(5, 6))):
+        out += [*catalog_topk(hidden, items, 7, exclude=exclude)]
+        out += [catalog_rank(hidden, items, index(1, 2, 3, 4), exclude=exclude)]
+    caches = [cpu_randn(4, 6, 1, 8) for _ in range(2)]
+    out.append(flash_attn_with_kvcache(q[:, None].detach(), *caches, cache_seqlens=3, causal=True))
+    if backend != "triton":
+        out.append(dropout_add_layer_norm(hidden, None, items[0], items[1], dropout_p=0.3, seed=2))
+    return [*out, annealed_temperatures(1.0, 2.0, 3)]
+
+
+@cache
+def usual_of_options(backend: str) -> list[Tensor]:
+    with use_backend(backend):
+        return results_of_options(backend)
+
+
 @pytest.mark.parametrize("what", DEFAULTS, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_exclusion_and_ignored_rows(backend: str, what: torch.dtype | str) -> None:
-    def results() -> list[Tensor]:
-        torch.manual_seed(0)
-        k, q, table = (cpu_randn(*size).requires_grad_() for size in [(3, 5, 1, 8), (4, 2, 8), (300, 8)])
-        rows = PrefixRows(index(0, 1, 0, 2), None, index(0, 1, 1, 2))
-        out = []
-        for p in (0.0, 0.4):
-            cache = ReasoningCache.from_prefix(k, k, max_tokens=1, rows=rows)
-            attended = cached_reason_attention(q, q[:, :1], q[:, 1:], cache, dropout_p=p, seed=1)
-            out += [attended.detach(), *torch.autograd.grad(attended.square().sum(), (k, q))]
-        for form in ("official", "paper"):
-            loss = ensemble_reasoning_loss(
-                q, table, index(1, -100, 7, 299), temperature=0.5, kl_weight=0.1, kl_form=form
-            )
-            out += [*(x.detach() for x in loss), *torch.autograd.grad(loss.loss, (q, table))]
-        hidden, items = q[:, 0].detach(), table.detach()
-        for exclude in (index(3, 4), (index(0, 1, 1, 2, 2), index(5, 6))):
-            out += [*catalog_topk(hidden, items, 7, exclude=exclude)]
-            out += [catalog_rank(hidden, items, index(1, 2, 3, 4), exclude=exclude)]
-        caches = [cpu_randn(4, 6, 1, 8) for _ in range(2)]
-        out.append(flash_attn_with_kvcache(q[:, None].detach(), *caches, cache_seqlens=3, causal=True))
-        if backend != "triton":
-            out.append(dropout_add_layer_norm(hidden, None, items[0], items[1], dropout_p=0.3, seed=2))
-        return [*out, annealed_temperatures(1.0, 2.0, 3)]
-
-    with use_backend(backend):
-        expected = results()
-        with default(what):
-            got = results()
+    expected = usual_of_options(backend)
+    with use_backend(backend), default(what):
+        got = results_of_options(backend)
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == b.dtype and a.device == b.device
         assert torch.equal(a, b)

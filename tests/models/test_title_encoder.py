@@ -307,7 +307,7 @@ def test_wrong_settings_are_refused_in_one_line(encoder_folder: Path, dataset: S
         train(dataset, tmp_path / "run", wrong)
 
 
-def test_the_command_trains_an_encoder(encoder_folder: Path, prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
+def test_the_command_trains_an_encoder(encoder_folder: Path, prepared: Path, tmp_path: Path, call_rearec: Any) -> None:
     source, titles = tmp_path / "s.txt", tmp_path / "titles.json"
     draw = np.random.default_rng(0)
     source.write_text("".join(f"u{user} {item}\n" for user in range(30) for item in draw.permutation(12)[:6]))
@@ -315,9 +315,9 @@ def test_the_command_trains_an_encoder(encoder_folder: Path, prepared: Path, tmp
     prepare("sasrec", [source], tmp_path / "data", split="leave-one-out", titles=titles, missing_titles="keep")
     options = ("--backbone", "morec", "--text-encoder", encoder_folder, "--dim", 8, "--ffn", 8, "--layers", 1)
     options += ("--epochs", 1, "--batch-size", 64, "--device", "cpu")
-    refused = run_rearec("train", prepared, "--out", tmp_path / "run", *options)
+    refused = call_rearec("train", prepared, "--out", tmp_path / "run", *options)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert "a text encoder reads the items' titles, and the dataset has none" in refused.stderr
-    trained = run_rearec("train", tmp_path / "data", "--out", tmp_path / "run", *options)
+    trained = call_rearec("train", tmp_path / "data", "--out", tmp_path / "run", *options)
     assert trained.returncode == 0, trained.stderr
     assert ReaRec.from_pretrained(tmp_path / "run").config.text_encoder == str(encoder_folder)

@@ -5,8 +5,8 @@ begins in a copy of the folder that X left. ``<!-- not run: REASON -->`` before 
 ``text`` block below another is its output: of Python as it is, of commands with any numbers. Where it depends on the
 training, ``<!-- shape: REASON -->`` stands before it: it has as many lines, or, if one is ``...``, the same last line.
 
-Tests are quick: they train for one epoch, whatever a page says. ``python tests/support/doc_blocks.py [PAGE...]`` runs
-the pages as they stand and writes their outputs anew.
+Tests are quick: they train for one epoch, whatever a page says, and choose priors and rules from few settings.
+``python tests/support/doc_blocks.py [PAGE...]`` runs the pages as they stand and writes their outputs anew.
 """
 
 from __future__ import annotations

@@ -5,11 +5,14 @@ The simulator stands in for <cuda_runtime.h>, <cuda_bf16.h> and <cuda_fp16.h>; s
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,13 +32,21 @@ SANITIZER_OPTIONS = {
 }
 
 
-class Simulation:
-    """What is compiled and run in one session."""
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Inside the block is one process at a time; the lock of one that dies is gone with it."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    def __init__(self, compiler: str, new_folder: Callable[[str], Path]) -> None:
+
+class Simulation:
+    """What is compiled and run in one session, by all its workers: each file once, in a folder that they share."""
+
+    def __init__(self, compiler: str, shared: Path, new_folder: Callable[[str], Path]) -> None:
         self._compiler = compiler
+        self._shared = shared
         self._new_folder = new_folder
-        self._compiled: dict[tuple[object, ...], Path] = {}
         self._started_by: dict[str, list[str]] = {}
         self._sanitizer_of: dict[Path, str] = {}
 
@@ -51,16 +62,21 @@ class Simulation:
         """A program, or a shared library. Skips the test if the sanitizer is not installed.
 
         `sources`: .cu and .cpp files. `sanitizer`: "none", "address" (with undefined behaviour) or "thread". The same
-        arguments give the file compiled before.
+        arguments give the file compiled before: sources stay as they are while tests run.
         """
-        key = (*sources, sanitizer, *flags, shared, optimisation)
-        if key not in self._compiled:
-            if sanitizer not in self._started_by:
-                self._started_by[sanitizer] = self._how_to_start(sanitizer)
-            out = self._new_folder(sources[0].stem) / (sources[0].stem + (".so" if shared else ""))
+        if sanitizer not in self._started_by:
+            self._started_by[sanitizer] = self._how_to_start(sanitizer)
+        key = repr((*map(str, sources), sanitizer, *flags, shared, optimisation))
+        folder = self._shared / f"{sources[0].stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        out = folder / (sources[0].stem + (".so" if shared else ""))
+        self._sanitizer_of[out] = sanitizer
+        with one_at_a_time(folder / "lock"):
+            if out.exists():
+                return out
             # Libraries that define the same names live side by side in one process: no symbol may be unique in it.
             kind = ["-fPIC", "-fno-gnu-unique"] if shared else ["-pthread"]
-            objects = [out.with_name(f"{source.name}.o") for source in sources]
+            objects = [folder / f"{source.name}.o" for source in sources]
             steps = [
                 ([optimisation, *kind, *flags, "-c", "-x", "c++", str(source)], sanitizer, file)
                 for source, file in zip(sources, objects, strict=True)
@@ -68,11 +84,10 @@ class Simulation:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 finished = [*pool.map(lambda step: self._call_compiler(*step), steps)]
             link = [*kind, *(["-shared"] if shared else []), *map(str, objects)]
-            for done in (*finished, self._call_compiler(link, sanitizer, out)):
+            for done in (*finished, self._call_compiler(link, sanitizer, folder / "linked")):
                 assert done.returncode == 0, done.stderr
-            self._compiled[key] = out
-            self._sanitizer_of[out] = sanitizer
-        return self._compiled[key]
+            (folder / "linked").rename(out)
+        return out
 
     def run(
         self, program: Path, seed: int = 0, timeout: float = PATIENCE, arguments: Sequence[str] = (), **variables: str

@@ -64,13 +64,13 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, run_rearec: A
 
 
 def test_killed_training_does_not_look_finished_and_resumes_to_bit_equal_metrics(
-    runs: tuple[Path, Path], prepared: Path, run_rearec: Any
+    runs: tuple[Path, Path], prepared: Path, run_rearec: Any, call_rearec: Any
 ) -> None:
     whole, broken = runs
     assert not (broken / "result.json").exists()
     assert not (broken / "model.safetensors").exists()
     assert len(metrics_of(broken)) == 2
-    refused = run_rearec("recommend", broken, "item-001")
+    refused = call_rearec("recommend", broken, "item-001")
     assert refused.returncode == 2
     assert "did not finish" in refused.stderr
 
@@ -86,22 +86,22 @@ def test_killed_training_does_not_look_finished_and_resumes_to_bit_equal_metrics
 
 
 def test_resume_of_a_finished_run_exits_with_0_and_says_so(
-    runs: tuple[Path, Path], prepared: Path, run_rearec: Any
+    runs: tuple[Path, Path], prepared: Path, call_rearec: Any
 ) -> None:
     whole, _ = runs
     before = (whole / "model.safetensors").stat().st_mtime_ns
-    again = run_rearec("train", prepared, "--out", whole, "--resume", "--json")
+    again = call_rearec("train", prepared, "--out", whole, "--resume", "--json")
     assert again.returncode == 0, again.stderr
     assert "finished already" in again.stderr
     assert json.loads(again.stdout)["best_epoch"] == json.loads((whole / "result.json").read_text())["best_epoch"]
-    contradicted = run_rearec("train", prepared, "--out", whole, "--resume", "--tau", "0.5")
+    contradicted = call_rearec("train", prepared, "--out", whole, "--resume", "--tau", "0.5")
     assert contradicted.returncode == 2
     assert contradicted.stderr == "error: --tau: the run to resume was started with 0.07, not 0.5\n"
     assert (whole / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_resume_with_a_contradicting_option_is_an_error_that_names_it(
-    runs: tuple[Path, Path], prepared: Path, tmp_path: Path, run_rearec: Any
+    runs: tuple[Path, Path], prepared: Path, tmp_path: Path, call_rearec: Any
 ) -> None:
     whole, _ = runs
     unfinished = tmp_path / "run"
@@ -109,6 +109,6 @@ def test_resume_with_a_contradicting_option_is_an_error_that_names_it(
     (unfinished / "options.json").write_bytes((whole / "options.json").read_bytes())
     (unfinished / "checkpoints").mkdir()
     (unfinished / "checkpoints" / "last.ckpt").write_bytes((whole / "checkpoints" / "last.ckpt").read_bytes())
-    refused = run_rearec("train", prepared, "--out", unfinished, "--resume", "--tau", "0.5")
+    refused = call_rearec("train", prepared, "--out", unfinished, "--resume", "--tau", "0.5")
     assert refused.returncode == 2
     assert refused.stderr == "error: --tau: the run to resume was started with 0.07, not 0.5\n"

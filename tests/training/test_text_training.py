@@ -95,18 +95,18 @@ def test_features_that_are_missing_or_wrong_are_refused_before_anything_is_writt
 
 
 def test_the_commands_train_and_evaluate_with_features(
-    prepared: Path, dataset: SequenceDataset, tmp_path: Path, run_rearec: Any
+    prepared: Path, dataset: SequenceDataset, tmp_path: Path, call_rearec: Any
 ) -> None:
     folder = tmp_path / "data"
     shutil.copytree(prepared, folder)
     small = ("--dim", 8, "--ffn", 8, "--layers", 1, "--epochs", 1, "--batch-size", 256)
     train_command = ("train", folder, "--out", tmp_path / "run", "--backbone", "unisrec", "--experts", 2, *small)
-    refused = run_rearec(*train_command)
+    refused = call_rearec(*train_command)
     assert refused.returncode == 2
     assert "make them with 'rearec embed DIR'" in refused.stderr and refused.stderr.count("\n") == 1
     np.save(tmp_path / "features.npy", dataset.features)
-    assert run_rearec("embed", folder, "--features", tmp_path / "features.npy", "--pca", 0).returncode == 0
-    trained = run_rearec(*train_command)
+    assert call_rearec("embed", folder, "--features", tmp_path / "features.npy", "--pca", 0).returncode == 0
+    trained = call_rearec(*train_command)
     assert trained.returncode == 0, trained.stderr
-    evaluated = run_rearec("evaluate", tmp_path / "run", "--json")
+    evaluated = call_rearec("evaluate", tmp_path / "run", "--json")
     assert evaluated.returncode == 0, evaluated.stderr

@@ -6,10 +6,9 @@ import csv
 import json
 import logging
 import pickle
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from patience import PATIENCE
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -25,12 +23,13 @@ from rearec import objectives
 from rearec.data import SequenceDataset, load_dataset
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
+from rearec.files import write_json
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, train
 from rearec.training.module import TrainingModule, learning_rate_factor
-from rearec.training.recorder import load_checkpoint
+from rearec.training.recorder import AtomicCheckpointIO, load_checkpoint
 
 OPTIONS = TrainingOptions(epochs=2, batch_rows=256, lr=1e-2)
 
@@ -275,27 +274,20 @@ def test_weights_that_overflow_in_the_last_step_are_reported(dataset: SequenceDa
     assert not RunFolder(tmp_path / "run").finished
 
 
-def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
-    script = """
-import resource, signal, sys
-from pathlib import Path
-import torch
-from rearec.training.recorder import AtomicCheckpointIO
-from rearec.errors import UserError
-from rearec.files import write_json
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-def write_checkpoint(path, value):
-    AtomicCheckpointIO().save_checkpoint(value, path)
-for write, name in ((write_json, "a.json"), (write_checkpoint, "b")):
-    try:
-        write(Path(name), {"a": "a" * 100_000})
-    except UserError as error:
-        print(error)
-"""
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert result.stdout.splitlines() == [
+def test_files_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    messages = []
+    writers = (("a.json", write_json), ("b", lambda path, value: AtomicCheckpointIO().save_checkpoint(value, path)))
+    for name, write in writers:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            write(Path(name), {"a": "a" * 100_000})
+        except UserError as error:
+            messages.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert messages == [
         "a.json: cannot be written: File too large",
         "b: cannot be written: [Errno 27] File too large",
     ]
