@@ -90,6 +90,7 @@ def quality(record: Record) -> str:
     parts = [table([*head, *(f"N@20 over {name}" for name in record["references"])], rows)]
     parts.append(
         "Leave-one-out, full catalogue, the same rows for all; without the items of the history unless said otherwise. "
+        "Validation is that of the best epoch, without the graph. "
         "±: standard error over rows; gains in per cent with 95 % paired bootstrap intervals over rows."
     )
     parts += [f"- {name}: {one['documented']}" for name, one in record["recipes"].items()]
