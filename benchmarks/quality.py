@@ -12,28 +12,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measure.gains import gains
 from numpy.typing import NDArray
 
 from rearec.data import SequenceDataset, load_dataset
 from rearec.evaluation import rank_rows, seen_items
-from rearec.evaluation.bootstrap import paired_interval
 from rearec.evaluation.floors import baseline_ranks, floor_settings
-from rearec.evaluation.metrics import METRICS, rank_metrics, row_metrics
+from rearec.evaluation.metrics import METRICS, rank_metrics
 from rearec.evaluation.seen import seen_name
-from rearec.experiments.results import Gain
 from rearec.experiments.runs import training_minutes
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training import fit_prior
 
 CHOSEN_BY = "ndcg@20"
-Ranks = Mapping[str, Sequence[NDArray[np.float64]]]
 
 
 def main() -> None:
@@ -100,15 +98,7 @@ def _protocol(dataset: SequenceDataset, methods: Mapping[str, list[RunFolder]], 
     pairs = [(f"{method} + graph", method) for method in methods]
     pairs += [(f"{method}{graph}", best) for method in methods for graph in ("", " + graph")]
     pairs += [(f"{method}{graph}", f"{first}{graph}") for method in others for graph in ("", " + graph")]
-    return found | {"gains_percent": {f"{a} over {b}": _gains(ranks, a, b) for a, b in pairs}}
-
-
-def _gains(ranks: Ranks, method: str, over: str) -> dict[str, str]:
-    gains = {}
-    for metric in (CHOSEN_BY, "recall@20"):
-        a, b = (np.stack([row_metrics(final)[metric] for final in ranks[name]]) for name in (method, over))
-        gains[metric] = str(Gain.of(paired_interval(a, b), float(b.mean())))
-    return gains
+    return found | {"gains_percent": {f"{a} over {b}": gains(ranks, a, b) for a, b in pairs}}
 
 
 if __name__ == "__main__":

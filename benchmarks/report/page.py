@@ -61,7 +61,17 @@ def write(records: Records, out: Path) -> None:
         parts += _machine(machine, out)
     for record in records.peers:
         parts += [f"## Beside other libraries: {record['kind']}", peers.section(record)]
+        if record["kind"] == "quality":
+            parts += _curves(record, out)
     out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _curves(record: Record, out: Path) -> Iterator[str]:
+    from report.curves import plot_curves  # matplotlib takes its time to import
+
+    path = plot_curves(record, out.parent / "plots")
+    if path is not None:
+        yield f"![time to quality]({Path(os.path.relpath(path, out.parent)).as_posix()})"
 
 
 def _machine(machine: Machine, out: Path) -> Iterator[str]:

@@ -12,8 +12,10 @@ from rearec.cli.command import Common, Cutoffs, ExcludeSeen, command
 from rearec.cli.options import unset_options, with_options
 from rearec.cli.output import emit, note
 from rearec.cli.process import compute_device
+from rearec.errors import UserError
 from rearec.experiments import ARTEFACTS
 from rearec.experiments.named_settings import check_names, parse_settings
+from rearec.experiments.protocols import PROTOCOLS, protocol_named
 from rearec.models.config import ReaRecConfig
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import usual_setting
@@ -46,9 +48,17 @@ def register(app: typer.Typer) -> None:
 )
 @command
 def reproduce(
-    artefacts: Annotated[list[Artefact], typer.Argument(metavar="ARTEFACT...", help=f"all, {', '.join(ARTEFACTS)}.")],
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Folder for the pages and, in OUT/runs, the trainings.")],
+    # Both may be missing with --protocol, and are told apart below.
+    artefacts: Annotated[
+        list[Artefact] | None, typer.Argument(metavar="ARTEFACT...", help=f"all, {', '.join(ARTEFACTS)}.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Folder for the pages and, in OUT/runs, the trainings.", show_default=False),
+    ] = None,
     backbones: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="Backbones, with commas between.", show_default="as the paper"),
@@ -83,6 +93,15 @@ def reproduce(
         ),
     ] = None,
     cutoffs: Cutoffs = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Settings, metrics and published figures of others: {', '.join(PROTOCOLS)}. Without DIR and --out, "
+            "print the commands that make its tables.",
+            show_default="the paper's",
+        ),
+    ] = None,
     formats: Annotated[
         str, typer.Option("--format", metavar="NAME,...", help="Of the figures: png, svg, pdf, with commas between.")
     ] = "png",
@@ -94,6 +113,14 @@ def reproduce(
     Trainings are shared by their settings, and kept: the same command goes on after a kill or the end of its budget,
     and has only to write the pages when all is trained.
     """
+    asked = [artefact.value for artefact in artefacts or []]
+    if protocol is not None and out is None:
+        _print_commands(protocol, [*asked, *([] if data is None else [str(data)])], common.as_json)
+        return
+    if not asked or data is None:
+        raise UserError(f"got {asked[0] if asked else data or 'nothing'!s} alone, expected ARTEFACT... and then DIR")
+    if out is None:
+        raise UserError("--out: missing, expected a folder for the pages")
     asked_backbones, asked_methods = _names(backbones), _names(methods)
     check_names(asked_backbones, asked_methods)
     asked_settings = parse_settings(further or [])
@@ -105,7 +132,7 @@ def reproduce(
     chosen = {name: value for name, value in settings.items() if value is not None}
     try:
         result = make(
-            [artefact.value for artefact in artefacts],
+            asked,
             data,
             out,
             backbones=asked_backbones,
@@ -120,6 +147,7 @@ def reproduce(
             budget_minutes=budget_minutes,
             formats=_names(formats) or [],
             metrics=asked_metrics,
+            protocol=protocol,
             force=force,
             on_start=lambda needed, finished: note(f"{needed} trainings are needed, {finished} of them are finished"),
             on_progress=lambda progress: note(_line(progress)),
@@ -132,6 +160,17 @@ def reproduce(
     emit(result, common.as_json, lambda console: _render(console, result))
     if result["failed"]:
         raise typer.Exit(EXIT_FAILED_RUN)
+
+
+def _print_commands(name: str, artefacts: list[str], as_json: bool) -> None:
+    """What makes a protocol's tables. What stands in DIR's place is the last of them."""
+    lines = protocol_named(name).commands(artefacts)
+    for artefact in artefacts:
+        if artefact not in ("all", *ARTEFACTS):
+            raise UserError(f"--protocol {name}: got {artefact} without --out, expected OUT for what is made of it")
+    if not artefacts:
+        raise UserError(f"--protocol {name}: got no table or figure, expected ARTEFACT...")
+    emit({"commands": lines}, as_json, lambda console: [console.print(line) for line in lines])
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -11,6 +11,7 @@ from rearec.data.dataset import SequenceDataset
 from rearec.errors import UserError
 from rearec.evaluation import SeenItems, seen_items
 from rearec.experiments.named_settings import check_names
+from rearec.experiments.protocols import Protocol
 from rearec.experiments.runs import Run
 from rearec.models.config import BACKBONES, METHODS, ReaRecConfig
 from rearec.training import TrainingOptions
@@ -32,10 +33,12 @@ class Plan:
     dataset: what the models are for. backbones, methods: those asked for, None where each table or figure has its own.
     seeds: how many; they are first_seed and those after it. settings: what differs from the preset, by field.
     search_settings: how many settings the search tries for each method. preset: of `rearec.training.presets`. prior:
-    takes the place of the preset's: methods are compared as the paper does, without what a graph adds.
+    takes the place of the preset's: methods are compared as the paper does, without what a graph adds. protocol: of
+    others, whose settings take the place of the preset's too.
 
     Raises:
-        UserError: an unknown backbone, method or setting, or a value that is out of its range.
+        UserError: an unknown backbone, method or setting, a value that is out of its range, or a dataset that is not
+            as the protocol has it.
     """
 
     dataset: SequenceDataset
@@ -47,8 +50,11 @@ class Plan:
     search_settings: int = 8
     preset: Preset = "best"
     prior: Prior = "none"
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
+        if self.protocol is not None:
+            self.protocol.check(self.dataset)
         check_names(self.backbones, self.methods)
         for name in self.settings:
             if name not in _free_settings():
@@ -62,7 +68,11 @@ class Plan:
     @cached_property
     def seen(self) -> SeenItems:
         """Whether seen items are left out in all runs, in the choice of the best epoch and on the pages."""
-        return seen_items(self.dataset, self.settings.get("exclude_seen"))
+        return seen_items(self.dataset, {**self._protocol_settings, **self.settings}.get("exclude_seen"))
+
+    @property
+    def _protocol_settings(self) -> Mapping[str, Any]:
+        return {} if self.protocol is None else self.protocol.settings
 
     def run(self, method: str, *, backbone: str = BACKBONES[0], number: int = 0, **changes: Any) -> Run:
         """The training of a seed's number with the preset's settings, those that were asked for, and ``changes``.
@@ -74,7 +84,7 @@ class Plan:
         # imports torch, which wrong words on the command line need not wait for
         from rearec.training import fitting_config
 
-        usual = {**preset_settings(self.preset, backbone, method), "prior": self.prior}
+        usual = {**preset_settings(self.preset, backbone, method), "prior": self.prior, **self._protocol_settings}
         wanted = {**usual, **self.settings, **changes}
         wanted = {name: value for name, value in wanted.items() if relevant(name, backbone, method)}
         wanted["exclude_seen"] = self.seen.exclude

@@ -26,6 +26,8 @@ from rearec.experiments.method_tables import TABLE2, TABLE3
 from rearec.experiments.model_analyses import FIG2, FIG4, FIG8, FIG9, FIG11, TABLE4
 from rearec.experiments.plan import Plan, settings_of
 from rearec.experiments.pool import Progress, train_all
+from rearec.experiments.protocols import protocol_named
+from rearec.experiments.published import add_published
 from rearec.experiments.results import TABLE_METRICS, Results
 from rearec.experiments.runs import Run, training_minutes
 from rearec.experiments.search import SEARCH
@@ -64,6 +66,7 @@ def reproduce(
     budget_minutes: float | None = None,
     formats: Sequence[str] = ("png",),
     metrics: Sequence[str] | None = None,
+    protocol: str | None = None,
     force: bool = False,
     on_start: Callable[[int, int], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -84,7 +87,9 @@ def reproduce(
         device: where to train and to evaluate.
         formats: of the pages' figures, as `rearec.report.page.Page`.
         metrics: of the tables, by name, such as "hit@5"; those that a training has not left are computed from the
-            ranks of its model. None for NDCG and Recall at 10 and 20, as in the paper.
+            ranks of its model. None for the protocol's, or NDCG and Recall at 10 and 20, as in the paper.
+        protocol: of others, by name (`rearec.experiments.protocols`): its settings go before the presets', and what
+            its authors published stands on the pages of tables.
         force: train anew what is there.
         on_start: called with the numbers of trainings that are needed and that are finished.
 
@@ -95,11 +100,12 @@ def reproduce(
 
     Raises:
         UserError: an unknown name, setting, metric or format, a metric that is not of ranks, a dataset without test
-            rows or without the features of a text backbone, an ``out`` that is of another dataset or holds something
-            else.
+            rows, without the split of the protocol or without the features of a text backbone, an ``out`` that is of
+            another dataset or holds something else.
     """
     data, out, device = Path(data), Path(out), torch.device(device)
     check_formats(formats)
+    followed = None if protocol is None else protocol_named(protocol)
     dataset = load_dataset(data)
     if not len(dataset.rows("test")):
         raise UserError(f"{data}: the dataset has no test rows to compare models on; choose another split")
@@ -111,8 +117,10 @@ def reproduce(
         first_seed,
         settings or {},
         search_settings,
+        protocol=followed,
     )
-    names = TABLE_METRICS if metrics is None else [each.name for each in parse_metrics(metrics, dataset.num_items)]
+    usual = _table_metrics(plan)
+    names = usual if metrics is None else [each.name for each in parse_metrics(metrics, dataset.num_items)]
     # refuses those that ranks do not tell
     row_metrics([], names)
     chosen, left_out = _choose(artefacts, plan)
@@ -137,6 +145,7 @@ def reproduce(
     for artefact in chosen:
         page = Page(out, artefact.name, f"{artefact.title} ({data.resolve().name})", formats=formats)
         artefact.fill(page, plan, results)
+        add_published(page, plan, results, needed[artefact.name])
         _add_origin(page, plan, results, artefact.name, needed[artefact.name], data, out)
         pages[artefact.name] = str(page.write())
     missing = results.missing(every)
@@ -151,6 +160,11 @@ def reproduce(
         "left_out": left_out,
         "minutes": sum(training_minutes(RunFolder(results.folder(run))) for run in every),
     }
+
+
+def _table_metrics(plan: Plan) -> tuple[str, ...]:
+    """Where no others are asked for."""
+    return TABLE_METRICS if plan.protocol is None else tuple(plan.protocol.metrics)
 
 
 def _choose(names: Sequence[str], plan: Plan) -> tuple[list[Artefact], dict[str, str]]:
@@ -228,9 +242,11 @@ def _command(plan: Plan, name: str, data: Path, out: Path, results: Results) -> 
         words += ["--seed", str(plan.first_seed)]
     if name == SEARCH.name:
         words += ["--search-settings", str(plan.search_settings)]
+    if plan.protocol is not None:
+        words += ["--protocol", plan.protocol.name]
     for setting, value in plan.settings.items():
         words += ["--set", f"{setting}={value if isinstance(value, str) else json.dumps(value)}"]
-    if results.metrics != TABLE_METRICS:
+    if results.metrics != _table_metrics(plan):
         words += ["--metrics", ",".join(results.metrics)]
     return shlex.join([*words, "--device", str(results.device)])
 

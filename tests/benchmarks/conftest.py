@@ -6,6 +6,7 @@ from pathlib import Path
 
 import peers
 import pytest
+from contenders.libraries.quality import gains_of_places
 from contenders.libraries.task import Sequences, Sizes, Task
 
 from rearec.data.synthetic import paper_shaped
@@ -21,4 +22,5 @@ def sequences() -> Sequences:
 @pytest.fixture
 def task(sequences: Sequences, tmp_path: Path) -> Task:
     sequences.save(tmp_path / "sequences.npz")
-    return Task("ours", tmp_path / "sequences.npz", tmp_path, sizes=SMALL, seconds=0, least_steps=2, single_requests=2)
+    small = {"sizes": SMALL, "seconds": 0, "least_steps": 2, "single_requests": 2, "gains": gains_of_places()}
+    return Task("ours", tmp_path / "sequences.npz", tmp_path, **small)  # type: ignore[arg-type]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from contenders.libraries import environments, rounds
 from contenders.libraries.entries import ENTRIES, REQUIREMENTS, Entry
-from contenders.libraries.task import Task
+from contenders.libraries.task import Sizes, Task
 
 
 @pytest.fixture
@@ -28,10 +30,15 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "print(json.dumps({'versions': {'it': '1'}}), flush=True)\n"
         "if task['contender'] == 'slow': time.sleep(60)\n"
         "if task['contender'] == 'broken': sys.exit('it broke')\n"
+        "if task['contender'] == 'trains':\n"
+        "    [print(json.dumps({'epoch': {'epoch': n}})) for n in (1, 2)]\n"
+        f"    print(json.dumps({{'lists': {{'': {str(tmp_path / 'lists.npy')!r}}}}}))\n"
+        "    sys.exit(print(json.dumps({'done': True})))\n"
         "print(json.dumps({'answers': {'users': 4, 'cpu_s': 2.0, 'wall_s': 2.0, "
         "'threads': os.environ['OMP_NUM_THREADS']}}))\n"
     )
     monkeypatch.setattr(rounds, "ROOT", tmp_path / "tree")
+    np.save(tmp_path / "lists.npy", np.array([[3]]))
     yield tmp_path / "turns"
 
 
@@ -86,3 +93,42 @@ def test_every_library_is_pinned_with_the_torch_of_the_others() -> None:
     assert len(torch) == 1
     assert {e.environment for e in ENTRIES.values()} == {None, *REQUIREMENTS}
     assert all("==" in requirements[0] for requirements in REQUIREMENTS.values())
+
+
+def test_what_is_done_is_told_and_not_done_again(script: Path, task: Task, tmp_path: Path) -> None:
+    entries = {name: Entry(name) for name in ("trains", "broken")}
+    pythons = dict.fromkeys(entries, Path(sys.executable))
+    told: list[tuple[set[str], set[str]]] = []
+
+    def done(outcome: rounds.Outcome) -> None:
+        told.append(({*outcome.records}, {*outcome.failed}))
+
+    for _ in range(2):
+        outcome = rounds.alternate(*(entries, pythons, task), rounds=1, timeout=30, work=tmp_path / "work", done=done)
+    # what trained is not asked again, what broke is
+    assert script.read_text().split() == ["trains", "broken", "broken"]
+    assert told[:2] == [({"trains"}, set()), ({"trains", "broken"}, {"broken"})]
+    assert outcome.records["trains"][0]["curve"] == [{"epoch": 1}, {"epoch": 2}]
+    assert outcome.records["trains"][0]["lists"][""].tolist() == [[3]]
+    # another task is another matter
+    rounds.alternate(*(entries, pythons, replace(task, epochs=7)), rounds=1, timeout=30, work=tmp_path / "work")
+    assert script.read_text().split()[-2:] == ["trains", "broken"]
+
+
+def test_a_recipe_changes_sizes_and_options(script: Path, task: Task, tmp_path: Path) -> None:
+    name = "RecTools SASRec, recipe"
+    entry = replace(ENTRIES[name], module="trains")
+    rounds.alternate({name: entry}, {name: Path(sys.executable)}, task, rounds=1, timeout=30, work=tmp_path / "work")
+    asked = Task.from_json((tmp_path / "work" / "RecTools-SASRec-recipe" / "task.json").read_text())
+    assert (asked.sizes.layers, asked.sizes.users, asked.sizes.rows) == (1, 128, task.sizes.rows)
+    assert asked.options["loss"] == "sampled_softmax"
+
+
+def test_every_recipe_says_where_it_is_documented() -> None:
+    recipes = {name: entry.recipe for name, entry in ENTRIES.items() if entry.recipe}
+    assert {name.split()[0] for name in recipes} == {"rearec", "RecTools", "RePlay", "RecBole"}
+    assert all(
+        any(place in one.documented for place in ("github.com", "docs/", "repository")) for one in recipes.values()
+    )
+    assert all({*one.sizes} <= {entry.name for entry in fields(Sizes)} for one in recipes.values())
+    assert {ENTRIES[name].kinds for name in recipes} == {("quality",)}

@@ -87,6 +87,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path:
         (("table2", "--set", "dropout"), "expected name=value"),
         (("table2", "--set", "tau=1"), "unknown setting 'tau'"),
         (("table3",), "make them with 'rearec embed DIR'"),
+        (("table2", "--protocol", "recbole4"), "--protocol: got 'recbole4', expected one of recbole3"),
+        (("table2", "--protocol", "recbole3"), "--protocol recbole3: expected data of 'rearec prepare amazon2023 FILE"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_anything_is_written(
@@ -96,3 +98,27 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(
     result = CliRunner().invoke(app, ["reproduce", name, str(data), "--out", str(tmp_path / "out"), *options])
     assert result.exit_code == 2 and message in re.sub(r"[\s│]+", " ", result.stderr)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_protocol_without_data_prints_the_commands_that_make_its_tables() -> None:
+    result = CliRunner().invoke(app, ["reproduce", "table2", "--protocol", "recbole3"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert (
+        "71b0d83" in lines[0] and "rearec prepare amazon2023 Musical_Instruments.csv --split leave-one-out" in lines[2]
+    )
+    assert lines[3].startswith("rearec reproduce table2 Musical_Instruments --protocol recbole3 --out ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("table2",), "got table2 alone, expected ARTEFACT... and then DIR"),
+        (("table2", "data"), "--out: missing, expected a folder for the pages"),
+        (("--protocol", "recbole3"), "--protocol recbole3: got no table or figure, expected ARTEFACT..."),
+        (("table2", "data", "--protocol", "recbole3"), "got data without --out"),
+    ],
+)
+def test_what_is_missing_is_named(arguments: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(app, ["reproduce", *arguments])
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1

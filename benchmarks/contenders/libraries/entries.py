@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from contenders.libraries import recipes
+from contenders.libraries.recipes import Recipe
+
 TORCH = "torch==2.13.0"
 # Published packages alone, as their authors say one installs them; what RecBole needs besides is older than it admits.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
@@ -20,13 +23,14 @@ OURS = "rearec base"
 class Entry:
     """module: of this package. environment: a key of REQUIREMENTS, None for the interpreter that measures.
 
-    kinds: measurements that it takes part in.
+    kinds: measurements that it takes part in. recipe: None for the same sizes as all, and the library's defaults.
     """
 
     module: str
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: str | None = None
     kinds: tuple[str, ...] = ("speed", "quality")
+    recipe: Recipe | None = None
 
 
 def _ours() -> Iterator[tuple[str, Entry]]:
@@ -38,14 +42,21 @@ def _ours() -> Iterator[tuple[str, Entry]]:
     for name, options in methods.items():
         yield name, Entry("ours", options)
         yield f"{name}, bf16", Entry("ours", options | {"precision": "bf16"}, kinds=("speed",))
+    for method in ("base", "prl"):
+        yield f"rearec {method}, recipe", _with(recipes.OURS, "ours", None, method=method)
+
+
+def _with(recipe: Recipe, module: str, environment: str | None, **options: Any) -> Entry:
+    return Entry(module, {**options, **recipe.options}, environment, ("quality",), recipe)
 
 
 ENTRIES: dict[str, Entry] = {
     **dict(_ours()),
     "plain PyTorch": Entry("plain"),
     "RePlay SasRec": Entry("replay_sasrec", environment="replay"),
+    "RePlay SasRec, recipe": _with(recipes.REPLAY, "replay_sasrec", "replay"),
     "RecBole SASRec": Entry("recbole_sasrec", environment="recbole"),
+    "RecBole SASRec, recipe": _with(recipes.RECBOLE, "recbole_sasrec", "recbole"),
     "RecTools SASRec": Entry("rectools_sasrec", environment="rectools"),
-    "popularity": Entry("floors", kinds=("quality",)),
-    "Markov": Entry("floors", {"markov": True}, kinds=("quality",)),
+    "RecTools SASRec, recipe": _with(recipes.RECTOOLS, "rectools_sasrec", "rectools"),
 }

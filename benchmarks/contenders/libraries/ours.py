@@ -3,46 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from contenders.libraries.clock import StepClock
-from contenders.libraries.contender import Contender
-from contenders.libraries.task import IntArray, Sequences, Task
+from contenders.libraries.contender import Contender, Epochs
+from contenders.libraries.task import IntArray, Sequences, Split, Task
 from rearec import ReaRec, Recommender
 from rearec.data import PairBatches, SequenceDataset
 from rearec.inference import Recommendation
 from rearec.models.config import ReaRecConfig
 from rearec.run_folder import Catalog
-from rearec.training import TrainingOptions, train
+from rearec.training import TrainingOptions, fit_prior, train
+from rearec.training.presets import preset_settings, relevant
 
 
 class _Enough(Exception):
     """Ends a training."""
 
 
-class Ours:
+class _Watched(Callback):
+    """Tells the watch of each epoch with rearec's own validation, which is that of the evaluator of all."""
+
+    def __init__(self, watch: Epochs) -> None:
+        self.watch = watch
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.watch.trained()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.watch.ended(trainer.callback_metrics["valid_ndcg@20"].item()):
+            trainer.should_stop = True
+
+
+class Ours(Contender):
     versions = ("rearec",)
 
     def __init__(self, task: Task, sequences: Sequences) -> None:
         self.task, self.sequences = task, sequences
         self.dataset = dataset_of(sequences)
-        sizes = task.sizes
-        self.config = model_config(task, sequences)
-        self.training: dict[str, Any] = {
-            "batch_rows": sizes.batch_rows(sequences),
-            "lr": sizes.lr,
-            "precision": task.options.get("precision", "fp32"),
-            "seed": sizes.seed,
-        }
+        self.config, self.training = settings(task, sequences)
         self.run = task.folder / "run"
         self.catalog = Catalog(self.dataset.item_ids, self.dataset.train_item_counts().tolist())
         self.recommender = Recommender(ReaRec(self.config), self.catalog)
 
-    def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
+    def train(self, epochs: int, clock: StepClock, watch: Epochs | None = None) -> dict[str, Any]:
         batches = PairBatches(
             *(self.dataset, "train"),
             batch_rows=self.training["batch_rows"],
@@ -65,15 +76,35 @@ class Ours:
 
         targets(1)
         try:
-            options = TrainingOptions(epochs=epochs, patience=epochs, **self.training)
-            result = train(self.dataset, self.run, self.config, options, on_batch=on_batch)
+            options = TrainingOptions(epochs=epochs, patience=epochs, exclude_seen=True, **self.training)
+            train(
+                *(self.dataset, self.run, self.config, options),
+                callbacks=[_Watched(watch)] if watch else [],
+                logger="none",
+                test=False,
+                on_batch=None if watch else on_batch,
+            )
         except _Enough:
             return {}
         self.recommender = Recommender(self.run)
-        return {"best_epoch": result["best_epoch"]}
+        return {}
 
-    def request(self, users: IntArray, top: int) -> Callable[[], list[Recommendation]]:
-        histories = [[self.dataset.item_ids[item] for item in self.sequences.history(user)] for user in users]
+    def module(self) -> None:
+        """`train` keeps the best weights itself."""
+
+    def variants(self) -> dict[str, Contender]:
+        """Without the graph prior and, where it makes the validation rows better, with it."""
+        model = ReaRec.from_pretrained(self.run, prior=False)
+        model.prior = fit_prior(model, self.dataset, exclude_seen=True)
+        found: dict[str, Contender] = {"": self}
+        if model.prior is not None:
+            other = copy(self)
+            other.recommender = Recommender(model, self.catalog)
+            found[" + graph"] = other
+        return found
+
+    def request(self, users: IntArray, top: int, split: Split = "test") -> Callable[[], list[Recommendation]]:
+        histories = [[self.dataset.item_ids[item] for item in self.sequences.history(user, split)] for user in users]
         return lambda: self.recommender.recommend(histories, top)
 
     def lists(self, answer: list[Recommendation], users: IntArray, top: int) -> IntArray:
@@ -83,15 +114,22 @@ class Ours:
         return result
 
 
-def model_config(task: Task, sequences: Sequences) -> ReaRecConfig:
+def settings(task: Task, sequences: Sequences) -> tuple[ReaRecConfig, dict[str, Any]]:
+    """The model, and how to train it: with the sizes of all, or with a preset's settings."""
     sizes = task.sizes
-    chosen = {name: value for name, value in task.options.items() if name != "precision"}
-    return ReaRecConfig(
-        sequences.num_items,
-        **{"method": "base", "dim": sizes.dim, "ffn": sizes.ffn, "layers": sizes.layers} | chosen,
-        heads=sizes.heads,
-        max_len=sizes.max_len,
-    )
+    chosen: dict[str, Any] = {"method": "base", **task.options}
+    training: dict[str, Any] = {"precision": chosen.pop("precision", "fp32")}
+    if preset := chosen.pop("preset", None):
+        method = chosen["method"]
+        usual = preset_settings(preset, "sasrec", method)
+        usual = {name: value for name, value in usual.items() if relevant(name, "sasrec", method)}
+        model = {entry.name for entry in fields(ReaRecConfig)}
+        training |= {name: usual[name] for name in ("batch_rows", "lr") if name in usual}
+        chosen = {name: value for name, value in usual.items() if name in model} | chosen
+    else:
+        training |= {"batch_rows": sizes.batch_rows(sequences), "lr": sizes.lr}
+        chosen = {"dim": sizes.dim, "ffn": sizes.ffn, "layers": sizes.layers, "heads": sizes.heads} | chosen
+    return ReaRecConfig(sequences.num_items, max_len=sizes.max_len, **chosen), training | {"seed": sizes.seed}
 
 
 def dataset_of(sequences: Sequences) -> SequenceDataset:

@@ -12,9 +12,9 @@ from torch import Tensor
 from contenders import careful
 from contenders.careful_model import CarefulModel
 from contenders.libraries.clock import StepClock
-from contenders.libraries.contender import Contender
-from contenders.libraries.ours import dataset_of, model_config
-from contenders.libraries.task import IntArray, Sequences, Task
+from contenders.libraries.contender import Contender, Epochs
+from contenders.libraries.ours import dataset_of, settings
+from contenders.libraries.task import IntArray, Sequences, Split, Task
 from contenders.plain_model import padded
 from contenders.training_steps import Plain, careful_arguments
 from rearec.data import PairBatches
@@ -23,12 +23,12 @@ from rearec.reasoning import ReaRec
 BATCH = 256
 
 
-class PlainPyTorch:
+class PlainPyTorch(Contender):
     versions = ("rearec",)
 
     def __init__(self, task: Task, sequences: Sequences) -> None:
         self.sequences = sequences
-        config = model_config(task, sequences)
+        config, _ = settings(task, sequences)
         weights = ReaRec(config).state_dict()
         self.model = CarefulModel(config)
         self.plain = Plain(self.model, weights, contrastive=False)
@@ -40,9 +40,9 @@ class PlainPyTorch:
             seed=task.sizes.seed,
         )
 
-    def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
-        self.model.train()
+    def train(self, epochs: int, clock: StepClock, watch: Epochs | None = None) -> dict[str, Any]:
         for epoch in range(epochs):
+            self.model.train()
             self.batches.set_epoch(epoch)
             batches = iter(self.batches)
             for batch in batches:
@@ -50,10 +50,15 @@ class PlainPyTorch:
                     return {}
                 self.plain.step(lambda batch=batch: [careful_arguments(batch)])  # type: ignore[misc]
             clock.pause()
+            if watch and watch.ended():
+                break
         return {}
 
-    def request(self, users: IntArray, top: int) -> Callable[[], list[Tensor]]:
-        histories = sorted(([*map(int, self.sequences.history(user))] for user in users), key=len)
+    def module(self) -> CarefulModel:
+        return self.model
+
+    def request(self, users: IntArray, top: int, split: Split = "test") -> Callable[[], list[Tensor]]:
+        histories = sorted(([*map(int, self.sequences.history(user, split))] for user in users), key=len)
         self.model.eval()
         scores = careful.PreallocatedScores(BATCH, self.sequences.num_items)
 

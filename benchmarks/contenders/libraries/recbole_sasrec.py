@@ -16,8 +16,8 @@ from recbole.utils import init_seed
 from recbole.utils.case_study import full_sort_topk
 
 from contenders.libraries.clock import StepClock
-from contenders.libraries.contender import Contender
-from contenders.libraries.task import IntArray, Sequences, Task
+from contenders.libraries.contender import Contender, Epochs
+from contenders.libraries.task import IntArray, Sequences, Split, Task
 
 NAME = "sequences"
 ANSWERED = 256  # users of a call, as in the other libraries
@@ -38,7 +38,20 @@ class _Timed(SASRec):
         return super().calculate_loss(interaction)
 
 
-class RecBoleSASRec:
+class _Watched(Trainer):
+    """The library's trainer, which tells the watch of each epoch."""
+
+    watch: Epochs | None = None
+
+    def _train_epoch(self, *arguments: Any, **named: Any) -> Any:
+        loss = super()._train_epoch(*arguments, **named)
+        self.model.clock.pause()
+        if self.watch and self.watch.ended():
+            raise _Enough
+        return loss
+
+
+class RecBoleSASRec(Contender):
     versions = ("recbole", "pandas", "scipy")
 
     def __init__(self, task: Task, sequences: Sequences) -> None:
@@ -68,11 +81,12 @@ class RecBoleSASRec:
             "seed": sizes.seed,
             "show_progress": False,
             "state": "ERROR",
+            **task.options,
         }
         config = self._config(1)
         init_seed(sizes.seed, reproducibility=False)
         self.dataset = create_dataset(config)
-        self.train_data, _, self.test_data = data_preparation(config, self.dataset)
+        self.train_data, self.valid_data, self.test_data = data_preparation(config, self.dataset)
         self.model = _Timed(config, self.train_data.dataset)
 
     def _write(self, sequences: Sequences) -> None:
@@ -87,20 +101,26 @@ class RecBoleSASRec:
     def _config(self, epochs: int) -> Config:
         return Config(model=SASRec, dataset=NAME, config_dict=self.settings | {"epochs": epochs})
 
-    def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
+    def train(self, epochs: int, clock: StepClock, watch: Epochs | None = None) -> dict[str, Any]:
         self.model.clock = clock
+        trainer = _Watched(self._config(epochs), self.model)
+        trainer.watch = watch
         with contextlib.suppress(_Enough):
-            Trainer(self._config(epochs), self.model).fit(self.train_data, saved=False, show_progress=False)
+            trainer.fit(self.train_data, saved=False, show_progress=False)
         clock.pause()
         return {}
 
-    def request(self, users: IntArray, top: int) -> Callable[[], list[torch.Tensor]]:
+    def module(self) -> SASRec:
+        return self.model
+
+    def request(self, users: IntArray, top: int, split: Split = "test") -> Callable[[], list[torch.Tensor]]:
         # It answers users of its test data alone, a history that it does not hold not at all.
         ids = self.dataset.token2id(self.dataset.uid_field, [str(user) for user in users])
+        data = self.test_data if split == "test" else self.valid_data
 
         def answer() -> list[torch.Tensor]:
             parts = (ids[first : first + ANSWERED] for first in range(0, len(ids), ANSWERED))
-            return [full_sort_topk(part, self.model, self.test_data, k=top)[1] for part in parts]
+            return [full_sort_topk(part, self.model, data, k=top)[1] for part in parts]
 
         return answer
 

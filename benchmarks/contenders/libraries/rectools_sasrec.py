@@ -1,8 +1,9 @@
-"""RecTools' `SASRecModel` with the softmax loss: DataFrames in and out."""
+"""RecTools' `SASRecModel`, with the softmax loss unless a recipe has another: DataFrames in and out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
 from contenders.libraries.clock import StepClock
-from contenders.libraries.contender import Contender, lists_of
-from contenders.libraries.task import IntArray, Sequences, Task
+from contenders.libraries.contender import Contender, Epochs, lists_of
+from contenders.libraries.task import IntArray, Sequences, Split, Task
 
 
 class _Tick(lightning.Callback):
@@ -31,7 +32,7 @@ class _Tick(lightning.Callback):
         self.clock.pause()
 
 
-class RecToolsSASRec:
+class RecToolsSASRec(Contender):
     versions = ("rectools", "pytorch-lightning", "pandas")
 
     def __init__(self, task: Task, sequences: Sequences) -> None:
@@ -51,7 +52,7 @@ class RecToolsSASRec:
             }
         )
 
-    def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
+    def train(self, epochs: int, clock: StepClock, watch: Epochs | None = None) -> dict[str, Any]:
         sizes = self.task.sizes
 
         def trainer() -> lightning.Trainer:
@@ -71,18 +72,29 @@ class RecToolsSASRec:
             n_blocks=sizes.layers,
             n_heads=sizes.heads,
             session_max_len=sizes.max_len,
-            loss="softmax",
             lr=sizes.lr,
             batch_size=sizes.batch_users(self.sequences),
             recommend_torch_device="cpu",
             get_trainer_func=trainer,
+            **{"loss": "softmax"} | self.task.options,
         )
-        self.model.fit(self.data)
+        if watch is None:
+            self.model.fit(self.data)
+            return {}
+        for _ in range(epochs):
+            self.model.fit_partial(self.data, min_epochs=1, max_epochs=1)  # with the optimiser's state of the last one
+            if watch.ended():
+                break
         return {}
 
-    def request(self, users: IntArray, top: int) -> Callable[[], pd.DataFrame]:
+    def module(self) -> Any:
         assert self.model is not None
-        model, frame, ids = self.model, self._frame(users, self.sequences.history), users.tolist()
+        return self.model.torch_model
+
+    def request(self, users: IntArray, top: int, split: Split = "test") -> Callable[[], pd.DataFrame]:
+        assert self.model is not None
+        history = partial(self.sequences.history, split=split)
+        model, frame, ids = self.model, self._frame(users, history), users.tolist()
         # Those of a batch may be a Dataset already; the one user who has just done something is not.
         ready = Dataset.construct(frame) if len(users) > 1 else None
 

@@ -5,6 +5,7 @@ one user by tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from replay.nn.sequential import SasRec
 from replay.nn.transform.template import make_default_sasrec_transforms
 
 from contenders.libraries.clock import StepClock
-from contenders.libraries.contender import Contender, lists_of
-from contenders.libraries.task import IntArray, Sequences, Task
+from contenders.libraries.contender import Contender, Epochs, lists_of
+from contenders.libraries.task import IntArray, Sequences, Split, Task
 
 USER, ITEM = "user_id", "item_id"
 ANSWERED = 256  # users of a batch, as in the other libraries
 
 
 class _Tick(lightning.Callback):
-    def __init__(self, clock: StepClock) -> None:
-        self.clock = clock
+    def __init__(self, clock: StepClock, watch: Epochs | None) -> None:
+        self.clock, self.watch = clock, watch
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         # It also learns each sequence's first item from padding alone; counted is what has a history.
@@ -40,9 +41,13 @@ class _Tick(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         self.clock.pause()
+        if self.watch and self.watch.ended():
+            trainer.should_stop = True
+        module.train()  # which the validation has put into evaluation, under a trainer of its own
+        module.trainer = trainer
 
 
-class RePlaySasRec:
+class RePlaySasRec(Contender):
     versions = ("replay-rec", "lightning", "pandas")
 
     def __init__(self, task: Task, sequences: Sequences) -> None:
@@ -69,8 +74,9 @@ class RePlaySasRec:
             num_blocks=sizes.layers,
             max_sequence_length=sizes.max_len,
             hidden_dim=sizes.ffn,
+            **task.options,
         )
-        self.module = LightningModule(model, OptimizerFactory(learning_rate=sizes.lr))
+        self.lightning = LightningModule(model, OptimizerFactory(learning_rate=sizes.lr))
         self.training = self._write("training", range(sequences.num_users), sequences.training)
 
     def _write(self, name: str, users: Any, items_of: Callable[[int], IntArray]) -> str:
@@ -100,31 +106,33 @@ class RePlaySasRec:
             **paths,
         )
 
-    def train(self, epochs: int, clock: StepClock) -> dict[str, Any]:
+    def train(self, epochs: int, clock: StepClock, watch: Epochs | None = None) -> dict[str, Any]:
         sizes = self.task.sizes
         data = self._data(sizes.batch_users(self.sequences), sizes.max_len + 1, train_path=self.training)
-        self._trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[_Tick(clock)]).fit(self.module, data)
+        self._trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[_Tick(clock, watch)]).fit(self.lightning, data)
         return {}
 
-    def request(self, users: IntArray, top: int) -> Callable[[], Any]:
-        self.module.eval()
+    def module(self) -> LightningModule:
+        return self.lightning
+
+    def request(self, users: IntArray, top: int, split: Split = "test") -> Callable[[], Any]:
+        self.lightning.eval()
+        history = partial(self.sequences.history, split=split)
         if len(users) == 1:
-            return self._one(int(users[0]), top)
-        data = self._data(
-            ANSWERED, self.task.sizes.max_len, predict_path=self._write("histories", users, self.sequences.history)
-        )
+            return self._one(int(users[0]), history(int(users[0])), top)
+        data = self._data(ANSWERED, self.task.sizes.max_len, predict_path=self._write("histories", users, history))
         callback = PandasTopItemsCallback(top_k=top, query_column=USER, item_column=ITEM)
         trainer = self._trainer(callbacks=[callback], inference_mode=True)
 
         def answer() -> pd.DataFrame:
-            trainer.predict(self.module, data, return_predictions=False)
+            trainer.predict(self.lightning, data, return_predictions=False)
             return callback.get_result()
 
         return answer
 
-    def _one(self, user: int, top: int) -> Callable[[], pd.DataFrame]:
+    def _one(self, user: int, history: IntArray, top: int) -> Callable[[], pd.DataFrame]:
         slots = self.task.sizes.max_len
-        history = self.sequences.history(user)[-slots:]
+        history = history[-slots:]
         items = np.full((1, slots), self.padding, dtype=np.int64)
         items[0, slots - len(history) :] = history
         tensor = torch.from_numpy(items)
@@ -132,7 +140,7 @@ class RePlaySasRec:
 
         @torch.inference_mode()
         def answer() -> pd.DataFrame:
-            logits = self.module.model({ITEM: tensor}, real)["logits"]
+            logits = self.lightning.model({ITEM: tensor}, real)["logits"]
             return pd.DataFrame({USER: user, ITEM: logits.topk(top).indices[0].numpy()})
 
         return answer

@@ -17,8 +17,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from contenders.libraries.clock import EndlessClock, StepClock, peak_memory, processor_seconds
-from contenders.libraries.contender import Contender, Make
+from contenders.libraries.contender import Contender, Make, best_lists
 from contenders.libraries.task import Sequences, Task
+from contenders.libraries.watch import Say, Watch
 
 WARM_UP_USERS = 64
 MOST_EPOCHS = 200  # of a speed measurement, which the clock ends long before
@@ -27,49 +28,46 @@ MOST_EPOCHS = 200  # of a speed measurement, which the clock ends long before
 def main() -> None:
     task = Task.from_json(sys.argv[1])
     with _stdout_for_records() as out:
-        for record in run(task):
-            print(json.dumps(record), file=out, flush=True)
+        run(task, lambda record: print(json.dumps(record), file=out, flush=True))
 
 
-def run(task: Task) -> Iterator[dict[str, Any]]:
-    """The records of a task, each as soon as it is there."""
+def run(task: Task, say: Say) -> None:
+    """Does a task, and says its records, each as soon as it is there."""
     make: Make = importlib.import_module(f"contenders.libraries.{task.contender}").make
     sequences = Sequences.load(task.sequences)
     contender = make(task, sequences)
-    yield {"versions": dict(_versions(contender))}
-    if task.epochs:
-        yield from _quality(task, sequences, contender)
-    else:
-        yield from _speed(task, sequences, contender)
+    say({"versions": dict(_versions(contender))})
+    (_quality if task.epochs else _speed)(task, sequences, contender, say)
 
 
-def _speed(task: Task, sequences: Sequences, contender: Contender) -> Iterator[dict[str, Any]]:
+def _speed(task: Task, sequences: Sequences, contender: Contender, say: Say) -> None:
     clock = StepClock(task.skipped_steps, task.least_steps, task.seconds)
     contender.train(MOST_EPOCHS, clock)
-    yield {"training": clock.record() | {"peak_memory": peak_memory()}}
+    say({"training": clock.record() | {"peak_memory": peak_memory()}})
 
     users = np.random.default_rng(0).permutation(sequences.num_users)
     _timed(contender.request(users[:WARM_UP_USERS], task.top))
     many = users[: task.answered_users]
     cpu, wall, _ = _timed(contender.request(many, task.top))
-    yield {"answers": {"users": len(many), "cpu_s": cpu, "wall_s": wall}}
+    say({"answers": {"users": len(many), "cpu_s": cpu, "wall_s": wall}})
 
     single = [_timed(contender.request(users[[n % len(users)]], task.top))[:2] for n in range(task.single_requests + 1)]
     cpus, walls = zip(*single[1:], strict=True)
-    yield {"one_user": {"cpu_ms": 1e3 * statistics.median(cpus), "wall_ms": 1e3 * statistics.median(walls)}}
+    say({"one_user": {"cpu_ms": 1e3 * statistics.median(cpus), "wall_ms": 1e3 * statistics.median(walls)}})
 
 
-def _quality(task: Task, sequences: Sequences, contender: Contender) -> Iterator[dict[str, Any]]:
-    """Lists long enough that `top` items are left when those of the history are taken out."""
-    cpu, _, note = _timed(lambda: contender.train(task.epochs, EndlessClock()))
-    yield {"trained": {"epochs": task.epochs, "cpu_s": cpu} | note}
-    users = np.arange(sequences.num_users)
-    longest = max(len(np.unique(sequences.history(user))) for user in users)
-    top = min(task.top + longest, sequences.num_items)
-    lists = contender.lists(contender.request(users, top)(), users, top)
-    path = task.folder / "lists.npy"
-    np.save(path, lists)
-    yield {"lists": str(path)}
+def _quality(task: Task, sequences: Sequences, contender: Contender, say: Say) -> None:
+    """Trains to the best epoch by validation, and writes the lists for the test targets."""
+    watch = Watch(contender, sequences, task, say)
+    note = contender.train(task.epochs, EndlessClock(), watch)
+    say({"trained": watch.finish() | note})
+    paths = {}
+    for number, (name, variant) in enumerate(contender.variants().items()):
+        path = task.folder / f"lists-{number}.npy"
+        np.save(path, best_lists(variant, sequences, "test", task.top).astype(np.int32))
+        paths[name] = str(path)
+        say({"lists": dict(paths)})
+    say({"done": True})
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, float, Any]:

@@ -6,12 +6,14 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+Split = Literal["valid", "test"]
+BACK: dict[Split, int] = {"valid": 2, "test": 1}  # how far from a sequence's end its target is
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +44,13 @@ class Sequences:
         """What may be learnt from."""
         return self.items[self.offsets[user] : self.offsets[user + 1] - 2]
 
-    def history(self, user: int) -> IntArray:
-        """What precedes the test target, the validation item included."""
-        return self.items[self.offsets[user] : self.offsets[user + 1] - 1]
+    def history(self, user: int, split: Split = "test") -> IntArray:
+        """What precedes the target of a split: before the test target, the validation item too."""
+        return self.items[self.offsets[user] : self.offsets[user + 1] - BACK[split]]
 
-    @property
-    def targets(self) -> IntArray:
-        """int64 [users]: the test targets."""
-        return self.items[self.offsets[1:] - 1]
+    def targets(self, split: Split = "test") -> IntArray:
+        """int64 [users]"""
+        return self.items[self.offsets[1:] - BACK[split]]
 
     def some(self, users: int, seed: int = 0) -> Sequences:
         """The sequences of so many users drawn at random, over the items that occur in them."""
@@ -70,7 +71,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The model and its training, as far as every library lets one choose; the rest is each library's default."""
+    """The model and its training, as far as every library lets one choose; the rest is each library's default.
+
+    rows: of a batch. users: of a batch, None for as many as have about so many rows.
+    """
 
     dim: int = 64
     layers: int = 2
@@ -79,6 +83,7 @@ class Sizes:
     max_len: int = 50
     lr: float = 1e-3
     rows: int = 768
+    users: int | None = None
     seed: int = 0
 
     def batch_users(self, sequences: Sequences) -> int:
@@ -86,6 +91,8 @@ class Sizes:
 
         Fewer where there are few users: an epoch has eight batches at least.
         """
+        if self.users is not None:
+            return self.users
         wanted = round(math.log2(self.rows / self._rows_of_a_user(sequences)))
         most = math.floor(math.log2(max(1.0, sequences.num_users / 8)))
         return 2 ** max(0, min(wanted, most))
@@ -104,10 +111,12 @@ class Task:
     """What one process does.
 
     contender: the module of this package that does it, with its options. sequences: file of the data. folder: to write
-    in. epochs: 0 measures speed, another number trains so long and writes lists.
+    in. epochs: 0 measures speed, another number trains so many at most and writes lists.
+    patience, cpu_seconds: of a training for quality: epochs without a better validation, processor seconds of training
+    after which no further epoch begins (None: no limit).
     seconds, least_steps, skipped_steps: of a speed measurement: processor seconds of training and steps at least, after
     so many that do not count. answered_users: in one call; single_requests: calls for one user. top: items of an
-    answer.
+    answer. gains: what a target adds to the metric that chooses the best epoch, by its place in such a list.
     """
 
     contender: str
@@ -116,12 +125,15 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
     sizes: Sizes = Sizes()
     epochs: int = 0
+    patience: int = 10
+    cpu_seconds: float | None = None
     seconds: float = 8.0
     least_steps: int = 3
     skipped_steps: int = 3
     answered_users: int = 4096
     single_requests: int = 30
     top: int = 20
+    gains: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str)
@@ -130,4 +142,5 @@ class Task:
     def from_json(cls, text: str) -> Task:
         values = json.loads(text)
         paths = {name: Path(values.pop(name)) for name in ("sequences", "folder")}
-        return cls(sizes=Sizes(**values.pop("sizes")), **paths, **values)
+        gains = tuple(values.pop("gains"))
+        return cls(sizes=Sizes(**values.pop("sizes")), gains=gains, **paths, **values)
