@@ -170,7 +170,12 @@ def _print_commands(name: str, artefacts: list[str], as_json: bool) -> None:
             raise UserError(f"--protocol {name}: got {artefact} without --out, expected OUT for what is made of it")
     if not artefacts:
         raise UserError(f"--protocol {name}: got no table or figure, expected ARTEFACT...")
-    emit({"commands": lines}, as_json, lambda console: [console.print(line) for line in lines])
+
+    def render(console: Terminal) -> None:
+        for line in lines:
+            console.print(line)
+
+    emit({"commands": lines}, as_json, render)
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -98,12 +98,13 @@ class ItemGraph:
         each = [replace(options, shrinkage=shrinkage) for shrinkage in shrinkages]
         most = replace(options, shrinkage=max(shrinkages))
         lists, num_items = Lists.of(dataset, options), dataset.num_items
-        users, count = np.bincount(lists.items, minlength=num_items), dataset.train_item_counts()
+        users, interactions = np.bincount(lists.items, minlength=num_items), dataset.train_item_counts()
         degree = np.zeros(num_items, dtype=np.int64)
         neighbors = [np.empty(0, np.int32)]
         weights = [[np.empty(0, np.float32)] for _ in each]
         for source, neighbor, summed in counted(lists, num_items, options):
-            totals = _Totals(users, count, np.bincount(source, summed, minlength=num_items))
+            of_edges: FloatArray = np.bincount(source, summed, minlength=num_items)  # type: ignore[assignment]
+            totals = _Totals(users, interactions, of_edges)
             value = totals.weights(most, source, neighbor, summed)
             # stable, so that ties stay in the order of their neighbours
             order = np.lexsort((-value, source))
@@ -215,7 +216,7 @@ class _Totals(NamedTuple):
     """What sums of edges are set against: of each item its users, its training interactions, the sum of its edges."""
 
     users: IntArray
-    count: IntArray
+    interactions: IntArray
     edges: FloatArray
 
     def weights(
@@ -226,6 +227,6 @@ class _Totals(NamedTuple):
             users = self.users.astype(np.float64)
             exact = summed / np.sqrt(users[source] * users[neighbor])
         else:
-            total, popularity = self.edges + options.shrinkage, (self.count + 1.0) ** options.popularity
+            total, popularity = self.edges + options.shrinkage, (self.interactions + 1.0) ** options.popularity
             exact = summed / (total[source] * popularity[neighbor])
         return exact.astype(np.float32)
