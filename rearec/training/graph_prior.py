@@ -40,7 +40,7 @@ GRAPHS = (
     GraphOptions(window=1, reverse=0.0, popularity=0.0, shrinkage=SHRINKAGES[0]),
 )
 LAST = 20
-DECAYS = (0.85, 0.7, 0.95, 0.5, 0.3)
+DECAYS = (0.85, 0.7, 0.95, 0.5, 0.3, 0.01)
 SCALES = (0.001, 0.0001, 0.01, 0.1)
 # 0 is no prior: ties leave it so.
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

@@ -97,7 +97,7 @@ def test_where_the_last_item_tells_all_the_graph_is_of_the_very_next_items() -> 
     steps = draw.integers(1, 3, (150, 12))
     dataset = dataset_of([list(walk) for walk in (np.cumsum(steps, 1) + draw.integers(40, size=(150, 1))) % 40], 40)
     prior = fit_prior(model_of(dataset), dataset)
-    assert prior is not None and prior.graph.options.window == 1 and prior.settings.decay == min(DECAYS)
+    assert prior is not None and prior.graph.options.window == 1 and prior.settings.decay <= 0.3
 
 
 def test_it_is_the_same_every_time_and_leaves_the_model_alone() -> None:
