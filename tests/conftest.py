@@ -167,10 +167,10 @@ def call_rearec() -> CommandLine:
 
 @pytest.fixture
 def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph prior is chosen from 6 settings instead of 432, the rules from one instead of 16, and intervals are of
+    """The graph prior is chosen from 12 settings instead of 432, the rules from one instead of 16, and intervals are of
     400 resamples instead of 10,000: where their numbers do not matter, and are most of what a short training takes."""
     for place, names in {
-        "rearec.training.graph_prior": {"DECAYS": 1, "SHRINKAGES": 1, "SCALES": 2, "WEIGHTS": 3},
+        "rearec.training.graph_prior": {"DECAYS": 1, "SHRINKAGES": 2, "SCALES": 2, "WEIGHTS": 3},
         "rearec.evaluation.graph_floors": {"GRAPHS": 1, "DECAYS": 1},
     }.items():
         module = importlib.import_module(place)
