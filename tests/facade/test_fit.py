@@ -178,10 +178,11 @@ def test_a_fit_says_what_differs_and_what_could_be_better(
     ]
     assert lines[2].startswith("seen items ") and lines[3].startswith("the graph prior: NDCG@20 on validation ")
     assert lines[4:] == model.advice
-    assert any(line.startswith("below markov") and "more epochs, another lr" in line for line in model.advice)
+    plain = rearec.fit(dataset, method="base", **TINY | {"prior": "none"})
+    assert any(line.startswith("below markov") and "more epochs, another lr" in line for line in plain.advice)
     warm = rearec.fit(dataset, method="base", init=model, **TINY | {"progress": True})
     assert f"begins with the weights of {model.run}, items: 40 known, 0 new" in capfd.readouterr().err
-    assert not [line for line in [*model.advice, *warm.advice] if "--" in line]
+    assert not [line for line in [*model.advice, *plain.advice, *warm.advice] if "--" in line]
     assert rearec.refit(model, progress=False, logger="none").advice == []
 
 
