@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 from patience import PATIENCE
@@ -41,6 +42,15 @@ LONGEST_ID = 80
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names of tests are the same at any time: bytes, which may be compressed and hold it, are no part of them."""
     return argname if isinstance(val, bytes) or (isinstance(val, str) and len(val) > LONGEST_ID) else None
+
+
+# These files take minutes.
+LONGEST = ("test_newcomer.py", "test_triton_ahead_of_time.py", "test_sanitizers.py", "test_pool.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: no worker shall be left with it when the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -156,8 +166,10 @@ def call_rearec() -> CommandLine:
     from rearec.cli.app import app
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        words = [*map(str, arguments)]
-        result = CliRunner().invoke(app, words, prog_name="rearec")
+        words, threads = [*map(str, arguments)], torch.get_num_threads()
+        with patch.dict(os.environ):
+            result = CliRunner().invoke(app, words, prog_name="rearec")
+        torch.set_num_threads(threads)  # --threads is of this call alone
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
@@ -165,10 +177,19 @@ def call_rearec() -> CommandLine:
     return call
 
 
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """Intervals are of 400 resamples instead of 10,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RESAMPLES", "FEWEST_RESAMPLES"):
+            patch.setattr(f"rearec.experiments.contenders.{name}", 400)
+        yield
+
+
 @pytest.fixture
-def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_choices(monkeypatch: pytest.MonkeyPatch, few_resamples: None) -> None:
     """The graph prior is chosen from 12 settings instead of 432, the rules from one instead of 16, and intervals are of
-    400 resamples instead of 10,000: where their numbers do not matter, and are most of what a short training takes."""
+    few resamples: where their numbers do not matter, and are most of what a short training takes."""
     for place, names in {
         "rearec.training.graph_prior": {"DECAYS": 1, "SHRINKAGES": 2, "SCALES": 2, "WEIGHTS": 3},
         "rearec.evaluation.graph_floors": {"GRAPHS": 1, "DECAYS": 1},
@@ -176,8 +197,6 @@ def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
         module = importlib.import_module(place)
         for name, first in names.items():
             monkeypatch.setattr(module, name, getattr(module, name)[:first])
-    for name in ("RESAMPLES", "FEWEST_RESAMPLES"):
-        monkeypatch.setattr(f"rearec.experiments.contenders.{name}", 400)
     # no other test shall find these rules, nor these tests those of others
     monkeypatch.setattr("rearec.evaluation.floors._remembered", {})
 
@@ -196,6 +215,14 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(page, "DOTS_PER_INCH", 30)
     monkeypatch.setattr(page, "write_figure", write_coarsely)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ def test_resuming_the_finished_run_returns_what_it_has_stored(tmp_path: Path, ca
     assert json.loads((copy / "result.json").read_text()) == stored
 
 
-def test_the_killed_run_goes_on_to_the_numbers_of_the_finished_one(tmp_path: Path, run_rearec: Any) -> None:
+def test_the_killed_run_goes_on_to_the_numbers_of_the_finished_one(tmp_path: Path, call_rearec: Any) -> None:
     copy = shutil.copytree(KILLED, tmp_path / "killed")
-    resumed = run_rearec("train", DATASET, "--out", copy, "--resume", "--device", "cpu", "--threads", "1")
+    resumed = call_rearec("train", DATASET, "--out", copy, "--resume", "--device", "cpu", "--threads", "1")
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch   3" in resumed.stderr and "epoch   2" not in resumed.stderr
     expected = RunFolder(RUN).result()

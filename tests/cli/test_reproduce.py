@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
-    data: Path, tmp_path: Path, run_rearec: Any, call_rearec: Any
+    data: Path, tmp_path: Path, call_rearec: Any
 ) -> None:
     out = tmp_path / "out"
     asked = (
@@ -46,7 +46,7 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
     assert "0 of 2 trainings are finished" in nothing.stdout
     assert "not trained yet: the budget was over" in (out / "table2.md").read_text()
 
-    finished = run_rearec(*asked, "--jobs", "2", "--json")
+    finished = call_rearec(*asked, "--jobs", "2", "--json")
     assert finished.returncode == 0, finished.stderr
     result = json.loads(finished.stdout)
     assert result["missing"] == {} and result["failed"] == [] and result["finished"] == 2
@@ -66,10 +66,10 @@ def test_a_budget_leaves_a_partial_page_and_the_same_command_goes_on(
     assert (out / "table2.csv").read_bytes() == before
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path: Path, run_rearec: Any) -> None:
+def test_a_run_that_fails_is_named_and_the_others_are_kept(data: Path, tmp_path: Path, call_rearec: Any) -> None:
     asked = ("reproduce", "fig4", data, "--out", tmp_path / "out", "--methods", "base,prl", "--steps", "2", *TINY)
     # So strong an annealing leaves prl's first temperatures without a number; base does not read it.
-    failed = run_rearec(*asked, "--set", "alpha=1e30")
+    failed = call_rearec(*asked, "--set", "alpha=1e30")
     assert failed.returncode == 1
     assert "FAILED" in failed.stderr and "valid NDCG@20" in failed.stderr
     assert "1 of 2 trainings are finished" in failed.stdout

@@ -23,9 +23,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_trials_side_by_side_and_the_same_command_goes_on(data: Path, tmp_path: Path, run_rearec: Any) -> None:
+def test_trials_side_by_side_and_the_same_command_goes_on(data: Path, tmp_path: Path, call_rearec: Any) -> None:
     asked = ("tune", data, "--out", tmp_path / "s", "--search", "steps=1:2", *TINY, "--threads", "1", "--device", "cpu")
-    first = run_rearec(*asked, "--trials", "3", "--jobs", "2", "--json")
+    first = call_rearec(*asked, "--trials", "3", "--jobs", "2", "--json")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
@@ -33,8 +33,8 @@ def test_trials_side_by_side_and_the_same_command_goes_on(data: Path, tmp_path: 
     lines = [line for line in first.stderr.splitlines() if line.startswith("trial ")]
     assert len(lines) == 3 and all("valid NDCG@20 0." in line and "steps " in line for line in lines)
 
-    again = CliRunner().invoke(app, [*map(str, asked), "--trials", "3", "--resume"])
-    assert again.exit_code == 0, again.stderr
+    again = call_rearec(*asked, "--trials", "3", "--resume")
+    assert again.returncode == 0, again.stderr
     assert "going on with a study of 3 trials" in again.stderr
     assert f"best: trial {result['trial']}, validation NDCG@20 {result['valid_ndcg@20']:.4f}" in again.stdout
     assert f"the best training: {tmp_path / 's' / 'best'}" in again.stdout and "popularity" in again.stdout

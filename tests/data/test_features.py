@@ -281,9 +281,10 @@ def test_a_transformer_gives_the_mean_over_real_tokens(
 
 
 def test_faults_of_embed_are_one_line(
-    tiny_encoder: Path, dataset_folder: Path, run_rearec: Any, tmp_path: Path
+    tiny_encoder: Path, dataset_folder: Path, call_rearec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare("sasrec", [tmp_path / "s.txt"], tmp_path / "untitled")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     cases: list[tuple[list[Any], str]] = [
         ([tmp_path / "untitled"], "has no item titles to encode: prepare it again with --titles FILE"),
         ([tmp_path / "nowhere"], "no such directory; expected a prepared dataset"),
@@ -293,7 +294,7 @@ def test_faults_of_embed_are_one_line(
         ([dataset_folder, "--order", "ids"], "--order is about the rows of --features FILE"),
     ]
     for arguments, message in cases:
-        result = run_rearec("embed", *arguments, HF_HUB_OFFLINE="1")
+        result = call_rearec("embed", *arguments)
         assert result.returncode == 2 and result.stdout == "", result.stderr
         assert message in result.stderr.splitlines()[-1], result.stderr
 

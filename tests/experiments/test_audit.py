@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from rearec.models.saved import PRIOR_FILE
 from rearec.reasoning import ReaRec
 from rearec.training import fit_prior
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
+pytestmark = pytest.mark.usefixtures("few_resamples", "quick_figures")
 
 OLD = Path(__file__).parent.parent / "formats" / "dataset"
 # Training: a after b, b after a (ann, amy, ben), d after c (cid). The last line is one row of test with an unseen item.
@@ -41,18 +40,6 @@ ben b a c c
 cid c d d a
 dan d c b z
 """
-
-
-# Of each interval, instead of 10,000.
-RESAMPLES = 400
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contenders, "RESAMPLES", RESAMPLES)
-        patch.setattr(contenders, "FEWEST_RESAMPLES", RESAMPLES)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +146,7 @@ def test_numbers_are_those_of_the_evaluation_and_the_baseline_is_chosen_on_valid
             baseline_ranks(dataset, "test", exclude_seen=exclude)[found.baseline],
         )
     )
-    interval = paired_interval(own_gain, base, resamples=RESAMPLES)
+    interval = paired_interval(own_gain, base, resamples=contenders.RESAMPLES)
     (line,) = lines_of(found.table, run="run", metric="ndcg@20")
     assert (line["difference"], line["low"], line["high"]) == (interval.difference, interval.low, interval.high)
     for key in ("users_by_length", "items_by_popularity"):

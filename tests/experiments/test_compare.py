@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,7 @@ from rearec.inference import Recommender
 from rearec.reasoning import ReaRec
 from rearec.training import TrainingOptions, fitting_config, train
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
-# Of each interval, instead of 10,000.
-RESAMPLES = 400
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contenders, "RESAMPLES", RESAMPLES)
-        patch.setattr(contenders, "FEWEST_RESAMPLES", RESAMPLES)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples", "quick_figures")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +64,7 @@ def test_numbers_are_those_of_the_evaluation_and_differences_are_paired(
         own, base = (row_metrics(ranks[name], [metric])[metric] for name in ("run", "base"))
         line = line_of(comparison, "run", metric)
         assert (line["value"], line["value_se"]) == (alone[metric], alone[f"{metric}_se"])
-        interval = paired_interval(own, base, resamples=RESAMPLES)
+        interval = paired_interval(own, base, resamples=contenders.RESAMPLES)
         assert (line["difference"], line["low"], line["high"]) == (interval.difference, interval.low, interval.high)
         shares = [line[f"rows_{word}"] for word in ("higher", "same", "lower")]
         assert shares == [(own > base).mean(), (own == base).mean(), (own < base).mean()]
@@ -161,7 +149,9 @@ def test_users_with_several_rows_are_drawn_as_a_whole(runs: list[Path], prepared
         for path in reversed(runs)
     )
     line = line_of(result, "run", "recall@10")
-    by_users, by_rows = (paired_interval(own, base, users=each, resamples=RESAMPLES) for each in (users, None))
+    by_users, by_rows = (
+        paired_interval(own, base, users=each, resamples=contenders.RESAMPLES) for each in (users, None)
+    )
     assert (line["low"], line["high"]) == (by_users.low, by_users.high) != (by_rows.low, by_rows.high)
 
 

@@ -125,11 +125,3 @@ def largest_allocation() -> Callable[[Callable[[], object]], int]:
         return max(max(e.self_cpu_memory_usage, e.self_device_memory_usage) for e in recorded.events())
 
     return measure
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    """torch.set_num_threads, undone after the test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)

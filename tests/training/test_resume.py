@@ -46,11 +46,11 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, run_rearec: Any) -> tuple[Path, Path]:
+def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory, call_rearec: Any) -> tuple[Path, Path]:
     """An uninterrupted run, and one that was killed in mid-epoch and not yet resumed."""
     folder = tmp_path_factory.mktemp("runs")
     whole, broken = folder / "whole", folder / "broken"
-    finished = run_rearec("train", prepared, "--out", whole, *OPTIONS)
+    finished = call_rearec("train", prepared, "--out", whole, *OPTIONS)
     assert finished.returncode == 0, finished.stderr
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, "train", str(prepared), "--out", str(broken), *OPTIONS],
