@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,11 +32,9 @@ def test_its_links_lead_somewhere() -> None:
 @pytest.mark.parametrize(
     "command", [line for block in SHELL_BLOCKS for line in block.splitlines() if line[:7] == "rearec "]
 )
-def test_every_command_of_the_readme_has_its_options(command: str) -> None:
+def test_every_command_of_the_readme_has_its_options(command: str, call_rearec: Any) -> None:
     name = command.split()[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "rearec.cli", name, "--help"], capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = call_rearec(name, "--help")
     assert done.returncode == 0
     text = re.sub(r"[^\w-]+", " ", done.stdout).split()
     for option in re.findall(r"(?<= )--?[a-z][\w-]*", command):

@@ -154,6 +154,7 @@ def compile_launch(launch: Launch, arch: int) -> dict[str, Any]:
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
     options = {"num_warps": config.warps, "num_stages": config.stages, "enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    multiplies = "tt.dot" in compiled.asm["ttir"]
     return {
         "kernel": kernel.__name__,
         "arch": arch,
@@ -162,8 +163,8 @@ def compile_launch(launch: Launch, arch: int) -> dict[str, Any]:
         "warps": config.warps,
         "stages": config.stages,
         "shared": compiled.metadata.shared,
-        "multiplies": "tt.dot" in compiled.asm["ttir"],
-        **machine_code(compiled.asm["cubin"]),
+        "multiplies": multiplies,
+        **machine_code(compiled.asm["cubin"], multiplies),
     }
 
 
@@ -177,21 +178,31 @@ def type_name(value: Any) -> str:
     return "fp32"
 
 
-def machine_code(cubin: bytes) -> dict[str, Any]:
-    """Registers of a thread, accesses to spilled ones, and instructions of the tensor cores."""
+def machine_code(cubin: bytes, multiplies: bool) -> dict[str, Any]:
+    """Registers of a thread, accesses to spilled ones, and instructions of the tensor cores.
+
+    The instructions are read, which takes half a second, where there are products, or memory that registers could have
+    been spilled to: neither is there without.
+    """
+
+    def told(tool: str, option: str) -> str:
+        return subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+    instructions: list[str] = []
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, code = (
-            subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
-            for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
-        )
-    instructions = re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", code, re.MULTILINE)
-    assert instructions
-    registers = re.search(r"REG:(\d+)", usage)
-    assert registers is not None, usage
+        usage = told("cuobjdump", "--dump-resource-usage")
+        found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage)
+        assert found is not None, usage
+        registers, stack, local = map(int, found.groups())
+        if multiplies or stack or local:
+            code = told("nvdisasm", "-c")
+            pattern = r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)"
+            instructions = re.findall(pattern, code, re.MULTILINE)
+            assert instructions
     return {
-        "registers": int(registers[1]),
+        "registers": registers,
         "spills": sum(instructions.count(name) for name in ("LDL", "STL")),
         "tensor_cores": sum(instructions.count(name) for name in TENSOR_CORES),
     }
