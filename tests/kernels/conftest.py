@@ -25,6 +25,7 @@ if triton_support.INTERPRETED:
     interpreter.guard_bfloat16()
     interpreter.multiply_evenly()
     interpreter.patch_once_per_launch()
+    interpreter.remember_types()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Triton's interpreter as the tests run it: it stops where it would be silently wrong, and does not patch twice.
+"""Triton's interpreter as the tests run it: it stops where it would be silently wrong, and does nothing twice.
 
 Numbers of type bfloat16 are kept as their bit patterns there. Loads, stores and casts know that; products, other
 arithmetic and reductions of some releases do not, and return nonsense without an error. Kernels have to cast first.
@@ -93,3 +93,44 @@ def patch_once_per_launch() -> None:
         return scope
 
     interpreter._patch_lang = patch_new
+
+
+def remember_types() -> None:
+    """What follows from the shape and the dtype of a value is worked out once for each of them, not for every value:
+    it is a third of what a kernel takes."""
+    find_numpy_dtype = interpreter._get_np_dtype
+    numpy_dtypes: dict[str, np.dtype[Any]] = {}
+
+    def get_numpy_dtype(kind: Any) -> np.dtype[Any]:
+        scalar = kind.scalar
+        if scalar.name not in numpy_dtypes:
+            numpy_dtypes[scalar.name] = find_numpy_dtype(scalar)
+        return numpy_dtypes[scalar.name]
+
+    make_block_type = tl.block_type.__init__
+    block_types: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def init_block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        key = (element_ty.name, *(size.value if isinstance(size, tl.constexpr) else size for size in shape))
+        known = block_types.get(key)
+        if known is None or not all(type(size) is int for size in key[1:]):
+            make_block_type(self, element_ty, shape)
+            block_types[key] = {name: value for name, value in vars(self).items() if name != "element_ty"}
+        else:
+            vars(self).update(known, element_ty=element_ty)
+
+    make_tensor = tl.tensor.__init__
+    tensors: dict[str, dict[str, Any]] = {}
+
+    def init_tensor(self: Any, handle: Any, type: Any) -> None:
+        known = tensors.get(type.name)
+        if known is None:
+            make_tensor(self, handle, type)
+            own = ("handle", "type", "dtype")
+            tensors[type.name] = {name: value for name, value in vars(self).items() if name not in own}
+        else:
+            vars(self).update(known, handle=handle, type=type, dtype=type.scalar)
+
+    interpreter._get_np_dtype = get_numpy_dtype
+    tl.block_type.__init__ = init_block_type
+    tl.tensor.__init__ = init_tensor
