@@ -162,7 +162,7 @@ register(
 )
 
 _CPU_PRECISIONS = ("fp32", "bf16")
-_CPU_LOSS_PRECISIONS = _CPU_PRECISIONS if native.AMX is None else (*_CPU_PRECISIONS, "bf16x3")
+_CPU_LOSS_PRECISIONS = _CPU_PRECISIONS if native.TILES is None else (*_CPU_PRECISIONS, "bf16x3")
 register(
     Backend(
         "cpu",

@@ -114,7 +114,7 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> PreparedCatalog:
 def _fits_tiles(weight: Tensor, precision: str) -> bool:
     """Whether this machine has AMX kernels and the top-k would use them."""
     return (
-        native.AMX is not None
+        native.TILES is not None
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and precision in ("fp32", "bf16")

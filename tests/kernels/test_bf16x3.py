@@ -20,7 +20,7 @@ from rearec_kernels import (
 )
 
 needs_tiles = pytest.mark.skipif(
-    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
+    native.TILES is None, reason="no kernels by tiles of bfloat16 on this machine, or in this build"
 )
 # rows R, states T, width d, items N; blocks have 32 users and up to 256 items
 SHAPES = [

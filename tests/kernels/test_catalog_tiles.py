@@ -12,7 +12,7 @@ from torch.library import opcheck
 from rearec_kernels import PreparedCatalog, catalog_topk, native, prepare_catalog
 
 pytestmark = pytest.mark.skipif(
-    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
+    native.TILES is None, reason="no kernels by tiles of bfloat16 on this machine, or in this build"
 )
 INF, NAN = float("inf"), float("nan")
 

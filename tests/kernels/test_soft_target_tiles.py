@@ -58,7 +58,7 @@ class Imitated(tiled_softmax.TiledSoftmax):
 @pytest.fixture(autouse=True)
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(losses, "_softmax_kind", lambda precision: Imitated)
-    monkeypatch.setattr(tiled_softmax, "native", SimpleNamespace(AMX=SimpleNamespace(cross_entropy=None)))
+    monkeypatch.setattr(tiled_softmax, "native", SimpleNamespace(TILES=SimpleNamespace(cross_entropy=None)))
     cpu = find("cpu")
     serves = replace(cpu.serves["annealed_cross_entropy"], precisions=("fp32", "bf16", "bf16x3"))
     with own_registry():

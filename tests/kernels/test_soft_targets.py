@@ -84,7 +84,7 @@ class Problem:
 
     def magnitudes(self, backend: str, reduction: str, precision: str) -> list[float | None]:
         """Of what is rounded in loss and gradients, where the targets' terms come from another product than others."""
-        if backend == "triton" or (backend == "cpu" and precision == "bf16" and native.AMX is not None):
+        if backend == "triton" or (backend == "cpu" and precision == "bf16" and native.TILES is not None):
             return [float(x.abs().max()) for x in self.plain(torch.float64, reduction, softmax_alone=True)]
         return [None] * 3
 

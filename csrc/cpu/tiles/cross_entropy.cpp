@@ -24,9 +24,9 @@ class CrossEntropyLoss {
   // Adds the first `items` of a block of logits (one after the other, a block for every step).
   REAREC_INLINE void add(const float* logits, int items, float* running) const {
     for (int64_t t = 0; t < steps_; ++t)
-      for (int64_t half = 0; half < kBlock; half += kTileRows) {
-        const float* block = logits + t * kSums + sum_index(0, half);
-        add_block(block, items, a_.inverse_temperature[t], running + 3 * kBlock * t + half);
+      for (int64_t lane = 0; lane < kBlock; lane += kLanes) {
+        const float* block = logits + t * kSums + sum_index(0, lane);
+        add_block(block, items, a_.inverse_temperature[t], running + 3 * kBlock * t + lane);
       }
   }
 
@@ -65,9 +65,9 @@ class CrossEntropyLoss {
   // A block of logits into the gradient with respect to them, without the share of the target.
   REAREC_INLINE void gradient(const float* vectors, float* logits) const {
     for (int64_t t = 0; t < steps_; ++t)
-      for (int64_t half = 0; half < kBlock; half += kTileRows) {
-        float* block = logits + t * kSums + sum_index(0, half);
-        const float* step = vectors + 3 * kBlock * t + half;
+      for (int64_t lane = 0; lane < kBlock; lane += kLanes) {
+        float* block = logits + t * kSums + sum_index(0, lane);
+        const float* step = vectors + 3 * kBlock * t + lane;
         const vfloat shift = load(step), weight = load(step + kBlock);
         const vfloat scale = broadcast(a_.inverse_temperature[t]);
         for_rows(block, kBlock, [&](float* row, int) {
@@ -111,6 +111,10 @@ class CrossEntropyLoss {
 
 namespace REAREC_ENGINE {
 
+void ensemble(const Ensemble& a);  // ensemble.cpp
+
+namespace {
+
 size_t scratch_bytes(const SoftmaxOverItems& c) {
   const int64_t running = 4 * c.steps + 3, vectors = 3 * c.steps + 3;  // of the ensemble, which has more
   return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, running, vectors)
@@ -118,6 +122,10 @@ size_t scratch_bytes(const SoftmaxOverItems& c) {
 }
 
 void cross_entropy(const CrossEntropy& a) { sweep(a.softmax, a.scratch, CrossEntropyLoss(a)); }
+
+}  // namespace
+
+const LossEngine losses = {scratch_bytes, cross_entropy, ensemble};
 
 }  // namespace REAREC_ENGINE
 

@@ -22,8 +22,8 @@ class EnsembleLoss {
   }
 
   REAREC_INLINE void add(const float* logits, int items, float* running) const {
-    for (int64_t half = 0; half < kBlock; half += kTileRows)
-      add_half(logits + sum_index(0, half), items, running + half);
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes)
+      add_lanes(logits + sum_index(0, lane), items, running + lane);
   }
 
   void target(int64_t user, const float* logit) const {
@@ -72,8 +72,8 @@ class EnsembleLoss {
   }
 
   REAREC_INLINE void gradient(const float* vectors, float* logits) const {
-    for (int64_t half = 0; half < kBlock; half += kTileRows)
-      gradient_of_half(vectors + half, logits + sum_index(0, half));
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes)
+      gradient_of_lanes(vectors + lane, logits + sum_index(0, lane));
   }
 
   REAREC_INLINE float target_coefficient(const float* vectors, int64_t lane, int64_t) const {
@@ -81,7 +81,7 @@ class EnsembleLoss {
   }
 
  private:
-  REAREC_INLINE void add_half(const float* block, int items, float* running) const {
+  REAREC_INLINE void add_lanes(const float* block, int items, float* running) const {
     const int count = steps_.count();
     const float scale = a_.inverse_temperature;
     Columns<T> columns;
@@ -117,7 +117,7 @@ class EnsembleLoss {
     for (int t = 0; t < count; ++t) store(spreads + t * kBlock, load(spreads + t * kBlock) * factor[t] + spread[t]);
   }
 
-  REAREC_INLINE void gradient_of_half(const float* vectors, float* block) const {
+  REAREC_INLINE void gradient_of_lanes(const float* vectors, float* block) const {
     const int count = steps_.count();
     const float scale = a_.inverse_temperature, kl = a_.kl_coefficient * scale;
     vfloat shift[Steps<T>::kMax + 1], inverse_norm[Steps<T>::kMax], mean_spread[Steps<T>::kMax], u[Steps<T>::kMax];
