@@ -33,22 +33,34 @@ struct Halves {
   }
 };
 
+constexpr int kRowsAtOnce = 4;
+
+// The products of one half of the pairs, for some rows and kVectors * kLanes columns, from 0.
+template <int kVectors, int kColumns>
+REAREC_INLINE void sum_half(const float (*rows)[kTileRows], const float (*columns)[kColumns],
+                            vfloat (&total)[kRowsAtOnce][kVectors]) {
+  for (int i = 0; i < kRowsAtOnce; ++i)
+    for (int v = 0; v < kVectors; ++v) total[i][v] = vfloat{};
+  for (int64_t pair = 0; pair < kTileRows; ++pair) {
+    vfloat column[kVectors];
+    for (int v = 0; v < kVectors; ++v) column[v] = load(columns[pair] + v * kLanes);
+    for (int i = 0; i < kRowsAtOnce; ++i)
+      for (int v = 0; v < kVectors; ++v) total[i][v] += rows[i][pair] * column[v];
+  }
+}
+
 template <int kColumnTiles>
 REAREC_INLINE void add_product(const Halves<2, false>& first, const Halves<kColumnTiles, true>& second, float* sums) {
-  constexpr int kRows = 4, kVectors = kColumnTiles * kTileRows < 2 * kLanes ? 1 : 2;
-  for (int64_t row = 0; row < kBlock; row += kRows)
-    for (int64_t column = 0; column < kColumnTiles * kTileRows; column += kVectors * kLanes) {
-      vfloat total[2][kRows][kVectors] = {};
-      for (int h = 0; h < 2; ++h)
-        for (int64_t pair = 0; pair < kTileRows; ++pair)
-          for (int v = 0; v < kVectors; ++v) {
-            const vfloat columns = load(&second.half[h][pair][column + v * kLanes]);
-            for (int i = 0; i < kRows; ++i) total[h][i][v] += first.half[h][row + i][pair] * columns;
-          }
-      for (int i = 0; i < kRows; ++i)
+  constexpr int kColumns = kColumnTiles * kTileRows, kVectors = kColumns < 2 * kLanes ? 1 : 2;
+  for (int64_t row = 0; row < kBlock; row += kRowsAtOnce)
+    for (int64_t n = 0; n < kColumns; n += kVectors * kLanes) {
+      vfloat of_first[kRowsAtOnce][kVectors], of_second[kRowsAtOnce][kVectors];
+      sum_half<kVectors>(first.half[0] + row, reinterpret_cast<const float(*)[kColumns]>(&second.half[0][0][n]), of_first);
+      sum_half<kVectors>(first.half[1] + row, reinterpret_cast<const float(*)[kColumns]>(&second.half[1][0][n]), of_second);
+      for (int i = 0; i < kRowsAtOnce; ++i)
         for (int v = 0; v < kVectors; ++v) {
-          float* const place = sums + sum_index<kColumnTiles>(row + i, column + v * kLanes);
-          store(place, load(place) + (total[0][i][v] + total[1][i][v]));
+          float* const place = sums + sum_index<kColumnTiles>(row + i, n + v * kLanes);
+          store(place, load(place) + (of_first[i][v] + of_second[i][v]));
         }
     }
 }
