@@ -50,6 +50,7 @@ void bind(py::module_& module) {
   if (has_tile_engine(chosen)) {
     py::module_ kernels = module.def_submodule("tiles");
     kernels.attr("ENGINE") = tile_engine_name(chosen);
+    kernels.attr("MULTIPLIES_BF16") = chosen > Isa::x86_64_v4;  // the processor itself does
     tiles::bind_losses(kernels, chosen);
     tiles::bind_retrieval(kernels, chosen);
   }
