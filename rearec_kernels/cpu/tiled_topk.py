@@ -35,8 +35,8 @@ def pack(weight: Tensor, precision: str) -> list[Tensor]:
 
 
 def is_worth_it(rows: int, k: int, items: int, precision: str) -> bool:
-    """Whether candidates are so few that choosing them takes less time than all scores do, and tiles are not slower than
-    reading the float32 table once for a few rows."""
+    """Whether candidates are so few that choosing them takes less time than all scores do, and tiles are not slower
+    than reading the float32 table once for a few rows."""
     if precision == "fp32" and rows <= native.C.MAX_DIRECT_ROWS and not native.MULTIPLIES_BF16:
         return False
     return 16 * k <= items or k <= 32

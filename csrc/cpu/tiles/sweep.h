@@ -6,7 +6,6 @@
 // their gradient in place. That is packed and, for as many groups as fit the cache, multiplied with the states
 // (gradient of the table) and with the items (gradient of the states, summed per thread).
 //
-// What a loss has to have: see cross_entropy.cpp.
 #pragma once
 #include "cpu/tiles/losses.h"
 #include "cpu/tiles/pack.h"
@@ -23,11 +22,10 @@ static_assert(kTileRows % kLanes == 0);
 template <class Float, class Visit>
 REAREC_INLINE void for_rows(Float* block, int items, const Visit& visit) {
   for (int first = 0; first < items; first += kTileRows, block += 2 * kTileRows * kTileRows) {
-    const int count = items - first < kTileRows ? items - first : kTileRows;
-    int i = 0;
-    for (; i + 4 <= count; i += 4)
+    const int count = items - first < kTileRows ? items - first : kTileRows, whole = count - count % 4;
+    for (int i = 0; i < whole; i += 4)
       for (int j = 0; j < 4; ++j) visit(block + (i + j) * kTileRows, j);
-    for (; i < count; ++i) visit(block + i * kTileRows, 0);
+    for (int i = whole; i < count; ++i) visit(block + i * kTileRows, 0);
   }
 }
 
@@ -56,7 +54,29 @@ REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t 
   return total;
 }
 
-template <int kParts, class Loss>
+// What a sweep asks of a loss. Vectors are of 32 floats, one for each user of a group.
+class Loss {
+ public:
+  virtual int64_t running_vectors() const = 0;   // running statistics of a thread
+  virtual int64_t gradient_vectors() const = 0;  // what `gradient` reads
+  // Statistics of nothing, for one group.
+  virtual void begin(float* running) const = 0;
+  // Adds the first `items` of a block of logits (one after the other, a block for every step).
+  virtual void add(const float* logits, int items, float* running) const = 0;
+  // The logit of a user's target: in the block of the first step, the others' follow.
+  virtual void target(int64_t user, const float* logit) const = 0;
+  // The statistics of all threads as those of the loss.
+  virtual void merge(int64_t group, float* const* running, int64_t threads) const = 0;
+  // Vectors for `gradient`.
+  virtual void prepare(int64_t group, float* vectors) const = 0;
+  // A block of logits into the gradient with respect to them, without the share of the target.
+  virtual void gradient(const float* vectors, float* logits) const = 0;
+  // What the gradient at the logit of the target has less. As read from memory: a product in place of it would be
+  // contracted with the subtraction, and leave a rounding where the difference is 0.
+  virtual float target_coefficient(const float* vectors, int64_t lane, int64_t step) const = 0;
+};
+
+template <int kParts>
 class Sweep {
  public:
   Sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss)
@@ -350,12 +370,11 @@ class Sweep {
   const Shared shared_;
 };
 
-template <class Loss>
 void sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss) {
   if (softmax.two_parts)
-    Sweep<2, Loss>(softmax, scratch, loss).run();
+    Sweep<2>(softmax, scratch, loss).run();
   else
-    Sweep<1, Loss>(softmax, scratch, loss).run();
+    Sweep<1>(softmax, scratch, loss).run();
 }
 
 }  // namespace
