@@ -200,6 +200,7 @@ class Sweep {
     const int64_t first = items.first + kBlock * i, count = smaller(kBlock, c_.items - first);
     for (int64_t lane = 0; lane < smaller(kBlock, c_.users - g * kBlock); ++lane) {
       const int64_t target = c_.target[g * kBlock + lane];
+      if (target < 0) continue;
       for (int64_t item = 0; item < count; ++item)
         if (c_.group[first + item] == c_.group[target] && first + item != target)
           for (int64_t t = 0; t < c_.steps; ++t) logits[t * kSums + sum_index(item, lane)] = -kInfinity;
