@@ -37,7 +37,11 @@ X86_64_ISAS = {
     "x86_64_v4": f"{V3_FLAGS} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512",
 }
 PORTABLE_ISAS = {"baseline": ""}
-AMX_FLAGS = f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16 -mamx-tile -mamx-bf16"  # GCC 11, Clang 12
+# Engines of csrc/cpu/tiles, beside the portable one.
+X86_64_ENGINES = {
+    "avx512_bf16": f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16",  # GCC 10, Clang 9
+    "amx": f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16 -mamx-tile -mamx-bf16",  # GCC 11, Clang 12
+}
 DEFAULT_CUDA_ARCHS = "80;90a;100"
 
 
@@ -154,9 +158,12 @@ class NinjaBuild(build_ext):
         flags += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
         flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", f"-I{CSRC}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link = ["-shared", "-pthread", *openmp]
-        amx = x86_64 and platform.system() == "Linux" and compiles(cxx, AMX_FLAGS.split(), "int main() {}\n")
-        if amx:
-            flags += ["-DREAREC_AMX"]
+        engines = {"portable": isas["x86_64_v3" if x86_64 else "baseline"]}
+        if x86_64 and platform.system() == "Linux":
+            for engine, own in X86_64_ENGINES.items():
+                if compiles(cxx, own.split(), "int main() {}\n"):
+                    engines[engine] = own
+                    flags += [f"-DREAREC_{engine.upper()}"]
         if platform.system() == "Darwin":
             link += ["-undefined", "dynamic_lookup"]
 
@@ -206,19 +213,19 @@ class NinjaBuild(build_ext):
             objects.append(folder / "bindings.o")
             rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = {python}")
 
-        bindings = ["bindings", *(["bindings/tiles"] if amx else []), *(["bindings/cuda"] if nvcc else [])]
+        bindings = ["bindings", "bindings/tiles", *(["bindings/cuda"] if nvcc else [])]
         if nvcc:  # what takes longest first, so that no core waits for it at the end
             compile_folder("cuda", rule="nvcc")
         compile_bindings(*bindings)
         compile_folder("cpu/runtime")
         for isa, isa_flags in isas.items():
             compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
-        if amx:
-            compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
+        for engine, engine_flags in engines.items():
+            compile_folder("cpu/tiles", f"-DREAREC_ENGINE={engine} {engine_flags}", f".{engine}")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
-        names = [*isas, *(["amx"] if amx else [])]
+        names = [*isas, *(engine for engine in engines if engine != "portable")]
         why = " (torch is a build without it; REAREC_CUDA=1 compiles its kernels all the same)"
         cuda = nvcc or f"no{why if torch_is_without_cuda() else ''}"
         print(f"rearec: {', '.join(names)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {cuda}", flush=True)

@@ -162,14 +162,13 @@ register(
 )
 
 _CPU_PRECISIONS = ("fp32", "bf16")
-_CPU_LOSS_PRECISIONS = _CPU_PRECISIONS if native.AMX is None else (*_CPU_PRECISIONS, "bf16x3")
 register(
     Backend(
         "cpu",
         ("cpu",),
         _cpu_obstacle,
         {
-            **dict.fromkeys(_LOSSES, Serves(_CPU_DTYPES, _CPU_LOSS_PRECISIONS)),
+            **dict.fromkeys(_LOSSES, Serves(_CPU_DTYPES, (*_CPU_PRECISIONS, "bf16x3"))),
             **dict.fromkeys(_RETRIEVAL, Serves(_CPU_DTYPES, _CPU_PRECISIONS)),
             "cached_reason_attention": Serves(_CPU_DTYPES),
             "dropout_add_layer_norm": Serves(frozenset({torch.float32})),

@@ -115,7 +115,7 @@ def annealed_cross_entropy(
             each item is in this table, given the batch; 0 for the items that are targets. Not differentiated.
         ignore_index: rows with this target leave the loss and have gradients of zero; if all do, the loss is 0.
         reduction: "mean" as above, or "none" for the terms step_weight[t] * (...) of every row and step.
-        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU; see `rearec_kernels.precision`.
 
     Returns:
         A scalar, or [R, T] under "none"; float32, or float64 if hidden or weight is.
@@ -212,7 +212,7 @@ def ensemble_reasoning_loss(
             then those of the distributions over the sample, each item's part divided by its probability to be there:
             near those of the whole catalogue for a large sample, not equal to them in the mean.
         ignore_index: rows with this target leave both terms and have gradients of zero; if all do, the loss is 0.
-        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU; see `rearec_kernels.precision`.
 
     Returns:
         EnsembleLoss of scalars; float32, or float64 if hidden or weight is.
@@ -273,7 +273,7 @@ def reasoning_info_nce(
         temperature: above 0.
         row_group: int32 or int64 [R]; rows of one group (a user's positions) are not each other's negatives.
         reduction: "mean", or "none" for the terms of every row and step.
-        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU with AMX; see `rearec_kernels.precision`.
+        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU; see `rearec_kernels.precision`.
 
     Returns:
         A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if

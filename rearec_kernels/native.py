@@ -2,7 +2,8 @@
 
 Attributes:
     C: rearec_kernels._C, or None in an install made with REAREC_NATIVE=0.
-    AMX: its kernels for tiles of bfloat16, or None where this machine or build has none.
+    TILES: its kernels by tiles of bfloat16, or None where this machine or build has none.
+    MULTIPLIES_BF16: whether they have instructions for products of bfloat16, and so are the fastest of all.
     CUDA: its launchers of CUDA kernels, or None in a build without nvcc.
     CUDA_ARCHS: the architectures that it holds machine code for; PTX of the last one serves newer devices.
     MAX_HEAD_DIM, MAX_ENSEMBLE_STATES: the most that its kernels take (csrc/kernel_limits.h). Without them there is no
@@ -32,7 +33,8 @@ elif Path(__file__).parents[1].joinpath("setup.py").is_file():
         stacklevel=2,
     )
 
-AMX: Any = getattr(C, "amx", None)
+TILES: Any = getattr(C, "tiles", None)
+MULTIPLIES_BF16: bool = getattr(TILES, "MULTIPLIES_BF16", False)
 CUDA: Any = getattr(C, "cuda", None)
 CUDA_ARCHS: tuple[str, ...] = () if CUDA is None else tuple(C.build_info()["cuda_archs"].split(","))
 MAX_HEAD_DIM: int = getattr(C, "MAX_HEAD_DIM", sys.maxsize)

@@ -7,7 +7,7 @@ The argument `precision` of a public call is one of
 - "tf32": products on the tensor cores of a GPU, which round float32 operands to 10 bits behind the point; sums are kept
   in float32. Not on a CPU;
 - "bf16x3": every operand as the sum of two bfloat16 numbers, three products of these in place of one; gradients are
-  within 1e-4 of their largest. For losses, on a CPU with AMX.
+  within 1e-4 of their largest. For losses on a CPU; where that has no products of bfloat16, in float32.
 
 Whatever it is, temperatures, softmax and losses are computed in float32 at least.
 """
@@ -26,7 +26,7 @@ PRECISIONS = {
     "fp32": None,
     "tf32": "a GPU and the backend 'triton'",
     "bf16": None,
-    "bf16x3": "CPU tensors and kernels for AMX, which not every machine and build has",
+    "bf16x3": "CPU tensors",
 }
 
 

@@ -29,7 +29,7 @@ class PreparedCatalog:
 
     It is frozen by contract: whoever writes to the table calls `refresh` before the next retrieval. Until then, no
     answer mixes two tables: eager calls answer for the table as it was where they read a copy of it, and for the table
-    as it is where they do not. The one place where they read both is the top-k in "fp32" on a CPU with AMX: a float32
+    as it is where they do not. The one place where they read both is the top-k in "fp32" on a CPU: a float32
     score that contradicts the copy is a ValueError, and what is answered holds for the old table up to the rounding of
     bfloat16. Code that torch.compile made reads the table itself, in every call; what it leaves to Python is
     eager.
@@ -71,7 +71,7 @@ class PreparedCatalog:
 
     def read(self) -> tuple[Tensor, list[Tensor] | None]:
         """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that the top-k
-        reads on a CPU with AMX, None where there is none."""
+        reads on a CPU, None where there are none."""
         derived = None if torch.compiler.is_compiling() else self._derived
         return (self.weight.detach(), None) if derived is None else derived
 
@@ -90,7 +90,7 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> PreparedCatalog:
 
     Args:
         weight: [N, d], floating point. After it was written, call the result's `refresh`. It is kept by reference;
-            "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU with AMX, "fp32" and
+            "bf16" adds a copy of 2 d bytes per item, unless it is bfloat16 already. On a CPU, "fp32" and
             "bf16" add 2 d + 8 bytes per item, d rounded up to a multiple of 32, where the table is float32 or bfloat16
             and its items are dense: half of a float32 table again.
         precision: of the calls that the catalogue is for, "fp32", "bf16" or "tf32"; see `rearec_kernels.precision`.
@@ -112,9 +112,9 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> PreparedCatalog:
 
 
 def _fits_tiles(weight: Tensor, precision: str) -> bool:
-    """Whether this machine has AMX kernels and the top-k would use them."""
+    """Whether this machine has kernels by tiles and the top-k would use them."""
     return (
-        native.AMX is not None
+        native.TILES is not None
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and precision in ("fp32", "bf16")
@@ -144,7 +144,7 @@ def catalog_topk(
 
         This is exact: the items are the best k of the whole catalogue by these scores, and a score is the dot product
         with float32 sums (two orders of summation may differ in its last bits; within a row one order serves all items,
-        so that equal items tie). With a catalogue that is prepared for "fp32" on a CPU with AMX, products of bfloat16
+        so that equal items tie). With a catalogue that is prepared for "fp32" on a CPU, products of bfloat16
         only choose candidates, and an error bound per row and item proves that none is missing.
 
     Raises:

@@ -22,6 +22,7 @@ py::dict build_info(Isa chosen) {
   info["compiler"] = __VERSION__;
   info["isas"] = isas;
   info["isa"] = isa_name(chosen);
+  info["tiles"] = has_tile_engine(chosen) ? tile_engine_name(chosen) : "none";
 #if defined(_OPENMP)
   info["openmp"] = true;
 #else
@@ -46,13 +47,13 @@ void bind(py::module_& module) {
   bind_losses(module, chosen);
   bind_retrieval(module, chosen);
   bind_rollout(module, chosen);
-#if defined(REAREC_AMX)
-  if (chosen == Isa::amx) {
-    py::module_ amx = module.def_submodule("amx");
-    tiles::bind_losses(amx);
-    tiles::bind_retrieval(amx);
+  if (has_tile_engine(chosen)) {
+    py::module_ kernels = module.def_submodule("tiles");
+    kernels.attr("ENGINE") = tile_engine_name(chosen);
+    kernels.attr("MULTIPLIES_BF16") = chosen > Isa::x86_64_v4;  // the processor itself does
+    tiles::bind_losses(kernels, chosen);
+    tiles::bind_retrieval(kernels, chosen);
   }
-#endif
 #if defined(REAREC_CUDA_ARCHS)
   py::module_ cuda = module.def_submodule("cuda");
   cuda::bind_attention(cuda);

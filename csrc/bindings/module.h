@@ -14,8 +14,8 @@ void bind_retrieval(pybind11::module_& module, Isa chosen);
 void bind_rollout(pybind11::module_& module, Isa chosen);
 
 namespace tiles {
-void bind_losses(pybind11::module_& module);
-void bind_retrieval(pybind11::module_& module);
+void bind_losses(pybind11::module_& module, Isa chosen);
+void bind_retrieval(pybind11::module_& module, Isa chosen);
 }  // namespace tiles
 
 namespace cuda {

@@ -6,29 +6,38 @@
 #include <string>
 #include <vector>
 
-#if defined(REAREC_AMX)
+#if defined(REAREC_AVX512_BF16)
 #include <cpuid.h>
+#endif
+#if defined(REAREC_AMX)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 namespace rearec {
 
-// `amx` is x86_64_v4 with the tiles for bfloat16 (and AVX-512's conversions to it) on top: csrc/cpu/tiles.
-enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, amx = 3 };
+// `avx512_bf16` is x86_64_v4 with AVX-512's conversions to bfloat16 and products of it on top, `amx` that with the tile
+// registers: engines of csrc/cpu/tiles, all else is that of x86_64_v4.
+enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, avx512_bf16 = 3, amx = 4 };
 
 inline const char* isa_name(Isa isa) {
-  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4", "amx"};
+  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4", "avx512_bf16", "amx"};
   return names[static_cast<int>(isa)];
 }
+
+#if defined(REAREC_AVX512_BF16)
+inline bool avx512_bf16_usable() {  // of a processor that has AVX-512
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+#endif
 
 #if defined(REAREC_AMX)
 // The processor has the tiles, and Linux lets this process use them: it has to be asked, once per process.
 inline bool tiles_usable() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tiles = (d >> 24 & 1) && (d >> 22 & 1);  // AMX-TILE, AMX-BF16
-  if (!tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
+  if (!(d >> 24 & 1) || !(d >> 22 & 1)) return false;  // AMX-TILE, AMX-BF16
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -45,8 +54,12 @@ inline std::vector<Isa> usable_isas() {
   if (v3) usable.push_back(Isa::x86_64_v3);
   if (v4) usable.push_back(Isa::x86_64_v4);
 #endif
+#if defined(REAREC_AVX512_BF16)
+  const bool bf16 = v4 && avx512_bf16_usable();
+  if (bf16) usable.push_back(Isa::avx512_bf16);
+#endif
 #if defined(REAREC_AMX)
-  if (v4 && tiles_usable()) usable.push_back(Isa::amx);
+  if (bf16 && tiles_usable()) usable.push_back(Isa::amx);
 #endif
   return usable;
 }
@@ -72,5 +85,19 @@ inline Isa chosen_isa() {
 #else
 #define REAREC_KERNELS(name, isa) baseline::name
 #endif
+
+// The engine of csrc/cpu/tiles for `isa`; the oldest processors of x86 have none.
+inline bool has_tile_engine(Isa isa) { return REAREC_ISA_COUNT == 1 || isa >= Isa::x86_64_v3; }
+#if defined(REAREC_AMX)
+#define REAREC_TILE_ENGINE(name, isa)               \
+  (isa >= Isa::amx           ? tiles::amx::name         \
+   : isa == Isa::avx512_bf16 ? tiles::avx512_bf16::name \
+                             : tiles::portable::name)
+#elif defined(REAREC_AVX512_BF16)
+#define REAREC_TILE_ENGINE(name, isa) (isa >= Isa::avx512_bf16 ? tiles::avx512_bf16::name : tiles::portable::name)
+#else
+#define REAREC_TILE_ENGINE(name, isa) tiles::portable::name
+#endif
+inline const char* tile_engine_name(Isa isa) { return isa > Isa::x86_64_v4 ? isa_name(isa) : "portable"; }
 
 }  // namespace rearec

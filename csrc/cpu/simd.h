@@ -173,6 +173,24 @@ constexpr float kInfinity = __builtin_inff();
 
 REAREC_INLINE vfloat larger(vfloat a, vfloat b) { return a > b ? a : b; }  // of a NaN and a number, b
 
+// A bit for every lane with a > b, or a >= b, from the first on; of a NaN none.
+#if defined(__AVX512F__)
+REAREC_INLINE unsigned lanes_above(vfloat a, vfloat b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ); }
+REAREC_INLINE unsigned lanes_not_below(vfloat a, vfloat b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ); }
+#else
+REAREC_INLINE unsigned bits_of_lanes(vint mask) {
+#if defined(__AVX__)
+  return static_cast<unsigned>(_mm256_movemask_ps((__m256)mask));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= (mask[i] & 1u) << i;
+  return bits;
+#endif
+}
+REAREC_INLINE unsigned lanes_above(vfloat a, vfloat b) { return bits_of_lanes(a > b); }
+REAREC_INLINE unsigned lanes_not_below(vfloat a, vfloat b) { return bits_of_lanes(a >= b); }
+#endif
+
 // exp, relative error below 3e-7; exactly 0 under -87.3 (no denormals), infinity over 88.7, NaN stays NaN.
 REAREC_INLINE vfloat exp(vfloat x) {
   const vint under = x < -87.3f;

@@ -16,7 +16,7 @@ WORDS = {"head_dim": "head width", "states": "states of a row", "k": "k"}
 def backend_table() -> str:
     """Markdown: a section for each public call with a line for each backend that serves it.
 
-    The same on every machine: what an install without native code or a processor without AMX lacks is filled in.
+    The same on every machine: what an install without native code lacks is filled in.
     """
     records = {name: backends.find(name) for name in NAMES}
     calls = sorted({call for record in records.values() for call in record.serves})
@@ -32,8 +32,6 @@ def backend_table() -> str:
 def _row(name: str, call: str, serves: backends.Serves) -> str:
     dtypes = "all" if serves.dtypes is None else ", ".join(sorted(str(each)[6:] for each in serves.dtypes))
     words = [f"{each} (slower)" if each in serves.slow_precisions else each for each in serves.precisions]
-    if name == "cpu" and "bf16x3" in backends.find("reference").serves[call].precisions:
-        words = [*(word for word in words if word != "bf16x3"), "bf16x3 (with AMX)"]
     limits = ", ".join(f"{WORDS[size]} {_limit(name, size, most)}" for size, most in serves.limits.items())
     return f"| {name} | {dtypes} | {', '.join(words) or '–'} | {limits or '–'} |"
 

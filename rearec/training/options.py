@@ -72,7 +72,7 @@ class TrainingOptions:
     )
     lr_warmup: int = setting("Steps of linear rise of the learning rate.", default=0, panel=TRAINING, at_least=0)
     precision: Precision = setting(
-        "Of the losses; bf16 on a GPU: autocast too. bf16x3: near float32, on CPUs with AMX.",
+        "Of the losses; bf16 on a GPU: autocast too. bf16x3: near float32, on CPUs.",
         default="fp32",
         more="The losses are most of the work. bf16: operands rounded to bfloat16, sums float32; on a CPU, where "
         "autocast is slower, all the rest stays float32. The weights are float32.",

@@ -87,7 +87,7 @@ def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
     rows, catalog = args.hidden.shape[0], weight.shape[0]
     h = rounded(args.hidden, precision).contiguous()
     exclusion = _Exclusion(args)
-    if args.tiles and tiled_topk.is_worth_it(k, catalog):
+    if args.tiles and tiled_topk.is_worth_it(rows, k, catalog, precision):
         return _topk_by_tiles(h, weight, k, exclusion, args.tiles)
     readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
     if rows <= native.C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:

@@ -1,4 +1,4 @@
-"""The softmax over items by tiles of bfloat16, on processors that have them: all of it by one call of csrc."""
+"""The softmax over items by tiles of bfloat16, on processors that multiply such: all of it by one call of csrc."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _PARTS = {"bf16": 1, "bf16x3": 2}  # bfloat16 numbers in place of each number
 
 
 def has_kernels(precision: str) -> bool:
-    """Whether this machine has kernels for `precision`."""
-    return native.AMX is not None and precision in _PARTS
+    """Whether this machine has kernels for `precision` that are faster than chunks of logits: they compute the logits
+    twice, which pays where products of bfloat16 are quicker than those of float32."""
+    return native.MULTIPLIES_BF16 and precision in _PARTS
 
 
 class TiledSoftmax(SoftmaxOverItems):
@@ -48,7 +49,7 @@ class TiledSoftmax(SoftmaxOverItems):
         of_softmax = self._with_total_mass(coefficient)
         factor = 0 if of_softmax is None else of_softmax.data_ptr()
         arguments = (inverse_temperature.data_ptr(), *statistics.addresses(EVERYONE), factor)
-        self._call(native.AMX.cross_entropy, passes, arguments)
+        self._call(native.TILES.cross_entropy, passes, arguments)
         if self.soft is None:
             return
         shape = (-1, self.steps, self.table.shape[1])
@@ -63,7 +64,7 @@ class TiledSoftmax(SoftmaxOverItems):
     def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
         inverse_temperature, paper, *factors = numbers
         arguments = (inverse_temperature, paper, *statistics.addresses(EVERYONE), *factors)
-        self._call(native.AMX.ensemble, Passes(True, gradient), arguments)
+        self._call(native.TILES.ensemble, Passes(True, gradient), arguments)
 
     def _call(self, kernel: Any, passes: Passes, arguments: tuple[object, ...]) -> None:
         softmax = (
@@ -80,7 +81,7 @@ class TiledSoftmax(SoftmaxOverItems):
             *passes,
             torch.get_num_threads(),
         )
-        scratch = empty((native.AMX.scratch_bytes(softmax) + 64,), torch.uint8)
+        scratch = empty((native.TILES.scratch_bytes(softmax) + 64,), torch.uint8)
         kernel(softmax, -(-scratch.data_ptr() // 64) * 64, *arguments)
 
 

@@ -25,17 +25,20 @@ def pack(weight: Tensor, precision: str) -> list[Tensor]:
     weight: [N, d], float32 or bfloat16, with dense items.
     """
     items, width = weight.shape
-    block = native.AMX.BLOCK
+    block = native.TILES.BLOCK
     blocks, depth = -(-items // block), -(-width // _DEPTH)
     packed = [torch.empty((blocks, depth * block * _DEPTH), dtype=torch.bfloat16, device="cpu")]
     if precision == "fp32":
         packed += [torch.empty((blocks, 2, block), dtype=torch.float32, device="cpu"), _center(weight)]
-    native.AMX.pack_items(_tiles_argument(packed, weight), matrix_tuple(weight), torch.get_num_threads())
+    native.TILES.pack_items(_tiles_argument(packed, weight), matrix_tuple(weight), torch.get_num_threads())
     return packed
 
 
-def is_worth_it(k: int, items: int) -> bool:
-    """Whether candidates are so few that choosing them takes less time than all scores do."""
+def is_worth_it(rows: int, k: int, items: int, precision: str) -> bool:
+    """Whether candidates are so few that choosing them takes less time than all scores do, and tiles are not slower
+    than reading the float32 table once for a few rows."""
+    if precision == "fp32" and rows <= native.C.MAX_DIRECT_ROWS and not native.MULTIPLIES_BF16:
+        return False
     return 16 * k <= items or k <= 32
 
 
@@ -75,7 +78,7 @@ def topk(
     capacity = 3 * k + 32
     chunks = list(even_chunks(rows, min(_ROWS, max(_CANDIDATES // capacity, 1))))
     largest = max((chunk.stop - chunk.start for chunk in chunks), default=1)
-    padded = -(-largest // native.AMX.BLOCK) * native.AMX.BLOCK
+    padded = -(-largest // native.TILES.BLOCK) * native.TILES.BLOCK
     depth = -(-h.shape[1] // _DEPTH)
     tiles = empty([padded * depth * _DEPTH], torch.bfloat16)
     row_bounds, is_bounded = (
@@ -90,7 +93,7 @@ def topk(
     computed = 0
     for chunk in chunks:
         best = (slice_address(best_scores, chunk), slice_address(best_items, chunk), chunk.stop - chunk.start, k)
-        scored = native.AMX.topk(
+        scored = native.TILES.topk(
             slice_address(h, chunk), _tiles_argument(packed, weight), matrix_tuple(weight), exclusion_of(chunk),
             row_tiles, candidates, best, slice_address(proven, chunk), parts,
         )  # fmt: skip

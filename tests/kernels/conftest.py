@@ -17,7 +17,7 @@ from simulation import Simulation
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from rearec_kernels import available_backends, triton_support
+from rearec_kernels import available_backends, native, triton_support
 
 if triton_support.INTERPRETED:
     import interpreter
@@ -45,6 +45,14 @@ def _is_large(item: Any) -> bool:
         return True
     shape = callspec.params.get("shape", ())
     return len(shape) == len(SHAPES[0]) and shape[2] * shape[3] * shape[6] * shape[7] > 100
+
+
+@pytest.fixture
+def by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and the prepared top-k by tiles also where something else is faster."""
+    if native.TILES is None:
+        pytest.skip("no kernels by tiles of bfloat16 on this machine, or in this build")
+    monkeypatch.setattr(native, "MULTIPLIES_BF16", True)
 
 
 @pytest.fixture(scope="session")

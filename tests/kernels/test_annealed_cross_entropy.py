@@ -123,7 +123,7 @@ def test_bf16_precision_rounds_the_operands_and_nothing_else(backend: str) -> No
             for precision in ("fp32", "bf16")
         )
     # Tensor cores and tiles add the same exact products in another order.
-    tolerance = 1e-6 if exact_operands.is_cuda or native.AMX is not None else 0.0
+    tolerance = 1e-6 if exact_operands.is_cuda or native.MULTIPLIES_BF16 else 0.0
     torch.testing.assert_close(exact_operands, rounded_operands, rtol=tolerance, atol=tolerance)
 
 

@@ -1,5 +1,5 @@
 """Losses at precision "bf16x3", which takes every number of a product as two bfloat16, under one and two threads; and
-the padded buffers and separate passes of the kernels by tiles that compute it on processors with AMX."""
+the padded buffers and separate passes of the kernels by tiles that compute it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from rearec_kernels import (
     annealed_cross_entropy,
     annealed_temperatures,
     ensemble_reasoning_loss,
-    native,
     reasoning_info_nce,
     use_backend,
 )
 
-needs_tiles = pytest.mark.skipif(
-    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
-)
+needs_tiles = pytest.mark.usefixtures("by_tiles")
 # rows R, states T, width d, items N; blocks have 32 users and up to 256 items
 SHAPES = [
     (1, 1, 1, 1),
@@ -101,8 +98,9 @@ def test_tiles_are_as_accurate_as_three_products_in_plain_pytorch(
         assert got <= 2 * allowed + 1e-5
 
 
+@needs_tiles
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_tiles)])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_two_parts_are_worth_far_more_than_one(backend: str, loss: str) -> None:
     problem = Problem((150, 3, 64, 700))
     exact = problem.run("reference", loss, "fp32", torch.float64)

@@ -1,4 +1,4 @@
-"""Top-k of a prepared catalogue on AMX tiles: exact whatever the table is, and only because of its error bounds."""
+"""Top-k of a prepared catalogue by tiles of bfloat16: exact for any table, and only because of its error bounds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from rearec_kernels import PreparedCatalog, catalog_topk, native, prepare_catalog
+from rearec_kernels import PreparedCatalog, catalog_topk, prepare_catalog
 
-pytestmark = pytest.mark.skipif(
-    native.AMX is None, reason="no tiles of bfloat16 (AMX) on this machine, or in this build"
-)
+pytestmark = pytest.mark.usefixtures("by_tiles")
 INF, NAN = float("inf"), float("nan")
 
 

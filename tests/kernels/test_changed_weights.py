@@ -10,7 +10,7 @@ import torch
 from layer_stack import LayerStack
 from torch import Tensor
 
-from rearec_kernels import available_backends, catalog_rank, catalog_topk, prepare_catalog, use_backend
+from rearec_kernels import available_backends, catalog_rank, catalog_topk, native, prepare_catalog, use_backend
 
 BACKENDS = [name for name in available_backends("cpu") if name != "triton"]
 COMPILERS = ["eager", "aot_eager"]
@@ -179,9 +179,12 @@ def test_a_catalogue_after_refresh(backend: str, precision: str, write: str) -> 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @backends
 @torch.no_grad()
-def test_a_catalogue_without_refresh_is_that_of_one_table_or_an_error(backend: str, precision: str, write: str) -> None:
-    """A copy is the old table; the table itself is the new one, unless it was given other memory. On a CPU with AMX,
-    the top-k in fp32 reads both, and says so."""
+def test_a_catalogue_without_refresh_is_that_of_one_table_or_an_error(
+    backend: str, precision: str, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy is the old table; the table itself is the new one, unless it was given other memory. By tiles, the top-k
+    in fp32 reads both, and says so."""
+    monkeypatch.setattr(native, "MULTIPLIES_BF16", native.TILES is not None)  # by tiles for few rows too
     search = Search(backend, precision)
     with use_backend(backend):
         before = search()

@@ -25,12 +25,14 @@ FLAGS = [
         "-fno-sanitize=nonnull-attribute",  # memset and memcpy of no bytes at a null pointer: an empty prefix
         "-DREAREC_ISA_COUNT=1",
         "-DREAREC_ISA=baseline",
+        "-DREAREC_ENGINE=portable",
     ),
     *(f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"), CSRC)),
 ]
 COMPUTE = """
 import itertools, torch
 import rearec_kernels as rk
+from rearec_kernels import native
 from attention_problem import SHAPES, Problem
 from layer_stack import LayerStack
 from public_calls import EVERY
@@ -45,7 +47,10 @@ for call in EVERY.values():
     call(torch.randn(3, 2, 8))
 target = lambda rows, items: torch.where(torch.rand(rows) < 0.2, -100, torch.randint(0, items, (rows,)))
 for rows, steps, items, width in [(1, 1, 1, 1), (7, 3, 33, 5), (40, 2, 1001, 64), (300, 1, 70, 33)]:
-    for dtype, precision in itertools.product((torch.float32, torch.bfloat16), ("fp32", "bf16")):
+    for dtype, precision, native.MULTIPLIES_BF16 in [  # the last: by tiles, or by chunks
+        *itertools.product((torch.float32, torch.bfloat16), ("fp32", "bf16"), (False,)),
+        *itertools.product((torch.float32, torch.bfloat16), ("bf16", "bf16x3"), (True,)),
+    ]:
         h, w = (torch.randn(*size).to(dtype).requires_grad_() for size in [(rows, steps, width), (items, width)])
         options = dict(temperature=0.5, precision=precision)
         y, group = target(rows, items), torch.randint(0, 3, (rows,))
@@ -56,10 +61,13 @@ for rows, steps, items, width in [(1, 1, 1, 1), (7, 3, 33, 5), (40, 2, 1001, 64)
             contrast = rk.reasoning_info_nce(h, h.detach(), row_group=group, reduction=reduction, **options)
             losses.append(contrast.sum())
         sum(loss.float() for loss in losses).backward()
+        as_score = "fp32" if precision == "bf16x3" else precision
+        prepared = rk.prepare_catalog(w.detach(), as_score)
         for exclude in (None, torch.tensor([0]), (torch.arange(rows + 1), torch.randint(0, items, (rows,)))):
             for k in (1, 9, items + 3):
-                rk.catalog_topk(h[:, 0], w, k, exclude=exclude, precision=precision)
-            rk.catalog_rank(h[:, 0], w, y.clamp(min=0), exclude=exclude, precision=precision)
+                rk.catalog_topk(h[:, 0], w, k, exclude=exclude, precision=as_score)
+                rk.catalog_topk(h[:, 0], prepared, k, exclude=exclude, precision=as_score)
+            rk.catalog_rank(h[:, 0], w, y.clamp(min=0), exclude=exclude, precision=as_score)
         x = h.detach().flatten(0, 1).requires_grad_()
         norm = torch.randn(2, width, requires_grad=True)
         rk.dropout_add_layer_norm(x, x.detach(), *norm.unbind(), dropout_p=0.2, output_dropout_p=0.1).sum().backward()
@@ -96,8 +104,15 @@ def test_clean(tmp_path: Path) -> None:
 
     # the bindings as one file, as setup.py does: each of them takes half a minute for pybind11's headers and templates
     bindings = tmp_path / "bindings.cpp"
-    bindings.write_text("".join(f'#include "{path}"\n' for path in sorted(CSRC.glob("bindings/*.cpp"))))
-    sources = [bindings, *sorted(CSRC.glob("cpu/*.cpp")), *sorted(CSRC.glob("cpu/runtime/*.cpp"))]
+    bindings.write_text(
+        "".join(
+            f'#include "{path}"\n'
+            for folder in ("bindings", "bindings/tiles")
+            for path in sorted(CSRC.glob(f"{folder}/*.cpp"))
+        )
+    )
+    folders = ("cpu/tiles", "cpu", "cpu/runtime")
+    sources = [bindings, *(path for folder in folders for path in sorted(CSRC.glob(f"{folder}/*.cpp")))]
     objects = [tmp_path / f"{path.parent.name}-{path.name}.o" for path in sources]
     with ThreadPoolExecutor(2) as pool:
         [*pool.map(build_object, sources, objects)]

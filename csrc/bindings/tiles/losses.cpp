@@ -5,13 +5,14 @@
 
 namespace rearec::tiles {
 
-void bind_losses(py::module_& module) {
-  module.def("scratch_bytes", [](const py::tuple& softmax) {
+void bind_losses(py::module_& module, Isa chosen) {
+  const LossEngine& engine = REAREC_TILE_ENGINE(losses, chosen);
+  module.def("scratch_bytes", [&engine](const py::tuple& softmax) {
     ListMemory memory;
-    return amx::scratch_bytes(read<SoftmaxOverItems>(softmax.ptr(), memory));
+    return engine.scratch_bytes(read<SoftmaxOverItems>(softmax.ptr(), memory));
   });
-  def(module, "cross_entropy", amx::cross_entropy);
-  def(module, "ensemble", amx::ensemble);
+  def(module, "cross_entropy", engine.cross_entropy);
+  def(module, "ensemble", engine.ensemble);
 }
 
 }  // namespace rearec::tiles

@@ -5,9 +5,10 @@
 
 namespace rearec::tiles {
 
-void bind_retrieval(py::module_& module) {
-  def(module, "pack_items", amx::pack_items);
-  def(module, "topk", amx::topk);
+void bind_retrieval(py::module_& module, Isa chosen) {
+  const TopKEngine& engine = REAREC_TILE_ENGINE(topk, chosen);
+  def(module, "pack_items", engine.pack_items);
+  def(module, "topk", engine.topk);
   module.attr("BLOCK") = kBlockItems;
 }
 

@@ -1,42 +1,37 @@
-// Cross-entropy over a catalog by tiles: what the sweep asks of a loss.
+// Cross-entropy over a catalog by tiles.
 #include "cpu/tiles/sweep.h"
 
 namespace rearec::tiles {
 namespace {
 
-class CrossEntropyLoss {
+class CrossEntropyLoss final : public Loss {
  public:
   explicit CrossEntropyLoss(const CrossEntropy& a) : a_(a), steps_(a.softmax.steps) {}
 
-  // Vectors of 32 floats, one for each user of a group: running statistics of a thread (per step the shift, the norm and
-  // its rest), and what `gradient` reads.
-  int64_t running_vectors() const { return 3 * steps_; }
-  int64_t gradient_vectors() const { return 3 * steps_; }
+  // Per step the shift, the norm and its rest; the shift, the coefficient over the norm, and the coefficient.
+  int64_t running_vectors() const override { return 3 * steps_; }
+  int64_t gradient_vectors() const override { return 3 * steps_; }
 
-  // Statistics of nothing, for one group.
-  void begin(float* running) const {
+  void begin(float* running) const override {
     for (int64_t t = 0; t < steps_; ++t, running += 3 * kBlock) {
       for (int64_t lane = 0; lane < kBlock; ++lane) running[lane] = -kInfinity;
       std::memset(running + kBlock, 0, 2 * kBlock * sizeof(float));
     }
   }
 
-  // Adds the first `items` of a block of logits (one after the other, a block for every step).
-  REAREC_INLINE void add(const float* logits, int items, float* running) const {
+  void add(const float* logits, int items, float* running) const override {
     for (int64_t t = 0; t < steps_; ++t)
-      for (int64_t half = 0; half < kBlock; half += kTileRows) {
-        const float* block = logits + t * kSums + sum_index(0, half);
-        add_block(block, items, a_.inverse_temperature[t], running + 3 * kBlock * t + half);
+      for (int64_t lane = 0; lane < kBlock; lane += kLanes) {
+        const float* block = logits + t * kSums + sum_index(0, lane);
+        add_block(block, items, a_.inverse_temperature[t], running + 3 * kBlock * t + lane);
       }
   }
 
-  // The logit of a user's target: in the block of the first step, the others' follow.
-  REAREC_INLINE void target(int64_t user, const float* logit) const {
+  void target(int64_t user, const float* logit) const override {
     for (int64_t t = 0; t < steps_; ++t) a_.target_logit[user * steps_ + t] = logit[t * kSums];
   }
 
-  // The statistics of all threads as those of the loss.
-  void merge(int64_t group, float* const* running, int64_t threads) const {
+  void merge(int64_t group, float* const* running, int64_t threads) const override {
     for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.softmax.users; ++lane)
       for (int64_t t = 0; t < steps_; ++t) {
         const int64_t row = (group * kBlock + lane) * steps_ + t, place = (group * steps_ + t) * 3 * kBlock + lane;
@@ -49,8 +44,7 @@ class CrossEntropyLoss {
       }
   }
 
-  // Vectors for `gradient`, per step: the shift, the coefficient over the norm, and the coefficient.
-  void prepare(int64_t group, float* vectors) const {
+  void prepare(int64_t group, float* vectors) const override {
     for (int64_t t = 0; t < steps_; ++t, vectors += 3 * kBlock)
       for (int64_t lane = 0; lane < kBlock; ++lane) {
         const int64_t user = group * kBlock + lane, row = user * steps_ + t;
@@ -62,12 +56,11 @@ class CrossEntropyLoss {
       }
   }
 
-  // A block of logits into the gradient with respect to them, without the share of the target.
-  REAREC_INLINE void gradient(const float* vectors, float* logits) const {
+  void gradient(const float* vectors, float* logits) const override {
     for (int64_t t = 0; t < steps_; ++t)
-      for (int64_t half = 0; half < kBlock; half += kTileRows) {
-        float* block = logits + t * kSums + sum_index(0, half);
-        const float* step = vectors + 3 * kBlock * t + half;
+      for (int64_t lane = 0; lane < kBlock; lane += kLanes) {
+        float* block = logits + t * kSums + sum_index(0, lane);
+        const float* step = vectors + 3 * kBlock * t + lane;
         const vfloat shift = load(step), weight = load(step + kBlock);
         const vfloat scale = broadcast(a_.inverse_temperature[t]);
         for_rows(block, kBlock, [&](float* row, int) {
@@ -76,9 +69,7 @@ class CrossEntropyLoss {
       }
   }
 
-  // What the gradient at the logit of the target has less. As read from memory: a product in place of it would be
-  // contracted with the subtraction, and leave a rounding where the difference is 0.
-  REAREC_INLINE float target_coefficient(const float* vectors, int64_t lane, int64_t t) const {
+  float target_coefficient(const float* vectors, int64_t lane, int64_t t) const override {
     return vectors[(3 * t + 2) * kBlock + lane];
   }
 
@@ -111,13 +102,20 @@ class CrossEntropyLoss {
 
 namespace REAREC_ENGINE {
 
+void ensemble(const Ensemble& a);  // ensemble.cpp
+
+namespace {
+
 size_t scratch_bytes(const SoftmaxOverItems& c) {
   const int64_t running = 4 * c.steps + 3, vectors = 3 * c.steps + 3;  // of the ensemble, which has more
-  return c.two_parts ? Sweep<2, CrossEntropyLoss>::bytes(c, running, vectors)
-                     : Sweep<1, CrossEntropyLoss>::bytes(c, running, vectors);
+  return c.two_parts ? Sweep<2>::bytes(c, running, vectors) : Sweep<1>::bytes(c, running, vectors);
 }
 
 void cross_entropy(const CrossEntropy& a) { sweep(a.softmax, a.scratch, CrossEntropyLoss(a)); }
+
+}  // namespace
+
+const LossEngine losses = {scratch_bytes, cross_entropy, ensemble};
 
 }  // namespace REAREC_ENGINE
 

@@ -1,4 +1,4 @@
-// Ensemble reasoning loss over a catalog by tiles: what the sweep asks of a loss (cross_entropy.cpp).
+// Ensemble reasoning loss over a catalog by tiles.
 #include "cpu/tiles/sweep.h"
 
 namespace rearec::tiles {
@@ -6,33 +6,33 @@ namespace {
 
 // T as in Columns: 0 stands for any number of steps.
 template <int T, bool kPaper>
-class EnsembleLoss {
+class EnsembleLoss final : public Loss {
  public:
   explicit EnsembleLoss(const Ensemble& a) : a_(a), steps_{static_cast<int>(a.softmax.steps)} {}
 
   // The shift of every step and of their mean, then the norms, then the rests of these, then the spreads.
-  int64_t running_vectors() const { return 4 * steps_.count() + 3; }
+  int64_t running_vectors() const override { return 4 * steps_.count() + 3; }
   // Shifts, then the weight of the mean's probability and the coefficient, then per step 1 / norm and mean spread.
-  int64_t gradient_vectors() const { return 3 * steps_.count() + 3; }
+  int64_t gradient_vectors() const override { return 3 * steps_.count() + 3; }
 
-  void begin(float* running) const {
+  void begin(float* running) const override {
     for (int64_t i = 0; i < (steps_.count() + 1) * kBlock; ++i) running[i] = -kInfinity;
     std::memset(running + (steps_.count() + 1) * kBlock, 0,
                 static_cast<size_t>((3 * steps_.count() + 2) * kBlock) * sizeof(float));
   }
 
-  REAREC_INLINE void add(const float* logits, int items, float* running) const {
-    for (int64_t half = 0; half < kBlock; half += kTileRows)
-      add_half(logits + sum_index(0, half), items, running + half);
+  void add(const float* logits, int items, float* running) const override {
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes)
+      add_lanes(logits + sum_index(0, lane), items, running + lane);
   }
 
-  void target(int64_t user, const float* logit) const {
+  void target(int64_t user, const float* logit) const override {
     float total = 0;
     for (int t = 1; t < steps_.count(); ++t) total += logit[t * kSums] - logit[0];
     a_.target_logit[user] = logit[0] + total / static_cast<float>(steps_.count());
   }
 
-  void merge(int64_t group, float* const* running, int64_t threads) const {
+  void merge(int64_t group, float* const* running, int64_t threads) const override {
     const int64_t count = steps_.count(), base = group * running_vectors() * kBlock;
     for (int64_t lane = 0; lane < kBlock && group * kBlock + lane < a_.softmax.users; ++lane) {
       const int64_t user = group * kBlock + lane;
@@ -51,7 +51,7 @@ class EnsembleLoss {
     }
   }
 
-  void prepare(int64_t group, float* vectors) const {
+  void prepare(int64_t group, float* vectors) const override {
     const int64_t count = steps_.count();
     // Every step has an equal share of the gradient of the mean state's cross-entropy.
     const float coefficient = a_.cross_entropy_coefficient * a_.inverse_temperature / static_cast<float>(count);
@@ -71,17 +71,17 @@ class EnsembleLoss {
     }
   }
 
-  REAREC_INLINE void gradient(const float* vectors, float* logits) const {
-    for (int64_t half = 0; half < kBlock; half += kTileRows)
-      gradient_of_half(vectors + half, logits + sum_index(0, half));
+  void gradient(const float* vectors, float* logits) const override {
+    for (int64_t lane = 0; lane < kBlock; lane += kLanes)
+      gradient_of_lanes(vectors + lane, logits + sum_index(0, lane));
   }
 
-  REAREC_INLINE float target_coefficient(const float* vectors, int64_t lane, int64_t) const {
+  float target_coefficient(const float* vectors, int64_t lane, int64_t) const override {
     return vectors[(steps_.count() + 2) * kBlock + lane];
   }
 
  private:
-  REAREC_INLINE void add_half(const float* block, int items, float* running) const {
+  REAREC_INLINE void add_lanes(const float* block, int items, float* running) const {
     const int count = steps_.count();
     const float scale = a_.inverse_temperature;
     Columns<T> columns;
@@ -117,7 +117,7 @@ class EnsembleLoss {
     for (int t = 0; t < count; ++t) store(spreads + t * kBlock, load(spreads + t * kBlock) * factor[t] + spread[t]);
   }
 
-  REAREC_INLINE void gradient_of_half(const float* vectors, float* block) const {
+  REAREC_INLINE void gradient_of_lanes(const float* vectors, float* block) const {
     const int count = steps_.count();
     const float scale = a_.inverse_temperature, kl = a_.kl_coefficient * scale;
     vfloat shift[Steps<T>::kMax + 1], inverse_norm[Steps<T>::kMax], mean_spread[Steps<T>::kMax], u[Steps<T>::kMax];

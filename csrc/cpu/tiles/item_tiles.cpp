@@ -9,36 +9,37 @@ namespace {
 constexpr double kLargestNorm = 1ull << 60;  // no product or sum of vectors up to this length overflows float32
 constexpr double kUnseen = 0x1p-110;              // denormals, in a process that takes them for zeros
 
-// 16 values, or as many as there are and zeros.
-template <class T>
-REAREC_INLINE __m512 load_up_to(const T* p, int64_t count) {
-  return (__m512)(count >= kLanes ? load(p) : load_first(p, count < 0 ? 0 : count));
-}
-
+typedef double vdouble __attribute__((vector_size(4 * kLanes)));
 struct Doubles {
-  __m512d low, high;
+  vdouble low, high;
 };
-REAREC_INLINE Doubles widen(__m512 x) {
-  return {_mm512_cvtps_pd(_mm512_castps512_ps256(x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
+
+// kLanes values, or as many as there are and zeros.
+template <class T>
+REAREC_INLINE vfloat load_up_to(const T* p, int64_t count) {
+  return count >= kLanes ? load(p) : load_first(p, count < 0 ? 0 : count);
 }
-REAREC_INLINE Doubles minus(Doubles a, Doubles b) {
-  return {_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)};
+REAREC_INLINE Doubles widen(vfloat x) {
+  typedef float Half __attribute__((vector_size(2 * kLanes)));
+  Half halves[2];
+  std::memcpy(halves, &x, sizeof halves);
+  return {__builtin_convertvector(halves[0], vdouble), __builtin_convertvector(halves[1], vdouble)};
 }
-REAREC_INLINE __m512d add_products(__m512d sum, Doubles a, Doubles b) {
-  return _mm512_fmadd_pd(a.high, b.high, _mm512_fmadd_pd(a.low, b.low, sum));
+REAREC_INLINE Doubles minus(Doubles a, Doubles b) { return {a.low - b.low, a.high - b.high}; }
+REAREC_INLINE vdouble add_products(vdouble sum, Doubles a, Doubles b) { return sum + a.low * b.low + a.high * b.high; }
+REAREC_INLINE double total(vdouble x) {
+  double all = 0;
+  for (int i = 0; i < kLanes / 2; ++i) all += x[i];
+  return all;
 }
 
-// To nearest even. Products take denormals for zeros: with `flush` they are zeros already, so that residuals know.
-REAREC_INLINE __m256i to_bfloat16(__m512 x, bool flush) {
-  bfloat16 rounded[16];
-  store(rounded, (vfloat)x);
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rounded));
-  if (!flush) return bits;
-  const __mmask16 normal = _mm256_test_epi16_mask(bits, _mm256_set1_epi16(0x7f80));
-  return _mm256_maskz_mov_epi16(normal, bits);
-}
-REAREC_INLINE __m512 from_bfloat16(__m256i bits) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+// To nearest even. Products may take denormals for zeros: with `flush` they are zeros already, so that residuals know.
+REAREC_INLINE void store_rounded(bfloat16* to, vfloat x, bool flush) {
+  store(to, x);
+  if (!flush) return;
+  const vfloat near = load(to);
+  const vint is_normal = (bits_of(near) & 0x7f800000) != 0;
+  store(to, is_normal ? near : vfloat{});
 }
 
 // No less than x, which the sums of squares above it may have made too small by a few roundings.
@@ -54,22 +55,19 @@ REAREC_INLINE float rounded_up(double x) {
   return next;
 }
 
-REAREC_INLINE double norm(__m512d squares) { return __builtin_sqrt(_mm512_reduce_add_pd(squares)); }
+REAREC_INLINE double norm(vdouble squares) { return __builtin_sqrt(total(squares)); }
 
 // One item of a block, and its bounds. `to` is its line in the block's first tile; tiles of a depth come in pairs.
 template <class T>
 REAREC_INLINE void pack_item(const T* item, int64_t width, const float* center, bfloat16* to, float* bound) {
-  __m512d length = _mm512_setzero_pd(), residual = _mm512_setzero_pd();
+  vdouble length{}, residual{};
   const int64_t depth = ceil_divide(width, kTileDepth);
-  for (int64_t n = 0; n < depth * kTileDepth; n += 16) {
-    const __m512 e = load_up_to(item + n, width - n);
-    const __m512 middle = center ? load_up_to(center + n, width - n) : _mm512_setzero_ps();
-    const __m512 x = center ? _mm512_sub_ps(e, middle) : e;
-    const __m256i rounded = to_bfloat16(x, bound != nullptr);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + n / kTileDepth * 2 * kTileValues + n % kTileDepth), rounded);
+  for (int64_t n = 0; n < depth * kTileDepth; n += kLanes) {
+    const vfloat e = load_up_to(item + n, width - n), middle = center ? load_up_to(center + n, width - n) : vfloat{};
+    bfloat16* const place = to + n / kTileDepth * 2 * kTileValues + n % kTileDepth;
+    store_rounded(place, e - middle, bound != nullptr);
     if (bound) {
-      const Doubles c = minus(widen(e), widen(middle));
-      const Doubles rest = minus(c, widen(from_bfloat16(rounded)));
+      const Doubles c = minus(widen(e), widen(middle)), rest = minus(c, widen(load(place)));
       length = add_products(length, c, c);
       residual = add_products(residual, rest, rest);
     }
@@ -110,7 +108,7 @@ void pack_items(const PackItems& a) {
 
 void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items) {
   const int64_t width = items.width, depth = ceil_divide(width, kTileDepth);
-  const int64_t padded = round_up(rows, kBlock);
+  const int64_t padded = round_up(rows, kBlock), strip = column_tiles(rows);
   const bool bounded = items.bounds != nullptr;
   std::memset(to.tiles, 0, padded * depth * kTileDepth * sizeof(bfloat16));
   float* const bounds[] = {to.of_norm(), to.of_residual(), to.constant(), to.offset()};
@@ -123,18 +121,22 @@ void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const Item
   center_length = __builtin_sqrt(center_length);
   for (int64_t row = 0; row < rows; ++row) {
     const float* h = hidden + row * width;
-    uint32_t* pairs = static_cast<uint32_t*>(to.tiles) + row / kTileRows * depth * (kTileValues / 2) + row % kTileRows;
-    __m512d length = _mm512_setzero_pd(), rounded_length = length, residual = length, offset = length;
-    for (int64_t n = 0; n < width; n += 16) {
-      const __m512 x = load_up_to(h + n, width - n);
-      const __m256i rounded = to_bfloat16(x, bounded);
-      uint32_t two[8];
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(two), rounded);
-      for (int p = 0; p < 8; ++p) pairs[(n / 2 + p) * kTileRows] = two[p];
+    constexpr int64_t kTilePairs = kTileValues / 2;
+    uint32_t* pairs = static_cast<uint32_t*>(to.tiles) + row / (strip * kTileRows) * strip * depth * kTilePairs +
+                      row / kTileRows % strip * kTilePairs + row % kTileRows;
+    vdouble length{}, rounded_length{}, residual{}, offset{};
+    for (int64_t n = 0; n < width; n += kLanes) {
+      const vfloat x = load_up_to(h + n, width - n);
+      bfloat16 near[kLanes];
+      store_rounded(near, x, bounded);
+      uint32_t two[kLanes / 2];
+      std::memcpy(two, near, sizeof two);
+      uint32_t* const place = pairs + n / kTileDepth * strip * kTilePairs + n % kTileDepth / 2 * kTileRows;
+      for (int p = 0; p < kLanes / 2; ++p) place[p * kTileRows] = two[p];
       if (bounded) {
-        const Doubles exact = widen(x), near = widen(from_bfloat16(rounded)), rest = minus(exact, near);
+        const Doubles exact = widen(x), rounded = widen(load(near)), rest = minus(exact, rounded);
         length = add_products(length, exact, exact);
-        rounded_length = add_products(rounded_length, near, near);
+        rounded_length = add_products(rounded_length, rounded, rounded);
         residual = add_products(residual, rest, rest);
         offset = add_products(offset, exact, widen(load_up_to(items.center + n, width - n)));
       }
@@ -145,7 +147,7 @@ void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const Item
     to.of_norm()[row] = rounded_up(norm(residual) + unit * (norm(length) + norm(rounded_length)) + 0x1p-100);
     to.of_residual()[row] = rounded_up(norm(rounded_length) * (1 + unit) + 0x1p-100);
     to.constant()[row] = rounded_up(4 * unit * norm(length) * center_length + least);
-    to.offset()[row] = static_cast<float>(_mm512_reduce_add_pd(offset));
+    to.offset()[row] = static_cast<float>(total(offset));
   }
 }
 

@@ -34,7 +34,7 @@ struct PackItems {
 
 // Scratch: rows as the second operand and, with bounds, what the bound of row and item takes of the row.
 struct RowTiles {
-  void* tiles;       // bfloat16 [row tiles, depth tiles, 16, 16, 2]
+  void* tiles;       // bfloat16 [strips, depth tiles, column tiles, 16, 16, 2]: as many column tiles as a strip has
   float* bounds;     // [4, padded]
   bool* is_bounded;  // [padded]: false where nothing can be said
   int64_t padded;    // rows, a multiple of 32 that is not below their number
@@ -46,10 +46,7 @@ struct RowTiles {
   float* offset() const { return bounds + 3 * padded; }  // h.center
 };
 
-namespace amx {
-// Fills the tiles, and the bounds unless they are null.
-void pack_items(const PackItems& a);
-void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items);
-}  // namespace amx
+// Of a strip of so many rows: 16 in each.
+constexpr int column_tiles(int64_t rows) { return rows <= 16 ? 1 : 2; }
 
 }  // namespace rearec::tiles

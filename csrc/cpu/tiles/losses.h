@@ -53,12 +53,15 @@ struct Ensemble {
   float kl_coefficient;
 };
 
-namespace amx {
-// Bytes that `scratch` must have, aligned to 64. The two losses need about the same, this is for both.
-size_t scratch_bytes(const SoftmaxOverItems& softmax);
+struct LossEngine {
+  // Bytes that `scratch` must have, aligned to 64. The two losses need about the same, this is for both.
+  size_t (*scratch_bytes)(const SoftmaxOverItems&);
+  void (*cross_entropy)(const CrossEntropy&);
+  void (*ensemble)(const Ensemble&);
+};
 
-void cross_entropy(const CrossEntropy& a);
-void ensemble(const Ensemble& a);
-}  // namespace amx
+namespace portable { extern const LossEngine losses; }
+namespace avx512_bf16 { extern const LossEngine losses; }
+namespace amx { extern const LossEngine losses; }
 
 }  // namespace rearec::tiles

@@ -4,7 +4,7 @@
 // At the end, the float32 scores of those left decide.
 #include "cpu/tiles/retrieval.h"
 
-#include "cpu/tiles/tiles.h"
+#include "cpu/tiles/strips.h"
 #include "cpu/best_items.h"
 #include "cpu/parallel.h"
 
@@ -33,6 +33,7 @@ struct Row {  // the candidates of one row in one part, in ascending order of th
   // Of those that may be among the best.
   void prune() const {
     int64_t kept = 0;
+#if defined(__AVX512F__)
     for (int64_t i = 0; i < *count; i += kLanes) {
       const int64_t left = *count - i;
       const __mmask16 there = static_cast<__mmask16>(left < kLanes ? (1u << left) - 1 : 0xffff);
@@ -47,6 +48,13 @@ struct Row {  // the candidates of one row in one part, in ascending order of th
       _mm512_mask_compressstoreu_epi64(items + kept + of_first, static_cast<__mmask8>(stays >> 8), second);
       kept += __builtin_popcount(stays);
     }
+#else
+    for (int64_t i = 0; i < *count; ++i) {  // without branches, which nobody could foresee
+      const bool stays = upper[i] >= *threshold;
+      keep(kept, i);
+      kept += stays;
+    }
+#endif
     *count = kept;
   }
 };
@@ -79,9 +87,7 @@ float bound_of_best(const float* x, int64_t n, int64_t k) {
     const int64_t middle = low + (high - low) / 2;
     const float bound = from_ordinal(static_cast<int32_t>(middle));
     int64_t reaching = 0, i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-      reaching += __builtin_popcount(
-          _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_set1_ps(bound), _CMP_GE_OQ));
+    for (; i + kLanes <= n; i += kLanes) reaching += __builtin_popcount(lanes_not_below(load(x + i), broadcast(bound)));
     for (; i < n; ++i) reaching += x[i] >= bound;
     if (reaching == k) return bound;
     (reaching > k ? low : high) = middle;
@@ -169,41 +175,41 @@ void make_room(const TileTopK& a, int64_t row, const Row& candidates, int64_t sh
   if (*candidates.products > share / kGiveUp + a.candidates.capacity) abandon(a, row, candidates);
 }
 
-// What is known of 16 rows and one block of items.
-struct Slack {
-  const float* norm;      // [32], of the block
+// How far scores may be from the products of the rounded vectors. None of its operations decreases with an operand.
+REAREC_INLINE vfloat slack(vfloat of_norm, vfloat norm, vfloat of_residual, vfloat residual, vfloat constant) {
+  return of_residual * residual + (of_norm * norm + constant);
+}
+
+// What is known of a block of items: null where products of bfloat16 are the scores.
+struct Bounds {
+  const float* norm;      // [32]
   const float* residual;  // [32]
   int64_t first_item;
 };
 
-// The items of a block that may be among the best of the lanes' rows.
-void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 lanes, const float* sums,
-                 const Slack& slack, int64_t share) {
-  const __m512i column = _mm512_mullo_epi32(
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(kBlock));
+// The items of a block that may be among the best of the lanes' rows, whose sums begin at column `first_lane`.
+template <int kTiles>
+void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, unsigned lanes, const float* sums, int first_lane,
+                 const Bounds& bounds, int64_t share) {
   for (unsigned left = lanes; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const int64_t row = first_row + lane;
     const Row candidates = row_of(a, part, row);
     const ExcludedItems excluded = excluded_of_row(a.exclusion, row);
-    for (int half = 0; half < 2; ++half) {
-      const float* first = sums + half * kTileRows * kBlock + lane;
-      const __m512 middle =
-          _mm512_add_ps(_mm512_i32gather_ps(column, first, 4), _mm512_set1_ps(a.rows.offset()[row]));
-      __m512 within = _mm512_set1_ps(a.rows.constant()[row]);
-      if (slack.norm) {
-        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_norm()[row]), _mm512_loadu_ps(slack.norm + half * kTileRows),
-                                 within);
-        within = _mm512_fmadd_ps(_mm512_set1_ps(a.rows.of_residual()[row]),
-                                 _mm512_loadu_ps(slack.residual + half * kTileRows), within);
-      }
-      alignas(64) float upper[kTileRows], lower[kTileRows];
-      _mm512_store_ps(upper, _mm512_add_ps(middle, within));
-      _mm512_store_ps(lower, _mm512_sub_ps(middle, within));
-      unsigned hits = _mm512_cmp_ps_mask(_mm512_load_ps(upper), _mm512_set1_ps(*candidates.threshold), _CMP_GT_OQ);
+    for (int first = 0; first < kBlock; first += kLanes) {
+      float column[kLanes], upper[kLanes], lower[kLanes];
+      for (int i = 0; i < kLanes; ++i) column[i] = sums[sum_index<kTiles>(first + i, first_lane + lane)];
+      const vfloat middle = load(column) + a.rows.offset()[row];
+      vfloat within = broadcast(a.rows.constant()[row]);
+      if (bounds.norm)
+        within = slack(broadcast(a.rows.of_norm()[row]), load(bounds.norm + first), broadcast(a.rows.of_residual()[row]),
+                       load(bounds.residual + first), within);
+      store(upper, middle + within);
+      store(lower, middle - within);
+      unsigned hits = lanes_above(load(upper), broadcast(*candidates.threshold));
       for (; hits; hits &= hits - 1) {
         const int i = __builtin_ctz(hits);
-        const int64_t item = slack.first_item + half * kTileRows + i;
+        const int64_t item = bounds.first_item + first + i;
         // Items come in ascending order: one that can but tie with k others is higher than they are.
         if (item >= a.catalog.items || !(upper[i] > *candidates.threshold) || is_excluded(excluded, item)) continue;
         const int64_t place = (*candidates.count)++;
@@ -216,44 +222,16 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, __mmask16 l
   }
 }
 
-// sums [32][32]: 32 items by 16 * kTiles rows.
-template <int kTiles>
-REAREC_INLINE void multiply(const bfloat16* items, const bfloat16* rows, int64_t depth, float* sums) {
-  tiles_read_memory();
-  _tile_zero(0);
-  _tile_zero(1);
-  if (kTiles > 1) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int64_t t = 0; t < depth; ++t) {
-    _tile_loadd(4, items + 2 * t * kTileValues, 64);
-    _tile_loadd(5, items + (2 * t + 1) * kTileValues, 64);
-    _tile_loadd(6, rows + t * kTileValues, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 5, 6);
-    if (kTiles > 1) {
-      _tile_loadd(7, rows + (depth + t) * kTileValues, 64);
-      _tile_dpbf16ps(2, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-  }
-  _tile_stored(0, sums, 4 * kBlock);
-  _tile_stored(1, sums + kTileRows * kBlock, 4 * kBlock);
-  if (kTiles > 1) {
-    _tile_stored(2, sums + kTileRows, 4 * kBlock);
-    _tile_stored(3, sums + kTileRows * kBlock + kTileRows, 4 * kBlock);
-  }
-}
-
 REAREC_INLINE float largest_of_block(const float* x) {
-  return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(x + kTileRows)));
+  vfloat m = load(x);
+  for (int i = kLanes; i < kBlock; i += kLanes) m = larger(load(x + i), m);
+  return max(m);
 }
 
 // The blocks [begin, end) against all rows, 16 * kTiles of them at a time.
 template <int kTiles>
 void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
-  const Tiles tiles_in_use;
+  [[maybe_unused]] const Tiles tiles_in_use;
   const int64_t depth = ceil_divide(a.catalog.width, kTileDepth);
   const int64_t block_values = 2 * depth * kTileValues, block_bytes = block_values * sizeof(bfloat16);
   const int64_t fitting = kPanelBytes / block_bytes;
@@ -282,28 +260,27 @@ void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
           const char* next = reinterpret_cast<const char*>(block) + panel * block_bytes;
           const int64_t stop = block_bytes * (group + 1) / groups;
           for (int64_t byte = block_bytes * group / groups / 64 * 64; byte < stop; byte += 64)
-            _mm_prefetch(next + byte, _MM_HINT_T1);
+            __builtin_prefetch(next + byte, 0, 2);
         }
-        multiply<kTiles>(block, of_group, depth, sums);
-        for (int t = 0; t < kTiles; ++t) {
-          const int64_t row = (group * kTiles + t) * kTileRows;
-          __m512 m[4];
-          for (int j = 0; j < 4; ++j) m[j] = _mm512_set1_ps(-kInfinity);
+        multiply_strips<1, false, kTiles>(block, of_group, depth, sums);
+        for (int lane = 0; lane < kTiles * kTileRows; lane += kLanes) {
+          const int64_t row = group * kTiles * kTileRows + lane;
+          vfloat m[4];
+          for (int j = 0; j < 4; ++j) m[j] = broadcast(-kInfinity);
           for (int item = 0; item < kBlock; item += 4)
             for (int j = 0; j < 4; ++j)  // of NaN and a number, the second is taken
-              m[j] = _mm512_max_ps(_mm512_load_ps(sums + (item + j) * kBlock + t * kTileRows), m[j]);
-          const __m512 best = _mm512_max_ps(_mm512_max_ps(m[0], m[1]), _mm512_max_ps(m[2], m[3]));
-          // The very operations of offer_lanes, of which none decreases with an operand.
-          __m512 within = _mm512_loadu_ps(a.rows.constant() + row);
-          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_norm() + row), _mm512_set1_ps(norm[i]), within);
-          within = _mm512_fmadd_ps(_mm512_loadu_ps(a.rows.of_residual() + row), _mm512_set1_ps(residual[i]), within);
-          const __m512 upper = _mm512_add_ps(_mm512_add_ps(best, _mm512_loadu_ps(a.rows.offset() + row)), within);
-          const __mmask16 lanes =
-              _mm512_cmp_ps_mask(upper, _mm512_loadu_ps(first_row.threshold + row), _CMP_GT_OQ);
+              m[j] = larger(load(sums + sum_index<kTiles>(item + j, lane)), m[j]);
+          const vfloat best = larger(larger(m[0], m[1]), larger(m[2], m[3]));
+          vfloat within = load(a.rows.constant() + row);
+          if (a.catalog.bounds)
+            within = slack(load(a.rows.of_norm() + row), broadcast(norm[i]), load(a.rows.of_residual() + row),
+                           broadcast(residual[i]), within);
+          const vfloat upper = (best + load(a.rows.offset() + row)) + within;
+          const unsigned lanes = lanes_above(upper, load(first_row.threshold + row));
           if (lanes) {
-            const float* bounds = a.catalog.bounds ? a.catalog.bounds + (from + i) * 2 * kBlockItems : nullptr;
-            const Slack slack = {bounds, bounds ? bounds + kBlockItems : nullptr, (from + i) * kBlockItems};
-            offer_lanes(a, part, row, lanes, sums + t * kTileRows, slack, share);
+            const float* known = a.catalog.bounds ? a.catalog.bounds + (from + i) * 2 * kBlockItems : nullptr;
+            const Bounds bounds = {known, known ? known + kBlockItems : nullptr, (from + i) * kBlockItems};
+            offer_lanes<kTiles>(a, part, row, lanes, sums, lane, bounds, share);
           }
         }
       }
@@ -337,7 +314,12 @@ void decide(const TileTopK& a, int64_t row) {
 
 namespace REAREC_ENGINE {
 
-int64_t topk(const TileTopK& a) {
+void pack_items(const PackItems& a);  // item_tiles.cpp
+void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items);
+
+namespace {
+
+int64_t best_items(const TileTopK& a) {
   pack_rows(a.rows, a.hidden, a.best.rows, a.catalog);
   const int parts = a.parts;
   const int64_t padded = round_up(a.best.rows, kBlock);
@@ -353,7 +335,7 @@ int64_t topk(const TileTopK& a) {
   const int64_t blocks = ceil_divide(a.catalog.items, kBlockItems);
   for_each_task(parts, parts, [&](int64_t part) {
     const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
-    a.best.rows <= kTileRows ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
+    column_tiles(a.best.rows) == 1 ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
   });
   for_each_evenly(parts, a.best.rows, [&](int64_t row) {
     if (a.is_proven[row]) decide(a, row);
@@ -367,6 +349,10 @@ int64_t topk(const TileTopK& a) {
     }
   return products;
 }
+
+}  // namespace
+
+const TopKEngine topk = {pack_items, best_items};
 
 }  // namespace REAREC_ENGINE
 }  // namespace rearec::tiles

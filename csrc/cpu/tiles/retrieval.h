@@ -27,9 +27,15 @@ struct TileTopK {
   int parts;        // threads, each with a share of the catalog
 };
 
-namespace amx {
-// Returns how many float32 scores were computed; -1 where one shows that the table is not what the tiles were made of.
-int64_t topk(const TileTopK& a);
-}  // namespace amx
+struct TopKEngine {
+  // Fills the tiles, and the bounds unless they are null.
+  void (*pack_items)(const PackItems&);
+  // Returns how many float32 scores were computed; -1 where one shows that the table is not what the tiles were made of.
+  int64_t (*topk)(const TileTopK&);
+};
+
+namespace portable { extern const TopKEngine topk; }
+namespace avx512_bf16 { extern const TopKEngine topk; }
+namespace amx { extern const TopKEngine topk; }
 
 }  // namespace rearec::tiles

@@ -6,7 +6,6 @@
 // their gradient in place. That is packed and, for as many groups as fit the cache, multiplied with the states
 // (gradient of the table) and with the items (gradient of the states, summed per thread).
 //
-// What a loss has to have: see cross_entropy.cpp.
 #pragma once
 #include "cpu/tiles/losses.h"
 #include "cpu/tiles/pack.h"
@@ -17,15 +16,16 @@
 namespace rearec::tiles {
 namespace {
 
-// Calls visit(row, j) for 16 lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
+static_assert(kTileRows % kLanes == 0);
+
+// Calls visit(row, j) for kLanes lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
 template <class Float, class Visit>
 REAREC_INLINE void for_rows(Float* block, int items, const Visit& visit) {
   for (int first = 0; first < items; first += kTileRows, block += 2 * kTileRows * kTileRows) {
-    const int count = items - first < kTileRows ? items - first : kTileRows;
-    int i = 0;
-    for (; i + 4 <= count; i += 4)
+    const int count = items - first < kTileRows ? items - first : kTileRows, whole = count - count % 4;
+    for (int i = 0; i < whole; i += 4)
       for (int j = 0; j < 4; ++j) visit(block + (i + j) * kTileRows, j);
-    for (; i < count; ++i) visit(block + i * kTileRows, 0);
+    for (int i = whole; i < count; ++i) visit(block + i * kTileRows, 0);
   }
 }
 
@@ -54,7 +54,29 @@ REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t 
   return total;
 }
 
-template <int kParts, class Loss>
+// What a sweep asks of a loss. Vectors are of 32 floats, one for each user of a group.
+class Loss {
+ public:
+  virtual int64_t running_vectors() const = 0;   // running statistics of a thread
+  virtual int64_t gradient_vectors() const = 0;  // what `gradient` reads
+  // Statistics of nothing, for one group.
+  virtual void begin(float* running) const = 0;
+  // Adds the first `items` of a block of logits (one after the other, a block for every step).
+  virtual void add(const float* logits, int items, float* running) const = 0;
+  // The logit of a user's target: in the block of the first step, the others' follow.
+  virtual void target(int64_t user, const float* logit) const = 0;
+  // The statistics of all threads as those of the loss.
+  virtual void merge(int64_t group, float* const* running, int64_t threads) const = 0;
+  // Vectors for `gradient`.
+  virtual void prepare(int64_t group, float* vectors) const = 0;
+  // A block of logits into the gradient with respect to them, without the share of the target.
+  virtual void gradient(const float* vectors, float* logits) const = 0;
+  // What the gradient at the logit of the target has less. As read from memory: a product in place of it would be
+  // contracted with the subtraction, and leave a rounding where the difference is 0.
+  virtual float target_coefficient(const float* vectors, int64_t lane, int64_t step) const = 0;
+};
+
+template <int kParts>
 class Sweep {
  public:
   Sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss)
@@ -178,6 +200,7 @@ class Sweep {
     const int64_t first = items.first + kBlock * i, count = smaller(kBlock, c_.items - first);
     for (int64_t lane = 0; lane < smaller(kBlock, c_.users - g * kBlock); ++lane) {
       const int64_t target = c_.target[g * kBlock + lane];
+      if (target < 0) continue;
       for (int64_t item = 0; item < count; ++item)
         if (c_.group[first + item] == c_.group[target] && first + item != target)
           for (int64_t t = 0; t < c_.steps; ++t) logits[t * kSums + sum_index(item, lane)] = -kInfinity;
@@ -272,24 +295,32 @@ class Sweep {
     for (int64_t u = items.users[0]; u < items.users[items.steps]; ++u)
       for (int64_t t = 0; t < c_.steps; ++t) {
         const int64_t item = c_.target[u] - items.first, b = u / kBlock * c_.steps + t;
-        const __m512 factor = _mm512_set1_ps(shared_.target_gradient[b * kBlock + u % kBlock]);
-        for (int64_t column = 0; column < c_.width; column += kTileRows) {
+        const float factor = shared_.target_gradient[b * kBlock + u % kBlock];
+        for (int64_t column = 0; column < c_.width; column += kLanes) {
           float* sums = sums_of_item(own, item, column);
-          const __m512 state = load_values(c_.rows, u * c_.steps + t, column, c_.width);
-          _mm512_store_ps(sums, _mm512_fmadd_ps(factor, state, _mm512_load_ps(sums)));
+          store(sums, factor * load_values_of(c_.rows, u * c_.steps + t, column) + load(sums));
         }
       }
-    const bool aligned = reinterpret_cast<uintptr_t>(c_.grad_table.values) % 64 == 0 && c_.grad_table.row_stride % 16 == 0;
+    constexpr int64_t kVector = kLanes * sizeof(float);
+    const bool aligned = reinterpret_cast<uintptr_t>(c_.grad_table.values) % kVector == 0 &&
+                         c_.grad_table.row_stride % kLanes == 0;
     for (int64_t item = 0; item < items.count; ++item) {
       float* row = c_.grad_table.values + (items.first + item) * c_.grad_table.row_stride;
-      for (int64_t column = 0; column < c_.width; column += kTileRows) {
-        const __m512 sums = _mm512_load_ps(sums_of_item(own, item, column));
-        if (aligned && column + kTileRows <= c_.width)
-          _mm512_stream_ps(row + column, sums);
+      for (int64_t column = 0; column < c_.width; column += kLanes) {
+        const vfloat sums = load(sums_of_item(own, item, column));
+        if (aligned && column + kLanes <= c_.width)
+          stream(row + column, sums);
         else
-          _mm512_mask_storeu_ps(row + column, lanes(c_.width - column), sums);
+          store_part(row + column, sums, c_.width - column);
       }
     }
+  }
+
+  // kLanes values of a row, and zeros beyond its width.
+  REAREC_INLINE vfloat load_values_of(const Matrix& m, int64_t row, int64_t column) const {
+    const int64_t place = row * m.row_stride + column, count = c_.width - column;
+    return m.is_bfloat16 ? load_part(static_cast<const bfloat16*>(m.values) + place, count)
+                         : load_part(static_cast<const float*>(m.values) + place, count);
   }
 
   REAREC_INLINE float* sums_of_item(const Own& own, int64_t item, int64_t column) const {
@@ -302,23 +333,30 @@ class Sweep {
     for (int64_t column = 0; column < c_.width; column += kTileRows)
       for (int64_t tile = 0; tile < 2; ++tile) {
         const int64_t offset = (b * s_.width_steps + column / kBlock) * kSums + sum_index(column % kBlock, tile * kTileRows);
-        __m512i values[kTileRows];
+        Line lines[kTileRows];
         for (int64_t i = 0; i < kTileRows; ++i) {
-          __m512 total = _mm512_load_ps(shared_.grad_rows[0] + offset + i * kTileRows);
-          for (int64_t other = 1; other < threads; ++other)
-            total = _mm512_add_ps(total, _mm512_load_ps(shared_.grad_rows[other] + offset + i * kTileRows));
-          values[i] = _mm512_castps_si512(total);
+          alignas(64) float total[kTileRows];
+          for (int64_t lane = 0; lane < kTileRows; lane += kLanes) {
+            const int64_t place = offset + i * kTileRows + lane;
+            vfloat sum = load(shared_.grad_rows[0] + place);
+            for (int64_t other = 1; other < threads; ++other) sum += load(shared_.grad_rows[other] + place);
+            store(total + lane, sum);
+          }
+          lines[i] = load_line(total);
         }
-        transpose(values);
+        transpose(lines);
         for (int64_t i = 0; i < kTileRows; ++i) {
           const int64_t lane = column_of(tile, i), u = user + lane;
           if (u >= c_.users) continue;
-          __m512 total = _mm512_castsi512_ps(values[i]);
-          if (c_.target[u] >= 0)
-            total = _mm512_fmadd_ps(_mm512_set1_ps(shared_.target_gradient[b * kBlock + lane]),
-                                    load_values(c_.table, c_.target[u], column, c_.width), total);
-          _mm512_mask_storeu_ps(c_.grad_rows.values + (u * c_.steps + t) * c_.grad_rows.row_stride + column,
-                                lanes(c_.width - column), total);
+          alignas(64) float values[kTileRows];
+          store_line(values, lines[i]);
+          float* row = c_.grad_rows.values + (u * c_.steps + t) * c_.grad_rows.row_stride;
+          for (int64_t n = 0; n < kTileRows && column + n < c_.width; n += kLanes) {
+            vfloat total = load(values + n);
+            if (c_.target[u] >= 0)
+              total += shared_.target_gradient[b * kBlock + lane] * load_values_of(c_.table, c_.target[u], column + n);
+            store_part(row + column + n, total, c_.width - column - n);
+          }
         }
       }
   }
@@ -333,12 +371,11 @@ class Sweep {
   const Shared shared_;
 };
 
-template <class Loss>
 void sweep(const SoftmaxOverItems& softmax, void* scratch, const Loss& loss) {
   if (softmax.two_parts)
-    Sweep<2, Loss>(softmax, scratch, loss).run();
+    Sweep<2>(softmax, scratch, loss).run();
   else
-    Sweep<1, Loss>(softmax, scratch, loss).run();
+    Sweep<1>(softmax, scratch, loss).run();
 }
 
 }  // namespace

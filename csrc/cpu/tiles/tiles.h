@@ -1,4 +1,4 @@
-// Products of bfloat16 matrices with float32 sums in the eight tile registers (Intel AMX).
+// Tiles: the operands of products of bfloat16 matrices with float32 sums, as the tile registers of Intel AMX want them.
 //
 // A tile is 16 rows of 64 bytes. Of a product's operands the first lies row by row, 32 values deep; of the second, 16
 // columns and 32 deep, each pair of consecutive depths lies together: value (depth, column) at
@@ -6,8 +6,6 @@
 //
 // Everything here lives in an unnamed namespace, as csrc/cpu/simd.h says why.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstring>
 
@@ -20,32 +18,14 @@ constexpr int kTileRows = 16;
 constexpr int kTileDepth = 32;                       // bfloat16 values
 constexpr int kTileValues = kTileRows * kTileDepth;  // of a tile of bfloat16
 constexpr int kBlock = 2 * kTileRows;                // rows and columns of a block of four tiles of sums
+constexpr int64_t kSumsTile = kTileRows * kTileRows;
 
-// The calling thread's tiles, all of full size, for as long as this lives.
-class Tiles {
- public:
-  Tiles() {
-    struct {
-      uint8_t palette, start_row, reserved[14];
-      uint16_t row_bytes[16];
-      uint8_t rows[16];
-    } config;
-    std::memset(&config, 0, sizeof config);
-    config.palette = 1;
-    for (int i = 0; i < 8; ++i) {
-      config.row_bytes[i] = 64;
-      config.rows[i] = kTileRows;
-    }
-    // Not _tile_loadconfig: GCC's takes the first 8 bytes for all that is read, and may leave out the stores of the rest.
-    asm volatile("ldtilecfg %0" : : "m"(config));
-  }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-};
-
-// Before tiles are loaded: GCC does not know that they read memory, and might move stores past them.
-REAREC_INLINE void tiles_read_memory() { asm volatile("" ::: "memory"); }
+// Where row and column are in a block of sums, tile by tile, `kColumnTiles` of them beside each other.
+template <int kColumnTiles = 2>
+REAREC_INLINE constexpr int64_t sum_index(int64_t row, int64_t column) {
+  return (row / kTileRows * kColumnTiles + column / kTileRows) * kSumsTile + row % kTileRows * kTileRows +
+         column % kTileRows;
+}
 
 }  // namespace
 }  // namespace rearec::tiles

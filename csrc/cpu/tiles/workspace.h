@@ -91,10 +91,5 @@ struct Own {                // of a thread
   }
 };
 
-// Where item and lane of a group are in a block of sums.
-REAREC_INLINE int64_t sum_index(int64_t item, int64_t lane) {
-  return ((item / kTileRows * 2 + lane / kTileRows) * kTileRows + item % kTileRows) * kTileRows + lane % kTileRows;
-}
-
 }  // namespace
 }  // namespace rearec::tiles

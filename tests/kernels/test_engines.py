@@ -1,0 +1,186 @@
+"""The engines of csrc/cpu/tiles against sums in double, each in a program of its own: the portable one as it is, the
+others in an emulation; with planted faults, every one of which has to be seen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from patience import PATIENCE
+
+HERE = Path(__file__).parent / "engines"
+CSRC = Path(__file__).parents[2] / "csrc"
+FLAGS = ("-O1", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-DREAREC_ISA_COUNT=1")
+OPENMP = ("-fopenmp",)
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+# Changes of the sources, file by file: what stands there, and what is to.
+Changes = Mapping[str, Sequence[tuple[str, str]]]
+# The tile registers are emulated, not set up.
+WITHOUT_CONFIGURATION = {
+    "cpu/tiles/engines/amx.h": [('asm volatile("ldtilecfg %0" : : "m"(config));', "(void)config;")]
+}
+# OpenMP's barriers are unknown to the thread sanitizer, those of POSIX are not.
+WITH_POSIX_THREADS = {
+    "cpu/parallel.h": [
+        ("#include <omp.h>", "#error"),
+        (
+            '#include "cpu/runtime/waiting.h"',
+            '#include <pthread.h>\n#include <thread>\n#include "cpu/runtime/waiting.h"',
+        ),
+        ("namespace rearec {\nnamespace {\n", "namespace rearec {\nnamespace {\npthread_barrier_t everybody;\n"),
+        (
+            "  body(0, 1);\n",
+            "  pthread_barrier_init(&everybody, nullptr, threads);\n"
+            "  std::thread others[8];\n"
+            "  for (int i = 1; i < threads; ++i) others[i] = std::thread([&, i] { body(i, threads); });\n"
+            "  body(0, threads);\n"
+            "  for (int i = 1; i < threads; ++i) others[i].join();\n",
+        ),
+    ],
+    "cpu/tiles/sweep.h": [("#pragma omp barrier", "pthread_barrier_wait(&everybody);")],
+}
+FAULTS: dict[str, Changes] = {
+    "a wrong lane": {"cpu/tiles/pack.h": [("tile * 4 + c % 4", "(1 - tile) * 4 + c % 4")]},
+    "the tail of a strip": {
+        "cpu/tiles/sweep.h": [
+            ("static_cast<int>(smaller(kBlock, items.count - kBlock * i))", "static_cast<int>(kBlock)")
+        ]
+    },
+    "stale scratch": {"cpu/tiles/sweep.h": [("std::memset(own.grad_rows, 0,", "(void)(own.grad_rows, 0,")]},
+    "the first part twice": {
+        "cpu/tiles/engines/portable.h": [("columns.read(second + kSecond)", "columns.read(second)")]
+    },
+    "an item too many": {"cpu/tiles/retrieval.cpp": [("item >= a.catalog.items || ", "")]},
+    "ties by higher item": {"cpu/tiles/retrieval.cpp": [("kept += stays", "kept += stays && upper[i] != *threshold")]},
+}
+
+
+def find_compiler() -> str:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    return compiler
+
+
+@dataclass(frozen=True)
+class Build:
+    """Objects of the sources that it has changed itself; the others are those of `base`."""
+
+    folder: Path
+    compiler: str
+    flags: tuple[str, ...]
+    base: Build | None = None
+
+    def make(self, changes: Changes) -> Path:
+        """The program."""
+        root = self.folder / "csrc"
+        shutil.copytree(CSRC, root, ignore=shutil.ignore_patterns("cuda", "bindings"))
+        for name, replacements in changes.items():
+            path = root / name
+            text = path.read_text()
+            for old, new in replacements:
+                assert old in text, f"{name} has no {old!r} any more"
+                text = text.replace(old, new)
+            path.write_text(text)
+        sources = [*sorted(root.glob("cpu/tiles/*.cpp")), *sorted(root.glob("cpu/runtime/*.cpp")), HERE / "program.cpp"]
+        objects = []
+        for source in sources:
+            objects.append(self.folder / f"{source.stem}.o")
+            if self.base is not None and not self._is_touched(source, changes):
+                objects[-1] = self.base.folder / objects[-1].name
+                continue
+            self._run("-c", source, "-o", objects[-1], f"-I{root}")
+        self._run(*objects, "-o", self.folder / "program")
+        return self.folder / "program"
+
+    def _is_touched(self, source: Path, changes: Changes) -> bool:
+        """Of the losses the cross-entropy is enough to see what is wrong with a sweep."""
+        names = {Path(name).name for name in changes}
+        return source.name in names or (source.name == "cross_entropy.cpp" and any(x.endswith(".h") for x in names))
+
+    def _run(self, *arguments: object) -> None:
+        command = [self.compiler, *self.flags, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "TSAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, env=environment, timeout=PATIENCE)
+
+
+@cache
+def has_simde(compiler: str) -> bool:
+    command = [compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    return (
+        subprocess.run(command, input="#include <simde/x86/avx512.h>\n", capture_output=True, text=True).returncode == 0
+    )
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    flags = (*FLAGS, *OPENMP, "-DREAREC_ENGINE=portable", *(("-mavx2", "-mfma") if X86 else ()))
+    build = Build(tmp_path_factory.mktemp("portable"), find_compiler(), flags)
+    build.make({})
+    return build
+
+
+def test_the_portable_engine(portable: Build) -> None:
+    assert run(portable.folder / "program").stdout == "right\n"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_seen(fault: str, portable: Build, tmp_path: Path) -> None:
+    build = Build(tmp_path, portable.compiler, portable.flags, portable)
+    done = run(build.make(FAULTS[fault]), "quick")
+    assert done.stdout != "right\n"
+    assert " in place of " in done.stdout
+
+
+@pytest.mark.skipif(not X86, reason="instructions of x86")
+@pytest.mark.parametrize("engine", ["avx512_bf16", "amx"])
+def test_the_engines_of_x86_in_an_emulation(engine: str, tmp_path: Path) -> None:
+    compiler = find_compiler()
+    if not has_simde(compiler):
+        pytest.skip("no SIMDe (Debian, Ubuntu: apt-get install libsimde-dev) to emulate AVX-512 and AMX with")
+    flags = (*FLAGS, *OPENMP, f"-DREAREC_ENGINE={engine}", "-mavx2", "-mfma", f"-I{HERE / 'emulated'}")
+    if engine == "amx":
+        flags += ("-DEMULATE_AMX",)
+    done = run(Build(tmp_path, compiler, flags).make(WITHOUT_CONFIGURATION if engine == "amx" else {}), "quick")
+    assert done.stdout == "right\n"
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    compiler = find_compiler()
+    library = subprocess.run([compiler, "-print-file-name=libtsan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(library).is_absolute():
+        pytest.skip("the compiler has no thread sanitizer here")
+    flags = (*FLAGS, "-g1", "-pthread", "-fsanitize=thread", "-DREAREC_ENGINE=portable")
+    build = Build(tmp_path_factory.mktemp("watched"), compiler, flags)
+    build.make(WITH_POSIX_THREADS)
+    return build
+
+
+def test_threads_of_a_sweep_wait_for_each_other(watched: Build) -> None:
+    done = run(watched.folder / "program", "quick")
+    assert done.stdout == "right\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("barrier", range(4))
+def test_a_missing_barrier_is_seen(barrier: int, watched: Build, tmp_path: Path) -> None:
+    ((pragma, wait),) = WITH_POSIX_THREADS["cpu/tiles/sweep.h"]
+    text = CSRC.joinpath("cpu/tiles/sweep.h").read_text()
+    parts = text.split(pragma)
+    assert len(parts) == 5
+    without = wait.join([*parts[:barrier], parts[barrier] + parts[barrier + 1], *parts[barrier + 2 :]])
+    build = Build(tmp_path, watched.compiler, watched.flags, watched)
+    done = run(build.make({**WITH_POSIX_THREADS, "cpu/tiles/sweep.h": [(text, without)]}), "quick")
+    assert "data race" in done.stderr or " in place of " in done.stdout
