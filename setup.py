@@ -229,17 +229,19 @@ class NinjaBuild(build_ext):
             if not source.exists() or source.read_text(encoding="utf-8") != text:
                 source.write_text(text, encoding="utf-8")
             objects.append(folder / "bindings.o")
-            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = {python}")
+            # They only take tuples apart, which needs no optimisation that takes its time.
+            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = -O1 {python}")
 
         bindings = ["bindings", *(["bindings/tiles"] if amx else []), *(["bindings/cuda"] if nvcc else [])]
-        if nvcc:  # what takes longest first, so that no core waits for it at the end
+        # What takes longest comes first, so that no core waits for it at the end.
+        if nvcc:
             compile_folder("cuda", rule="nvcc")
-        compile_bindings(*bindings)
-        compile_folder("cpu/runtime")
-        for isa, isa_flags in isas.items():
-            compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
         if amx:
             compile_folder("cpu/tiles", f"-DREAREC_ENGINE=amx {AMX_FLAGS}", ".amx")
+        compile_bindings(*bindings)
+        for isa, isa_flags in reversed(isas.items()):
+            compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
+        compile_folder("cpu/runtime")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
