@@ -73,6 +73,23 @@ def compiles(cxx: list[str], flags: list[str], source: str) -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
+def is_clang(cxx: list[str]) -> bool:
+    command = [*cxx, "-dM", "-E", "-x", "c++", os.devnull]
+    return "__clang__" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def openmp_flags(cxx: list[str]) -> tuple[list[str], list[str]]:
+    """For compiling and for linking; both empty where there is no OpenMP, and kernels run on one thread.
+
+    What GCC compiles is linked with no OpenMP: rearec_kernels/openmp.py has it use the one that torch brings, under
+    whatever name, for two of them in one process keep each other's threads waiting. What Clang on Linux compiles needs
+    another library than torch's, which comes on top. On macOS two of those end the process, so it does without.
+    """
+    if platform.system() == "Darwin" or not compiles(cxx, ["-fopenmp"], "#include <omp.h>\nint main() {}\n"):
+        return [], []
+    return ["-fopenmp"], ["-fopenmp"] if is_clang(cxx) else []
+
+
 def find_nvcc() -> str | None:
     mode = environment_switch("REAREC_CUDA", "auto", ("auto", "0", "1"))
     if mode == "0" or not any(CSRC.glob("cuda/*.cu")) or (mode == "auto" and torch_is_without_cuda()):
@@ -127,6 +144,15 @@ def cuda_libraries(nvcc: str) -> Path:
     raise SystemExit(f"{nvcc}: no libcudart_static.a under {top}; set CUDA_HOME to a whole toolkit or REAREC_CUDA=0")
 
 
+def export_flags(folder: Path) -> list[str]:
+    """For the linker: nothing of ours, of the C++ library's templates or of CUDA's runtime is seen from outside."""
+    if platform.system() == "Darwin":
+        return ["-undefined", "dynamic_lookup", "-Wl,-exported_symbol,_PyInit__C"]
+    exports = folder / "exports"
+    exports.write_text("{ global: PyInit__C; local: *; };\n", encoding="utf-8")
+    return [f"-Wl,--version-script={exports}"]
+
+
 def ninja_path(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
@@ -151,21 +177,20 @@ class NinjaBuild(build_ext):
         cxx = find_cxx()
         x86_64 = platform.machine().lower() in ("x86_64", "amd64")
         isas = X86_64_ISAS if x86_64 else PORTABLE_ISAS
-        openmp = ["-fopenmp"] if compiles(cxx, ["-fopenmp"], "#include <omp.h>\nint main() {}\n") else []
+        openmp, link_openmp = openmp_flags(cxx)
         python = ninja_command([f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))])
         flags = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-        # GCC's own AVX-512 headers set off the two -Wuninitialized warnings.
-        flags += ["-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+        flags += ["-Wall"]
+        if not is_clang(cxx):  # GCC's own AVX-512 headers set off these two
+            flags += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
         flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", f"-I{CSRC}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        link = ["-shared", "-pthread", *openmp]
+        link = ["-shared", "-pthread", *link_openmp, *export_flags(folder)]
         engines = {"portable": isas["x86_64_v3" if x86_64 else "baseline"]}
         if x86_64 and platform.system() == "Linux":
             for engine, own in X86_64_ENGINES.items():
                 if compiles(cxx, own.split(), "int main() {}\n"):
                     engines[engine] = own
                     flags += [f"-DREAREC_{engine.upper()}"]
-        if platform.system() == "Darwin":
-            link += ["-undefined", "dynamic_lookup"]
 
         nvcc = find_nvcc()
         nvcc_flags: list[str] = []
@@ -211,24 +236,27 @@ class NinjaBuild(build_ext):
             if not source.exists() or source.read_text(encoding="utf-8") != text:
                 source.write_text(text, encoding="utf-8")
             objects.append(folder / "bindings.o")
-            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = {python}")
+            # They only take tuples apart, which needs no optimisation that takes its time.
+            rules.append(f"build {ninja_path(objects[-1])}: cxx {ninja_path(source)}\n  ownflags = -O1 {python}")
 
         bindings = ["bindings", "bindings/tiles", *(["bindings/cuda"] if nvcc else [])]
-        if nvcc:  # what takes longest first, so that no core waits for it at the end
+        # What takes longest comes first, so that no core waits for it at the end.
+        if nvcc:
             compile_folder("cuda", rule="nvcc")
         compile_bindings(*bindings)
-        compile_folder("cpu/runtime")
-        for isa, isa_flags in isas.items():
+        for isa, isa_flags in reversed(isas.items()):
             compile_folder("cpu", f"-DREAREC_ISA={isa} {isa_flags}", f".{isa}")
         for engine, engine_flags in engines.items():
             compile_folder("cpu/tiles", f"-DREAREC_ENGINE={engine} {engine_flags}", f".{engine}")
+        compile_folder("cpu/runtime")
         rules.append(f"build {ninja_path(output)}: link {' '.join(map(ninja_path, objects))}")
         (folder / "build.ninja").write_text("\n".join(rules) + "\n")
 
         names = [*isas, *(engine for engine in engines if engine != "portable")]
         why = " (torch is a build without it; REAREC_CUDA=1 compiles its kernels all the same)"
         cuda = nvcc or f"no{why if torch_is_without_cuda() else ''}"
-        print(f"rearec: {', '.join(names)}; {'OpenMP' if openmp else 'no OpenMP'}; CUDA: {cuda}", flush=True)
+        threads = "OpenMP" if openmp else "no OpenMP, so one thread"
+        print(f"rearec: {', '.join(names)}; {threads}; CUDA: {cuda}", flush=True)
         jobs = os.environ.get("MAX_JOBS")
         command = [os.path.join(ninja.BIN_DIR, "ninja"), "-C", str(folder), *(["-j", jobs] if jobs else [])]
         if subprocess.run(command).returncode != 0:

@@ -22,9 +22,12 @@ from typing import Any
 
 import torch
 
+from rearec_kernels import openmp
+
 # A module that is there but does not load is an error: without it, everything would be slow in silence.
 C: Any = None
 if importlib.util.find_spec("rearec_kernels._C") is not None:
+    openmp.load()
     C = importlib.import_module("rearec_kernels._C")
 elif Path(__file__).parents[1].joinpath("setup.py").is_file():
     warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,33 @@ def test_a_torch_for_cpus_needs_no_cuda_kernels(
     assert setup_module["find_nvcc"]() == str(nvcc)
     monkeypatch.setenv("REAREC_CUDA", "0")
     assert setup_module["find_nvcc"]() is None
+
+
+@pytest.mark.parametrize(
+    ("system", "clang", "compiling", "linking"),
+    [
+        ("Linux", False, ["-fopenmp"], []),  # what torch brings is taken
+        ("Linux", True, ["-fopenmp"], ["-fopenmp"]),  # needs another one than torch's
+        ("Darwin", True, [], []),
+    ],
+)
+def test_no_second_openmp_is_linked(
+    monkeypatch: pytest.MonkeyPatch,
+    setup_module: dict[str, Any],
+    system: str,
+    clang: bool,
+    compiling: list[str],
+    linking: list[str],
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setitem(setup_module, "is_clang", lambda cxx: clang)
+    monkeypatch.setitem(setup_module, "compiles", lambda *arguments: True)
+    assert setup_module["openmp_flags"](["c++"]) == (compiling, linking)
+
+
+def test_one_symbol_is_exported(monkeypatch: pytest.MonkeyPatch, setup_module: dict[str, Any], tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert "-Wl,-exported_symbol,_PyInit__C" in setup_module["export_flags"](tmp_path)
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    (flag,) = setup_module["export_flags"](tmp_path)
+    assert "global: PyInit__C; local: *;" in Path(flag.partition("=")[2]).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -178,14 +179,27 @@ T read(PyObject* value, ListMemory& memory) {
 
 // --- Functions
 
+// Here alone, for all of them, are pybind11's templates of a function instantiated: they take long to compile.
+inline void add(py::module_& module, const char* name, std::function<py::object(PyObject*)> run) {
+  module.def(name, [run = std::move(run)](const py::args& values) { return run(values.ptr()); });
+}
+
 // Adds a function of as many arguments as `Arguments` has members. What runs them does so without the GIL.
 template <class Arguments, class Run>
 void def(py::module_& module, const char* name, const Run& run) {
-  module.def(name, [run](const py::args& values) {
+  add(module, name, [run](PyObject* values) -> py::object {
     ListMemory memory;
-    const Arguments arguments = read<Arguments>(values.ptr(), memory);
-    const py::gil_scoped_release release;
-    return run(arguments);
+    const Arguments arguments = read<Arguments>(values, memory);
+    const auto without_gil = [&] {
+      const py::gil_scoped_release release;
+      return run(arguments);
+    };
+    if constexpr (std::is_void_v<decltype(without_gil())>) {
+      without_gil();
+      return py::none();
+    } else {
+      return py::cast(without_gil());
+    }
   });
 }
 template <class Result, class Arguments>

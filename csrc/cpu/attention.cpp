@@ -47,6 +47,36 @@ void forward_rows(const AttentionForward& a) {
   });
 }
 
+// Of one head, in place: gradients of the probabilities -> of the scores, ds = p (dp - sum p dp) scale. Those of the prefix
+// go into prefix_dscores, too. (Not inlined: it is the same for every width and dtype.)
+REAREC_OUTLINE void softmax_backward(const AttentionBackward& a, const RowView& view, int64_t query, int64_t head,
+                                     float* dp) {
+  const AttentionShape& shape = a.shape;
+  const int64_t visible = shape.tokens - shape.queries + query + 1, slots = view.slots();
+  const int64_t at = (view.row * shape.heads + head) * shape.queries + query;
+  const float* prefix_probs = a.prefix_probs + at * a.prefix.slots + view.start;
+  const float* token_probs = a.token_probs + at * shape.tokens;
+  const float keep = static_cast<float>(1.0 / (1.0 - a.dropout_p));
+  float total = 0;
+  const auto sum_up = [&](const float* p, float* x, int64_t n) {
+    if (a.dropout_p > 0)
+      for (int64_t c = 0; c < n; ++c) x[c] = std::signbit(p[c]) ? 0.0f : x[c] * keep;
+#pragma omp simd reduction(+ : total)
+    for (int64_t c = 0; c < n; ++c) total += std::fabs(p[c]) * x[c];
+  };
+  sum_up(prefix_probs, dp, slots);
+  sum_up(token_probs, dp + slots, visible);
+  const auto to_scores = [&](const float* p, float* x, int64_t n) {
+    for (int64_t c = 0; c < n; ++c) x[c] = std::fabs(p[c]) * (x[c] - total) * shape.scale;
+  };
+  to_scores(prefix_probs, dp, slots);
+  to_scores(token_probs, dp + slots, visible);
+  float* dscores = a.prefix_dscores + at * a.prefix.slots;
+  std::memset(dscores, 0, sizeof(float) * view.start);
+  std::memcpy(dscores + view.start, dp, sizeof(float) * slots);
+  std::memset(dscores + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
+}
+
 template <class T, int D, int HeadCount>
 REAREC_INLINE void backward_heads(const AttentionBackward& a, const RowView& view, int64_t query, int64_t head,
                                   float* const* scores, float* token_k, float* token_v) {
@@ -72,29 +102,13 @@ REAREC_INLINE void backward_heads(const AttentionBackward& a, const RowView& vie
     for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = grad[h].dot(p + (head + h) / group * d, d);
   });
 
-  // Softmax backward: ds = p (dp - sum p dp) scale, and the token V gradients.
   for (int h = 0; h < HeadCount; ++h) {
-    const float* prefix_probs = a.prefix_probs + (at + h * shape.queries) * a.prefix.slots + view.start;
+    softmax_backward(a, view, query, head + h, scores[h]);
+    // The token V gradients.
     const float* token_probs = a.token_probs + (at + h * shape.queries) * shape.tokens;
-    float* dp = scores[h];
-    float total = 0;
-    const auto weigh = [&](const float* p, float* x, int64_t n) {
-      if (a.dropout_p > 0)
-        for (int64_t c = 0; c < n; ++c) x[c] = std::signbit(p[c]) ? 0.0f : x[c] * keep;
-#pragma omp simd reduction(+ : total)
-      for (int64_t c = 0; c < n; ++c) total += std::fabs(p[c]) * x[c];
-    };
-    weigh(prefix_probs, dp, slots);
-    weigh(token_probs, dp + slots, visible);
-    float* dscores = a.prefix_dscores + (at + h * shape.queries) * a.prefix.slots;
-    std::memset(dscores, 0, sizeof(float) * view.start);
-    std::memset(dscores + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
-    for (int64_t c = 0; c < slots; ++c) dp[c] = std::fabs(prefix_probs[c]) * (dp[c] - total) * shape.scale;
-    std::memcpy(dscores + view.start, dp, sizeof(float) * slots);
     float* grad_v = token_v + (head + h) / group * d;
     for (int64_t i = 0; i < visible; ++i) {
       const float p = token_probs[i];
-      dp[slots + i] = std::fabs(p) * (dp[slots + i] - total) * shape.scale;
       if (std::signbit(p)) continue;
       float* to = grad_v + i * shape.kv_heads * d;
       HeadVector<D> sum;

@@ -41,7 +41,7 @@ REAREC_INLINE const T* prefix_v(const Prefix& prefix, const RowView& view) {
 }
 
 // scores -> probabilities, in place.
-REAREC_INLINE void softmax(float* x, int64_t n) {
+void softmax(float* x, int64_t n) {
   float m = -kInfinity;
   int64_t i = 0;
   vfloat vm = broadcast(m);
@@ -69,8 +69,8 @@ REAREC_INLINE void softmax(float* x, int64_t n) {
 
 // Sets the sign bit of the probabilities that dropout drops: those of `slots` prefix slots from first_slot on, then of
 // `tokens` reasoning tokens, whose key slots are counted from first_token on.
-REAREC_INLINE void apply_dropout(double dropout_p, uint64_t seed, float* p, int64_t slots, int64_t first_slot,
-                                 int64_t tokens, int64_t first_token, int64_t token, int64_t head, int64_t row) {
+void apply_dropout(double dropout_p, uint64_t seed, float* p, int64_t slots, int64_t first_slot, int64_t tokens,
+                   int64_t first_token, int64_t token, int64_t head, int64_t row) {
   const vuint threshold = dropout_threshold(dropout_p) - vuint{};
   const vuint in_prefix = static_cast<uint32_t>(slots) - vuint{};
   const vuint prefix_offset = static_cast<uint32_t>(first_slot) - vuint{};
@@ -88,14 +88,37 @@ REAREC_INLINE void apply_dropout(double dropout_p, uint64_t seed, float* p, int6
   }
 }
 
+// Scores of one head -> what the values are weighed with: softmax and dropout. Keeps what the backward pass needs. (Not
+// inlined: it is the same for every width and dtype, and takes most of the time to compile.)
+REAREC_OUTLINE void weigh(const AttentionForward& a, const RowView& view, int64_t query, int64_t head, float* scores) {
+  const AttentionShape& shape = a.shape;
+  const int64_t token = shape.tokens - shape.queries + query, visible = token + 1, slots = view.slots();
+  softmax(scores, slots + visible);
+  if (a.dropout_p > 0)
+    apply_dropout(a.dropout_p, a.seed, scores, slots, view.start, visible, a.prefix.slots, token, head, view.row);
+  if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
+    const int64_t at = (view.row * shape.heads + head) * shape.queries + query;
+    float* prefix = a.prefix_probs + at * a.prefix.slots;
+    std::memset(prefix, 0, sizeof(float) * view.start);
+    std::memcpy(prefix + view.start, scores, sizeof(float) * slots);
+    std::memset(prefix + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
+    float* tokens = a.token_probs + at * shape.tokens;
+    std::memcpy(tokens, scores + slots, sizeof(float) * visible);
+    std::memset(tokens + visible, 0, sizeof(float) * (shape.tokens - visible));
+  }
+  if (a.dropout_p > 0) {
+    const float keep = static_cast<float>(1.0 / (1.0 - a.dropout_p));
+    for (int64_t c = 0; c < slots + visible; ++c) scores[c] = std::signbit(scores[c]) ? 0.0f : scores[c] * keep;
+  }
+}
+
 template <class T, int D, int HeadCount>
 REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, int64_t query, int64_t head,
                                 const T* q_heads, T* out_heads, float* const* scores) {
   const AttentionShape& shape = a.shape;
   const int d = static_cast<int>(shape.head_dim);
   const int64_t group = shape.heads / shape.kv_heads;
-  const int64_t token = shape.tokens - shape.queries + query;  // this query's own token
-  const int64_t visible = token + 1;
+  const int64_t visible = shape.tokens - shape.queries + query + 1;  // this query's own token is the last
   const int64_t slots = view.slots();
 
   HeadVector<D> q[HeadCount];
@@ -110,28 +133,7 @@ REAREC_INLINE void attend_heads(const AttentionForward& a, const RowView& view, 
     for (int h = 0; h < HeadCount; ++h) scores[h][slots + i] = q[h].dot(p + (head + h) / group * d, d) * shape.scale;
   });
 
-  for (int h = 0; h < HeadCount; ++h) {
-    softmax(scores[h], slots + visible);
-    if (a.dropout_p > 0) {
-      apply_dropout(a.dropout_p, a.seed, scores[h], slots, view.start, visible, a.prefix.slots, token, head + h,
-                    view.row);
-    }
-    if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
-      const int64_t at = (view.row * shape.heads + head + h) * shape.queries + query;
-      float* prefix = a.prefix_probs + at * a.prefix.slots;
-      std::memset(prefix, 0, sizeof(float) * view.start);
-      std::memcpy(prefix + view.start, scores[h], sizeof(float) * slots);
-      std::memset(prefix + view.end, 0, sizeof(float) * (a.prefix.slots - view.end));
-      float* tokens = a.token_probs + at * shape.tokens;
-      std::memcpy(tokens, scores[h] + slots, sizeof(float) * visible);
-      std::memset(tokens + visible, 0, sizeof(float) * (shape.tokens - visible));
-    }
-    if (a.dropout_p > 0) {
-      const float keep = static_cast<float>(1.0 / (1.0 - a.dropout_p));
-      for (int64_t c = 0; c < slots + visible; ++c)
-        scores[h][c] = std::signbit(scores[h][c]) ? 0.0f : scores[h][c] * keep;
-    }
-  }
+  for (int h = 0; h < HeadCount; ++h) weigh(a, view, query, head + h, scores[h]);
 
   HeadVector<D> out[HeadCount];
   for (int h = 0; h < HeadCount; ++h) out[h].zero(d);

@@ -49,7 +49,7 @@ REAREC_INLINE vfloat block_sum_of_exp(const float* row, int64_t columns, float s
   return total[0] + total[1];
 }
 
-REAREC_INLINE void cross_entropy_row_statistics(const CrossEntropy& a, int64_t r) {
+REAREC_OUTLINE void cross_entropy_row_statistics(const CrossEntropy& a, int64_t r) {
   float* row = a.logits.values + r * a.logits.row_stride;
   const float inverse_temperature = a.inverse_temperature[r % a.logits.steps];
   const int64_t target = a.logits.target[r / a.logits.steps];
@@ -71,7 +71,7 @@ REAREC_INLINE void cross_entropy_row_statistics(const CrossEntropy& a, int64_t r
   a.target_logit[r] = target < 0 ? 0 : (row[target] - shift) * inverse_temperature;
 }
 
-REAREC_INLINE void cross_entropy_row_gradient(const CrossEntropy& a, int64_t r) {
+REAREC_OUTLINE void cross_entropy_row_gradient(const CrossEntropy& a, int64_t r) {
   float* row = a.logits.values + r * a.logits.row_stride;
   const float inverse_temperature = a.inverse_temperature[r % a.logits.steps];
   const int64_t target = a.logits.target[r / a.logits.steps];
@@ -107,7 +107,7 @@ REAREC_INLINE vint first_lanes(int64_t count) {
 }
 
 template <int T, bool kPaper>
-REAREC_INLINE void ensemble_group_statistics(const Ensemble& a, int64_t g) {
+REAREC_OUTLINE void ensemble_group_statistics(const Ensemble& a, int64_t g) {
   const Steps<T> steps{static_cast<int>(a.logits.steps)};
   const int count = steps.count();
   const int64_t stride = a.logits.row_stride, size = a.logits.columns;
@@ -175,7 +175,7 @@ REAREC_INLINE void ensemble_group_statistics(const Ensemble& a, int64_t g) {
 }
 
 template <int T, bool kPaper>
-REAREC_INLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
+REAREC_OUTLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
   const Steps<T> steps{static_cast<int>(a.logits.steps)};
   const int count = steps.count();
   const int64_t stride = a.logits.row_stride, size = a.logits.columns;

@@ -33,8 +33,8 @@ class RecycledMemory {
       }
     }
     const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    void* data = std::aligned_alloc(kAlignment, rounded);
-    if (!data) throw std::bad_alloc();
+    void* data = nullptr;  // std::aligned_alloc would ask for a recent macOS
+    if (posix_memalign(&data, kAlignment, rounded) != 0) throw std::bad_alloc();
     return {data, rounded};
   }
 

@@ -165,8 +165,11 @@ void attend_block(const Rollout& a, const Team& team, int64_t first, int64_t row
                      memory.attended + r * padded + offset, memory.scores);
 }
 
-template <int D>
-void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const BlockMemory& memory) {
+// attend_block of some width: all else is the same for all, and compiled once.
+using AttendBlock = void (*)(const Rollout&, const Team&, int64_t, int64_t, const Prefix&, int64_t, TokenSegment,
+                             const BlockMemory&);
+
+void run_block(const Rollout& a, AttendBlock attend, Team team, int64_t first, int64_t rows, const BlockMemory& memory) {
   const LayerStack& stack = a.stack;
   const int64_t width = width_of(stack), padded = whole_panels(width), inner_width = whole_panels(stack.ffn);
   const int64_t state_stride = (a.steps + 1) * width, row_stride = a.steps * padded;
@@ -202,7 +205,7 @@ void run_block(const Rollout& a, Team team, int64_t first, int64_t rows, const B
       multiply_share(layer.value, memory.token, padded, values + step * padded, row_stride);
       team.wait();
       const TokenSegment tokens = {keys, values, row_stride, padded, a.steps};
-      attend_block<D>(a, team, first, rows, a.prefixes.items[l], step, tokens, memory);
+      attend(a, team, first, rows, a.prefixes.items[l], step, tokens, memory);
       team.wait();
       multiply_share(layer.output, memory.attended, padded, memory.update, padded);
       team.wait();
@@ -233,8 +236,7 @@ int64_t scratch_floats(const Rollout& a) {
   return kArrivalsFloats + most;
 }
 
-template <int D>
-void run_blocks(const Rollout& a, float* scratch) {
+void run_blocks(const Rollout& a, AttendBlock attend, float* scratch) {
   // A member that does not get a processor would keep the others waiting, several times per layer and step.
   const Plan plan(a, !waits_asleep());
   int* const arrivals = reinterpret_cast<int*>(scratch);
@@ -246,18 +248,18 @@ void run_blocks(const Rollout& a, float* scratch) {
     BlockMemory memory(a, plan.rows, blocks + thread * first.floats);
     if (plan.team) {
       memory.share(first);
-      run_block<D>(a, Team{thread, threads, arrivals}, 0, plan.rows, memory);
+      run_block(a, attend, Team{thread, threads, arrivals}, 0, plan.rows, memory);
     } else {
       tasks.run([&](int64_t b) {
         const int64_t begin = b * plan.rows, left = a.rows.count - begin;
-        if (left > 0) run_block<D>(a, Team{}, begin, left < plan.rows ? left : plan.rows, memory);
+        if (left > 0) run_block(a, attend, Team{}, begin, left < plan.rows ? left : plan.rows, memory);
       });
     }
   });
 }
 
 void run(const Rollout& a, float* scratch) {
-  with_head_width(a.stack.head_dim, [&](auto width) { run_blocks<width.value>(a, scratch); });
+  with_head_width(a.stack.head_dim, [&](auto width) { run_blocks(a, attend_block<width.value>, scratch); });
 }
 
 }  // namespace

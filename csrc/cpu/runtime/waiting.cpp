@@ -23,12 +23,14 @@
 namespace rearec {
 namespace {
 
+#if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)  // Clang brings another OpenMP
+#define REAREC_LIBGOMP
+#endif
+
 constexpr int64_t kMillisecond = 1000 * 1000;
 constexpr int64_t kLongWait = 5 * kMillisecond;  // the scheduler gives time in slices of this order
 constexpr int64_t kLongWork = 100 * kMillisecond;
-constexpr int64_t kHold = 1000 * kMillisecond;
 constexpr int64_t kLookAgain = 40 * kMillisecond;  // a look takes some microseconds
-constexpr int kMostThreads = 64;  // of a team of ours: a process that leaves more processors to others finds one free
 
 struct State {
   std::mutex mutex;
@@ -46,6 +48,11 @@ State& state() {
   }();
   return *first;
 }
+
+#if defined(REAREC_LIBGOMP)
+
+constexpr int64_t kHold = 1000 * kMillisecond;
+constexpr int kMostThreads = 64;  // of a team of ours: a process that leaves more processors to others finds one free
 
 // Whoever says how OpenMP waits has it so.
 bool is_set_by_user() {
@@ -66,7 +73,6 @@ bool can_start(int threads) {
 
 void* hold_team(void* threads) {
   State& s = state();
-#if defined(_OPENMP)
   const int count = static_cast<int>(reinterpret_cast<intptr_t>(threads));
   if (can_start(count)) {
     int arrived = 0;
@@ -77,7 +83,6 @@ void* hold_team(void* threads) {
     s.asleep = false;
     return nullptr;  // libgomp frees the team of a thread that ends
   }
-#endif
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.asleep = false;
   s.refused = true;
@@ -100,7 +105,6 @@ bool start(int threads) {
 }
 
 void sleep_from_now_on(int threads) {
-#if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)  // Clang brings another OpenMP
   static const bool is_settled = is_set_by_user();
   if (is_settled) return;
   const int free = omp_get_num_procs() - threads, needed = (free > 0 ? free : 0) + 1;
@@ -109,8 +113,13 @@ void sleep_from_now_on(int threads) {
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.until = now() + kHold;
   if (!s.asleep && !s.refused) s.refused = !(s.asleep = start(needed));
-#endif
 }
+
+#else
+
+void sleep_from_now_on(int) {}
+
+#endif
 
 // Of the calling thread, in nanoseconds: how long it ran, and how long it waited to run.
 struct Delay {
