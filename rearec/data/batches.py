@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rearec.data.batch import IGNORE_INDEX, Batch
 from rearec.data.dataset import SequenceDataset, ranges
+from rearec.data.item_dropout import without_items
 from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
 from rearec.data.words import PAIRINGS, Pairing, SplitName
 
@@ -37,6 +38,7 @@ class PairBatches(WindowBatches):
         pairing: "shared", "overlapping" or "separate".
         shuffle: a new order each epoch, which depends on ``(seed, epoch)`` only; otherwise one fixed order by length.
         seed: a non-negative number.
+        item_dropout: share of the items that histories are without, in [0, 1); it follows from ``(seed, epoch)`` which.
 
     Attributes:
         empty_history_rows: int64 [n], indices in ``dataset.rows(split)`` of the rows with an empty history.
@@ -65,13 +67,17 @@ class PairBatches(WindowBatches):
         pairing: Pairing = "shared",
         shuffle: bool = False,
         seed: int = 0,
+        item_dropout: float = 0.0,
     ) -> None:
         super().__init__(batch_rows=batch_rows, shuffle=shuffle, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+        if not 0 <= item_dropout < 1:
+            raise ValueError(f"item_dropout must be at least 0 and below 1, got {item_dropout}")
         self.dataset = dataset
+        self.item_dropout = item_dropout
         self.split = split
         self.max_len = max_len
         self.pairing = pairing
@@ -114,7 +120,7 @@ class PairBatches(WindowBatches):
         sequence = self._sequence[rows]
         target = self.dataset.items[np.asarray(self.dataset.offsets)[sequence] + position]
         lengths = self._window_length[windows]
-        return Batch(
+        batch = Batch(
             items=torch.from_numpy(gather_windows(self.dataset.items, self._window_start[windows], lengths)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             row_prefix=torch.from_numpy(prefix.astype(np.int32)),
@@ -123,6 +129,10 @@ class PairBatches(WindowBatches):
             group=torch.from_numpy(self.dataset.sequence_user[sequence].astype(np.int64)),
             row=torch.from_numpy(self._row[rows]),
         )
+        if self.item_dropout == 0:
+            return batch
+        generator = np.random.default_rng((self.seed, self.epoch, int(windows[0])))
+        return without_items(batch, self.item_dropout, generator)
 
 
 def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], max_len: int) -> Batch:

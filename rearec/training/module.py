@@ -204,13 +204,18 @@ def _training_batches(model: ReaRec, dataset: SequenceDataset, options: Training
     """The batches of the training task."""
     config, batch_rows, seed = model.config, options.batch_rows, options.seed
     if config.training_task == "cloze":
+        if options.item_dropout:
+            raise UserError(
+                f"--item-dropout: got {options.item_dropout} for the training task cloze, expected 0: it masks items"
+            )
         return ClozeBatches(
             dataset, batch_rows=batch_rows, max_len=config.max_len, mask_share=config.mask_share, seed=seed
         )
     pairing = options.pairing if model.backbone.shares_windows else "separate"
     return PairBatches(
-        dataset, "train", batch_rows=batch_rows, max_len=config.max_len, pairing=pairing, shuffle=True, seed=seed
-    )
+        dataset, "train", batch_rows=batch_rows, max_len=config.max_len, pairing=pairing, shuffle=True, seed=seed,
+        item_dropout=options.item_dropout,
+    )  # fmt: skip
 
 
 def learning_rate_factor(options: TrainingOptions, step: int, total: int) -> float:

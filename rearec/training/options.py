@@ -53,6 +53,14 @@ class TrainingOptions:
         "share encodings, each of them seeing between half and all of its last max_len items.",
         panel=TRAINING,
     )
+    item_dropout: float = setting(
+        "Share of the items that the histories of a training step are without, drawn anew each epoch.",
+        default=0.0,
+        more="An item that is left out leaves no gap; targets stay. Not for the Cloze objective, which masks items.",
+        panel=TRAINING,
+        at_least=0,
+        below=1,
+    )
     lr: float = setting("Learning rate of Adam.", default=1e-3, panel=TRAINING, above=0)
     encoder_lr: float | None = setting(
         "Its learning rate.",
