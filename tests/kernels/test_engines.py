@@ -111,9 +111,10 @@ class Build:
         assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(program: Path, *arguments: str, emulator: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*emulator, str(program), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "TSAN_OPTIONS": "halt_on_error=1"}
-    return subprocess.run([str(program), *arguments], capture_output=True, text=True, env=environment, timeout=PATIENCE)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
 
 
 @cache
@@ -154,6 +155,16 @@ def test_the_engines_of_x86_in_an_emulation(engine: str, tmp_path: Path) -> None
     if engine == "amx":
         flags += ("-DEMULATE_AMX",)
     done = run(Build(tmp_path, compiler, flags).make(WITHOUT_CONFIGURATION if engine == "amx" else {}), "quick")
+    assert done.stdout == "right\n"
+
+
+@pytest.mark.skipif(not X86, reason="not emulated, but tested above")
+def test_the_portable_engine_on_arm(tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("NOT TESTED ON ARM: install g++-aarch64-linux-gnu and qemu-user (Debian, Ubuntu)")
+    flags = (*FLAGS, *OPENMP, "-static", "-DREAREC_ENGINE=portable")
+    done = run(Build(tmp_path, compiler, flags).make({}), "quick", emulator=[emulator])
     assert done.stdout == "right\n"
 
 
