@@ -87,7 +87,11 @@ inline Isa chosen_isa() {
 #endif
 
 // The engine of csrc/cpu/tiles for `isa`; the oldest processors of x86 have none.
-inline bool has_tile_engine(Isa isa) { return REAREC_ISA_COUNT == 1 || isa >= Isa::x86_64_v3; }
+#if REAREC_ISA_COUNT > 1
+inline bool has_tile_engine(Isa isa) { return isa >= Isa::x86_64_v3; }
+#else
+inline bool has_tile_engine(Isa) { return true; }
+#endif
 #if defined(REAREC_AMX)
 #define REAREC_TILE_ENGINE(name, isa)               \
   (isa >= Isa::amx           ? tiles::amx::name         \
