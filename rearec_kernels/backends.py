@@ -117,14 +117,16 @@ def precisions_of(op: str) -> tuple[str, ...]:
 def build_info() -> dict[str, Any]:
     """What this build can do: native module, instruction sets, compiler, OpenMP, limits, CUDA architectures, devices.
 
+    `tiles` names what multiplies tiles of bfloat16 on this CPU: "amx", "avx512_bf16" or, in float32, "portable".
     `cuda` and `triton` say whether the kernels of these backends can run on a GPU, and why not where they cannot.
 
     Examples:
-        >>> sorted(build_info())
-        ['backends', 'compiler', 'cuda', 'cuda_archs', 'isa', 'isas', 'limits', 'native', 'openmp', 'triton']
+        >>> sorted(build_info())  # doctest: +NORMALIZE_WHITESPACE
+        ['backends', 'compiler', 'cuda', 'cuda_archs', 'isa', 'isas', 'limits', 'native', 'openmp', 'tiles',
+         'triton']
     """
     info: dict[str, Any] = {"native": native.C is not None, "compiler": None, "isas": [], "isa": None, "openmp": False}
-    info["limits"] = {}
+    info |= {"tiles": "none", "limits": {}}
     if native.C is not None:
         info.update(native.C.build_info())
     info["cuda_archs"] = list(native.CUDA_ARCHS)

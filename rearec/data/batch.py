@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +93,32 @@ class Batch:
         rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.items.device)
         items = self.items.index_select(0, self.row_prefix)
         return replace(self, items=items, lengths=self.end, row_prefix=rows)
+
+    def without_items(self, share: float, generator: np.random.Generator) -> Batch:
+        """The same rows and targets, every item of a window left out with probability ``share``; the others close up.
+
+        Where a row would see nothing, its window keeps its first item.
+
+        Args:
+            share: in [0, 1).
+            generator: draws S * C numbers.
+
+        Examples:
+            >>> import numpy as np
+            >>> from rearec.data import collate_histories
+            >>> batch = collate_histories([[3, 1, 4, 1, 5, 9], [2]], max_len=6)
+            >>> fewer = batch.without_items(0.5, np.random.default_rng(0))
+            >>> fewer.items.tolist(), fewer.end.tolist()
+            ([[3, 5, 9], [2, 0, 0]], [3, 1])
+        """
+        kept = torch.arange(self.items.shape[1]) < self.lengths[:, None]
+        kept &= torch.from_numpy(generator.random(self.items.shape) >= share)
+        window, last = self.row_prefix.long(), self.end.long() - 1
+        kept[window[kept.cumsum(1)[window, last] == 0], 0] = True
+        left = kept.cumsum(1)
+        items = self.items.new_zeros(len(left), int(left[:, -1].max()))
+        items[kept.nonzero()[:, 0], left[kept] - 1] = self.items[kept]
+        return replace(self, items=items, lengths=left[:, -1].int(), end=left[window, last].int())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device; the batch itself where it is there."""

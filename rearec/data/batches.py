@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from rearec.data.batch import IGNORE_INDEX, Batch
 from rearec.data.dataset import SequenceDataset, ranges
-from rearec.data.item_dropout import without_items
 from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
 from rearec.data.words import PAIRINGS, Pairing, SplitName
 
@@ -132,7 +131,7 @@ class PairBatches(WindowBatches):
         if self.item_dropout == 0:
             return batch
         generator = np.random.default_rng((self.seed, self.epoch, int(windows[0])))
-        return without_items(batch, self.item_dropout, generator)
+        return batch.without_items(self.item_dropout, generator)
 
 
 def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], max_len: int) -> Batch:

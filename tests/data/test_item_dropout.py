@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from train_rows import dataset_of
 
 from rearec.data import Batch, PairBatches, SequenceDataset
-from rearec.data.item_dropout import without_items
 
 SEQUENCES = [list(range(10 * user, 10 * user + 3 + user)) for user in range(6)]
 
@@ -63,7 +62,7 @@ def test_the_share_is_what_is_left_out() -> None:
     items = torch.arange(50).repeat(400, 1)
     full = torch.full((400,), 50, dtype=torch.int32)
     batch = Batch(items, full, torch.arange(400, dtype=torch.int32), full, torch.zeros(400, dtype=torch.int64), full)
-    left = without_items(batch, 0.15, np.random.default_rng(3)).lengths.sum() / (400 * 50)
+    left = batch.without_items(0.15, np.random.default_rng(3)).lengths.sum() / (400 * 50)
     assert abs(float(left) - 0.85) < 4 * (0.15 * 0.85 / 20_000) ** 0.5
 
 

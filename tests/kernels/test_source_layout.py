@@ -16,7 +16,8 @@ MAY_INCLUDE = {
     "bindings/tiles": {"", "bindings", "cpu/tiles"},
     "cpu": {"", "cpu", "cpu/runtime"},
     "cpu/runtime": {"cpu/runtime"},
-    "cpu/tiles": {"", "cpu", "cpu/tiles"},
+    "cpu/tiles": {"", "cpu", "cpu/tiles", "cpu/tiles/engines"},
+    "cpu/tiles/engines": {"cpu/tiles"},
     "cuda": {"", "cuda"},
 }
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.is_file())
