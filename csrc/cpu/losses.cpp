@@ -1,17 +1,18 @@
-// Softmax statistics and gradients over chunks of logits, in place (ReaRec, sections 3.3 and 3.4).
+// Softmax losses over a chunk of logits in memory: one walk over the items for statistics, one that leaves the gradient.
 //
-// A row is walked in blocks that stay in the first-level cache: the block's maximum first, then its exponentials, with
-// what was summed before rescaled when the maximum grew. Differences of logits are taken before the temperature is
-// applied: the entries that matter are close to the maximum, where the subtraction is exact.
+// A chunk has a row for each item, with its logits for all steps and users. Each thread has a part of the items, in
+// blocks of rows that stay in the first-level cache.
 #include "cpu/losses.h"
 
+#include "cpu/cross_entropy.h"
+#include "cpu/ensemble.h"
 #include "cpu/parallel.h"
-#include "cpu/softmax.h"
+#include "cpu/scratch.h"
 
 namespace rearec {
 namespace {
 
-constexpr int64_t kBlock = 32 * kLanes;  // columns
+constexpr int64_t kMostItems = 512, kBlockFloats = 6144;  // three quarters of a first-level cache
 
 REAREC_INLINE vfloat rounded_to_bfloat16(vfloat v) {
   const vuint bits = (vuint)v;
@@ -19,259 +20,157 @@ REAREC_INLINE vfloat rounded_to_bfloat16(vfloat v) {
   return v != v ? v : (vfloat)rounded;
 }
 
-// The vectors of a row cover its padding too.
-REAREC_INLINE void fill_padding(float* row, int64_t columns, float value) {
-  for (int64_t n = columns; n < padded(columns); ++n) row[n] = value;
-}
+class ChunkPasses {
+ public:
+  ChunkPasses(const LogitChunk& chunk, const Loss& loss)
+      : c_(chunk),
+        loss_(loss),
+        groups_(ceil_divide(chunk.users.count, kGroup)),
+        items_(items_of_block(chunk)),
+        blocks_(ceil_divide(chunk.items, items_)),
+        threads_(smaller(chunk.threads, blocks_)),
+        running_(groups_ * loss.running_vectors() * kGroup),
+        running_of_all_(threads_ * running_),
+        vectors_of_all_(groups_ * loss.gradient_vectors() * kGroup) {}
 
-REAREC_INLINE void round_row(float* row, int64_t columns) {
-  for (int64_t n = 0; n < columns; n += kLanes) store(row + n, rounded_to_bfloat16(load(row + n)));
-}
-
-// --- Cross-entropy
-
-REAREC_INLINE float block_maximum(const float* row, int64_t columns) {
-  vfloat m[4];
-  for (int i = 0; i < 4; ++i) m[i] = broadcast(-kInfinity);
-  int64_t n = 0;
-  for (; n + 4 * kLanes <= columns; n += 4 * kLanes)
-    for (int i = 0; i < 4; ++i) m[i] = larger(load(row + n + i * kLanes), m[i]);
-  for (; n < columns; n += kLanes) m[0] = larger(load(row + n), m[0]);
-  return max(larger(larger(m[0], m[1]), larger(m[2], m[3])));
-}
-
-REAREC_INLINE vfloat block_sum_of_exp(const float* row, int64_t columns, float shift, float inverse_temperature) {
-  vfloat total[2] = {};
-  int64_t n = 0;
-  for (; n + 2 * kLanes <= columns; n += 2 * kLanes)
-    for (int i = 0; i < 2; ++i) total[i] += exp_or_zero((load(row + n + i * kLanes) - shift) * inverse_temperature);
-  for (; n < columns; n += kLanes) total[0] += exp_or_zero((load(row + n) - shift) * inverse_temperature);
-  return total[0] + total[1];
-}
-
-REAREC_OUTLINE void cross_entropy_row_statistics(const CrossEntropy& a, int64_t r) {
-  float* row = a.logits.values + r * a.logits.row_stride;
-  const float inverse_temperature = a.inverse_temperature[r % a.logits.steps];
-  const int64_t target = a.logits.target[r / a.logits.steps];
-  fill_padding(row, a.logits.columns, -kInfinity);
-  float shift = -kInfinity;
-  vfloat norm{};
-  for (int64_t n = 0; n < a.logits.columns; n += kBlock) {
-    const int64_t count = a.logits.columns - n < kBlock ? a.logits.columns - n : kBlock;
-    const float m = block_maximum(row + n, count);
-    if (m > shift) {
-      norm *= exp_or_zero((shift - m) * inverse_temperature);
-      shift = m;
-    }
-    // As long as all logits are -infinity (masked), 0 stands for their maximum.
-    norm += block_sum_of_exp(row + n, count, shift == -kInfinity ? 0.0f : shift, inverse_temperature);
-  }
-  a.shift[r] = shift;
-  a.norm[r] = sum(norm);
-  a.target_logit[r] = target < 0 ? 0 : (row[target] - shift) * inverse_temperature;
-}
-
-REAREC_OUTLINE void cross_entropy_row_gradient(const CrossEntropy& a, int64_t r) {
-  float* row = a.logits.values + r * a.logits.row_stride;
-  const float inverse_temperature = a.inverse_temperature[r % a.logits.steps];
-  const int64_t target = a.logits.target[r / a.logits.steps];
-  const float coefficient = a.coefficient[r] * inverse_temperature;
-  const float shift = a.shift[r], weight = coefficient / a.norm[r];
-  for (int64_t n = 0; n < a.logits.columns; n += kLanes)
-    store(row + n, weight * exp_or_zero((load(row + n) - shift) * inverse_temperature));
-  if (target >= 0) row[target] -= coefficient;
-  if (a.round_to_bfloat16) round_row(row, a.logits.columns);
-}
-
-void cross_entropy_statistics(const CrossEntropy& a) {
-  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) { cross_entropy_row_statistics(a, r); });
-}
-
-void cross_entropy_gradient(const CrossEntropy& a) {
-  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) { cross_entropy_row_gradient(a, r); });
-}
-
-void cross_entropy(const CrossEntropy& a) {
-  for_each_task(a.logits.threads, a.logits.rows, [&](int64_t r) {
-    cross_entropy_row_statistics(a, r);
-    cross_entropy_row_gradient(a, r);
-  });
-}
-
-// --- Ensemble
-
-REAREC_INLINE vint first_lanes(int64_t count) {
-  vint lane;
-  for (int i = 0; i < kLanes; ++i) lane[i] = i < count ? -1 : 0;
-  return lane;
-}
-
-template <int T, bool kPaper>
-REAREC_OUTLINE void ensemble_group_statistics(const Ensemble& a, int64_t g) {
-  const Steps<T> steps{static_cast<int>(a.logits.steps)};
-  const int count = steps.count();
-  const int64_t stride = a.logits.row_stride, size = a.logits.columns;
-  const float scale = a.inverse_temperature;
-  float* rows = a.logits.values + g * count * stride;
-  // The padding repeats the last column: it changes no maximum, and the sums leave it out.
-  for (int t = 0; t < count; ++t) fill_padding(rows + t * stride, size, rows[t * stride + size - 1]);
-  const vint last_lanes = first_lanes(size - (padded(size) - kLanes));
-
-  // Entry `count` is the mean state.
-  float shift[Steps<T>::kMax + 1];
-  vfloat norm[Steps<T>::kMax + 1], spread[Steps<T>::kMax];
-  for (int t = 0; t <= count; ++t) shift[t] = -kInfinity, norm[t] = vfloat{};
-  for (int t = 0; t < count; ++t) spread[t] = vfloat{};
-
-  Columns<T> columns;
-  for (int64_t first = 0; first < size; first += kBlock) {
-    const int64_t end = size - first < kBlock ? size : first + kBlock;
-    vfloat maximum[Steps<T>::kMax + 1];
-    for (int t = 0; t <= count; ++t) maximum[t] = broadcast(-kInfinity);
-    for (int64_t n = first; n < end; n += kLanes) {
-      columns.load(rows + n, stride, steps);
-      for (int t = 0; t < count; ++t) maximum[t] = larger(columns.z[t], maximum[t]);
-      maximum[count] = larger(columns.mean(steps), maximum[count]);
-    }
-    for (int t = 0; t <= count; ++t) {
-      const float m = max(maximum[t]);
-      if (m > shift[t]) {
-        const float factor = exp_or_zero((shift[t] - m) * scale);
-        norm[t] *= factor;
-        if (t < count) spread[t] *= factor;
-        shift[t] = m;
+  void run() const {
+    in_threads(static_cast<int>(threads_), [&](int rank, int size) {
+      const Scratch rest(c_.users.steps * items_ * kLanes);
+      std::memset(rest.data, 0, static_cast<size_t>(c_.users.steps * items_ * kLanes) * sizeof(float));
+      const int64_t first = blocks_ * rank / size, end = blocks_ * (rank + 1) / size;
+      if (c_.statistics) {
+        statistics(first, end, running_of_all_.data + rank * running_, rest.data);
+#pragma omp barrier
       }
-    }
-    // Summed per block, then added: rounding errors grow with the block and the number of blocks, not their product.
-    vfloat block_norm[Steps<T>::kMax + 1], block_spread[Steps<T>::kMax], u[Steps<T>::kMax];
-    for (int t = 0; t <= count; ++t) block_norm[t] = vfloat{};
-    for (int t = 0; t < count; ++t) block_spread[t] = vfloat{};
-    for (int64_t n = first; n < end; n += kLanes) {
-      columns.load(rows + n, stride, steps);
-      columns.template spread<kPaper>(u, steps);
-      const vfloat mean = columns.mean(steps);
-      for (int t = 0; t <= count; ++t) {
-        vfloat e = exp_or_zero(((t < count ? columns.z[t] : mean) - shift[t]) * scale);
-        if (end - n < kLanes) e = last_lanes ? e : vfloat{};
-        block_norm[t] += e;
-        if (t < count) block_spread[t] += e * u[t];
+      for (int64_t g = rank; g < groups_; g += size) {
+        if (c_.statistics) loss_.merge(g, {running_of_all_.data, running_, size});
+        if (c_.gradient) loss_.prepare(g, vectors_of(g));
       }
-    }
-    for (int t = 0; t <= count; ++t) norm[t] += block_norm[t];
-    for (int t = 0; t < count; ++t) spread[t] += block_spread[t];
-  }
-
-  for (int t = 0; t <= count; ++t) {
-    a.shift[g * (count + 1) + t] = shift[t];
-    a.norm[g * (count + 1) + t] = sum(norm[t]);
-    if (t < count) a.spread[g * count + t] = sum(spread[t]);
-  }
-  const int64_t target = a.logits.target[g];
-  a.target_logit[g] = 0;
-  if (target >= 0) {
-    columns.load(rows + target / kLanes * kLanes, stride, steps);
-    a.target_logit[g] = (columns.mean(steps)[target % kLanes] - shift[count]) * scale;
-  }
-}
-
-template <int T, bool kPaper>
-REAREC_OUTLINE void ensemble_group_gradient(const Ensemble& a, int64_t g) {
-  const Steps<T> steps{static_cast<int>(a.logits.steps)};
-  const int count = steps.count();
-  const int64_t stride = a.logits.row_stride, size = a.logits.columns;
-  const float scale = a.inverse_temperature;
-  float* rows = a.logits.values + g * count * stride;
-  const float* shift = a.shift + g * (count + 1);
-  const float* norm = a.norm + g * (count + 1);
-  // Every step has an equal share of the gradient of the mean state's cross-entropy.
-  const float cross_entropy = a.cross_entropy_coefficient * scale / static_cast<float>(count);
-  const float mean_weight = cross_entropy / norm[count];
-  const float kl = a.kl_coefficient * scale;
-  float inverse_norm[Steps<T>::kMax], mean_spread[Steps<T>::kMax];
-  for (int t = 0; t < count; ++t) {
-    inverse_norm[t] = 1.0f / norm[t];
-    mean_spread[t] = a.spread[g * count + t] * inverse_norm[t];
-  }
-  Columns<T> columns;
-  vfloat u[Steps<T>::kMax];
-  for (int64_t n = 0; n < size; n += kLanes) {
-    columns.load(rows + n, stride, steps);
-    columns.template spread<kPaper>(u, steps);
-    const vfloat shared = mean_weight * exp_or_zero((columns.mean(steps) - shift[count]) * scale);
-    vfloat earlier{};  // probabilities of the earlier steps
-    for (int t = 0; t < count; ++t) {
-      const vfloat p = exp_or_zero((columns.z[t] - shift[t]) * scale) * inverse_norm[t];
-      vfloat gradient = p * ((u[t] - mean_spread[t]) * scale);
-      if (kPaper) {
-        gradient += p * static_cast<float>(t) - earlier;
-        earlier += p;
+      if (c_.gradient) {
+#pragma omp barrier
+        gradient(first, end, rest.data);
       }
-      store(rows + t * stride + n, shared + kl * gradient);
+    });
+  }
+
+ private:
+  static int64_t items_of_block(const LogitChunk& chunk) {
+    const int64_t of_cache = kBlockFloats / (chunk.users.steps * chunk.users.count) / kSixteen * kSixteen;
+    const int64_t of_thread = round_up(ceil_divide(chunk.items, chunk.threads), kSixteen);
+    return of_cache < kSixteen ? kSixteen : smaller(smaller(of_cache, of_thread), kMostItems);
+  }
+
+  float* vectors_of(int64_t g) const { return vectors_of_all_.data + g * loss_.gradient_vectors() * kGroup; }
+  int64_t row_stride() const { return c_.users.steps * c_.users.count; }
+  float* logit(int64_t item, int64_t user) const { return c_.values + item * row_stride() + user; }
+
+  // A block of logits that lies in the chunk. Of less than a vector of users, their neighbours are in its other lanes.
+  LogitBlock block_of(int64_t b, int64_t user, int lanes) const {
+    const int items = static_cast<int>(smaller(items_, c_.items - b * items_));
+    return {logit(b * items_, user), items, lanes, c_.users.count, row_stride(), kSixteen * row_stride(), kSixteen};
+  }
+
+  // visit(block, lane) for a block of items and a group, `lane` being where in the group the block's users begin: whole
+  // vectors of them, then what is left, which is written to by way of a copy.
+  template <bool kWrites, class Visit>
+  REAREC_INLINE void visit_blocks(int64_t b, int64_t g, float* rest, const Visit& visit) const {
+    const int64_t user = g * kGroup, count = smaller(kGroup, c_.users.count - user), whole = count / kLanes * kLanes;
+    if (whole > 0) visit(block_of(b, user, static_cast<int>(whole)), 0);
+    if (whole == count) return;
+    const LogitBlock left = block_of(b, user + whole, kLanes);
+    if (!kWrites && !c_.group) return visit(left, whole);
+    const LogitBlock copy{rest, left.items, kLanes, items_ * kLanes, kLanes, kSixteen * kLanes, 0};
+    copy_users(left, copy, count - whole);
+    visit(copy, whole);
+    if (kWrites) copy_users(copy, left, count - whole);
+  }
+
+  // Fewer than a vector. Their neighbours may be another thread's.
+  REAREC_INLINE void copy_users(const LogitBlock& from, const LogitBlock& to, int64_t count) const {
+    for (int64_t i = 0; i < from.items; ++i)
+      for (int64_t t = 0; t < c_.users.steps; ++t) {
+        const float* const source = from.at(t, i, 0);
+        float* const target = to.at(t, i, 0);
+        for (int64_t lane = 0; lane < count; ++lane) target[lane] = source[lane];
+      }
+  }
+
+  REAREC_INLINE void mask(const LogitBlock& block, int64_t b, int64_t first_user) const {
+    if (c_.group) mask_groups(block, c_.group, b * items_, first_user, c_.users);
+  }
+
+  // visit(user) where the target is among the items of a block.
+  template <class Visit>
+  REAREC_INLINE void for_targets(int64_t b, const Visit& visit) const {
+    const int64_t first = b * items_, end = first + items_;
+    for (int64_t user = 0; user < c_.users.count; ++user)
+      if (c_.users.target[user] >= first && c_.users.target[user] < end) visit(user);
+  }
+
+  // Reads a block in the order of memory, in which the processor fetches what comes next: those of groups are pieces of
+  // rows.
+  void fetch(int64_t b) const {
+    const float* const values = logit(b * items_, 0);
+    const int64_t count = smaller(items_, c_.items - b * items_) * row_stride();
+    for (int64_t n = 0; n < count; n += 64 / sizeof(float)) asm volatile("" : : "r"(values[n]));
+  }
+
+  void statistics(int64_t first, int64_t end, float* running, float* rest) const {
+    const int64_t of_group = loss_.running_vectors() * kGroup;
+    for (int64_t g = 0; g < groups_; ++g) loss_.begin(running + g * of_group);
+    for (int64_t b = first; b < end; ++b) {
+      fetch(b);
+      for_targets(b, [&](int64_t user) { loss_.target(user, logit(c_.users.target[user], user), c_.users.count); });
+      for (int64_t g = 0; g < groups_; ++g)
+        visit_blocks<false>(b, g, rest, [&](const LogitBlock& block, int64_t lane) {
+          mask(block, b, g * kGroup + lane);
+          loss_.add(block, running + g * of_group + lane);
+        });
     }
   }
-  const int64_t target = a.logits.target[g];
-  for (int t = 0; t < count; ++t) {
-    if (target >= 0) rows[t * stride + target] -= cross_entropy;
-    if (a.round_to_bfloat16) round_row(rows + t * stride, size);
-  }
-}
 
-template <int T, bool kPaper, bool kStatistics, bool kGradient>
-void ensemble_groups(const Ensemble& a) {
-  for_each_task(a.logits.threads, a.logits.rows / a.logits.steps, [&](int64_t g) {
-    if (kStatistics) ensemble_group_statistics<T, kPaper>(a, g);
-    if (kGradient) ensemble_group_gradient<T, kPaper>(a, g);
-  });
-}
-
-template <int T, bool kStatistics, bool kGradient>
-void ensemble_by_form(const Ensemble& a) {
-  a.paper_form ? ensemble_groups<T, true, kStatistics, kGradient>(a)
-               : ensemble_groups<T, false, kStatistics, kGradient>(a);
-}
-
-template <bool kStatistics, bool kGradient>
-void ensemble_by_steps(const Ensemble& a) {
-  switch (a.logits.steps) {
-    case 1: return ensemble_by_form<1, kStatistics, kGradient>(a);
-    case 2: return ensemble_by_form<2, kStatistics, kGradient>(a);
-    case 3: return ensemble_by_form<3, kStatistics, kGradient>(a);
-    case 4: return ensemble_by_form<4, kStatistics, kGradient>(a);
-    case 5: return ensemble_by_form<5, kStatistics, kGradient>(a);
-    case 6: return ensemble_by_form<6, kStatistics, kGradient>(a);
-    default: return ensemble_by_form<0, kStatistics, kGradient>(a);
-  }
-}
-
-// --- Group mask
-
-void mask_groups(const GroupMask& a) {
-  for_each_evenly(a.logits.threads, a.logits.rows, [&](int64_t r) {
-    float* row = a.logits.values + r * a.logits.row_stride;
-    const int64_t target = a.logits.target[r / a.logits.steps];
-    const int32_t group = a.group[target];
-    const float kept = row[target];
-    for (int64_t n = 0; n < a.logits.columns; n += kLanes) {
-      vint groups;
-      std::memcpy(&groups, a.group + n, sizeof groups);
-      store(row + n, groups == group ? broadcast(-kInfinity) : load(row + n));
+  void gradient(int64_t first, int64_t end, float* rest) const {
+    for (int64_t b = first; b < end; ++b) {
+      fetch(b);
+      for (int64_t g = 0; g < groups_; ++g)
+        visit_blocks<true>(b, g, rest, [&](const LogitBlock& block, int64_t lane) {
+          mask(block, b, g * kGroup + lane);
+          loss_.gradient(vectors_of(g) + lane, block);
+        });
+      for_targets(b, [&](int64_t user) {
+        const float* vectors = vectors_of(user / kGroup);
+        for (int64_t t = 0; t < c_.users.steps; ++t)
+          logit(c_.users.target[user], user)[t * c_.users.count] -= loss_.target_coefficient(vectors, user % kGroup, t);
+      });
+      if (c_.round_to_bfloat16) round(b);
     }
-    row[target] = kept;
-  });
+  }
+
+  void round(int64_t b) const {
+    float* const values = logit(b * items_, 0);
+    const int64_t count = smaller(items_, c_.items - b * items_) * row_stride();
+    for (int64_t n = 0; n < count; n += kLanes)
+      store_part(values + n, rounded_to_bfloat16(load_part(values + n, count - n)), count - n);
+  }
+
+  const LogitChunk& c_;
+  const Loss& loss_;
+  const int64_t groups_, items_, blocks_, threads_, running_;
+  const Scratch running_of_all_, vectors_of_all_;
+};
+
+void pass_over(const LogitChunk& chunk, const Loss& loss) { ChunkPasses(chunk, loss).run(); }
+
+void cross_entropy(const OfChunk<CrossEntropy>& a) { pass_over(a.chunk, CrossEntropyLoss(a.chunk.users, a.loss)); }
+
+void ensemble(const OfChunk<Ensemble>& a) {
+  with_ensemble_loss(a.chunk.users, a.loss, [&](const Loss& loss) { pass_over(a.chunk, loss); });
 }
 
 }  // namespace
 
 namespace REAREC_ISA {
-const LossKernels losses = {
-    cross_entropy_statistics,
-    cross_entropy_gradient,
-    cross_entropy,
-    ensemble_by_steps<true, false>,
-    ensemble_by_steps<false, true>,
-    ensemble_by_steps<true, true>,
-    mask_groups,
-};
+const LossKernels losses = {cross_entropy, ensemble};
 }
 
 }  // namespace rearec

@@ -7,25 +7,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rearec_kernels import native
 from rearec_kernels import precision as precisions
 
 WHOLE_MATRIX = 2**22
 
 
-def even_chunks(count: int, largest: int) -> Iterator[slice]:
+def even_chunks(count: int, largest: int, multiple: int = 1) -> Iterator[slice]:
+    """Of a multiple of so many, all but the last, where `largest` leaves room for it."""
     size = -(-count // -(-count // largest)) if count > 0 else 1
+    if size > multiple and size < count:
+        size = min(-(-size // multiple), largest // multiple) * multiple
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
 
 def part_of(rows: int, columns: int) -> int:
     """So many rows that a matrix that is not small is never there as a whole."""
     return max(1, rows if rows * columns <= WHOLE_MATRIX else -(-rows // 2))
-
-
-def padded_logits(items: int) -> int:
-    """The length of a row of logits in memory, or of what is read beside it."""
-    return -(-items // native.C.LOGITS_PADDING) * native.C.LOGITS_PADDING
 
 
 def rounded(x: Tensor, precision: str) -> Tensor:

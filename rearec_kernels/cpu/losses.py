@@ -7,7 +7,6 @@ from torch import Tensor
 
 from rearec_kernels.cpu import tiled_softmax
 from rearec_kernels.cpu.chunked_softmax import ChunkedSoftmax
-from rearec_kernels.cpu.chunks import padded_logits
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.cpu.softmax import (
     CrossEntropyStatistics,
@@ -146,10 +145,8 @@ class _Contrast:
         self._inverse_temperature = torch.full((1,), 1 / loss.temperature, dtype=torch.float32, device="cpu")
         self._group: Tensor | None = None
         if loss.row_group is not None:
-            # Any ids become small ones; padded like a row of logits.
-            rows = loss.noised.shape[0]
-            self._group = torch.zeros(padded_logits(rows), dtype=torch.int32, device="cpu")
-            self._group[:rows] = loss.row_group.unique(return_inverse=True)[1]
+            # any ids become small ones
+            self._group = loss.row_group.unique(return_inverse=True)[1].int()
 
     def steps(
         self, passes: Passes, coefficient: Tensor | None = None, known: Tensor | None = None

@@ -72,17 +72,15 @@ class TiledSoftmax(SoftmaxOverItems):
             matrix_tuple(self.table),
             _gradient_address(self.grad_rows),
             _gradient_address(self.grad_table),
-            self.target.shape[0],
-            self.steps,
+            (self.target.shape[0], self.steps, self.target.data_ptr()),
             *self.table.shape,
-            self.target.data_ptr(),
             0 if self.group is None else self.group.data_ptr(),
             _PARTS[self.precision] == 2,
             *passes,
             torch.get_num_threads(),
         )
         scratch = empty((native.TILES.scratch_bytes(softmax) + 64,), torch.uint8)
-        kernel(softmax, -(-scratch.data_ptr() // 64) * 64, *arguments)
+        kernel(softmax, -(-scratch.data_ptr() // 64) * 64, arguments)
 
 
 def _gradient_address(x: Tensor | None) -> tuple[int, int]:

@@ -32,17 +32,23 @@ def target() -> Tensor:
 
 
 class Part:
-    """Some columns of the logits in a padded buffer of their own; targets elsewhere are -1."""
+    """Some columns of the logits as a chunk, [columns, steps, users] and padding; targets elsewhere are -1."""
 
     def __init__(self, logits: Tensor, target: Tensor, first: int, end: int) -> None:
-        self.buffer = torch.full((logits.shape[0], -(-(end - first) // 16) * 16), float("nan"))
-        self.values = self.buffer[:, : end - first]
-        self.values.copy_(logits[:, first:end])
+        shape = (end - first, STEPS, USERS)
+        buffer = torch.full((shape[0] * STEPS * USERS + _C.LOGITS_PADDING,), float("nan"))
+        self.chunk = buffer[: -_C.LOGITS_PADDING].view(shape)
+        self.chunk.copy_(logits[:, first:end].view(USERS, STEPS, -1).permute(2, 1, 0))
         self.target = torch.where((target >= first) & (target < end), target - first, -1)
 
-    def arguments(self) -> tuple[int, ...]:
-        values = self.values
-        return values.data_ptr(), *values.shape, values.stride(0), STEPS, self.target.data_ptr(), 1
+    def run(self, kernel: str, numbers: tuple[object, ...], *, statistics: bool, gradient: bool) -> None:
+        users = (USERS, STEPS, self.target.data_ptr())
+        chunk = (self.chunk.data_ptr(), self.chunk.shape[0], users, 0, False, statistics, gradient, 1)
+        getattr(_C, kernel)(chunk, numbers)
+
+    @property
+    def values(self) -> Tensor:
+        return self.chunk.permute(2, 1, 0).reshape(USERS * STEPS, -1)
 
 
 def parts_of(logits: Tensor, target: Tensor) -> list[Part]:
@@ -61,9 +67,9 @@ def test_cross_entropy(logits: Tensor, target: Tensor) -> None:
     coefficient = torch.rand(USERS * STEPS)
     parts = parts_of(logits, target)
     statistics = [torch.empty(3, USERS * STEPS) for _ in parts]
-    for part, (shift, norm, target_logit) in zip(parts, statistics, strict=True):
-        addresses = (x.data_ptr() for x in (shift, norm, target_logit, coefficient))
-        _C.cross_entropy_statistics(part.arguments(), temperature.data_ptr(), *addresses, False)
+    for part, tensors in zip(parts, statistics, strict=True):
+        addresses = tuple(x.data_ptr() for x in (temperature, *tensors, coefficient))
+        part.run("cross_entropy", addresses, statistics=True, gradient=False)
     shift, norm, _ = reduce([s[0] for s in statistics], [s[1] for s in statistics])
     # A part without the target says 0 for it.
     owned = [part.target.repeat_interleave(STEPS) >= 0 for part in parts]
@@ -72,8 +78,8 @@ def test_cross_entropy(logits: Tensor, target: Tensor) -> None:
         for own, s in zip(owned, statistics, strict=True)
     )
     for part in parts:
-        addresses = (x.data_ptr() for x in (shift, norm, target_logit, coefficient))
-        _C.cross_entropy_gradient(part.arguments(), temperature.data_ptr(), *addresses, False)
+        addresses = tuple(x.data_ptr() for x in (temperature, shift, norm, target_logit, coefficient))
+        part.run("cross_entropy", addresses, statistics=False, gradient=True)
 
     z = logits.double().requires_grad_()
     losses = torch.nn.functional.cross_entropy(
@@ -88,25 +94,26 @@ def test_cross_entropy(logits: Tensor, target: Tensor) -> None:
 def test_ensemble(paper: bool, logits: Tensor, target: Tensor) -> None:
     coefficients = (0.7, -0.3)
 
-    def run(kernel: str, part: Part, *tensors: Tensor) -> None:
+    def run(part: Part, *tensors: Tensor, statistics: bool = False, gradient: bool = False) -> None:
         addresses = (x.data_ptr() for x in tensors)
-        getattr(_C, kernel)(part.arguments(), INVERSE_TEMPERATURE, paper, *addresses, *coefficients, False)
+        numbers = (INVERSE_TEMPERATURE, paper, *addresses, *coefficients)
+        part.run("ensemble", numbers, statistics=statistics, gradient=gradient)
 
     def empty() -> list[Tensor]:
         return [torch.empty(USERS, n) for n in (STEPS + 1, STEPS + 1, STEPS, 1)]
 
     whole, expected = Part(logits, target, 0, COLUMNS), empty()
-    run("ensemble", whole, *expected)
+    run(whole, *expected, statistics=True, gradient=True)
 
     parts = parts_of(logits, target)
     statistics = [empty() for _ in parts]
     for part, tensors in zip(parts, statistics, strict=True):
-        run("ensemble_statistics", part, *tensors)
+        run(part, *tensors, statistics=True)
     shift, norm, factors = reduce([s[0] for s in statistics], [s[1] for s in statistics])
     spread = sum(s[2] * f[:, :STEPS] for s, f in zip(statistics, factors, strict=True))
     for got, one_pass in zip((shift, norm, spread), expected, strict=False):
         torch.testing.assert_close(got, one_pass, rtol=1e-5, atol=1e-5)
     for part in parts:
-        run("ensemble_gradient", part, shift, norm, spread, expected[3])
+        run(part, shift, norm, spread, expected[3], gradient=True)
     largest = float(whole.values.abs().max())
     torch.testing.assert_close(torch.cat([p.values for p in parts], 1), whole.values, rtol=0, atol=2e-6 * largest)

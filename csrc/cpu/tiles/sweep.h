@@ -5,76 +5,17 @@
 // For 32 items and a group, the products of a step leave a block of logits; the loss sums them up, or turns them into
 // their gradient in place. That is packed and, for as many groups as fit the cache, multiplied with the states
 // (gradient of the table) and with the items (gradient of the states, summed per thread).
-//
 #pragma once
+#include "cpu/loss.h"
+#include "cpu/parallel.h"
 #include "cpu/tiles/losses.h"
 #include "cpu/tiles/pack.h"
 #include "cpu/tiles/workspace.h"
-#include "cpu/parallel.h"
-#include "cpu/softmax.h"
 
 namespace rearec::tiles {
 namespace {
 
-static_assert(kTileRows % kLanes == 0);
-
-// Calls visit(row, j) for kLanes lanes of the first items of a block of sums, four at a time: j is 0 to 3 within the four.
-template <class Float, class Visit>
-REAREC_INLINE void for_rows(Float* block, int items, const Visit& visit) {
-  for (int first = 0; first < items; first += kTileRows, block += 2 * kTileRows * kTileRows) {
-    const int count = items - first < kTileRows ? items - first : kTileRows, whole = count - count % 4;
-    for (int i = 0; i < whole; i += 4)
-      for (int j = 0; j < 4; ++j) visit(block + (i + j) * kTileRows, j);
-    for (int i = whole; i < count; ++i) visit(block + i * kTileRows, 0);
-  }
-}
-
-// sum + rest grow by a value, and by a factor before that. What rounding takes from the sum is kept in the rest: thousands
-// of blocks add up, to rows with one logit that outweighs all the others together.
-REAREC_INLINE void add_to_sum(float* sum, float* rest, vfloat factor, vfloat value) {
-  const vfloat before = load(sum) * factor, after = before + value;
-  const vfloat added = after - before;
-  store(sum, after);
-  store(rest, load(rest) * factor + ((before - (after - added)) + (value - added)));
-}
-
-// The largest shift of the threads, and sums that are relative to their shifts as one that is relative to it.
-REAREC_INLINE float merged_shift(float* const* running, int64_t threads, int64_t shift) {
-  float largest = -kInfinity;
-  for (int64_t i = 0; i < threads; ++i) largest = running[i][shift] > largest ? running[i][shift] : largest;
-  return largest;
-}
-REAREC_INLINE double merged_sum(float* const* running, int64_t threads, int64_t shift, int64_t sum, float largest,
-                                float inverse_temperature) {
-  double total = 0;
-  for (int64_t i = 0; i < threads; ++i) {
-    const float difference = running[i][shift] == largest ? 0 : running[i][shift] - largest;
-    total += static_cast<double>(exp_or_zero(difference * inverse_temperature)) * running[i][sum];
-  }
-  return total;
-}
-
-// What a sweep asks of a loss. Vectors are of 32 floats, one for each user of a group.
-class Loss {
- public:
-  virtual int64_t running_vectors() const = 0;   // running statistics of a thread
-  virtual int64_t gradient_vectors() const = 0;  // what `gradient` reads
-  // Statistics of nothing, for one group.
-  virtual void begin(float* running) const = 0;
-  // Adds the first `items` of a block of logits (one after the other, a block for every step).
-  virtual void add(const float* logits, int items, float* running) const = 0;
-  // The logit of a user's target: in the block of the first step, the others' follow.
-  virtual void target(int64_t user, const float* logit) const = 0;
-  // The statistics of all threads as those of the loss.
-  virtual void merge(int64_t group, float* const* running, int64_t threads) const = 0;
-  // Vectors for `gradient`.
-  virtual void prepare(int64_t group, float* vectors) const = 0;
-  // A block of logits into the gradient with respect to them, without the share of the target.
-  virtual void gradient(const float* vectors, float* logits) const = 0;
-  // What the gradient at the logit of the target has less. As read from memory: a product in place of it would be
-  // contracted with the subtraction, and leave a rounding where the difference is 0.
-  virtual float target_coefficient(const float* vectors, int64_t lane, int64_t step) const = 0;
-};
+static_assert(kTileRows == kSixteen && kBlock == kGroup);
 
 template <int kParts>
 class Sweep {
@@ -91,13 +32,15 @@ class Sweep {
   }
 
   void run() {
+    Cutter cut = cut_;
+    const Own first(c_, s_, loss_.running_vectors(), cut);
+    const int64_t bytes_of_own = cut.next() - cut_.next();
     in_threads(static_cast<int>(s_.threads), [&](int rank, int size) {
       const Tiles tiles;
       const Team team{rank, size};
-      Cutter cut = cut_;
-      Own own(c_, s_, loss_.running_vectors(), cut);
-      for (int64_t t = 0; t < team.rank; ++t) own = Own(c_, s_, loss_.running_vectors(), cut);
-      shared_.running[team.rank] = own.running;
+      Cutter cut(cut_.next() + rank * bytes_of_own);
+      const Own own(c_, s_, loss_.running_vectors(), cut);
+      const Running running{first.running, bytes_of_own / static_cast<int64_t>(sizeof(float)), size};
       shared_.grad_rows[team.rank] = own.grad_rows;
       pack_rows(team);
 #pragma omp barrier
@@ -106,7 +49,7 @@ class Sweep {
 #pragma omp barrier
       }
       for (int64_t g = team.rank; g < s_.groups; g += team.size) {
-        if (c_.statistics) loss_.merge(g, shared_.running, team.size);
+        if (c_.statistics) loss_.merge(g, running);
         if (c_.gradient) loss_.prepare(g, shared_.vectors + g * loss_.gradient_vectors() * kBlock);
       }
       if (c_.gradient) {
@@ -133,18 +76,18 @@ class Sweep {
   };
 
   Rows rows_of(int64_t block) const {
-    const int64_t user = block / c_.steps * kBlock;
-    return {c_.rows, user * c_.steps + block % c_.steps, c_.steps, c_.users - user, c_.width};
+    const int64_t user = block / c_.users.steps * kBlock;
+    return {c_.rows, user * c_.users.steps + block % c_.users.steps, c_.users.steps, c_.users.count - user, c_.width};
   }
   Rows rows_of(const Items& items, int64_t i) const {
     return {c_.table, items.first + kBlock * i, 1, items.count - kBlock * i, c_.width};
   }
 
   int64_t first_user(int64_t item) const {
-    int64_t low = 0, high = c_.users;
+    int64_t low = 0, high = c_.users.count;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (c_.target[middle] < item) low = middle + 1; else high = middle;
+      if (c_.users.target[middle] < item) low = middle + 1; else high = middle;
     }
     return low;
   }
@@ -164,7 +107,7 @@ class Sweep {
     int64_t u = items.users[i], end = items.users[i + 1];
     if (u < g * kBlock) u = g * kBlock;
     if (end > (g + 1) * kBlock) end = (g + 1) * kBlock;
-    for (; u < end; ++u) visit(u, u - g * kBlock, c_.target[u] - items.first - kBlock * i);
+    for (; u < end; ++u) visit(u, u - g * kBlock, c_.users.target[u] - items.first - kBlock * i);
   }
 
   void pack_rows(Team team) const {
@@ -186,25 +129,20 @@ class Sweep {
     }
   }
 
+  // The logits of a group, tile by tile.
+  REAREC_INLINE static LogitBlock block_of(const Own& own, int64_t items) {
+    return {own.logits, static_cast<int>(items), kBlock, kSums, kTileRows, 2 * kSumsTile, kSumsTile};
+  }
+
   // The logits of 32 items for all states of a group.
   REAREC_INLINE void multiply(const Items& items, int64_t i, int64_t g, const Own& own) const {
     const int64_t strip = s_.width_steps * kStrip;
-    for (int64_t t = 0; t < c_.steps; ++t)
-      multiply_strips<kParts, false>(own.item_strips + i * strip, shared_.row_strips + (g * c_.steps + t) * strip,
+    for (int64_t t = 0; t < c_.users.steps; ++t)
+      multiply_strips<kParts, false>(own.item_strips + i * strip, shared_.row_strips + (g * c_.users.steps + t) * strip,
                                      s_.width_steps, own.logits + t * kSums);
-    if (c_.group) mask_groups(items, i, g, own.logits);
-  }
-
-  // Items that share the group of a user's target, the target itself excepted, become -infinity.
-  void mask_groups(const Items& items, int64_t i, int64_t g, float* logits) const {
-    const int64_t first = items.first + kBlock * i, count = smaller(kBlock, c_.items - first);
-    for (int64_t lane = 0; lane < smaller(kBlock, c_.users - g * kBlock); ++lane) {
-      const int64_t target = c_.target[g * kBlock + lane];
-      if (target < 0) continue;
-      for (int64_t item = 0; item < count; ++item)
-        if (c_.group[first + item] == c_.group[target] && first + item != target)
-          for (int64_t t = 0; t < c_.steps; ++t) logits[t * kSums + sum_index(item, lane)] = -kInfinity;
-    }
+    if (c_.group)
+      mask_groups(block_of(own, smaller(kBlock, items.count - kBlock * i)), c_.group, items.first + kBlock * i, g * kBlock,
+                  c_.users);
   }
 
   void statistics(Team team, const Own& own) const {
@@ -216,9 +154,9 @@ class Sweep {
       for (int64_t g = 0; g < s_.groups; ++g)
         for (int64_t i = 0; i < items.steps; ++i) {
           multiply(items, i, g, own);
-          loss_.add(own.logits, static_cast<int>(smaller(kBlock, items.count - kBlock * i)), own.running + g * running);
+          loss_.add(block_of(own, smaller(kBlock, items.count - kBlock * i)), own.running + g * running);
           targets(items, i, g, [&](int64_t user, int64_t lane, int64_t item) {
-            loss_.target(user, own.logits + sum_index(item, lane));
+            loss_.target(user, own.logits + sum_index(item, lane), kSums);
           });
         }
     }
@@ -247,21 +185,21 @@ class Sweep {
         multiply(items, i, g, own);
         // Beyond the last item the last one is repeated: something finite, to be multiplied with zeros.
         for (int64_t item = items.count - kBlock * i; item < kBlock; ++item)
-          for (int64_t t = 0; t < c_.steps; ++t)
+          for (int64_t t = 0; t < c_.users.steps; ++t)
             for (int64_t lane = 0; lane < kBlock; lane += kTileRows)
               std::memcpy(own.logits + t * kSums + sum_index(item, lane),
                           own.logits + t * kSums + sum_index(item - 1, lane), kTileRows * sizeof(float));
         const float* vectors = shared_.vectors + g * loss_.gradient_vectors() * kBlock;
-        loss_.gradient(vectors, own.logits);
+        loss_.gradient(vectors, block_of(own, kBlock));
         targets(items, i, g, [&](int64_t, int64_t lane, int64_t item) {
-          for (int64_t t = 0; t < c_.steps; ++t) {
+          for (int64_t t = 0; t < c_.users.steps; ++t) {
             float& logit = own.logits[t * kSums + sum_index(item, lane)];
-            shared_.target_gradient[(g * c_.steps + t) * kBlock + lane] = logit - loss_.target_coefficient(vectors, lane, t);
+            shared_.target_gradient[(g * c_.users.steps + t) * kBlock + lane] = logit - loss_.target_coefficient(vectors, lane, t);
             logit = 0;
           }
         });
-        for (int64_t t = 0; t < c_.steps; ++t) {
-          const int64_t b = (g - first) * c_.steps + t;
+        for (int64_t t = 0; t < c_.users.steps; ++t) {
+          const int64_t b = (g - first) * c_.users.steps + t;
           pack_sums<kParts>(own.logits + t * kSums, own.item_logits + (i * s_.chunk_blocks + b) * kStrip,
                             own.row_logits + (b * s_.item_steps + i) * kStrip);
         }
@@ -272,9 +210,9 @@ class Sweep {
     for (int64_t i = 0; i < items.steps; ++i)
       for (int64_t w = 0; w < s_.width_steps; ++w) {
         const bfloat16* logits = own.item_logits + i * s_.chunk_blocks * kStrip;
-        const bfloat16* states = shared_.state_strips + (w * s_.row_blocks + first * c_.steps) * kStrip;
+        const bfloat16* states = shared_.state_strips + (w * s_.row_blocks + first * c_.users.steps) * kStrip;
         float* sums = own.grad_items + (i * s_.width_steps + w) * kSums;
-        const int64_t depth = (end - first) * c_.steps;
+        const int64_t depth = (end - first) * c_.users.steps;
         if (first == 0)
           multiply_strips<kParts, false>(logits, states, depth, sums);
         else
@@ -283,22 +221,22 @@ class Sweep {
   }
 
   void multiply_into_rows(const Items& items, int64_t first, int64_t end, const Own& own) const {
-    for (int64_t b = first * c_.steps; b < end * c_.steps; ++b)
+    for (int64_t b = first * c_.users.steps; b < end * c_.users.steps; ++b)
       for (int64_t w = 0; w < s_.width_steps; ++w)
         multiply_strips<kParts, true>(own.across_strips + w * s_.item_steps * kStrip,
-                                      own.row_logits + (b - first * c_.steps) * s_.item_steps * kStrip, items.steps,
+                                      own.row_logits + (b - first * c_.users.steps) * s_.item_steps * kStrip, items.steps,
                                       own.grad_rows + (b * s_.width_steps + w) * kSums);
   }
 
   void write_grad_items(const Items& items, const Own& own) const {
     // The share of the targets: users in the order of their targets, so each thread meets those of its items.
     for (int64_t u = items.users[0]; u < items.users[items.steps]; ++u)
-      for (int64_t t = 0; t < c_.steps; ++t) {
-        const int64_t item = c_.target[u] - items.first, b = u / kBlock * c_.steps + t;
+      for (int64_t t = 0; t < c_.users.steps; ++t) {
+        const int64_t item = c_.users.target[u] - items.first, b = u / kBlock * c_.users.steps + t;
         const float factor = shared_.target_gradient[b * kBlock + u % kBlock];
         for (int64_t column = 0; column < c_.width; column += kLanes) {
           float* sums = sums_of_item(own, item, column);
-          store(sums, factor * load_values_of(c_.rows, u * c_.steps + t, column) + load(sums));
+          store(sums, factor * load_values_of(c_.rows, u * c_.users.steps + t, column) + load(sums));
         }
       }
     constexpr int64_t kVector = kLanes * sizeof(float);
@@ -329,7 +267,7 @@ class Sweep {
   }
 
   void write_grad_rows(int64_t b, int64_t threads) const {
-    const int64_t user = b / c_.steps * kBlock, t = b % c_.steps;
+    const int64_t user = b / c_.users.steps * kBlock, t = b % c_.users.steps;
     for (int64_t column = 0; column < c_.width; column += kTileRows)
       for (int64_t tile = 0; tile < 2; ++tile) {
         const int64_t offset = (b * s_.width_steps + column / kBlock) * kSums + sum_index(column % kBlock, tile * kTileRows);
@@ -347,14 +285,14 @@ class Sweep {
         transpose(lines);
         for (int64_t i = 0; i < kTileRows; ++i) {
           const int64_t lane = column_of(tile, i), u = user + lane;
-          if (u >= c_.users) continue;
+          if (u >= c_.users.count) continue;
           alignas(64) float values[kTileRows];
           store_line(values, lines[i]);
-          float* row = c_.grad_rows.values + (u * c_.steps + t) * c_.grad_rows.row_stride;
+          float* row = c_.grad_rows.values + (u * c_.users.steps + t) * c_.grad_rows.row_stride;
           for (int64_t n = 0; n < kTileRows && column + n < c_.width; n += kLanes) {
             vfloat total = load(values + n);
-            if (c_.target[u] >= 0)
-              total += shared_.target_gradient[b * kBlock + lane] * load_values_of(c_.table, c_.target[u], column + n);
+            if (c_.users.target[u] >= 0)
+              total += shared_.target_gradient[b * kBlock + lane] * load_values_of(c_.table, c_.users.target[u], column + n);
             store_part(row + column + n, total, c_.width - column - n);
           }
         }

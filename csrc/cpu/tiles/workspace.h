@@ -8,8 +8,6 @@ namespace {
 
 constexpr int64_t kItemsPerBlock = 256, kRowsPerChunk = 512;
 
-REAREC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Sizes {
   int64_t parts, step;         // of a strip
   int64_t width_steps;         // of 32 values
@@ -23,14 +21,14 @@ struct Sizes {
     parts = c.two_parts ? 2 : 1;
     step = 2 * parts * kTileValues;
     width_steps = ceil_divide(c.width, kTileDepth);
-    groups = ceil_divide(c.users, kBlock);
-    row_blocks = groups * c.steps;
+    groups = ceil_divide(c.users.count, kBlock);
+    row_blocks = groups * c.users.steps;
     const int64_t steps = ceil_divide(c.items, kBlock);
     item_steps = smaller(kItemsPerBlock / kBlock / parts, ceil_divide(steps, c.threads));
     item_blocks = ceil_divide(steps, item_steps);
-    chunk_groups = kRowsPerChunk / kBlock / parts / c.steps;
+    chunk_groups = kRowsPerChunk / kBlock / parts / c.users.steps;
     chunk_groups = chunk_groups < 1 ? 1 : smaller(chunk_groups, groups);
-    chunk_blocks = chunk_groups * c.steps;
+    chunk_blocks = chunk_groups * c.users.steps;
     threads = smaller(c.threads, item_blocks);
   }
 };
@@ -56,7 +54,6 @@ struct Shared {
   bfloat16* state_strips;  // [32 of the width], depth over all row blocks: second operand of the table's gradient
   float* vectors;          // [group][loss.gradient_vectors()][32]: what the gradient pass needs per row
   float* target_gradient;  // [row block][32]: at the logit of the target, which the products leave out
-  float** running;         // [thread]
   float** grad_rows;       // [thread]
 
   Shared(const SoftmaxOverItems& c, const Sizes& s, int64_t vectors_per_group, Cutter& cut) {
@@ -64,7 +61,6 @@ struct Shared {
     state_strips = cut.take<bfloat16>(s.width_steps * s.row_blocks * s.step);
     vectors = cut.take<float>(s.groups * vectors_per_group * kBlock);
     target_gradient = cut.take<float>(s.row_blocks * kBlock);
-    running = cut.take<float*>(s.threads);
     grad_rows = cut.take<float*>(s.threads);
   }
 };
@@ -87,7 +83,7 @@ struct Own {                // of a thread
     item_logits = cut.take<bfloat16>(s.item_steps * s.chunk_blocks * s.step);
     row_logits = cut.take<bfloat16>(s.chunk_blocks * s.item_steps * s.step);
     grad_items = cut.take<float>(s.item_steps * s.width_steps * kSums);
-    logits = cut.take<float>(c.steps * kSums);
+    logits = cut.take<float>(c.users.steps * kSums);
   }
 };
 

@@ -31,22 +31,26 @@ Vector gradient_of(const std::function<double(const Vector&)>& loss, Vector z) {
   return gradient;
 }
 
-// The columns of rows that are padded to whole vectors.
-template <class T>
-Vector columns_of(const std::vector<T>& rows, int64_t columns, int64_t stride) {
-  Vector to;
-  for (size_t i = 0; i < rows.size(); ++i)
-    if (static_cast<int64_t>(i) % stride < columns) to.push_back(static_cast<double>(rows[i]));
-  return to;
+// A chunk's [items, steps, users] as rows: [users, steps, items].
+Vector rows_of(const std::vector<float>& chunk, int64_t users, int64_t steps) {
+  const int64_t items = (static_cast<int64_t>(chunk.size()) - kLogitsPadding) / (users * steps);
+  Vector rows(items * users * steps);
+  for (int64_t n = 0; n < items; ++n)
+    for (int64_t t = 0; t < steps; ++t)
+      for (int64_t u = 0; u < users; ++u)
+        rows[(u * steps + t) * items + n] = static_cast<double>(chunk[(n * steps + t) * users + u]);
+  return rows;
 }
 
 void check_cross_entropy(int64_t columns) {
-  const int64_t users = 3, steps = 2, rows = users * steps, stride = round_up(columns, kPadding);
+  const int64_t users = 35, steps = 2, rows = users * steps;  // a whole group, and a part of a vector
   const std::vector<float> inverse_temperature{2, 0.5};
   const auto coefficient = random_floats(rows);
-  const std::vector<int64_t> target{0, columns - 1, -1};
-  auto logits = random_floats(rows * stride, 3);
-  const Vector wide = columns_of(logits, columns, stride);
+  std::vector<int64_t> target(users, -1);
+  for (int64_t u = 0; u < users; u += 2) target[u] = u * 7 % columns;
+  target[users - 1] = columns - 1;
+  auto logits = random_floats(rows * columns + kLogitsPadding, 3);
+  const Vector wide = rows_of(logits, users, steps);
   const auto loss = [&](const Vector& z) {
     double total = 0;
     for (int64_t r = 0; r < rows; ++r) {
@@ -57,9 +61,9 @@ void check_cross_entropy(int64_t columns) {
     return total;
   };
   std::vector<float> shift(rows), norm(rows), target_logit(rows);
-  baseline::losses.cross_entropy({{logits.data(), rows, columns, stride, steps, target.data(), 2},
-                                  inverse_temperature.data(), shift.data(), norm.data(), target_logit.data(),
-                                  coefficient.data(), false});
+  baseline::losses.cross_entropy(
+      {{logits.data(), columns, {users, steps, target.data()}, nullptr, false, true, true, 2},
+       {inverse_temperature.data(), shift.data(), norm.data(), target_logit.data(), coefficient.data()}});
   double total = 0;
   for (int64_t r = 0; r < rows; ++r) {  // without a target the kernel's loss is relative to the largest logit
     const double s = static_cast<double>(inverse_temperature[r % steps]);
@@ -68,15 +72,15 @@ void check_cross_entropy(int64_t columns) {
     total += static_cast<double>(coefficient[r]) * (std::log(static_cast<double>(norm[r])) - hit + largest);
   }
   expect_close("cross-entropy", Vector{total}, Vector{loss(wide)}, 1e-5);
-  expect_close("cross-entropy, gradient", columns_of(logits, columns, stride), gradient_of(loss, wide), 1e-5);
+  expect_close("cross-entropy, gradient", rows_of(logits, users, steps), gradient_of(loss, wide), 1e-5);
 }
 
 void check_ensemble(int64_t columns, int64_t steps, bool paper_form) {
-  const int64_t users = 2, rows = users * steps, stride = round_up(columns, kPadding);
+  const int64_t users = 5, rows = users * steps;
   const double s = 1.5, of_entropy = 0.7, of_kl = -0.2;
-  const std::vector<int64_t> target{columns / 2, -1};
-  auto logits = random_floats(rows * stride, 2);
-  const Vector wide = columns_of(logits, columns, stride);
+  const std::vector<int64_t> target{columns / 2, -1, 0, columns - 1, -1};
+  auto logits = random_floats(rows * columns + kLogitsPadding, 2);
+  const Vector wide = rows_of(logits, users, steps);
   const auto loss = [&](const Vector& z) {
     double total = 0;
     for (int64_t g = 0; g < users; ++g) {
@@ -98,13 +102,12 @@ void check_ensemble(int64_t columns, int64_t steps, bool paper_form) {
     return total;
   };
   std::vector<float> shift(users * (steps + 1)), norm(users * (steps + 1)), spread(rows), target_logit(users);
-  const Ensemble arguments{{logits.data(), rows, columns, stride, steps, target.data(), 1}, static_cast<float>(s),
-                           paper_form, shift.data(), norm.data(), spread.data(), target_logit.data(),
-                           static_cast<float>(of_entropy), static_cast<float>(of_kl), false};
-  baseline::losses.ensemble_statistics(arguments);
-  baseline::losses.ensemble_gradient(arguments);
-  expect_close(paper_form ? "ensemble as in the paper" : "ensemble", columns_of(logits, columns, stride),
-               gradient_of(loss, wide), 1e-5);
+  for (bool gradient : {false, true})  // the statistics, then a pass of its own from them
+    baseline::losses.ensemble({{logits.data(), columns, {users, steps, target.data()}, nullptr, false, !gradient, gradient, 1},
+                               {static_cast<float>(s), paper_form, shift.data(), norm.data(), spread.data(),
+                                target_logit.data(), static_cast<float>(of_entropy), static_cast<float>(of_kl)}});
+  expect_close(paper_form ? "ensemble as in the paper" : "ensemble", rows_of(logits, users, steps), gradient_of(loss, wide),
+               1e-5);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Functions of vectors, conversions, and products with packed weights.
 #include "check.h"
 #include "cpu/packed_linear.h"
-#include "cpu/softmax.h"
+#include "cpu/loss.h"
 
 using namespace rearec;
 

@@ -1,5 +1,5 @@
-// An engine of csrc/cpu/tiles against sums in double: losses and top-k in ragged shapes, with one thread and two, on
-// scratch full of NaN. Prints "right", or what was wrong.
+// An engine of csrc/cpu/tiles, and the passes over chunks of logits, against sums in double: losses and top-k in ragged
+// shapes, with one thread and two, on scratch full of NaN. Prints "right", or what was wrong.
 //
 // Operands are multiples of 1/8 that bfloat16 holds, so that logits are right but for the order of their sums; what a
 // gradient may be off follows from the parts into which its factors are rounded.
@@ -113,37 +113,76 @@ void check_gradients(const Problem& p, const std::vector<double>& dz, const std:
 SoftmaxOverItems softmax_of(const Problem& p, std::vector<float>& grad_rows, std::vector<float>& grad_table) {
   const Shape& s = p.shape;
   return {{p.rows.data(), false, s.width}, {p.table.data(), false, s.width}, {grad_rows.data(), s.width},
-          {grad_table.data(), s.width}, s.users, s.steps, s.items, s.width, p.target.data(),
+          {grad_table.data(), s.width}, {s.users, s.steps, p.target.data()}, s.items, s.width,
           p.grouped ? p.group.data() : nullptr, p.two_parts, true, true, p.threads};
 }
 
+// What a cross-entropy takes and leaves, and what it should have left.
+struct EntropyOf {
+  const Problem& p;
+  int64_t rows;
+  std::vector<float> inverse, coefficient, shift, norm, target_logit;
+
+  explicit EntropyOf(const Problem& problem)
+      : p(problem), rows(p.shape.users * p.shape.steps), inverse(p.shape.steps), coefficient(rows), shift(rows), norm(rows),
+        target_logit(rows) {
+    for (int64_t t = 0; t < p.shape.steps; ++t) inverse[t] = 1.0f / (1 + t);
+    for (float& c : coefficient) c = static_cast<float>(below(3));
+  }
+  CrossEntropy arguments() {
+    return {inverse.data(), shift.data(), norm.data(), target_logit.data(), coefficient.data()};
+  }
+
+  // The gradient of the logits [row, item].
+  std::vector<double> checked() const {
+    const Shape& s = p.shape;
+    std::vector<double> dz(rows * s.items);
+    for (int64_t r = 0; r < rows; ++r) {
+      const double scale = inverse[r % s.steps];
+      const int64_t of = p.target[r / s.steps];
+      double largest = -INFINITY, sum = 0;
+      for (int64_t i = 0; i < s.items; ++i) largest = std::fmax(largest, p.logit(r, i));
+      for (int64_t i = 0; i < s.items; ++i) sum += std::exp((p.logit(r, i) - largest) * scale);
+      check("shift", r, shift[r], largest, 1e-5 * (1 + std::fabs(largest)));
+      check("norm", r, norm[r], sum, 1e-5 * sum);
+      check("logit of the target", r, target_logit[r], of < 0 ? 0 : (p.logit(r, of) - largest) * scale, 1e-4);
+      for (int64_t i = 0; i < s.items; ++i)
+        dz[r * s.items + i] = coefficient[r] * scale * (std::exp((p.logit(r, i) - largest) * scale) / sum - (i == of));
+    }
+    return dz;
+  }
+};
+
 void cross_entropy(const Problem& p) {
   const Shape& s = p.shape;
-  const int64_t rows = s.users * s.steps;
-  std::vector<float> grad_rows(rows * s.width, NAN), grad_table(s.items * s.width, NAN), inverse(s.steps), coefficient(rows);
-  std::vector<float> shift(rows), norm(rows), target_logit(rows);
-  for (int64_t t = 0; t < s.steps; ++t) inverse[t] = 1.0f / (1 + t);
-  for (float& c : coefficient) c = static_cast<float>(below(3));
+  std::vector<float> grad_rows(s.users * s.steps * s.width, NAN), grad_table(s.items * s.width, NAN);
+  EntropyOf loss(p);
   const SoftmaxOverItems softmax = softmax_of(p, grad_rows, grad_table);
   {
     const Scratch scratch(REAREC_ENGINE::losses.scratch_bytes(softmax));
-    REAREC_ENGINE::losses.cross_entropy(
-        {softmax, scratch.get(), inverse.data(), shift.data(), norm.data(), target_logit.data(), coefficient.data()});
+    REAREC_ENGINE::losses.cross_entropy({softmax, scratch.get(), loss.arguments()});
   }
-  std::vector<double> dz(rows * s.items);
-  for (int64_t r = 0; r < rows; ++r) {
-    const double scale = inverse[r % s.steps];
-    const int64_t of = p.target[r / s.steps];
-    double largest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < s.items; ++i) largest = std::fmax(largest, p.logit(r, i));
-    for (int64_t i = 0; i < s.items; ++i) sum += std::exp((p.logit(r, i) - largest) * scale);
-    check("shift", r, shift[r], largest, 1e-5 * (1 + std::fabs(largest)));
-    check("norm", r, norm[r], sum, 1e-5 * sum);
-    check("logit of the target", r, target_logit[r], of < 0 ? 0 : (p.logit(r, of) - largest) * scale, 1e-4);
+  check_gradients(p, loss.checked(), grad_rows, grad_table, 1e-4);
+}
+
+// The same from a chunk of logits, in one call or with the gradient in a second one.
+void cross_entropy_of_chunk(const Problem& p, bool at_once) {
+  const Shape& s = p.shape;
+  Problem all = p;
+  all.grouped = false;
+  std::vector<float> logits(s.items * s.users * s.steps + kLogitsPadding, NAN);
+  const auto place = [&](int64_t row, int64_t item) { return (item * s.steps + row % s.steps) * s.users + row / s.steps; };
+  for (int64_t r = 0; r < s.users * s.steps; ++r)
+    for (int64_t i = 0; i < s.items; ++i) logits[place(r, i)] = static_cast<float>(all.logit(r, i));
+  EntropyOf loss(p);
+  for (int pass = at_once ? 1 : 0; pass < 2; ++pass)
+    baseline::losses.cross_entropy({{logits.data(), s.items, {s.users, s.steps, p.target.data()},
+                                     p.grouped ? p.group.data() : nullptr, false, at_once || pass == 0, pass == 1, p.threads},
+                                    loss.arguments()});
+  const std::vector<double> dz = loss.checked();
+  for (int64_t r = 0; r < s.users * s.steps; ++r)
     for (int64_t i = 0; i < s.items; ++i)
-      dz[r * s.items + i] = coefficient[r] * scale * (std::exp((p.logit(r, i) - largest) * scale) / sum - (i == of));
-  }
-  check_gradients(p, dz, grad_rows, grad_table, 1e-4);
+      check("gradient of a chunk", place(r, i), logits[place(r, i)], dz[r * s.items + i], 1e-5);
 }
 
 void ensemble(const Problem& p, bool paper) {
@@ -155,8 +194,9 @@ void ensemble(const Problem& p, bool paper) {
   const SoftmaxOverItems softmax = softmax_of(p, grad_rows, grad_table);
   {
     const Scratch scratch(REAREC_ENGINE::losses.scratch_bytes(softmax));
-    REAREC_ENGINE::losses.ensemble({softmax, scratch.get(), scale, paper, shift.data(), norm.data(), spread.data(),
-                                    target_logit.data(), of_entropy, of_kl});
+    REAREC_ENGINE::losses.ensemble({softmax, scratch.get(),
+                                    {scale, paper, shift.data(), norm.data(), spread.data(), target_logit.data(), of_entropy,
+                                     of_kl}});
   }
   std::vector<double> dz(rows * s.items);
   std::vector<double> z(T * s.items), mean(s.items), u(T * s.items), shifts(T + 1), norms(T + 1), spreads(T);
@@ -246,6 +286,7 @@ int main(int count, char** arguments) {
       for (int parts = 1; parts <= 2; ++parts) {
         cross_entropy(Problem(shape, parts == 2, false, threads));
         cross_entropy(Problem(shape, parts == 2, true, threads));
+        cross_entropy_of_chunk(Problem(shape, false, parts == 2, threads), threads == 2);
         for (int paper = 0; paper < 2; ++paper) ensemble(Problem(shape, parts == 2, false, threads), paper);
       }
   }
