@@ -29,7 +29,7 @@ from rearec.training import TrainingOptions, train
 
 # A pool in a process of its own, which a test can kill.
 POOL = """
-import sys
+import signal, sys
 from pathlib import Path
 from rearec.experiments.pool import train_all
 from rearec.experiments.runs import Run
@@ -37,6 +37,7 @@ from rearec.training import TrainingOptions
 from rearec.models.config import ReaRecConfig
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     data, folder, items, *epochs = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
     config = ReaRecConfig(items, method="rpe", dim=8, ffn=8, layers=1, heads=1, max_len=8)
     runs = [Run(config, TrainingOptions(epochs=number, patience=number, batch_rows=64)) for number in epochs]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
 import torch
+from forks import run_each
 
 from rearec_kernels import environment, native, resolve_backend
 
@@ -22,16 +21,15 @@ print(rk.available_backends("cpu"))
 """
 
 
-def run(**variables: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "TRITON_INTERPRET": "0", **variables}
-    return subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120, env=environ)
+def run(*each: dict[str, str]) -> list[subprocess.CompletedProcess[str]]:
+    return run_each(CODE, [{"TRITON_INTERPRET": "0", **variables} for variables in each])
 
 
 def test_empty_means_unset() -> None:
     names = [*SWITCHES, "REAREC_BACKEND", "REAREC_CPU_CACHE_MB", "REAREC_CPU_ISA", "REAREC_NATIVE", "TRITON_INTERPRET"]
-    empty = run(**dict.fromkeys(names, ""))
+    empty, unset = run(dict.fromkeys(names, ""), {})
     assert empty.returncode == 0, empty.stderr
-    assert empty.stdout == run().stdout
+    assert empty.stdout == unset.stdout
 
 
 WRONG = [
@@ -42,22 +40,20 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_garbage_is_named(name: str, value: str) -> None:
-    if native.C is None and name.startswith("REAREC_CPU"):
-        pytest.skip("read by the native module, which is not in this install")
-    done = run(**{name: value})
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert name in last and value in last and last.startswith(("ValueError: ", "ImportError: "))
+def test_garbage_is_named() -> None:
+    # those of REAREC_CPU are read by the native module
+    wrong = [(name, value) for name, value in WRONG if native.C is not None or not name.startswith("REAREC_CPU")]
+    for (name, value), done in zip(wrong, run(*[{name: value} for name, value in wrong]), strict=True):
+        assert done.returncode == 1, (name, value)
+        last = done.stderr.strip().splitlines()[-1]
+        assert name in last and value in last and last.startswith(("ValueError: ", "ImportError: "))
 
 
-@pytest.mark.parametrize(("value", "expected"), [("", "False True"), ("0", "False False"), ("1", "True True")])
-def test_switches_and_their_defaults(value: str, expected: str) -> None:
+def test_switches_and_their_defaults() -> None:
     code = f"from rearec_kernels.environment import is_on; print(*map(is_on, {SWITCHES}))"
-    environ = {**os.environ, **dict.fromkeys(SWITCHES, value)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environ)
-    assert done.stdout.strip() == expected, done.stderr
+    expected = {"": "False True", "0": "False False", "1": "True True"}
+    ended = run_each(code, [dict.fromkeys(SWITCHES, value) for value in expected])
+    assert [done.stdout.strip() for done in ended] == [*expected.values()], ended
 
 
 def test_they_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,16 @@ class Simulation:
         self._started_by: dict[str, list[str]] = {}
         self._sanitizer_of: dict[Path, str] = {}
 
+    def share(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A folder of this name, which the first who asks fills by `make`."""
+        self._shared.mkdir(parents=True, exist_ok=True)
+        out = self._shared / name
+        with one_at_a_time(self._shared / f"{name}.lock"):
+            if not out.exists():
+                make(self._shared / f"{name}.begun")
+                (self._shared / f"{name}.begun").rename(out)
+        return out
+
     def compile(
         self,
         sources: Sequence[Path],

@@ -1,10 +1,14 @@
 // Runs the attention kernels of csrc/cuda over ragged problems and compares everything they write with float64 loops.
-// Outputs start as NaN, so that what is not written shows. Built with sanitizers, and from mutated copies of csrc/cuda.
+// Outputs start as NaN, so that what is not written shows. Built with sanitizers, and from a copy of csrc/cuda with faults,
+// of which the program's argument switches one on (-1: the fault that is planted here).
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>
+
+int planted_fault = 0;
 
 #include "cuda/attention_backward.cuh"
 #include "cuda/attention_forward.cuh"
@@ -110,12 +114,11 @@ bool run(const Sizes& z, int parts) {
     f.segments.items[f.segments.count++] = {old_k[s].get(), old_v[s].get(), z.earlier[s] * slot_stride, slot_stride,
                                               z.earlier[s]};
   f.append = {new_k.get(), new_v.get(), buffer_k.get(), buffer_v.get(), tokens * slot_stride, slot_stride};
-#if defined(REAREC_READ_APPENDED)  // a planted race: the new tokens read where another warp writes them
-  f.segments.items[f.segments.count++] = {buffer_k.get() + earlier * slot_stride, buffer_v.get() + earlier * slot_stride,
-                                            tokens * slot_stride, slot_stride, Q};
-#else
-  f.segments.items[f.segments.count++] = {new_k.get(), new_v.get(), Q * slot_stride, slot_stride, Q};
-#endif
+  if (planted_fault == -1)  // a race: the new tokens read where another warp writes them
+    f.segments.items[f.segments.count++] = {buffer_k.get() + earlier * slot_stride, buffer_v.get() + earlier * slot_stride,
+                                              tokens * slot_stride, slot_stride, Q};
+  else
+    f.segments.items[f.segments.count++] = {new_k.get(), new_v.get(), Q * slot_stride, slot_stride, Q};
   f.q = q.get();
   Array<T> out(q.data.size()), grad_q(q.data.size());
   const size_t scores = size_t(z.rows) * H * Q;
@@ -257,7 +260,8 @@ bool run_all(const std::vector<Sizes>& problems) {
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
+  if (count > 1) planted_fault = std::atoi(arguments[1]);
   const std::vector<Sizes> problems = {
       {3, 37, 7, 4, 2, 24, 1, {1, 2}, 0.0},
       {2, 20, 5, 2, 2, 32, 2, {}, 0.3},
