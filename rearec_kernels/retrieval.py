@@ -30,8 +30,8 @@ class PreparedCatalog:
     It is frozen by contract: whoever writes to the table calls `refresh` before the next retrieval. Until then, no
     answer mixes two tables: eager calls answer for the table as it was where they read a copy of it, and for the table
     as it is where they do not. The one place where they read both is "fp32" on a CPU: a float32 score that contradicts
-    the copy is a ValueError, and what is answered holds for the old table up to the rounding of bfloat16. Code that torch.compile made reads the table itself, in every call; what it leaves to Python is
-    eager.
+    the copy is a ValueError, and what is answered holds for the old table up to the rounding of bfloat16. Code that
+    torch.compile made reads the table itself, in every call; what it leaves to Python is eager.
 
     A copy (copy, deepcopy, pickle) derives its own from its own table.
 
@@ -69,8 +69,8 @@ class PreparedCatalog:
         )
 
     def read(self) -> tuple[Tensor, list[Tensor] | None]:
-        """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that a CPU reads
-        in its place where that is faster, None where there is none."""
+        """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that a CPU
+        reads in its place where that is faster, None where there is none."""
         derived = None if torch.compiler.is_compiling() else self._derived
         return (self.weight.detach(), None) if derived is None else derived
 

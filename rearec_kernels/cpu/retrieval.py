@@ -1,5 +1,5 @@
-"""Native retrieval, on one of three roads: for a few rows, scores in one pass over the table (csrc/cpu/retrieval.cpp); by
-tiles of bfloat16 (csrc/cpu/tiles) where they pay; else scores of one block at a time by torch."""
+"""Native retrieval, on one of three roads: for a few rows, scores in one pass over the table (csrc/cpu/retrieval.cpp);
+by tiles of bfloat16 (csrc/cpu/tiles) where they pay; else scores of one block at a time by torch."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Counter {
     const auto place = [&](int64_t item) { return column + sum_index<kTiles>(item - first_item, 0); };
     if (a_.target[row] >= first_item && a_.target[row] < end) {
       float* const target = place(a_.target[row]);
-      if (bounds.norm) {
+      if (bounds.norm && a_.rows.is_bounded[row]) {
         const int v = lane / kLanes * kLanes;
         const int64_t i = a_.target[row] - first_item;
         vfloat lower, upper;
