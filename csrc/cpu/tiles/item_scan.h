@@ -9,7 +9,8 @@
 namespace rearec::tiles {
 
 namespace REAREC_ENGINE {
-void pack_items(const PackItems& a);  // item_tiles.cpp
+void pack_items(const PackItems& a);  // these in item_tiles.cpp
+void pack_items_here(const PackItems& a);  // in the calling thread
 void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items);
 }  // namespace REAREC_ENGINE
 
@@ -76,7 +77,7 @@ class PanelScratch {
     const ItemTiles to = {tiles, bounded_ ? tiles + tile_floats_ : nullptr, catalog.center, left < most ? left : most,
                           catalog.width};
     const char* const values = static_cast<const char*>(table.values) + first * table.row_stride * size;
-    REAREC_ENGINE::pack_items({to, {values, table.is_bfloat16, table.row_stride}, 1, nullptr});
+    REAREC_ENGINE::pack_items_here({to, {values, table.is_bfloat16, table.row_stride}, 1, nullptr});
     return to;
   }
 

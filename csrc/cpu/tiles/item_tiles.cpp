@@ -99,14 +99,20 @@ void pack_block(const PackItems& a, int64_t block) {
   }
 }
 
+void pack_block(const PackItems& a, int64_t block) {
+  a.from.is_bfloat16 ? pack_block<bfloat16>(a, block) : pack_block<float>(a, block);
+}
+
 }  // namespace
 
 namespace REAREC_ENGINE {
 
 void pack_items(const PackItems& a) {
-  for_each_evenly(a.threads, ceil_divide(a.to.items, kBlockItems), [&](int64_t block) {
-    a.from.is_bfloat16 ? pack_block<bfloat16>(a, block) : pack_block<float>(a, block);
-  });
+  for_each_evenly(a.threads, ceil_divide(a.to.items, kBlockItems), [&](int64_t block) { pack_block(a, block); });
+}
+
+void pack_items_here(const PackItems& a) {
+  for (int64_t block = 0; block < ceil_divide(a.to.items, kBlockItems); ++block) pack_block(a, block);
 }
 
 void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items) {

@@ -186,7 +186,7 @@ void score_targets(const TileRank& a, int64_t group) {
   const int64_t count = left < kTiles * kTileRows ? left : kTiles * kTileRows;
   const Scratch memory(block_values / 2 + 16);
   void* const tiles = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.data) + 63) / 64 * 64);
-  REAREC_ENGINE::pack_items({{tiles, nullptr, nullptr, count, a.catalog.width}, a.table, 1, a.target + first});
+  REAREC_ENGINE::pack_items_here({{tiles, nullptr, nullptr, count, a.catalog.width}, a.table, 1, a.target + first});
   alignas(64) float sums[kBlock * kBlock];
   multiply_strips<1, false, kTiles>(static_cast<const bfloat16*>(tiles),
                                     static_cast<const bfloat16*>(a.rows.tiles) + first * depth * kTileDepth, depth, sums);
