@@ -17,7 +17,15 @@ from patience import PATIENCE
 
 HERE = Path(__file__).parent / "engines"
 CSRC = Path(__file__).parents[2] / "csrc"
-FLAGS = ("-O1", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-DREAREC_ISA_COUNT=1", "-DREAREC_ISA=baseline")
+FLAGS = (
+    "-O1",
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-DREAREC_ISA_COUNT=1",
+    "-DREAREC_ISA=baseline",
+)
 OPENMP = ("-fopenmp",)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Changes of the sources, file by file: what stands there, and what is to.
