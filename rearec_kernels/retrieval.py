@@ -29,10 +29,9 @@ class PreparedCatalog:
 
     It is frozen by contract: whoever writes to the table calls `refresh` before the next retrieval. Until then, no
     answer mixes two tables: eager calls answer for the table as it was where they read a copy of it, and for the table
-    as it is where they do not. The one place where they read both is the top-k in "fp32" on a CPU: a float32
-    score that contradicts the copy is a ValueError, and what is answered holds for the old table up to the rounding of
-    bfloat16. Code that torch.compile made reads the table itself, in every call; what it leaves to Python is
-    eager.
+    as it is where they do not. The one place where they read both is "fp32" on a CPU: a float32 score that contradicts
+    the copy is a ValueError, and what is answered holds for the old table up to the rounding of bfloat16. Code that
+    torch.compile made reads the table itself, in every call; what it leaves to Python is eager.
 
     A copy (copy, deepcopy, pickle) derives its own from its own table.
 
@@ -70,8 +69,8 @@ class PreparedCatalog:
         )
 
     def read(self) -> tuple[Tensor, list[Tensor] | None]:
-        """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that the top-k
-        reads on a CPU, None where there are none."""
+        """What the products of a call read, [N, d]: the table or its bfloat16 copy; and the packed copy that a CPU
+        reads in its place where that is faster, None where there is none."""
         derived = None if torch.compiler.is_compiling() else self._derived
         return (self.weight.detach(), None) if derived is None else derived
 
@@ -112,7 +111,7 @@ def prepare_catalog(weight: Tensor, precision: str = "fp32") -> PreparedCatalog:
 
 
 def _fits_tiles(weight: Tensor, precision: str) -> bool:
-    """Whether this machine has kernels by tiles and the top-k would use them."""
+    """Whether this machine has kernels by tiles and the calls would use them."""
     return (
         native.TILES is not None
         and weight.device.type == "cpu"
@@ -195,8 +194,13 @@ def catalog_rank(
     Returns:
         float32 [R], 0 for the best. NaN where the target's score is NaN; other items with NaN are not counted.
 
+        This is exact: what is counted are dot products with float32 sums (two orders of summation may differ in their
+        last bits, and where scores nearly tie, in the rank). With a catalogue that is prepared for "fp32" on a CPU,
+        products of bfloat16 decide only the items that an error bound keeps apart from the target.
+
     Raises:
-        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
+        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value; a prepared catalogue's
+            table was seen to be written since.
         IndexError: a target or an excluded item is out of range (looked at on a CPU, elsewhere under REAREC_DEBUG=1).
 
     Examples:
@@ -209,7 +213,7 @@ def catalog_rank(
         tensor([1.])
     """
     op = "catalog_rank"
-    table, _ = _check_arguments(op, hidden, weight, precision)
+    table, packed = _check_arguments(op, hidden, weight, precision)
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "target": target})
     if target_bonus is not None:
@@ -220,7 +224,8 @@ def catalog_rank(
     offsets, items = _check_exclude(op, exclude, hidden)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), precision=precision)
     check_precision(op, precision, backend)
-    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, target_bonus, backend)
+    tiles = packed if backend == "cpu" else None
+    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, target_bonus, tiles, backend)
 
 
 def _check_table(op: str, weight: Tensor) -> None:

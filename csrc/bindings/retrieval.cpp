@@ -12,6 +12,7 @@ void bind_retrieval(py::module_& module, Isa chosen) {
   def(module, "topk_direct", kernels.topk_direct);
   def(module, "topk_sort", kernels.topk_sort);
   def(module, "rank", kernels.rank);
+  def(module, "rank_direct", kernels.rank_direct);
   module.attr("MAX_DIRECT_ROWS") = kMaxDirectRows;
 }
 

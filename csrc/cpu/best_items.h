@@ -82,7 +82,28 @@ REAREC_INLINE void offer(Heap& heap, float score, int64_t item, ExcludedItems ex
   if (score > heap.threshold() && !is_excluded(excluded, item)) heap.replace_top(score, item, heap.k);
 }
 
+// --- Rank
+
+// 2 for a score above the target's, 1 for the same.
+REAREC_INLINE int64_t half_count(float score, float target_score) {
+  return int64_t{score > target_score} + int64_t{score >= target_score};
+}
+
 // --- Scores
+
+// A float32 that is read as the nearest bfloat16, NaN as NaN.
+struct RoundedFloat {
+  float exact;
+};
+REAREC_INLINE vfloat nearest_bfloat16(vfloat x) {
+  const vuint bits = (vuint)x;
+  const vint is_nan = x != x;
+  return is_nan ? x : (vfloat)((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
+}
+REAREC_INLINE vfloat load(const RoundedFloat* p) { return nearest_bfloat16(load(&p->exact)); }
+REAREC_INLINE vfloat load_first(const RoundedFloat* p, int64_t count) {
+  return nearest_bfloat16(load_first(&p->exact, count));
+}
 
 // Scores of kItems items against R rows of h [R, width]: every element of an item is read once and used R times. A score
 // has the same bits whatever R and kItems are. `ahead` elements further on, what comes next is fetched.

@@ -31,52 +31,99 @@ void topk_sort(const TopKSort& a) {
   for (int64_t row = 0; row < a.best.rows; ++row) heap_of(a.best, row).sort();
 }
 
-// --- Top-k, few rows
+// --- Few rows
 
 constexpr int kPrefetchItems = 8;
 
-template <class T, int R, int kItems>
-REAREC_INLINE void direct_items(const DirectTopK& a, int64_t first_item, Heap* heaps) {
+// Calls visit(item, scores) for kItems items from the first one on, with a score of every row.
+template <class T, int R, int kItems, class Visit>
+REAREC_INLINE void direct_items(const float* hidden, const Table& table, int64_t first_item, const Visit& visit) {
   const T* vectors[kItems];
-  for (int i = 0; i < kItems; ++i) vectors[i] = static_cast<const T*>(a.table) + (first_item + i) * a.row_stride;
+  for (int i = 0; i < kItems; ++i) vectors[i] = static_cast<const T*>(table.values) + (first_item + i) * table.row_stride;
   float scores[kItems][R];
-  few_scores<T, R, kItems>(a.hidden, a.width, vectors, kPrefetchItems * a.row_stride, scores);
-  for (int i = 0; i < kItems; ++i)
-    for (int r = 0; r < R; ++r)
-      if (scores[i][r] > heaps[r].threshold())
-        offer(heaps[r], scores[i][r], first_item + i, excluded_of_row(a.exclusion, r));
+  few_scores<T, R, kItems>(hidden, table.width, vectors, kPrefetchItems * table.row_stride, scores);
+  for (int i = 0; i < kItems; ++i) visit(first_item + i, scores[i]);
 }
 
-template <class T, int R>
-void direct_part(const DirectTopK& a, int64_t first_item, int64_t end_item, int64_t part) {
+template <class T, int R, class Visit>
+REAREC_INLINE void direct_part(const float* hidden, const Table& table, int64_t first_item, int64_t end_item,
+                               const Visit& visit) {
   constexpr int kRoom = kRegisters / 2 / R;  // half of the registers hold sums
   constexpr int kItems = kRoom > 4 ? 4 : kRoom > 1 ? kRoom : 1;
-  Heap heaps[R];
-  for (int r = 0; r < R; ++r) heaps[r] = heap_of(a.best, r, part);
   int64_t item = first_item;
-  for (; item + kItems <= end_item; item += kItems) direct_items<T, R, kItems>(a, item, heaps);
-  for (; item < end_item; ++item) direct_items<T, R, 1>(a, item, heaps);
+  for (; item + kItems <= end_item; item += kItems) direct_items<T, R, kItems>(hidden, table, item, visit);
+  for (; item < end_item; ++item) direct_items<T, R, 1>(hidden, table, item, visit);
 }
 
+// The type that the table's values are read as, and the number of rows, for who is compiled for each.
 template <class T>
-void direct_by_rows(const DirectTopK& a, int64_t first_item, int64_t end_item, int64_t part) {
-  switch (a.best.rows) {
-    case 1: return direct_part<T, 1>(a, first_item, end_item, part);
-    case 2: return direct_part<T, 2>(a, first_item, end_item, part);
-    case 3: return direct_part<T, 3>(a, first_item, end_item, part);
-    case 4: return direct_part<T, 4>(a, first_item, end_item, part);
-    case 5: return direct_part<T, 5>(a, first_item, end_item, part);
-    case 6: return direct_part<T, 6>(a, first_item, end_item, part);
-    case 7: return direct_part<T, 7>(a, first_item, end_item, part);
-    default: return direct_part<T, 8>(a, first_item, end_item, part);
+struct Type {
+  typedef T type;
+};
+template <int kValue>
+struct Number {
+  static constexpr int value = kValue;
+};
+template <class Run>
+REAREC_INLINE void by_type(const Table& table, const Run& run) {
+  if (table.is_bfloat16) return run(Type<bfloat16>{});
+  if (table.is_rounded) return run(Type<RoundedFloat>{});
+  run(Type<float>{});
+}
+template <class Run>
+REAREC_INLINE void by_rows(int64_t rows, const Run& run) {
+  static_assert(kMaxDirectRows == 8, "by_rows");
+  switch (rows) {
+    case 1: return run(Number<1>{});
+    case 2: return run(Number<2>{});
+    case 3: return run(Number<3>{});
+    case 4: return run(Number<4>{});
+    case 5: return run(Number<5>{});
+    case 6: return run(Number<6>{});
+    case 7: return run(Number<7>{});
+    default: return run(Number<8>{});
   }
 }
 
+template <class T, int R>
+void topk_part(const DirectTopK& a, int64_t first, int64_t end, int64_t part) {
+  Heap heaps[R];
+  for (int r = 0; r < R; ++r) heaps[r] = heap_of(a.best, r, part);
+  direct_part<T, R>(a.hidden, a.table, first, end, [&](int64_t item, const float* scores) {
+    for (int r = 0; r < R; ++r)
+      if (scores[r] > heaps[r].threshold()) offer(heaps[r], scores[r], item, excluded_of_row(a.exclusion, r));
+  });
+}
+
+template <class T, int R>
+void rank_part(const DirectRank& a, int64_t first, int64_t end, int64_t part) {
+  ExcludedItems excluded[R];  // those to come
+  int64_t counts[R] = {}, target[R];
+  float target_score[R];
+  for (int r = 0; r < R; ++r) {
+    excluded[r] = excluded_of_row(a.exclusion, r);
+    excluded[r].begin = first_not_below(excluded[r], first);
+    target[r] = a.target[r];
+    target_score[r] = a.target_score[r];
+  }
+  direct_part<T, R>(a.hidden, a.table, first, end, [&](int64_t item, const float* scores) {
+    for (int r = 0; r < R; ++r) {
+      const bool is_barred = excluded[r].begin < excluded[r].end && *excluded[r].begin == item;
+      excluded[r].begin += is_barred;
+      if (!is_barred && item != target[r]) counts[r] += half_count(scores[r], target_score[r]);
+    }
+  });
+  for (int r = 0; r < R; ++r) a.half_counts[part * R + r] = counts[r];
+}
+
 void topk_direct(const DirectTopK& a) {
-  static_assert(kMaxDirectRows == 8, "direct_by_rows");
   for_each_task(a.parts, a.parts, [&](int64_t part) {
-    const int64_t first = a.items * part / a.parts, end = a.items * (part + 1) / a.parts;
-    a.table_is_bfloat16 ? direct_by_rows<bfloat16>(a, first, end, part) : direct_by_rows<float>(a, first, end, part);
+    const int64_t first = a.table.items * part / a.parts, end = a.table.items * (part + 1) / a.parts;
+    by_type(a.table, [&](auto type) {
+      by_rows(a.best.rows, [&](auto rows) {
+        topk_part<typename decltype(type)::type, decltype(rows)::value>(a, first, end, part);
+      });
+    });
   });
   for (int64_t row = 0; row < a.best.rows; ++row) {
     Heap result = heap_of(a.best, row);
@@ -89,12 +136,26 @@ void topk_direct(const DirectTopK& a) {
   }
 }
 
-// --- Rank
-
-// 2 for a score above the target's, 1 for the same.
-REAREC_INLINE int64_t half_count(float score, float target_score) {
-  return int64_t{score > target_score} + int64_t{score >= target_score};
+void rank_direct(const DirectRank& a) {
+  by_type(a.table, [&](auto type) {
+    for (int64_t row = 0; row < a.rows; ++row)
+      direct_items<typename decltype(type)::type, 1, 1>(
+          a.hidden + row * a.table.width, a.table, a.target[row],
+          [&](int64_t, const float* score) { a.target_score[row] = a.bonus ? *score + a.bonus[row] : *score; });
+  });
+  for_each_task(a.parts, a.parts, [&](int64_t part) {
+    const int64_t first = a.table.items * part / a.parts, end = a.table.items * (part + 1) / a.parts;
+    by_type(a.table, [&](auto type) {
+      by_rows(a.rows, [&](auto rows) {
+        rank_part<typename decltype(type)::type, decltype(rows)::value>(a, first, end, part);
+      });
+    });
+  });
+  for (int part = 1; part < a.parts; ++part)
+    for (int64_t row = 0; row < a.rows; ++row) a.half_counts[row] += a.half_counts[part * a.rows + row];
 }
+
+// --- Rank
 
 void rank(const Rank& a) {
   const int64_t columns = a.scores.columns, first = a.scores.first_item;
@@ -122,7 +183,7 @@ void rank(const Rank& a) {
 }  // namespace
 
 namespace REAREC_ISA {
-const RetrievalKernels retrieval = {topk, topk_direct, topk_sort, rank};
+const RetrievalKernels retrieval = {topk, topk_direct, topk_sort, rank, rank_direct};
 }
 
 }  // namespace rearec

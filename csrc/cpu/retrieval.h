@@ -1,5 +1,5 @@
 // Retrieval over the whole catalog on the CPU: top-k and rank over blocks of scores that a matrix product has just
-// written, and a top-k that computes the scores itself for a few rows. One table of kernels per instruction set.
+// written, and both with scores that they compute themselves for a few rows. One table of kernels per instruction set.
 #pragma once
 #include <cstdint>
 
@@ -39,14 +39,19 @@ struct TopK {
   Exclusion exclusion;
 };
 
-// For up to kMaxDirectRows rows, where reading the table is all the work: scores and heaps in one pass over it.
-struct DirectTopK {
-  const float* hidden;  // [best.rows, width], dense
-  const void* table;    // [items, width], rows row_stride elements apart
-  bool table_is_bfloat16;  // else float32
+struct Table {
+  const void* values;  // [items, width], rows row_stride elements apart
+  bool is_bfloat16;    // else float32
+  bool is_rounded;     // float32 that are rounded to bfloat16 as they are read
   int64_t items;
   int64_t width;
   int64_t row_stride;
+};
+
+// For up to kMaxDirectRows rows, where reading the table is all the work: scores and heaps in one pass over it.
+struct DirectTopK {
+  const float* hidden;  // [best.rows, width], dense
+  Table table;
   Best best;  // scores and items are [parts, rows, k]; the result is in part 0
   int parts;  // threads, each with a share of the table and heaps of its own
   Exclusion exclusion;
@@ -65,11 +70,25 @@ struct Rank {
   Exclusion exclusion;
 };
 
+// For up to kMaxDirectRows rows: scores and counts in one pass over the table.
+struct DirectRank {
+  const float* hidden;  // [rows, width], dense
+  Table table;
+  int64_t rows;
+  const int64_t* target;  // [rows]
+  const float* bonus;     // [rows], added to the target's score, or null
+  float* target_score;    // [rows]: the result, with the bonus
+  int64_t* half_counts;   // [parts, rows]: the result is in part 0, as of Rank
+  int parts;              // threads, each with a share of the table
+  Exclusion exclusion;
+};
+
 struct RetrievalKernels {
   void (*topk)(const TopK&);
   void (*topk_direct)(const DirectTopK&);
   void (*topk_sort)(const TopKSort&);
   void (*rank)(const Rank&);
+  void (*rank_direct)(const DirectRank&);
 };
 
 namespace baseline { extern const RetrievalKernels retrieval; }

@@ -1,14 +1,14 @@
-"""Native retrieval: scores of one block at a time by torch, selected by csrc/cpu/retrieval.cpp."""
+"""Native retrieval, on one of three roads: for a few rows, scores in one pass over the table (csrc/cpu/retrieval.cpp);
+by tiles of bfloat16 (csrc/cpu/tiles) where they pay; else scores of one block at a time by torch."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from rearec_kernels import native
-from rearec_kernels.cpu import tiled_topk
+from rearec_kernels.cpu import catalog_tiles as by_tiles
+from rearec_kernels.cpu import tiled_rank, tiled_topk
 from rearec_kernels.cpu.chunks import even_chunks, part_of, rounded, slice_address
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.ops.arguments import CatalogTiles, Rank, TopK
@@ -32,8 +32,9 @@ class _Scores:
         self.count = -(-weight.shape[0] // columns)
         self.columns = -(-weight.shape[0] // self.count)
         self.scratch = empty([largest_rows * self.columns])
-        as_it_is = weight.dtype == torch.float32 and precision == "fp32"
-        self.converted = None if as_it_is else empty((self.columns, weight.shape[1]))
+        shape, is_float32 = (self.columns, weight.shape[1]), weight.dtype == torch.float32
+        self.converted = None if is_float32 and precision == "fp32" else empty(shape)
+        self.near = empty(shape, torch.bfloat16) if weight.dtype != torch.bfloat16 and precision == "bf16" else None
 
     def block(self, rows: Tensor, index: int) -> tuple[Tensor, int]:
         """The scores of the items [index * columns, (index + 1) * columns), and the first of them."""
@@ -41,7 +42,7 @@ class _Scores:
         start = min(first, self.weight.shape[0] - self.columns)
         table = self.weight[start : start + self.columns]
         if self.converted is not None:
-            table = self.converted.copy_(rounded(table, self.precision))
+            table = self.converted.copy_(table if self.near is None else self.near.copy_(table))
         scores = self.scratch[: rows.shape[0] * self.columns].view(rows.shape[0], self.columns)
         torch.mm(rows, table.t(), out=scores)
         return scores[:, first - start :], first
@@ -79,7 +80,17 @@ class _Exclusion:
 
 
 def catalog_tiles(args: CatalogTiles) -> list[Tensor]:
-    return tiled_topk.pack(args.weight, args.precision)
+    return by_tiles.pack(args.weight, args.precision)
+
+
+def _is_for_few(rows: int, weight: Tensor) -> bool:
+    return rows <= native.C.MAX_DIRECT_ROWS and by_tiles.is_dense(weight)
+
+
+def _table_tuple(weight: Tensor, precision: str) -> tuple[int | bool, ...]:
+    """The table of the kernels for a few rows."""
+    is_bfloat16 = weight.dtype == torch.bfloat16
+    return weight.data_ptr(), is_bfloat16, precision == "bf16", *weight.shape, weight.stride(0)
 
 
 def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
@@ -87,11 +98,12 @@ def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
     rows, catalog = args.hidden.shape[0], weight.shape[0]
     h = rounded(args.hidden, precision).contiguous()
     exclusion = _Exclusion(args)
-    if args.tiles and tiled_topk.is_worth_it(rows, k, catalog, precision):
-        return _topk_by_tiles(h, weight, k, exclusion, args.tiles)
-    readable = weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and precision == "fp32")
-    if rows <= native.C.MAX_DIRECT_ROWS and readable and weight.stride(1) == 1:
-        return _topk_direct(h, weight, k, exclusion, slice(0, rows))
+    if tiled_topk.keeps_few(k, catalog):
+        packed = by_tiles.tiles_of_call(weight, args.tiles, rows, precision)
+        if packed is not None:
+            return _topk_by_tiles(h, args, exclusion, packed)
+    if _is_for_few(rows, weight):
+        return _topk_direct(h, args, exclusion, slice(0, rows))
     best_scores = torch.full((rows, k), float("-inf"), dtype=torch.float32, device="cpu")
     best_items = torch.full((rows, k), -1, dtype=torch.int64, device="cpu")
     chunks = list(even_chunks(rows, _TOPK_ROWS))
@@ -106,44 +118,90 @@ def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
     return best_scores, best_items
 
 
-def _topk_by_tiles(
-    h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, tiles: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    scores, items, proven, _ = tiled_topk.topk(h, weight, k, exclusion.of_rows, tiles)
+def _topk_by_tiles(h: Tensor, args: TopK, exclusion: _Exclusion, packed: by_tiles.Packed) -> tuple[Tensor, Tensor]:
+    scores, items, proven, _ = tiled_topk.topk(h, args.weight, args.k, exclusion.of_rows, packed)
     if not proven.all():
         # The rest by the same float32 scores of the whole table, whose bits are those of the other rows.
         rest = (~proven).nonzero().squeeze(1)
         exclusion.reorder(rest)
         h = h[rest]
         for chunk in even_chunks(rest.shape[0], native.C.MAX_DIRECT_ROWS):
-            scores[rest[chunk]], items[rest[chunk]] = _topk_direct(h, weight, k, exclusion, chunk)
+            scores[rest[chunk]], items[rest[chunk]] = _topk_direct(h, args, exclusion, chunk)
     return scores, items
 
 
-def _topk_direct(h: Tensor, weight: Tensor, k: int, exclusion: _Exclusion, chunk: slice) -> tuple[Tensor, Tensor]:
+def _topk_direct(h: Tensor, args: TopK, exclusion: _Exclusion, chunk: slice) -> tuple[Tensor, Tensor]:
     """A few rows: reading the table is all the work, so scores and heaps in one pass over it."""
-    rows, parts = chunk.stop - chunk.start, torch.get_num_threads()
+    rows, parts, k = chunk.stop - chunk.start, torch.get_num_threads(), args.k
     best_scores = torch.full((parts, rows, k), float("-inf"), dtype=torch.float32, device="cpu")
     best_items = torch.full((parts, rows, k), -1, dtype=torch.int64, device="cpu")
     best = (best_scores.data_ptr(), best_items.data_ptr(), rows, k)
-    table = (weight.data_ptr(), weight.dtype == torch.bfloat16, *weight.shape, weight.stride(0))
     if rows > 0:
-        native.C.topk_direct(slice_address(h, chunk), *table, best, parts, exclusion.of_rows(chunk))
+        table = _table_tuple(args.weight, args.precision)
+        native.C.topk_direct(slice_address(h, chunk), table, best, parts, exclusion.of_rows(chunk))
         native.C.topk_sort(best)
     return best_scores[0].clone(), best_items[0].clone()
 
 
 def catalog_rank(args: Rank) -> Tensor:
-    rows, catalog = args.hidden.shape[0], args.weight.shape[0]
+    rows, weight = args.hidden.shape[0], args.weight
+    h, target = rounded(args.hidden, args.precision).contiguous(), args.target.long().contiguous()
+    bonus = None if args.target_bonus is None else args.target_bonus.float().contiguous()
+    exclusion = _Exclusion(args)
+    packed = by_tiles.tiles_of_call(weight, args.tiles, rows, args.precision)
+    if packed is not None:
+        half_counts, target_scores = _rank_by_tiles(h, args, target, bonus, exclusion, packed)
+    elif _is_for_few(rows, weight):
+        half_counts, target_scores = _rank_direct(h, args, target, bonus, exclusion, slice(0, rows))
+    else:
+        half_counts, target_scores = _rank_by_blocks(h, args, target, bonus, exclusion)
+    return (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+
+
+def _rank_by_tiles(
+    h: Tensor, args: Rank, target: Tensor, bonus: Tensor | None, exclusion: _Exclusion, packed: by_tiles.Packed
+) -> tuple[Tensor, Tensor]:
+    half_counts, target_scores, proven, _ = tiled_rank.half_counts(
+        h, args.weight, target, bonus, exclusion.of_rows, packed
+    )
+    if not proven.all():
+        # The rest by the same float32 scores of the whole table.
+        rest = (~proven).nonzero().squeeze(1)
+        exclusion.reorder(rest)
+        h, target, bonus = h[rest], target[rest], None if bonus is None else bonus[rest]
+        for chunk in even_chunks(rest.shape[0], native.C.MAX_DIRECT_ROWS):
+            direct = _rank_direct(h, args, target, bonus, exclusion, chunk)
+            half_counts[rest[chunk]], target_scores[rest[chunk]] = direct
+    return half_counts, target_scores
+
+
+def _rank_direct(
+    h: Tensor, args: Rank, target: Tensor, bonus: Tensor | None, exclusion: _Exclusion, chunk: slice
+) -> tuple[Tensor, Tensor]:
+    rows, parts = chunk.stop - chunk.start, torch.get_num_threads()
+    half_counts = torch.empty((parts, rows), dtype=torch.int64, device="cpu")
+    target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
+    if rows > 0:
+        native.C.rank_direct(
+            slice_address(h, chunk), _table_tuple(args.weight, args.precision), rows, slice_address(target, chunk),
+            0 if bonus is None else slice_address(bonus, chunk), target_scores.data_ptr(), half_counts.data_ptr(),
+            parts, exclusion.of_rows(chunk),
+        )  # fmt: skip
+    return half_counts[0], target_scores
+
+
+def _rank_by_blocks(
+    h: Tensor, args: Rank, target: Tensor, bonus: Tensor | None, exclusion: _Exclusion
+) -> tuple[Tensor, Tensor]:
+    rows, catalog = h.shape[0], args.weight.shape[0]
     # Rows with targets in the same block together: a chunk's target scores come first, from the very blocks that are
     # then counted, and a chunk of rows whose targets share one block needs no product twice.
-    sorted_target, order = args.target.long().sort()
-    h = rounded(args.hidden, args.precision)[order].contiguous()
-    exclusion = _Exclusion(args)
+    sorted_target, order = target.sort()
+    h = h[order]
     exclusion.reorder(order)
     half_counts = torch.zeros(rows, dtype=torch.int64, device="cpu")
     target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
-    bonus = None if args.target_bonus is None else args.target_bonus.float()[order]
+    bonus = None if bonus is None else bonus[order]
     largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
     scores = _Scores(args.weight, largest, _RANK_SCORES // largest, args.precision)
     with ieee_products(args.hidden.device):
@@ -162,5 +220,5 @@ def catalog_rank(args: Rank) -> Tensor:
                         target_scores[chunk][here] += bonus[chunk][here]
                 if position >= len(target_blocks) - 1:
                     native.C.rank(_score_arguments(block, first), *addresses, exclusion.of_rows(chunk))
-    ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
-    return torch.empty_like(ranks).index_copy_(0, order, ranks)
+    back = order.argsort()
+    return half_counts[back], target_scores[back]

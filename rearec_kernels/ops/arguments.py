@@ -164,6 +164,7 @@ class Rank(NamedTuple):
     exclude_items: Tensor | None
     precision: str
     target_bonus: Tensor | None  # [R], floating point: added to the target's score
+    tiles: Sequence[Tensor] | None  # as in TopK
 
 
 class CatalogTiles(NamedTuple):

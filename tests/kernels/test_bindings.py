@@ -18,11 +18,13 @@ def exclusion(count: Any = 0) -> tuple[Any, ...]:
     return 0, 0, 0, count
 
 
+def table(**changes: Any) -> tuple[Any, ...]:
+    values = dict(values=0, is_bfloat16=False, is_rounded=False, items=0, width=1, row_stride=1)
+    return tuple({**values, **changes}.values())
+
+
 def topk_direct(**changes: Any) -> None:
-    values = dict(
-        hidden=0, table=0, table_is_bfloat16=False, items=0, width=1, row_stride=1, best=BEST, parts=1,
-        exclusion=exclusion(),
-    )  # fmt: skip
+    values = dict(hidden=0, table=table(), best=BEST, parts=1, exclusion=exclusion())
     native.C.topk_direct(*{**values, **changes}.values())
 
 
@@ -36,11 +38,11 @@ def test_the_members_of_a_struct_are_taken() -> None:
     [
         ({"best": BEST[:3]}, TypeError, r"expected a tuple of 4 values, got \(0, 0, 0\)"),
         ({"exclusion": (*exclusion(), 0)}, TypeError, "expected a tuple of 4 values"),
-        ({"another": 0}, TypeError, "expected a tuple of 9 values"),
+        ({"another": 0}, TypeError, "expected a tuple of 5 values"),
         ({"best": list(BEST)}, TypeError, "expected a tuple of 4 values"),
-        ({"table_is_bfloat16": 0}, TypeError, "expected a bool, got 0"),
-        ({"items": 1.0}, TypeError, "float"),
-        ({"items": 2**63}, OverflowError, "too big"),
+        ({"table": table(is_bfloat16=0)}, TypeError, "expected a bool, got 0"),
+        ({"table": table(items=1.0)}, TypeError, "float"),
+        ({"table": table(items=2**63)}, OverflowError, "too big"),
         ({"parts": 2**31}, ValueError, "out of range"),
         ({"hidden": -1}, OverflowError, "negative"),
         ({"hidden": torch.zeros(1)}, TypeError, "an integer is required"),

@@ -15,7 +15,7 @@ from rearec_kernels import catalog_rank, catalog_topk, prepare_catalog, use_back
 BACKENDS = catalog_backends()
 pytestmark = pytest.mark.usefixtures("tensors_on_device")
 # rows R, width d, items N
-SHAPES = [(1, 1, 1), (1, 16, 17), (2, 7, 33), (9, 5, 200), (40, 32, 3000), (333, 16, 1001)]
+SHAPES = [(1, 1, 1), (1, 16, 17), (2, 7, 33), (8, 20, 700), (9, 5, 200), (40, 32, 3000), (333, 16, 1001)]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -260,9 +260,9 @@ def test_operator_keeps_what_torch_library_expects_and_compiles(backend: str) ->
     hidden, weight, target = problem((12, 8, 90))
     offsets, items = torch.arange(13), torch.arange(12)
     op = torch.ops.rearec.catalog_rank
-    opcheck(op, (hidden, weight, target, None, None, "fp32", None, backend))
-    opcheck(op, (hidden, weight, target, None, items, "bf16", None, backend))
-    opcheck(op, (hidden, weight, target, offsets, items, "fp32", hidden[:, 0], backend))
+    opcheck(op, (hidden, weight, target, None, None, "fp32", None, None, backend))
+    opcheck(op, (hidden, weight, target, None, items, "bf16", None, None, backend))
+    opcheck(op, (hidden, weight, target, offsets, items, "fp32", hidden[:, 0], None, backend))
     with use_backend(backend):
         compiled = torch.compile(catalog_rank, fullgraph=True, backend="aot_eager")
         expected = catalog_rank(hidden, weight, target, exclude=(offsets, items))

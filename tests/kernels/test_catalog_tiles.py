@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from catalogs import INF, NAN, TABLES, wild_hidden
 from torch import Tensor
 from torch.library import opcheck
 
 from rearec_kernels import PreparedCatalog, catalog_topk, prepare_catalog
 
 pytestmark = pytest.mark.usefixtures("by_tiles")
-INF, NAN = float("inf"), float("nan")
 
 
 def by_all_scores(hidden: Tensor, weight: Tensor, k: int, exclude: tuple[Tensor, Tensor] | Tensor | None = None):
@@ -78,54 +78,13 @@ def test_many_rows() -> None:
     assert_same(catalog_topk(hidden, prepare_catalog(weight), 5), by_all_scores(hidden, weight, 5))
 
 
-def _scaled(low: float, high: float) -> Tensor:
-    return torch.randn(3000, 40) * 10 ** torch.empty(3000, 1).uniform_(low, high)
-
-
-def _with_rows(rows: dict[int, float]) -> Tensor:
-    weight = torch.randn(3000, 40)
-    for row, value in rows.items():
-        weight[row, row % 40] = value
-    return weight
-
-
-def _wild_hidden() -> Tensor:
-    hidden = torch.randn(20, 40)
-    hidden[0], hidden[1, 3], hidden[2, 0], hidden[3], hidden[4] = NAN, INF, -INF, 1e30, 0
-    hidden[5], hidden[6, 0], hidden[7] = 1e-42, NAN, 3e38
-    return hidden
-
-
-TABLES: dict[str, Callable[[], Tensor]] = {
-    "gaussian": lambda: torch.randn(3000, 40),
-    "clusters": lambda: torch.randn(30, 40).repeat(100, 1) + 1e-4 * torch.randn(3000, 40),
-    "one direction": lambda: torch.randn(1, 40) * (1 + 1e-5 * torch.randn(3000, 1)),
-    "common offset": lambda: 100 * torch.randn(1, 40) + torch.randn(3000, 40),
-    "small differences": lambda: torch.randn(1, 40) + 1e-4 * torch.randn(3000, 40),
-    "integers": lambda: torch.randint(-1, 2, (3000, 40)).float(),
-    "all equal": lambda: torch.full((3000, 40), 0.3),
-    "copies": lambda: torch.randn(100, 40).repeat(30, 1),
-    "zeros": lambda: torch.zeros(3000, 40),
-    "many scales": lambda: _scaled(-30, 15),
-    "denormal": lambda: _scaled(-44, -37),
-    "tiny": lambda: _scaled(-26, -24),
-    "large": lambda: _scaled(16, 18),
-    "overflowing": lambda: _scaled(30, 38),
-    "one huge item": lambda: _with_rows({7: 1e15}),
-    "a few wild items": lambda: _with_rows({7: 3e38, 8: -3e38, 100: INF, 101: -INF, 200: NAN, 2999: INF}),
-    "infinite items": lambda: _with_rows({row: INF for row in range(0, 3000, 3)}),
-    "NaN items": lambda: _with_rows({row: NAN for row in range(0, 3000, 2)}),
-    "only NaN": lambda: torch.full((3000, 40), NAN),
-}
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("table", TABLES)
 def test_tables(table: str, dtype: torch.dtype, threads: int, set_threads: Callable[[int], None]) -> None:
     set_threads(threads)
     weight = TABLES[table]().to(dtype)
-    for hidden in (torch.randn(20, 40), torch.randn(20, 40).bfloat16(), 1e-20 * torch.randn(20, 40), _wild_hidden()):
+    for hidden in (torch.randn(20, 40), torch.randn(20, 40).bfloat16(), 1e-20 * torch.randn(20, 40), wild_hidden()):
         assert_same(catalog_topk(hidden, prepare_catalog(weight), 20), by_all_scores(hidden, weight, 20))
 
 
@@ -230,6 +189,24 @@ def test_bounds_are_upper_bounds_and_tight(width: int, dtype: torch.dtype) -> No
     for bound, vectors in zip(bounds.unbind(1), (c, residual), strict=True):
         length, bound = vectors.norm(dim=1), bound.flatten()[:70].double()
         assert (bound >= length).all() and (bound <= (1 + 1e-5) * length + 1e-30).all()
+
+
+@pytest.mark.parametrize("precision, rows", [("bf16", 9), ("bf16", 40), ("bf16", 600), ("fp32", 256)])
+@pytest.mark.parametrize("items, width", [(1, 3), (31, 7), (1000, 64), (3001, 70), (70, 5000)])
+def test_a_table_that_is_packed_as_it_is_read_gives_the_same_bits(
+    items: int, width: int, rows: int, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight = torch.randn(rows, width), torch.randn(items, 2 * width)[:, :width]
+    weight[::7] *= 1e3
+    offsets, barred = torch.arange(rows + 1) * 2, torch.randint(0, items, (2 * rows,))
+    prepared = prepare_catalog(weight, precision)
+    expected = catalog_topk(hidden, prepared, 5, exclude=(offsets, barred), precision=precision)
+    monkeypatch.setattr("rearec_kernels.cpu.catalog_tiles.pack", None)
+    got = catalog_topk(hidden, weight, 5, exclude=(offsets, barred), precision=precision)
+    assert_same(got, expected)
+    assert_same(
+        catalog_topk(hidden, weight.bfloat16(), 5, precision="bf16"), catalog_topk(hidden, weight, 5, precision="bf16")
+    )
 
 
 @pytest.mark.parametrize("rows", [3, 40])

@@ -10,7 +10,7 @@ from backends import catalog_backends
 from torch import Tensor
 from torch.library import opcheck
 
-from rearec_kernels import catalog_topk, prepare_catalog, use_backend
+from rearec_kernels import catalog_rank, catalog_topk, prepare_catalog, use_backend
 
 BACKENDS = catalog_backends()
 pytestmark = pytest.mark.usefixtures("tensors_on_device")
@@ -84,6 +84,23 @@ def test_scores_are_right_to_rounding_and_their_order_is_theirs(
     outside = products.scatter(1, items, float("-inf"))
     assert (outside <= scores[:, -1:].double() + 2 * bound).all()
     assert all(row.unique().numel() == k for row in items)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("width", [1, 5, 16, 70])
+def test_few_rows_read_a_float32_table_as_its_bfloat16_copy(width: int, rows: int) -> None:
+    if "cpu" not in BACKENDS:
+        pytest.skip("an install without the native module")
+    hidden, weight = torch.randn(rows, width), torch.randn(1001, width) * 10 ** torch.empty(1001, 1).uniform_(-30, 20)
+    weight[5], weight[6, 0], weight[7], weight[8] = float("nan"), float("inf"), 3.4e38, 1e-41
+    weight[9:200] = (weight[9:200].view(torch.int32) & -65536 | 0x8000).view(torch.float32)  # between two bfloat16
+    with use_backend("cpu"):
+        scores, items = catalog_topk(hidden, weight, 1001, precision="bf16")
+        expected, best = catalog_topk(hidden, weight.bfloat16(), 1001, precision="bf16")
+        assert torch.equal(scores, expected) and torch.equal(items, best)
+        target = torch.randint(200, 1001, (rows,))
+        ranks = catalog_rank(hidden, weight, target, precision="bf16")
+        assert torch.equal(ranks, catalog_rank(hidden, weight.bfloat16(), target, precision="bf16"))
 
 
 @backends

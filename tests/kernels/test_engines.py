@@ -17,7 +17,15 @@ from patience import PATIENCE
 
 HERE = Path(__file__).parent / "engines"
 CSRC = Path(__file__).parents[2] / "csrc"
-FLAGS = ("-O1", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-DREAREC_ISA_COUNT=1", "-DREAREC_ISA=baseline")
+FLAGS = (
+    "-O1",
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-DREAREC_ISA_COUNT=1",
+    "-DREAREC_ISA=baseline",
+)
 OPENMP = ("-fopenmp",)
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Changes of the sources, file by file: what stands there, and what is to.
@@ -60,8 +68,16 @@ FAULTS: dict[str, Changes] = {
     "the first part twice": {
         "cpu/tiles/engines/portable.h": [("columns.read(second + kSecond)", "columns.read(second)")]
     },
-    "an item too many": {"cpu/tiles/retrieval.cpp": [("item >= a.catalog.items || ", "")]},
-    "ties by higher item": {"cpu/tiles/retrieval.cpp": [("kept += stays", "kept += stays && upper[i] != *threshold")]},
+    "an item too many": {"cpu/tiles/topk.cpp": [("item >= a.catalog.items || ", "")]},
+    "ties by higher item": {"cpu/tiles/topk.cpp": [("kept += stays", "kept += stays && upper[i] != *threshold")]},
+    "undecided items left out": {"cpu/tiles/rank.cpp": [("if (undecided) wait(", "if (false) wait(")]},
+    "a target among its rivals": {"cpu/tiles/rank.cpp": [('*target = __builtin_nanf("")', "(void)target")]},
+    "an excluded item among the rivals": {
+        "cpu/tiles/rank.cpp": [('*place(*excluded.begin) = __builtin_nanf("")', "(void)place")]
+    },
+    "a panel packed from its first block": {
+        "cpu/tiles/item_scan.h": [("first * table.row_stride * size", "0 * table.row_stride * size")]
+    },
 }
 
 
@@ -107,10 +123,11 @@ class Build:
         return self.folder / "program"
 
     def _is_touched(self, source: Path, changes: Changes) -> bool:
-        """Of the losses the cross-entropy is enough to see what is wrong with a sweep."""
+        """Of those that include a changed header one is enough to see what is wrong with it."""
         of_base = self.base.changes if self.base is not None else {}
         names = {Path(name).name for name, what in changes.items() if of_base.get(name) != what}
-        return source.name in names or (source.name == "cross_entropy.cpp" and any(x.endswith(".h") for x in names))
+        names |= {"rank.cpp" if x == "item_scan.h" else "cross_entropy.cpp" for x in names if x.endswith(".h")}
+        return source.name in names
 
     def _run(self, *arguments: object) -> None:
         command = [self.compiler, *self.flags, *map(str, arguments)]

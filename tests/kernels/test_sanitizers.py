@@ -67,7 +67,8 @@ for rows, steps, items, width in [(1, 1, 1, 1), (7, 3, 33, 5), (40, 2, 1001, 64)
             for k in (1, 9, items + 3):
                 rk.catalog_topk(h[:, 0], w, k, exclude=exclude, precision=as_score)
                 rk.catalog_topk(h[:, 0], prepared, k, exclude=exclude, precision=as_score)
-            rk.catalog_rank(h[:, 0], w, y.clamp(min=0), exclude=exclude, precision=as_score)
+            for catalog in (w, prepared):
+                rk.catalog_rank(h[:, 0], catalog, y.clamp(min=0), exclude=exclude, precision=as_score)
         x = h.detach().flatten(0, 1).requires_grad_()
         norm = torch.randn(2, width, requires_grad=True)
         rk.dropout_add_layer_norm(x, x.detach(), *norm.unbind(), dropout_p=0.2, output_dropout_p=0.1).sum().backward()

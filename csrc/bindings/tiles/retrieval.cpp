@@ -6,9 +6,10 @@
 namespace rearec::tiles {
 
 void bind_retrieval(py::module_& module, Isa chosen) {
-  const TopKEngine& engine = REAREC_TILE_ENGINE(topk, chosen);
+  const RetrievalEngine& engine = REAREC_TILE_ENGINE(retrieval, chosen);
   def(module, "pack_items", engine.pack_items);
   def(module, "topk", engine.topk);
+  def(module, "rank", engine.rank);
   module.attr("BLOCK") = kBlockItems;
 }
 

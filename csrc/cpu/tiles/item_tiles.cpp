@@ -82,7 +82,8 @@ REAREC_INLINE void pack_item(const T* item, int64_t width, const float* center, 
 }
 
 template <class T>
-void pack_block(const ItemTiles& to, const Matrix& from, int64_t block) {
+void pack_block(const PackItems& a, int64_t block) {
+  const ItemTiles& to = a.to;
   const int64_t values = ceil_divide(to.width, kTileDepth) * 2 * kTileValues;
   bfloat16* tiles = static_cast<bfloat16*>(const_cast<void*>(to.tiles)) + block * values;
   float* bounds = to.bounds ? const_cast<float*>(to.bounds) + block * 2 * kBlockItems : nullptr;
@@ -91,9 +92,15 @@ void pack_block(const ItemTiles& to, const Matrix& from, int64_t block) {
     std::memset(tiles, 0, values * sizeof(bfloat16));
     if (bounds) std::memset(bounds, 0, 2 * kBlockItems * sizeof(float));
   }
-  for (int64_t i = 0; i < kBlockItems && first + i < to.items; ++i)
-    pack_item(static_cast<const T*>(from.values) + (first + i) * from.row_stride, to.width, to.center,
+  for (int64_t i = 0; i < kBlockItems && first + i < to.items; ++i) {
+    const int64_t row = a.chosen ? a.chosen[first + i] : first + i;
+    pack_item(static_cast<const T*>(a.from.values) + row * a.from.row_stride, to.width, to.center,
               tiles + i / kTileRows * kTileValues + i % kTileRows * kTileDepth, bounds ? bounds + i : nullptr);
+  }
+}
+
+void pack_block(const PackItems& a, int64_t block) {
+  a.from.is_bfloat16 ? pack_block<bfloat16>(a, block) : pack_block<float>(a, block);
 }
 
 }  // namespace
@@ -101,15 +108,17 @@ void pack_block(const ItemTiles& to, const Matrix& from, int64_t block) {
 namespace REAREC_ENGINE {
 
 void pack_items(const PackItems& a) {
-  for_each_evenly(a.threads, ceil_divide(a.to.items, kBlockItems), [&](int64_t block) {
-    a.from.is_bfloat16 ? pack_block<bfloat16>(a.to, a.from, block) : pack_block<float>(a.to, a.from, block);
-  });
+  for_each_evenly(a.threads, ceil_divide(a.to.items, kBlockItems), [&](int64_t block) { pack_block(a, block); });
+}
+
+void pack_items_here(const PackItems& a) {
+  for (int64_t block = 0; block < ceil_divide(a.to.items, kBlockItems); ++block) pack_block(a, block);
 }
 
 void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items) {
   const int64_t width = items.width, depth = ceil_divide(width, kTileDepth);
   const int64_t padded = round_up(rows, kBlock), strip = column_tiles(rows);
-  const bool bounded = items.bounds != nullptr;
+  const bool bounded = items.is_bounded();
   std::memset(to.tiles, 0, padded * depth * kTileDepth * sizeof(bfloat16));
   float* const bounds[] = {to.of_norm(), to.of_residual(), to.constant(), to.offset()};
   for (float* x : bounds) std::memset(x, 0, padded * sizeof(float));

@@ -19,17 +19,21 @@ namespace rearec::tiles {
 constexpr int kBlockItems = 32;
 
 struct ItemTiles {
-  const void* tiles;    // bfloat16 [blocks, depth tiles, 2, 16, 32], zeros beyond the last item and the width
-  const float* bounds;  // [blocks, 2, 32]: |c| and |c - c~|, rounded up; |c| infinite where nothing can be said. Or null
-  const float* center;  // [width], with bounds
+  const void* tiles;    // bfloat16 [blocks, depth tiles, 2, 16, 32], zeros beyond the last item and the width; null
+                        // where a pass over the catalog packs them as it goes (item_scan.h)
+  const float* bounds;  // [blocks, 2, 32]: |c| and |c - c~|, rounded up; |c| infinite where nothing can be said
+  const float* center;  // [width], with bounds; null where products of bfloat16 are the scores
   int64_t items;
   int64_t width;
+
+  bool is_bounded() const { return center != nullptr; }
 };
 
 struct PackItems {
   ItemTiles to;
   Matrix from;  // [items, width]
   int threads;
+  const int64_t* chosen;  // [items]: rows of `from`; null: all, in their order
 };
 
 // Scratch: rows as the second operand and, with bounds, what the bound of row and item takes of the row.

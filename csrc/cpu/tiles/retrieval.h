@@ -1,5 +1,5 @@
-// Top-k over a catalog of tiles: scores of bfloat16 operands and, where the tiles have bounds, from these the exact
-// top-k by float32 scores.
+// Top-k and rank over a catalog of tiles: by scores of bfloat16 operands or, where the tiles have bounds, by the float32
+// scores that these leave undecided.
 #pragma once
 #include "cpu/tiles/item_tiles.h"
 #include "cpu/retrieval.h"
@@ -18,7 +18,7 @@ struct Candidates {
 struct TileTopK {
   const float* hidden;  // [rows, width], dense
   ItemTiles catalog;
-  Matrix table;  // with bounds: what the float32 scores are computed from
+  Matrix table;  // what the float32 scores are computed from, and tiles where there are none yet
   Exclusion exclusion;
   RowTiles rows;
   Candidates candidates;
@@ -27,15 +27,39 @@ struct TileTopK {
   int parts;        // threads, each with a share of the catalog
 };
 
-struct TopKEngine {
-  // Fills the tiles, and the bounds unless they are null.
-  void (*pack_items)(const PackItems&);
-  // Returns how many float32 scores were computed; -1 where one shows that the table is not what the tiles were made of.
-  int64_t (*topk)(const TileTopK&);
+// Scratch of the parts' threads.
+struct RankState {
+  float* scores;      // [1 + parts, padded]: of the targets without their bonus; what items are compared with, or NaN
+  int64_t* progress;  // [3, parts, padded]: half counts; the next excluded item; float32 scores, as in Candidates
 };
 
-namespace portable { extern const TopKEngine topk; }
-namespace avx512_bf16 { extern const TopKEngine topk; }
-namespace amx { extern const TopKEngine topk; }
+struct TileRank {
+  const float* hidden;  // [count, width], dense
+  int64_t count;        // rows
+  ItemTiles catalog;
+  Matrix table;  // as in TileTopK
+  const int64_t* target;  // [count]
+  const float* bonus;     // [count], added to the target's score, or null
+  Exclusion exclusion;
+  RowTiles rows;
+  RankState state;
+  float* target_score;   // [count]: the result, with the bonus
+  int64_t* half_counts;  // [count]: the result, 2 for an item scored above the target and 1 for a tie
+  bool* is_proven;       // [count]: false where this gave up, and there is no result
+  int parts;             // threads, each with a share of the catalog
+};
+
+struct RetrievalEngine {
+  // Fills the tiles, and the bounds unless they are null.
+  void (*pack_items)(const PackItems&);
+  // Both return how many float32 scores were computed; -1 where one shows that the table is not what the tiles were made
+  // of.
+  int64_t (*topk)(const TileTopK&);
+  int64_t (*rank)(const TileRank&);
+};
+
+namespace portable { extern const RetrievalEngine retrieval; }
+namespace avx512_bf16 { extern const RetrievalEngine retrieval; }
+namespace amx { extern const RetrievalEngine retrieval; }
 
 }  // namespace rearec::tiles

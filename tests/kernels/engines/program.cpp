@@ -1,5 +1,5 @@
-// An engine of csrc/cpu/tiles, and the passes over chunks of logits, against sums in double: losses and top-k in ragged
-// shapes, with one thread and two, on scratch full of NaN. Prints "right", or what was wrong.
+// An engine of csrc/cpu/tiles, and the passes over chunks of logits, against sums in double: losses, top-k and rank in
+// ragged shapes, with one thread and two, on scratch full of NaN. Prints "right", or what was wrong.
 //
 // Operands are multiples of 1/8 that bfloat16 holds, so that logits are right but for the order of their sums; what a
 // gradient may be off follows from the parts into which its factors are rounded.
@@ -251,9 +251,9 @@ void topk(int64_t rows, int64_t items, int64_t width, int64_t k, bool bounded, i
   std::unique_ptr<bool[]> is_bounded(new bool[padded]), proven(new bool[rows]);
   const ItemTiles catalog = {tiles.get(), bounded ? bounds.data() : nullptr, bounded ? center.data() : nullptr, items, width};
   const Matrix from = {table.data(), false, width};
-  REAREC_ENGINE::topk.pack_items({catalog, from, threads});
+  REAREC_ENGINE::retrieval.pack_items({catalog, from, threads, nullptr});
   const int64_t barred[] = {items / 2};
-  REAREC_ENGINE::topk.topk({hidden.data(), catalog, from, {nullptr, nullptr, barred, 1},
+  REAREC_ENGINE::retrieval.topk({hidden.data(), catalog, from, {nullptr, nullptr, barred, 1},
                             {row_tiles.get(), row_bounds.data(), is_bounded.get(), padded},
                             {scores.data(), kept.data(), state.data(), threshold.data(), capacity},
                             {best_scores.data(), best.data(), rows, k}, proven.get(), parts});
@@ -273,6 +273,62 @@ void topk(int64_t rows, int64_t items, int64_t width, int64_t k, bool bounded, i
       if (there) check("score of the top-k", r * k + i, best_scores[r * k + i], -all[i].first, 0);
     }
   }
+}
+
+// Scores are exact here too: so are the ranks, whether the tiles are packed before or on the way.
+void rank(int64_t rows, int64_t items, int64_t width, bool bounded, bool prepared, int threads) {
+  const std::vector<float> hidden = eighths(rows * width, 2), table = eighths(items * width, 2);
+  const int64_t blocks = (items + 31) / 32, depth = (width + 31) / 32, padded = (rows + 31) / 32 * 32;
+  const int parts = static_cast<int>(threads < blocks ? threads : blocks);
+  const Scratch tiles(blocks * depth * 2048), row_tiles(padded * depth * 64);
+  std::vector<float> bounds(blocks * 64), center(width, 0.125f), row_bounds(4 * padded), scores((1 + parts) * padded);
+  std::vector<float> target_score(rows), bonus(rows);
+  std::vector<int64_t> progress(3 * parts * padded), half_counts(rows), target(rows), begin(rows), end(rows), barred;
+  std::unique_ptr<bool[]> is_bounded(new bool[padded]), proven(new bool[rows]);
+  for (int64_t r = 0; r < rows; ++r) {
+    target[r] = below(items);
+    bonus[r] = static_cast<float>(below(3) - 1) / 4;
+    begin[r] = static_cast<int64_t>(barred.size());
+    for (int64_t i = below(5); i < items; i += 1 + below(200)) barred.push_back(i);
+    end[r] = static_cast<int64_t>(barred.size());
+  }
+  barred.push_back(0);  // so that there is an address
+  const float* const middle = bounded ? center.data() : nullptr;
+  ItemTiles catalog = {tiles.get(), bounded ? bounds.data() : nullptr, middle, items, width};
+  const Matrix from = {table.data(), false, width};
+  if (prepared)
+    REAREC_ENGINE::retrieval.pack_items({catalog, from, threads, nullptr});
+  else
+    catalog = {nullptr, nullptr, middle, items, width};
+  REAREC_ENGINE::retrieval.rank({hidden.data(), rows, catalog, from, target.data(), bonus.data(),
+                                 {begin.data(), end.data(), barred.data(), static_cast<int64_t>(barred.size())},
+                                 {row_tiles.get(), row_bounds.data(), is_bounded.get(), padded},
+                                 {scores.data(), progress.data()}, target_score.data(), half_counts.data(), proven.get(),
+                                 parts});
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto score = [&](int64_t i) {
+      double total = 0;
+      for (int64_t n = 0; n < width; ++n) total += double{hidden[r * width + n]} * table[i * width + n];
+      return total;
+    };
+    const double own = score(target[r]) + bonus[r];
+    int64_t right = 0;
+    for (int64_t i = 0; i < items; ++i)
+      if (i != target[r] && !std::binary_search(&barred[begin[r]], &barred[end[r]], i))
+        right += (score(i) > own) + (score(i) >= own);
+    if (!proven[r]) wrong("rows without a rank, the first", r, 0, 1);
+    check("score of the target", r, target_score[r], own, 0);
+    check("twice the rank", r, static_cast<double>(half_counts[r]), static_cast<double>(right), 0);
+  }
+}
+
+void ranks(int threads) {
+  for (int64_t rows : {1, 16, 17, 50})
+    for (int bounded = 0; bounded < 2; ++bounded)
+      for (int prepared = 0; prepared < 2; ++prepared) {
+        rank(rows, 1, 1, bounded, prepared, threads);
+        rank(rows, 1000, 40, bounded, prepared, threads);
+      }
 }
 
 }  // namespace
@@ -296,5 +352,6 @@ int main(int count, char** arguments) {
         topk(rows, 1, 1, 3, bounded, threads);
         topk(rows, 1000, 40, 7, bounded, threads);
       }
+  for (int threads = quick ? 2 : 1; threads <= 2; ++threads) ranks(threads);
   std::printf("right\n");
 }

@@ -4,16 +4,12 @@
 // At the end, the float32 scores of those left decide.
 #include "cpu/tiles/retrieval.h"
 
-#include "cpu/tiles/strips.h"
-#include "cpu/best_items.h"
 #include "cpu/parallel.h"
+#include "cpu/tiles/item_scan.h"
 
 namespace rearec::tiles {
 namespace {
 
-constexpr int64_t kPanelBytes = 128 << 10;  // of tiles that all rows read before the next, with room in the cache
-constexpr int64_t kPanelBlocks = 16;
-constexpr int kTogether = 4;  // float32 scores computed at a time
 // Beyond this part of a share of the catalog, reading it as a whole is faster than computing scores one by one.
 constexpr int64_t kGiveUp = 16;
 
@@ -95,27 +91,14 @@ float bound_of_best(const float* x, int64_t n, int64_t k) {
   return from_ordinal(static_cast<int32_t>(low));
 }
 
-// Makes a number of products negative, and those added to it leave it so.
-constexpr int64_t kOtherTable = INT64_MIN / 2;
-
-// Whether a float32 score is where the interval of its item says, as it is if the table is what the tiles were made of.
-bool is_within(float score, float lower, float upper) {
-  return (score >= lower && score <= upper) || !(upper - lower < kInfinity);  // an interval may have no end
-}
-
 // The candidates' float32 scores in place of their intervals; NaN and -infinity leave.
 template <class T>
 void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
-  const float* h = a.hidden + row * a.catalog.width;
-  const T* table = static_cast<const T*>(a.table.values);
-  int64_t waiting[kTogether], waiting_count = 0, computed = 0;
+  int64_t waiting[kTogether], items[kTogether], waiting_count = 0, computed = 0;
   bool is_of_other_table = false;
   const auto flush = [&] {
-    const T* vectors[kTogether];
-    for (int64_t i = 0; i < kTogether; ++i)
-      vectors[i] = table + candidates.items[waiting[i < waiting_count ? i : 0]] * a.table.row_stride;
     float scores[kTogether][1];
-    few_scores<T, 1, kTogether>(h, a.catalog.width, vectors, 0, scores);
+    float32_scores<T>(a.table, a.catalog.width, a.hidden + row * a.catalog.width, items, waiting_count, scores);
     for (int64_t i = 0; i < waiting_count; ++i) {
       const int64_t place = waiting[i];
       if (!is_within(scores[i][0], candidates.lower[place], candidates.upper[place])) is_of_other_table = true;
@@ -127,6 +110,7 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
   };
   for (int64_t i = 0; i < *candidates.count; ++i) {
     if (candidates.items[i] < 0) continue;
+    items[waiting_count] = candidates.items[i];
     waiting[waiting_count++] = i;
     if (waiting_count == kTogether) flush();
   }
@@ -139,7 +123,7 @@ void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
 }
 
 void compute_scores(const TileTopK& a, int64_t row, const Row& candidates) {
-  if (!a.catalog.bounds) return;  // products of bfloat16 are the scores
+  if (!a.catalog.is_bounded()) return;  // products of bfloat16 are the scores
   a.table.is_bfloat16 ? compute_scores<bfloat16>(a, row, candidates) : compute_scores<float>(a, row, candidates);
 }
 
@@ -175,22 +159,10 @@ void make_room(const TileTopK& a, int64_t row, const Row& candidates, int64_t sh
   if (*candidates.products > share / kGiveUp + a.candidates.capacity) abandon(a, row, candidates);
 }
 
-// How far scores may be from the products of the rounded vectors. None of its operations decreases with an operand.
-REAREC_INLINE vfloat slack(vfloat of_norm, vfloat norm, vfloat of_residual, vfloat residual, vfloat constant) {
-  return of_residual * residual + (of_norm * norm + constant);
-}
-
-// What is known of a block of items: null where products of bfloat16 are the scores.
-struct Bounds {
-  const float* norm;      // [32]
-  const float* residual;  // [32]
-  int64_t first_item;
-};
-
 // The items of a block that may be among the best of the lanes' rows, whose sums begin at column `first_lane`.
 template <int kTiles>
 void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, unsigned lanes, const float* sums, int first_lane,
-                 const Bounds& bounds, int64_t share) {
+                 int64_t first_item, const Bounds& bounds, int64_t share) {
   for (unsigned left = lanes; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const int64_t row = first_row + lane;
@@ -209,7 +181,7 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, unsigned la
       unsigned hits = lanes_above(load(upper), broadcast(*candidates.threshold));
       for (; hits; hits &= hits - 1) {
         const int i = __builtin_ctz(hits);
-        const int64_t item = bounds.first_item + first + i;
+        const int64_t item = first_item + first + i;
         // Items come in ascending order: one that can but tie with k others is higher than they are.
         if (item >= a.catalog.items || !(upper[i] > *candidates.threshold) || is_excluded(excluded, item)) continue;
         const int64_t place = (*candidates.count)++;
@@ -222,70 +194,39 @@ void offer_lanes(const TileTopK& a, int64_t part, int64_t first_row, unsigned la
   }
 }
 
-REAREC_INLINE float largest_of_block(const float* x) {
-  vfloat m = load(x);
-  for (int i = kLanes; i < kBlock; i += kLanes) m = larger(load(x + i), m);
-  return max(m);
-}
-
-// The blocks [begin, end) against all rows, 16 * kTiles of them at a time.
+// Keeps what may be among the best of a part.
 template <int kTiles>
-void scan(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
-  [[maybe_unused]] const Tiles tiles_in_use;
-  const int64_t depth = ceil_divide(a.catalog.width, kTileDepth);
-  const int64_t block_values = 2 * depth * kTileValues, block_bytes = block_values * sizeof(bfloat16);
-  const int64_t fitting = kPanelBytes / block_bytes;
-  const int64_t panel = fitting < 1 ? 1 : fitting > kPanelBlocks ? kPanelBlocks : fitting;
-  const int64_t groups = ceil_divide(a.best.rows, kTiles * kTileRows);
-  const int64_t share = (end - begin) * kBlockItems;
-  const bfloat16* tiles = static_cast<const bfloat16*>(a.catalog.tiles);
-  const bfloat16* rows = static_cast<const bfloat16*>(a.rows.tiles);
-  const Row first_row = row_of(a, part, 0);
-  alignas(64) float sums[kBlock * kBlock];
-  for (int64_t from = begin; from < end; from += panel) {
-    const int64_t count = end - from < panel ? end - from : panel;
-    float norm[kPanelBlocks] = {}, residual[kPanelBlocks] = {};
-    if (a.catalog.bounds)
-      for (int64_t i = 0; i < count; ++i) {
-        const float* bounds = a.catalog.bounds + (from + i) * 2 * kBlockItems;
-        norm[i] = largest_of_block(bounds);
-        residual[i] = largest_of_block(bounds + kBlockItems);
-      }
-    for (int64_t group = 0; group < groups; ++group) {
-      const bfloat16* of_group = rows + group * kTiles * depth * kTileValues;
-      for (int64_t i = 0; i < count; ++i) {
-        const bfloat16* block = tiles + (from + i) * block_values;
-        // This group's share of the same block of the next panel.
-        if (from + panel + i < end) {
-          const char* next = reinterpret_cast<const char*>(block) + panel * block_bytes;
-          const int64_t stop = block_bytes * (group + 1) / groups;
-          for (int64_t byte = block_bytes * group / groups / 64 * 64; byte < stop; byte += 64)
-            __builtin_prefetch(next + byte, 0, 2);
-        }
-        multiply_strips<1, false, kTiles>(block, of_group, depth, sums);
-        for (int lane = 0; lane < kTiles * kTileRows; lane += kLanes) {
-          const int64_t row = group * kTiles * kTileRows + lane;
-          vfloat m[4];
-          for (int j = 0; j < 4; ++j) m[j] = broadcast(-kInfinity);
-          for (int item = 0; item < kBlock; item += 4)
-            for (int j = 0; j < 4; ++j)  // of NaN and a number, the second is taken
-              m[j] = larger(load(sums + sum_index<kTiles>(item + j, lane)), m[j]);
-          const vfloat best = larger(larger(m[0], m[1]), larger(m[2], m[3]));
-          vfloat within = load(a.rows.constant() + row);
-          if (a.catalog.bounds)
-            within = slack(load(a.rows.of_norm() + row), broadcast(norm[i]), load(a.rows.of_residual() + row),
-                           broadcast(residual[i]), within);
-          const vfloat upper = (best + load(a.rows.offset() + row)) + within;
-          const unsigned lanes = lanes_above(upper, load(first_row.threshold + row));
-          if (lanes) {
-            const float* known = a.catalog.bounds ? a.catalog.bounds + (from + i) * 2 * kBlockItems : nullptr;
-            const Bounds bounds = {known, known ? known + kBlockItems : nullptr, (from + i) * kBlockItems};
-            offer_lanes<kTiles>(a, part, row, lanes, sums, lane, bounds, share);
-          }
-        }
-      }
+struct Searcher {
+  const TileTopK& a;
+  const int64_t part, share;
+  const float* const thresholds;
+
+  void begin(int64_t, int64_t, int64_t) const {}
+  void end(int64_t) const {}
+  REAREC_INLINE void block(int64_t first_row, int64_t first_item, const float* sums, const Bounds& bounds) const {
+    for (int lane = 0; lane < kTiles * kTileRows; lane += kLanes) {
+      const int64_t row = first_row + lane;
+      vfloat m[4];
+      for (int j = 0; j < 4; ++j) m[j] = broadcast(-kInfinity);
+      for (int item = 0; item < kBlock; item += 4)
+        for (int j = 0; j < 4; ++j)  // of NaN and a number, the second is taken
+          m[j] = larger(load(sums + sum_index<kTiles>(item + j, lane)), m[j]);
+      const vfloat best = larger(larger(m[0], m[1]), larger(m[2], m[3]));
+      vfloat within = load(a.rows.constant() + row);
+      if (bounds.norm)
+        within = slack(load(a.rows.of_norm() + row), broadcast(bounds.largest_norm), load(a.rows.of_residual() + row),
+                       broadcast(bounds.largest_residual), within);
+      const vfloat upper = (best + load(a.rows.offset() + row)) + within;
+      const unsigned lanes = lanes_above(upper, load(thresholds + row));
+      if (lanes) offer_lanes<kTiles>(a, part, row, lanes, sums, lane, first_item, bounds, share);
     }
   }
+};
+
+template <int kTiles>
+void search(const TileTopK& a, int64_t part, int64_t begin, int64_t end) {
+  Searcher<kTiles> searcher = {a, part, (end - begin) * kBlockItems, row_of(a, part, 0).threshold};
+  scan<kTiles>(a.catalog, a.table, a.rows, a.best.rows, begin, end, searcher);
   for (int64_t row = 0; row < a.best.rows; ++row) raise_threshold(a, row_of(a, part, row));
 }
 
@@ -314,8 +255,7 @@ void decide(const TileTopK& a, int64_t row) {
 
 namespace REAREC_ENGINE {
 
-void pack_items(const PackItems& a);  // item_tiles.cpp
-void pack_rows(const RowTiles& to, const float* hidden, int64_t rows, const ItemTiles& items);
+int64_t count_rivals(const TileRank& a);  // rank.cpp
 
 namespace {
 
@@ -335,7 +275,7 @@ int64_t best_items(const TileTopK& a) {
   const int64_t blocks = ceil_divide(a.catalog.items, kBlockItems);
   for_each_task(parts, parts, [&](int64_t part) {
     const int64_t begin = blocks * part / parts, end = blocks * (part + 1) / parts;
-    column_tiles(a.best.rows) == 1 ? scan<1>(a, part, begin, end) : scan<2>(a, part, begin, end);
+    column_tiles(a.best.rows) == 1 ? search<1>(a, part, begin, end) : search<2>(a, part, begin, end);
   });
   for_each_evenly(parts, a.best.rows, [&](int64_t row) {
     if (a.is_proven[row]) decide(a, row);
@@ -352,7 +292,7 @@ int64_t best_items(const TileTopK& a) {
 
 }  // namespace
 
-const TopKEngine topk = {pack_items, best_items};
+const RetrievalEngine retrieval = {pack_items, best_items, count_rivals};
 
 }  // namespace REAREC_ENGINE
 }  // namespace rearec::tiles
