@@ -21,7 +21,7 @@ from rearec.fields import settings
 __all__ = ["plain_options", "prepare"]
 
 # What takes memory, in bytes: the libraries, an interaction of a block with all that is made of it, an id.
-LIBRARIES, ROW_BYTES, ID_BYTES = 300 * 10**6, 300, 250
+LIBRARIES, ROW_BYTES, ID_BYTES = 300 * 10**6, 300, 180
 # The share of the memory that blocks get; the rest is for ids.
 BLOCK_SHARE, LEAST_ROWS = 0.4, 1 << 16
 
