@@ -89,7 +89,7 @@ def _scratch(options: PrepareOptions, out: Path) -> Scratch:
         if not folder.is_dir():
             raise UserError(f"--tmp {folder}: no such folder")
     if options.memory is None:
-        return Scratch(folder)
+        return Scratch(folder, BLOCK_ROWS)
     left = options.memory - LIBRARIES
     block_rows = max(LEAST_ROWS, min(BLOCK_ROWS, int(left * BLOCK_SHARE) // ROW_BYTES))
     return Scratch(folder, block_rows, int(left * (1 - BLOCK_SHARE)) // ID_BYTES)

@@ -17,7 +17,7 @@ from rearec.data.readers.selection import Decisions, UnlikeBlocks, find_roles, i
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.table import Table
-from rearec.data.tables.table_files import check_same_columns, stream_table
+from rearec.data.tables.table_files import parts_with_rows, stream_table
 
 __all__ = ["read_tables"]
 
@@ -34,13 +34,13 @@ def read_tables(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -
     # Without a file of titles a column that is named for them is one of the table itself.
     title = options.title_column if options.titles is None else None
     columns = [*wanted_columns(options), *([title] if title else [])]
-    check_same_columns(files.paths, columns)
+    paths = parts_with_rows(files.paths, columns)
     rows = min(READ_ROWS, scratch.block_rows)
     as_whole: set[Path] = set()
     while True:
         builder = InteractionsBuilder(files, options, scratch)
         try:
-            for path in files.paths:
+            for path in paths:
                 decisions = Decisions(path, known=path in as_whole)
                 for table in _tables(path, columns, options, None if path in as_whole else rows):
                     builder.add_table(table, find_roles(table, options), title, decisions)

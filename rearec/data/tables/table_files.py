@@ -22,7 +22,7 @@ from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
 from rearec.data.tables.table import SAMPLE_ROWS, Table, filled_table
 from rearec.errors import UserError
 
-__all__ = ["PARQUET", "check_same_columns", "read_table", "stream_table"]
+__all__ = ["parts_with_rows", "read_table", "stream_table"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
@@ -82,17 +82,24 @@ def stream_table(
         yield from stream_delimited(path, layout, columns)
 
 
-def check_same_columns(paths: Sequence[Path], columns: Sequence[str]) -> None:
-    """UserError where parquet files differ in the columns that may be used, or in what these hold; nothing is read.
+def parts_with_rows(paths: Sequence[Path], columns: Sequence[str]) -> list[Path]:
+    """The files of one table, without those of parquet that have no rows, if others have some; nothing else is read.
 
-    Whole numbers of any size are the same, and so are texts.
+    Raises:
+        UserError: one is no parquet file, or they differ in the columns that may be used or in what these hold; whole
+            numbers of any size are the same, and so are texts.
     """
     first: tuple[Path, dict[str, str]] | None = None
+    with_rows = []
     for path in paths:
         if extension(path) not in PARQUET:
+            with_rows.append(path)
             continue
         with _errors_of_parquet(path):
-            schema = _scan(path).collect_schema()
+            table = _scan(path)
+            schema = table.collect_schema()
+            if table.select(pl.len()).collect().item():
+                with_rows.append(path)
         kinds = {name: _kind_of_values(dtype) for name, dtype in schema.items() if name in columns}
         if first is None:
             first = path, kinds
@@ -104,6 +111,7 @@ def check_same_columns(paths: Sequence[Path], columns: Sequence[str]) -> None:
                 without, having = (path, first[0]) if here is None else (first[0], path)
                 raise UserError(f"{without}: no column {name!r}, but {having} has one")
             raise UserError(f"{path}: column {name!r} is of {here}, that of {first[0]} of {there}")
+    return with_rows or list(paths)
 
 
 def _kind_of_values(dtype: pl.DataType) -> str:
