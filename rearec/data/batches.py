@@ -15,6 +15,9 @@ from rearec.data.words import PAIRINGS, Pairing, SplitName
 
 __all__ = ["PairBatches", "collate_histories"]
 
+# Interactions that are looked at at a time when windows are made.
+PART_ROWS = 1 << 20
+
 
 class PairBatches(WindowBatches):
     """The rows of one split as batches; an iterable with an exact ``len`` and random access.
@@ -90,27 +93,26 @@ class PairBatches(WindowBatches):
         """
         empty, windows = [], []
         row, total = 0, 0
-        for part in self.dataset.parts():
+        for part in self.dataset.parts(PART_ROWS):
             pairs = part.rows(self.split)
-            used = np.flatnonzero(pairs[:, 1] > 0)
-            empty.append(row + np.setdiff1d(np.arange(len(pairs)), used))
-            windows.append(self._windows_of(part, pairs[used].astype(np.int64), used))
-            windows[-1][0] += row
-            windows[-1][1] += total
+            has_history = pairs[:, 1] > 0
+            empty.append(row + np.flatnonzero(~has_history))
+            first, start, *small = self._windows_of(part, pairs[has_history], np.flatnonzero(has_history))
+            windows.append([row + first, total + start, *(values.astype(np.int32) for values in small)])
             row, total = row + len(pairs), total + len(part.items)
         self.empty_history_rows: IntArray = np.concatenate(empty)
         self.num_rows = row - len(self.empty_history_rows)
-        self._first_row, self._window_start = (np.concatenate([of_part[i] for of_part in windows]) for i in (0, 1))
-        self._row_count, self._window_skip, self._window_length = (
-            np.concatenate([of_part[i] for of_part in windows], dtype=np.int32) for i in (2, 3, 4)
+        self._first_row, self._window_start, self._row_count, self._window_skip, self._window_length = (
+            np.concatenate(of_all) for of_all in zip(*windows, strict=True)
         )
 
-    def _windows_of(self, part: SequenceDataset, pairs: IntArray, row: IntArray) -> list[IntArray]:
+    def _windows_of(self, part: SequenceDataset, pairs: NDArray[np.int32], row: IntArray) -> list[IntArray]:
         """Of each window of a part the first row, the first item, the rows, the items that are skipped, the length.
 
-        pairs: int64 [rows, 2], those with a history; row: which of the part's rows each is.
+        pairs: int32 [rows, 2], those with a history; row: which of the part's rows each is.
         """
-        count, (sequence, position) = len(pairs), pairs.T
+        count = len(pairs)
+        sequence, position = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
         opens = np.ones(count, dtype=bool)
         if self.pairing != "separate":
             # Positions up to max_len go together, and further on so many of them.

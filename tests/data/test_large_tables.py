@@ -317,7 +317,7 @@ def test_a_killed_preparation_leaves_neither_a_dataset_nor_its_files(tmp_path: P
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory from /proc")
 def test_many_interactions_stay_below_the_limit(tmp_path: Path) -> None:
-    # Held at once, these five million take more than twice the limit.
+    # Held at once, these five million take over 800 MB.
     rng, tmp = np.random.default_rng(0), tmp_path / "tmp"
     tmp.mkdir()
     (tmp_path / "parts").mkdir()
