@@ -18,6 +18,7 @@ import pytest
 from rearec.data import PairBatches, SequenceDataset, load_dataset, prepare
 from rearec.data.preparation import prepare as preparation
 from rearec.data.preparation.order import sort_by_user
+from rearec.data.readers import table
 from rearec.data.readers.interactions import Interactions, Place
 from rearec.data.tables import delimited, files
 from rearec.data.tables.arrays import Scratch
@@ -254,6 +255,13 @@ def test_a_pattern_without_files_and_ids_beyond_the_memory_are_refused(
     monkeypatch.setattr(preparation, "ID_BYTES", 10**7)
     with pytest.raises(UserError, match=r"--memory-limit 1GB: too little for the ids of \d+ users and \d+ items"):
         prepare("table", [parts], tmp_path / "o", memory_limit="1GB")
+
+
+def test_a_file_that_is_read_as_a_whole_has_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events(100).write_ndjson(tmp_path / "events.jsonl")
+    monkeypatch.setattr(table, "WHOLE_BYTES", 10**6)
+    with pytest.raises(UserError, match=r"events.jsonl: is read as a whole, for which --memory-limit 1GB is too"):
+        prepare("table", [tmp_path / "events.jsonl"], tmp_path / "o", memory_limit="1GB")
 
 
 def test_the_command_ends_with_status_two(parts: Path, tmp_path: Path, call_rearec: Any) -> None:

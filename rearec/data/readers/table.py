@@ -17,12 +17,15 @@ from rearec.data.readers.selection import Decisions, UnlikeBlocks, find_roles, i
 from rearec.data.readers.source_files import SourceFiles
 from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.table import Table
-from rearec.data.tables.table_files import parts_with_rows, stream_table
+from rearec.data.tables.table_files import is_streamed, parts_with_rows, stream_table
+from rearec.errors import UserError
 
 __all__ = ["read_tables"]
 
-# Rows of parquet that are read at a time, and what a folder of Hive is called that has no value.
+# Rows of parquet that are read at a time; memory for a byte of a file that is read as a whole; what a folder of Hive is
+# called that has no value.
 READ_ROWS = 1 << 20
+WHOLE_BYTES = 4
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -51,12 +54,24 @@ def read_tables(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -
 
 def _tables(path: Path, columns: list[str], options: PrepareOptions, rows: int | None) -> Iterator[Table]:
     """The file in blocks, with the columns that the folders around it stand for."""
+    if rows is None or not is_streamed(path):
+        _check_memory(path, options)
     folders = _hive_columns(path)
     flags = condition_columns(options.where)
     for table in stream_table(path, columns, options.layout, id_columns(options), flags, rows):
         own = {name: value for name, value in folders.items() if name not in table.names}
         added = [pl.lit(value, dtype=pl.String).alias(name) for name, value in own.items() if name in columns]
         yield replace(table, frame=table.frame.with_columns(added), names=(*table.names, *own)) if own else table
+
+
+def _check_memory(path: Path, options: PrepareOptions) -> None:
+    """UserError where a file is too large to be read as a whole."""
+    size = path.stat().st_size if path.is_file() else 0
+    if options.memory is not None and size * WHOLE_BYTES > options.memory:
+        raise UserError(
+            f"{path}: is read as a whole, for which --memory-limit {options.memory_limit} is too little: write it as "
+            "parquet with a row for each interaction, or in several files"
+        )
 
 
 def _hive_columns(path: Path) -> dict[str, str | None]:

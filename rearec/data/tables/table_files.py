@@ -22,7 +22,7 @@ from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
 from rearec.data.tables.table import SAMPLE_ROWS, Table, filled_table
 from rearec.errors import UserError
 
-__all__ = ["parts_with_rows", "read_table", "stream_table"]
+__all__ = ["is_streamed", "parts_with_rows", "read_table", "stream_table"]
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
@@ -80,6 +80,11 @@ def stream_table(
         yield read_table(path, columns, layout, ids, flags)
     else:
         yield from stream_delimited(path, layout, columns)
+
+
+def is_streamed(path: Path) -> bool:
+    """Whether `stream_table` reads the file in blocks."""
+    return extension(path) not in JSON_LINES
 
 
 def parts_with_rows(paths: Sequence[Path], columns: Sequence[str]) -> list[Path]:
