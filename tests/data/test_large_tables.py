@@ -257,6 +257,22 @@ def test_a_pattern_without_files_and_ids_beyond_the_memory_are_refused(
         prepare("table", [parts], tmp_path / "o", memory_limit="1GB")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as on Linux")
+def test_a_full_disk_is_said_with_the_folder(parts: Path, tmp_path: Path) -> None:
+    import resource
+
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{tmp}: cannot be written: File too large; --tmp names another folder"):
+            prepare("table", [parts], tmp_path / "o", tmp=tmp)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp.iterdir()) and not (tmp_path / "o").exists()
+
+
 def test_a_file_that_is_read_as_a_whole_has_to_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events(100).write_ndjson(tmp_path / "events.jsonl")
     monkeypatch.setattr(table, "WHOLE_BYTES", 10**6)

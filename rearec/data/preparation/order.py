@@ -57,7 +57,7 @@ def _deal(
     count = len(source)
     columns = source.columns
     dealt = {name: scratch.array(count, array.dtype) for name, array in columns.items()}
-    dealt[INDEX] = scratch.array(count, np.int32 if count < 2**31 else np.int64)
+    dealt[INDEX] = scratch.array(count, _index_type(count))
     free = np.cumsum(sizes) - sizes
     for part in blocks(count, scratch.block_rows):
         place = range_of_user[columns["user"][part]]
@@ -73,10 +73,14 @@ def _deal(
     return dealt
 
 
+def _index_type(count: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if count < 2**31 else np.int64
+
+
 def kept_of(source: Interactions, kept: Callable[[slice], NDArray[np.bool_]], scratch: Scratch) -> Interactions:
     """The interactions, in order, of which ``kept`` says so of the slice that it is given: blocks of whole users."""
     columns = {name: scratch.column(array.dtype) for name, array in source.columns.items()}
-    index = scratch.column(np.int64)
+    index = scratch.column(_index_type(len(source.place.file)))
     for part in source.user_blocks(scratch.block_rows):
         some = source.part_of(part)
         mask = kept(part)
