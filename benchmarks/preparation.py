@@ -45,7 +45,8 @@ def main() -> None:
     record = {
         "date": f"{date.today()}",
         "commit": machine.commit(),
-        "command": " ".join(["python", "benchmarks/preparation.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/preparation.py --powers {' '.join(map(str, options.powers))} --json FILE",
+        "options": f"--memory-limit {options.memory_limit} --threads {options.threads} {options.options}".strip(),
         "machine": machine.describe(cpu, options.threads),
         "versions": machine.versions(cpu),
         "preparations": found,
