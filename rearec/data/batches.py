@@ -91,7 +91,8 @@ class PairBatches(WindowBatches):
 
         What is kept is of the windows: of rows, of which there are more, those of some users are looked at at a time.
         """
-        empty, windows = [], []
+        empty: list[IntArray] = []
+        windows: list[list[NDArray[np.integer]]] = []
         row, total = 0, 0
         for part in self.dataset.parts(PART_ROWS):
             pairs = part.rows(self.split)

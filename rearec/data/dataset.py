@@ -204,7 +204,7 @@ class SequenceDataset:
             if end < len(user):
                 of_user = int(np.searchsorted(user, user[end]))
                 end = of_user if of_user > begin else int(np.searchsorted(user, user[end], side="right"))
-            split_rows = {}
+            split_rows: dict[SplitName, NDArray[np.int32]] = {}
             for name, first in places.items():
                 pairs = self.split_rows[name]
                 places[name] = bisect_left(pairs, end, lo=first, key=itemgetter(0))
@@ -240,7 +240,9 @@ class SequenceDataset:
         kept = drawn[np.asarray(self.sequence_user)]
         lengths = np.diff(np.asarray(self.offsets))[kept]
         place = np.cumsum(kept) - 1
-        items, rows, begin = [], {name: [] for name in SPLIT_NAMES}, 0
+        begin = 0
+        items: list[NDArray[np.int32]] = []
+        rows: dict[SplitName, list[NDArray[np.int32]]] = {name: [] for name in SPLIT_NAMES}
         for part in self.parts():
             own = kept[begin : begin + len(part.sequence_user)]
             items.append(part.items[np.repeat(own, np.diff(part.offsets))])

@@ -40,7 +40,8 @@ def check_rating(source: Interactions | HistoryRows) -> None:
 
 def _first(place: Place, marks: Iterable[NDArray[np.bool_]]) -> int | None:
     """Of the rows that are marked, in slices from the first row on, that which was read first; None without any."""
-    found, start = [], 0
+    start = 0
+    found: list[tuple[int, int]] = []
     for marked in marks:
         index = np.flatnonzero(marked)
         if len(index):

@@ -61,7 +61,8 @@ def later_training(dataset: SequenceDataset, times: Array) -> dict[str, Any]:
         ``later_training_share``: of all training interactions those that are later than a test row, on average over
         the test rows. Nothing where there are no test rows or no training interactions.
     """
-    of_row, training = [], _Training(dataset.num_items, times)
+    of_row: list[NDArray[Any]] = []
+    training = _Training(dataset.num_items, times)
     for part, of_part in _with_times(dataset, times):
         rows = part.rows("test")
         of_row.append(of_part[part.offsets[rows[:, 0]] + rows[:, 1]])

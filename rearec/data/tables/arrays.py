@@ -62,7 +62,7 @@ Array: TypeAlias = NDArray[Any] | StoredArray
 
 def _transfer(move: Any, file: IO[bytes], values: NDArray[Any], offset: int, folder: Path) -> None:
     """All bytes of ``values`` from the file or into it, by `os.preadv` or `os.pwritev`."""
-    left = memoryview(values.reshape(-1).view(np.uint8)) if values.size else memoryview(b"")
+    left = values.reshape(-1).view(np.uint8).data if values.size else memoryview(b"")
     while len(left):
         try:
             moved = move(file.fileno(), [left], offset)
