@@ -164,9 +164,15 @@ class Interactions:
     def with_columns(self, columns: Mapping[str, Array], place: Place, in_order: bool) -> Interactions:
         """Others with the same ids, given as `columns` gives them."""
         times = None if self.times is None else replace(self.times, values=columns["values"], then=columns.get("then"))
-        own = {name: columns.get(name) for name in ("rating", "part")}
         return replace(
-            self, user=columns["user"], item=columns["item"], place=place, times=times, in_order=in_order, **own
+            self,
+            user=columns["user"],
+            item=columns["item"],
+            place=place,
+            rating=columns.get("rating"),
+            times=times,
+            part=columns.get("part"),
+            in_order=in_order,
         )
 
     def take(self, kept: NDArray[np.bool_] | NDArray[np.int64], part: slice | None = None) -> Interactions:

@@ -228,7 +228,7 @@ def _two_groups(values: Array) -> tuple[int, str] | None:
     lowest = min((part[part > 0].min() for (part,) in in_blocks(values) if (part > 0).any()), default=0)
     if lowest < 10**8:
         return None
-    limit = lowest.item() * GROUP_SPREAD
+    limit = np.asarray(lowest).item() * GROUP_SPREAD
     lower, upper = _Group(values, lowest, limit), _Group(values, limit, None)
     if not upper.count or upper.low / lower.high <= GROUP_SPREAD or upper.high / upper.low > GROUP_SPREAD:
         return None
