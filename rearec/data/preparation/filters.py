@@ -75,7 +75,7 @@ def refuse_duplicates(interactions: Interactions, rows: int = BLOCK_ROWS) -> Non
     again = _first(interactions.place, (~first_occurrences(part) for part in parts))
     if again is not None:
         one = interactions.part_of(slice(again, again + 1))
-        pair = f"user {one.user_ids[one.user[0]]!r} and item {one.item_ids[one.item[0]]!r}"
+        pair = f"user {one.user_ids[one.user[:][0]]!r} and item {one.item_ids[one.item[:][0]]!r}"
         raise UserError(f"{one.place.name(0)}: {pair} occur together more than once")
 
 

@@ -196,9 +196,9 @@ def add_time_of_day(days: Times, text: pl.Series) -> Times | None:
         return None
     full = text.str.strip_chars().str.replace(r"^(\d{1,2}:\d\d)$", "$1:00")
     times = _parse_format(full, "%H:%M:%S")
-    if times.has_nulls() or np.any(days.values % 86_400_000_000):
+    if times.has_nulls() or np.any(days.values[:] % 86_400_000_000):
         return None
-    return Times(days.values + times.dt.epoch("us").to_numpy(), days.unit)
+    return Times(days.values[:] + times.dt.epoch("us").to_numpy(), days.unit)
 
 
 def doubtful_numbers(values: Array) -> tuple[int, str] | None:
