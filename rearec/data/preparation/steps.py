@@ -127,18 +127,17 @@ def _filter(
         return left
     source = sort_by_user(source, scratch)
 
-    def each(kept: Callable[[Interactions], NDArray[np.bool_]]) -> Interactions:
-        some = source
-        return kept_of(some, lambda part: kept(some.part_of(part)), scratch)
+    def each(every: Interactions, kept: Callable[[Interactions], NDArray[np.bool_]]) -> Interactions:
+        return kept_of(every, lambda part: kept(every.part_of(part)), scratch)
 
     if options.min_rating is not None:
         threshold = options.min_rating
-        source = each(lambda some: filters.minimum_rating(some, threshold))
+        source = each(source, lambda some: filters.minimum_rating(some, threshold))
         counts = removals.note(f"--min-rating {least(threshold)}", counts, counts_of(source))
     if options.duplicates == "error":
         filters.refuse_duplicates(source, scratch.block_rows)
     elif options.duplicates == "first":
-        source = each(filters.first_occurrences)
+        source = each(source, filters.first_occurrences)
         counts = removals.note(f"--duplicates {options.duplicates}", counts, counts_of(source))
     if (user_core > 1 or item_core > 1) and len(source):
         kept, left_over = filters.core(source, user_core, item_core, scratch)
