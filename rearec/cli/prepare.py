@@ -59,28 +59,32 @@ def prepare(
     of the same users and pairwise rules, on the rows and with the metrics of 'rearec evaluate'), and what was found on
     the way: the split and why, what orders the events, the columns that were not used, and what looks wrong; before it
     what each filter removed.
+
+    More than the memory holds: --memory-limit 4GB, with folders of parquet or csv; results are the same, the floors
+    may be those of some users, and say so.
     """
     check_format(source_format)
     from rearec.data import prepare as prepare_dataset
     from rearec.data.preparation.presets import UnexpectedCounts
-    from rearec.evaluation.measured import floor_metrics
+    from rearec.evaluation.measured import floor_metrics, floor_sample
     from rearec.evaluation.seen import seen_items
 
+    chosen = PrepareOptions(**options)
     try:
-        dataset = prepare_dataset(
-            source_format, sources or [], out, PrepareOptions(**options), force=force, progress=note
-        )
+        dataset = prepare_dataset(source_format, sources or [], out, chosen, force=force, progress=note)
     except UnexpectedCounts as error:
         for line in error.differences:
             note(line)
         raise
     seen = seen_items(dataset, exclude_seen)
     note(str(seen))
+    measured, of_users = floor_sample(dataset, chosen.memory)
     result = {
         "dataset": str(out),
         "statistics": dataset.statistics,
         "seen": seen.name,
-        **floor_metrics(dataset, "test", exclude_seen=seen.exclude),
+        **floor_metrics(measured, "test", exclude_seen=seen.exclude),
+        **({"floors": of_users} if of_users else {}),
         "findings": dataset.source["findings"],
         "removed": dataset.source["removed"],
         "notes": dataset.source["notes"],
@@ -102,7 +106,8 @@ def _render(console: Terminal, result: dict[str, Any]) -> None:
         table.add_row(name.replace("_", " "), format(value, form))
     console.print(table)
     floors = floors_of(result)
-    console.print(metric_table("Floors on the test rows, full catalogue", floors, seen=result["seen"]))
+    of_users = f" {result['floors']}" if "floors" in result else ""
+    console.print(metric_table(f"Floors on the test rows{of_users}, full catalogue", floors, seen=result["seen"]))
     findings = (f"{name}: {text}" for name, text in result["findings"].items())
     for line in (f"written to {result['dataset']}", *result["notes"], *findings, f"next: {result['next']}"):
         console.print(line)

@@ -15,6 +15,9 @@ from rearec.data.words import PAIRINGS, Pairing, SplitName
 
 __all__ = ["PairBatches", "collate_histories"]
 
+# Interactions that are looked at at a time when windows are made.
+PART_ROWS = 1 << 20
+
 
 class PairBatches(WindowBatches):
     """The rows of one split as batches; an iterable with an exact ``len`` and random access.
@@ -68,45 +71,63 @@ class PairBatches(WindowBatches):
         seed: int = 0,
         item_dropout: float = 0.0,
     ) -> None:
-        super().__init__(batch_rows=batch_rows, shuffle=shuffle, seed=seed)
+        super().__init__(dataset, batch_rows=batch_rows, shuffle=shuffle, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if pairing not in PAIRINGS:
             raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
         if not 0 <= item_dropout < 1:
             raise ValueError(f"item_dropout must be at least 0 and below 1, got {item_dropout}")
-        self.dataset = dataset
         self.item_dropout = item_dropout
         self.split = split
         self.max_len = max_len
         self.pairing = pairing
 
-        rows = np.asarray(dataset.rows(split))
-        has_history = rows[:, 1] > 0
-        self.empty_history_rows: IntArray = np.flatnonzero(~has_history)
-        self._row = np.flatnonzero(has_history)
-        self._sequence = rows[self._row, 0].astype(np.int64)
-        self._position = rows[self._row, 1].astype(np.int64)
-        self.num_rows = len(self._row)
+        self._pairs = dataset.rows(split)
         self._make_windows()
 
     def _make_windows(self) -> None:
-        """Cut the rows, which are sorted by sequence and position, into runs that share a window."""
-        opens = np.ones(self.num_rows, dtype=bool)
+        """Cut the rows, which are sorted by sequence and position, into runs that share a window.
+
+        What is kept is of the windows: of rows, of which there are more, those of some users are looked at at a time.
+        """
+        empty: list[IntArray] = []
+        windows: list[list[NDArray[np.integer]]] = []
+        row, total = 0, 0
+        for part in self.dataset.parts(PART_ROWS):
+            pairs = part.rows(self.split)
+            has_history = pairs[:, 1] > 0
+            empty.append(row + np.flatnonzero(~has_history))
+            first, start, *small = self._windows_of(part, pairs[has_history], np.flatnonzero(has_history))
+            windows.append([row + first, total + start, *(values.astype(np.int32) for values in small)])
+            row, total = row + len(pairs), total + len(part.items)
+        self.empty_history_rows: IntArray = np.concatenate(empty)
+        self.num_rows = row - len(self.empty_history_rows)
+        self._first_row, self._window_start, self._row_count, self._window_skip, self._window_length = (
+            np.concatenate(of_all) for of_all in zip(*windows, strict=True)
+        )
+
+    def _windows_of(self, part: SequenceDataset, pairs: NDArray[np.int32], row: IntArray) -> list[IntArray]:
+        """Of each window of a part the first row, the first item, the rows, the items that are skipped, the length.
+
+        pairs: int32 [rows, 2], those with a history; row: which of the part's rows each is.
+        """
+        count = len(pairs)
+        sequence, position = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+        opens = np.ones(count, dtype=bool)
         if self.pairing != "separate":
             # Positions up to max_len go together, and further on so many of them.
             together = max(1, self.max_len // 2) if self.pairing == "overlapping" else 1
-            part = np.maximum(self._position - self.max_len + together - 1, 0) // together
-            opens[1:] = (self._sequence[1:] != self._sequence[:-1]) | (part[1:] != part[:-1])
+            run = np.maximum(position - self.max_len + together - 1, 0) // together
+            opens[1:] = (sequence[1:] != sequence[:-1]) | (run[1:] != run[:-1])
             first = np.flatnonzero(opens)
-            place = np.arange(self.num_rows) - first[np.cumsum(opens) - 1]
+            place = np.arange(count) - first[np.cumsum(opens) - 1]
             opens |= place % self.batch_rows == 0
-        self._first_row = np.flatnonzero(opens)
-        self._row_count = np.diff(self._first_row, append=self.num_rows)
-        last = self._position[self._first_row + self._row_count - 1]
-        self._window_skip = np.maximum(last - self.max_len, 0)
-        self._window_start = np.asarray(self.dataset.offsets)[self._sequence[self._first_row]] + self._window_skip
-        self._window_length = last - self._window_skip
+        first = np.flatnonzero(opens)
+        rows = np.diff(first, append=count)
+        last = position[first + rows - 1]
+        skip = np.maximum(last - self.max_len, 0)
+        return [row[first], part.offsets[sequence[first]] + skip, rows, skip, last - skip]
 
     def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
         return self._window_length, self._row_count
@@ -114,9 +135,9 @@ class PairBatches(WindowBatches):
     def _collate(self, windows: IntArray) -> Batch:
         counts = self._row_count[windows]
         prefix = np.repeat(np.arange(len(windows)), counts)
+        # The rows of a window follow each other: one without a history is its sequence's first, and in no window.
         rows = ranges(self._first_row[windows], counts)
-        position = self._position[rows]
-        sequence = self._sequence[rows]
+        sequence, position = self._pairs[rows].astype(np.int64).T
         target = self.dataset.items[np.asarray(self.dataset.offsets)[sequence] + position]
         lengths = self._window_length[windows]
         batch = Batch(
@@ -126,7 +147,7 @@ class PairBatches(WindowBatches):
             end=torch.from_numpy((position - self._window_skip[windows][prefix]).astype(np.int32)),
             target=torch.from_numpy(target.astype(np.int64)),
             group=torch.from_numpy(self.dataset.sequence_user[sequence].astype(np.int64)),
-            row=torch.from_numpy(self._row[rows]),
+            row=torch.from_numpy(rows),
         )
         if self.item_dropout == 0:
             return batch

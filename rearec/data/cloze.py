@@ -41,12 +41,11 @@ class ClozeBatches(WindowBatches):
     def __init__(
         self, dataset: SequenceDataset, *, batch_rows: int, max_len: int, mask_share: float, seed: int = 0
     ) -> None:
-        super().__init__(batch_rows=batch_rows, shuffle=True, seed=seed)
+        super().__init__(dataset, batch_rows=batch_rows, shuffle=True, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share must be between 0 and 1, got {mask_share}")
-        self.dataset = dataset
         self.max_len = max_len
         self.mask_share = mask_share
         rows = np.asarray(dataset.rows("train")).astype(np.int64)

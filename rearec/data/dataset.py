@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rearec.data.tables.arrays import BLOCK_ROWS, in_blocks, release
 from rearec.data.words import SPLIT_NAMES, SplitName
 from rearec.report.notebook import html_table
 
@@ -131,7 +134,8 @@ class SequenceDataset:
         }
         for name, (array, dtype) in arrays.items():
             digest.update(f"{name} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array, dtype=dtype).data)
+            for (block,) in in_blocks(array):
+                digest.update(np.ascontiguousarray(block, dtype=dtype).data)
         digest.update(json.dumps(self.item_ids).encode())
         return digest.hexdigest()
 
@@ -163,14 +167,100 @@ class SequenceDataset:
 
         A sequence that is not its user's first repeats known history: only its target counts, and only in "train".
         """
-        return np.bincount(np.asarray(self.items)[self.training_interactions()], minlength=self.num_items)
+        counts = np.zeros(self.num_items, dtype=np.int64)
+        for part in self.parts():
+            counts += np.bincount(part.items[part.training_interactions()], minlength=self.num_items)
+        return counts
 
     def train_users_by_item(self) -> tuple[int, NDArray[np.int64]]:
         """How many users have any of the interactions of `train_item_counts`, and int64 [num_items] how many each."""
-        counted = self.training_interactions()
-        user = np.repeat(np.asarray(self.sequence_user).astype(np.int64), np.diff(self.offsets))[counted]
-        pairs = np.unique(user * self.num_items + np.asarray(self.items)[counted])
-        return len(np.unique(user)), np.bincount(pairs % self.num_items, minlength=self.num_items)
+        users, counts = 0, np.zeros(self.num_items, dtype=np.int64)
+        for part in self.parts():
+            counted = part.training_interactions()
+            user = np.repeat(part.sequence_user.astype(np.int64), np.diff(part.offsets))[counted]
+            pairs = np.unique(user * self.num_items + part.items[counted])
+            users += len(np.unique(user))
+            counts += np.bincount(pairs % self.num_items, minlength=self.num_items)
+        return users, counts
+
+    def parts(self, rows: int = BLOCK_ROWS) -> Iterator[SequenceDataset]:
+        """The sequences of some users at a time, with their rows, in memory; mapped files leave memory behind them.
+
+        Items and users keep their numbers; a sequence is counted from the first one of its part.
+
+        Args:
+            rows: most interactions of a part, unless one user has more.
+
+        Examples:
+            >>> from rearec.data.synthetic import Planted, generate
+            >>> dataset = generate(0, planted=Planted(users=50))
+            >>> sum(part.num_interactions for part in dataset.parts(100)) == dataset.num_interactions
+            True
+        """
+        offsets, user = np.asarray(self.offsets), np.asarray(self.sequence_user)
+        begin, places = 0, dict.fromkeys(SPLIT_NAMES, 0)
+        while begin < len(user):
+            end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + rows, side="right")) - 1)
+            if end < len(user):
+                of_user = int(np.searchsorted(user, user[end]))
+                end = of_user if of_user > begin else int(np.searchsorted(user, user[end], side="right"))
+            split_rows: dict[SplitName, NDArray[np.int32]] = {}
+            for name, first in places.items():
+                pairs = self.split_rows[name]
+                places[name] = bisect_left(pairs, end, lo=first, key=itemgetter(0))
+                split_rows[name] = pairs[first : places[name]] - np.array([begin, 0], dtype=np.int32)
+            yield SequenceDataset(
+                items=np.array(self.items[offsets[begin] : offsets[end]]),
+                offsets=offsets[begin : end + 1] - offsets[begin],
+                sequence_user=user[begin:end],
+                split_rows=split_rows,
+                item_ids=self.item_ids,
+                user_ids=self.user_ids,
+                statistics={},
+            )
+            begin = end
+            release(self.items, *self.split_rows.values())
+
+    def of_some_users(self, interactions: int, seed: int = 0) -> SequenceDataset:
+        """The sequences and rows of users drawn at random, with about so many interactions in all, in memory.
+
+        Items and users keep their numbers, and the catalogue its size. The dataset itself where it has no more.
+
+        Examples:
+            >>> from rearec.data.synthetic import Planted, generate
+            >>> dataset = generate(0, planted=Planted(users=500))
+            >>> some = dataset.of_some_users(1000)
+            >>> some.num_items == dataset.num_items, len(some.rows("test")) < 500
+            (True, True)
+        """
+        if len(self.items) <= interactions:
+            return self
+        share, rng = interactions / len(self.items), np.random.default_rng(seed)
+        drawn = rng.random(self.num_users) < share
+        kept = drawn[np.asarray(self.sequence_user)]
+        lengths = np.diff(np.asarray(self.offsets))[kept]
+        place = np.cumsum(kept) - 1
+        begin = 0
+        items: list[NDArray[np.int32]] = []
+        rows: dict[SplitName, list[NDArray[np.int32]]] = {name: [] for name in SPLIT_NAMES}
+        for part in self.parts():
+            own = kept[begin : begin + len(part.sequence_user)]
+            items.append(part.items[np.repeat(own, np.diff(part.offsets))])
+            for name, pairs in part.split_rows.items():
+                of_own = pairs[own[pairs[:, 0]]]
+                rows[name].append(np.stack([place[begin + of_own[:, 0]], of_own[:, 1]], axis=1).astype(np.int32))
+            begin += len(own)
+        return SequenceDataset(
+            items=np.concatenate(items),
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+            sequence_user=np.asarray(self.sequence_user)[kept],
+            split_rows={name: np.concatenate(parts) for name, parts in rows.items()},
+            item_ids=self.item_ids,
+            user_ids=self.user_ids,
+            statistics=self.statistics,
+            source=self.source,
+            options=self.options,
+        )
 
     def for_refit(self) -> SequenceDataset:
         """The same sequences to train on to the last interaction: every row with a history is a training row.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
+from rearec.data.tables.arrays import in_blocks
 from rearec.data.words import SPLIT_NAMES
 from rearec.errors import UserError
 from rearec.files import OutputFolder, partial_name, read_json
@@ -98,7 +99,7 @@ def _write_files(dataset: SequenceDataset, directory: Path) -> None:
     arrays: dict[str, NDArray[Any]] = {f"{split}_rows": dataset.split_rows[split] for split in SPLIT_NAMES}
     arrays |= {"items": dataset.items, "offsets": dataset.offsets, "sequence_user": dataset.sequence_user}
     for name, array in arrays.items():
-        np.save(directory / f"{name}.npy", array)
+        _write_array(directory / f"{name}.npy", array)
     lists: dict[str, list[Any]] = {"item_ids": dataset.item_ids, "user_ids": dataset.user_ids}
     if dataset.item_titles is not None:
         lists["item_titles"] = dataset.item_titles
@@ -116,6 +117,14 @@ def _write_files(dataset: SequenceDataset, directory: Path) -> None:
     }
     # Written last: a directory without it is not a dataset.
     _write_json(directory / DESCRIPTION_FILE, description, indent=2)
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """As `numpy.save`; of a mapped file a block at a time is in memory."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        for (block,) in in_blocks(array):
+            file.write(np.ascontiguousarray(block).data)
 
 
 def _write_json(path: Path, value: object, indent: int | None = None) -> None:
@@ -260,22 +269,27 @@ def _check_contents(path: Path, dataset: SequenceDataset) -> None:
 
     items, offsets, user = dataset.items, np.asarray(dataset.offsets), dataset.sequence_user
     ends_fit = len(offsets) > 0 and offsets[0] == 0 and offsets[-1] == len(items)
-    check(ends_fit and bool(np.all(np.diff(offsets) > 0)), "offsets", "offsets do not ascend from 0 to the last item")
+    lengths = np.diff(offsets)
+    check(ends_fit and bool(np.all(lengths > 0)), "offsets", "offsets do not ascend from 0 to the last item")
     check(_within(items, dataset.num_items), "items", "an item id is out of range")
     check(len(user) == len(offsets) - 1, "sequence_user", "not one user for each sequence")
     check(_within(user, dataset.num_users), "sequence_user", "a user id is out of range")
     check(bool(np.all(user[1:] >= user[:-1])), "sequence_user", "sequences are not sorted by user")
     for split in SPLIT_NAMES:
-        rows = np.asarray(dataset.split_rows[split])
+        every = dataset.split_rows[split]
         name = f"{split}_rows"
-        check(rows.ndim == 2 and rows.shape[1] == 2, name, "not pairs of sequence and position")
-        check(_within(rows[:, 0], len(user)), name, "a sequence is out of range")
-        length = np.diff(offsets)[rows[:, 0]]
+        check(every.ndim == 2 and every.shape[1] == 2, name, "not pairs of sequence and position")
         low = 1 if split == "train" else 0
-        check(bool(np.all((rows[:, 1] >= low) & (rows[:, 1] < length))), name, "a position is out of range")
-        key = rows[:, 0].astype(np.int64) << 32 | rows[:, 1]
-        check(bool(np.all(key[1:] >= key[:-1])), name, "rows are not sorted")
+        before = np.zeros(1, dtype=np.int64)
+        for (rows,) in in_blocks(every):
+            check(_within(rows[:, 0], len(user)), name, "a sequence is out of range")
+            length = lengths[rows[:, 0]]
+            check(bool(np.all((rows[:, 1] >= low) & (rows[:, 1] < length))), name, "a position is out of range")
+            key = np.append(before, rows[:, 0].astype(np.int64) << 32 | rows[:, 1])
+            check(bool(np.all(key[1:] >= key[:-1])), name, "rows are not sorted")
+            before = key[-1:]
 
 
 def _within(values: NDArray[Any], count: int) -> bool:
-    return len(values) == 0 or (int(values.min()) >= 0 and int(values.max()) < count)
+    parts = in_blocks(values)
+    return all(int(part.min()) >= 0 and int(part.max()) < count for (part,) in parts)

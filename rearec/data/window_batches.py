@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.batch import Batch
-from rearec.data.dataset import ranges
+from rearec.data.dataset import SequenceDataset, ranges
+from rearec.data.tables.arrays import release
 
 __all__ = ["IntArray", "WindowBatches", "gather_windows"]
 
@@ -18,6 +19,8 @@ IntArray = NDArray[np.int64]
 
 # Windows are sorted by length within pools of this many batches: little padding, yet batches mix windows of many users.
 POOL_BATCHES = 32
+# After so many batches what they have read of mapped files leaves memory: otherwise an epoch shows all of it there.
+RELEASED_BATCHES = 256
 
 
 class WindowBatches(ABC):
@@ -27,6 +30,7 @@ class WindowBatches(ABC):
     rows is a batch of its own.
 
     Args:
+        dataset: the prepared dataset.
         batch_rows: most rows of a batch, at least 1.
         shuffle: a new order each epoch, which depends on ``(seed, epoch)`` only; otherwise one fixed order by length.
         seed: a non-negative number.
@@ -35,11 +39,12 @@ class WindowBatches(ABC):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, *, batch_rows: int, shuffle: bool, seed: int) -> None:
+    def __init__(self, dataset: SequenceDataset, *, batch_rows: int, shuffle: bool, seed: int) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be at least 1, got {batch_rows}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        self.dataset = dataset
         self.batch_rows = batch_rows
         self.shuffle = shuffle
         self.seed = seed
@@ -75,8 +80,10 @@ class WindowBatches(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         order, bounds = self._planned()
-        for begin, end in itertools.pairwise(bounds):
+        for number, (begin, end) in enumerate(itertools.pairwise(bounds), start=1):
             yield self._collate(order[begin:end])
+            if number % RELEASED_BATCHES == 0:
+                release(self.dataset.items, *self.dataset.split_rows.values())
 
     def _planned(self) -> tuple[IntArray, IntArray]:
         """The windows of this epoch in order, and where each batch begins (and the last one ends) in that order."""

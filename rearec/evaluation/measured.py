@@ -17,11 +17,27 @@ if TYPE_CHECKING:
     from rearec.data.dataset import SequenceDataset
     from rearec.data.words import SplitName
 
-__all__ = ["Measured", "RowGroups", "floor_metrics", "quantile_groups"]
+__all__ = ["Measured", "RowGroups", "floor_metrics", "floor_sample", "quantile_groups"]
+
+# Of a memory limit the bytes for each interaction that floors are counted from, and the most of them, for the time.
+FLOOR_BYTES, FLOOR_INTERACTIONS = 1000, 1_000_000
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+def floor_sample(dataset: SequenceDataset, memory: int | None) -> tuple[SequenceDataset, str]:
+    """The data that floors are counted from and measured on, and in words which users these are; empty: all.
+
+    memory: the limit in bytes, with which they are at most a million interactions, of users drawn at random; None: all.
+    """
+    most = len(dataset.items) if memory is None else min(memory // FLOOR_BYTES, FLOOR_INTERACTIONS)
+    some = dataset.of_some_users(most)
+    if some is dataset:
+        return dataset, ""
+    users = len(np.unique(some.sequence_user))
+    return some, f"of {users:,} of {dataset.num_users:,} users, drawn at random, and counted from them alone"
 
 
 def floor_metrics(

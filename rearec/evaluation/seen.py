@@ -95,6 +95,11 @@ def seen_items(dataset: SequenceDataset, exclude: bool | None = None, *, of_run:
 
 def repeated_targets(dataset: SequenceDataset, split: SplitName) -> NDArray[np.bool_]:
     """bool [rows]: the row's target is in its history."""
+    found = [_repeated_in_part(part, split) for part in dataset.parts()]
+    return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+
+
+def _repeated_in_part(dataset: SequenceDataset, split: SplitName) -> NDArray[np.bool_]:
     rows = np.asarray(dataset.rows(split)).astype(np.int64)
     sequences, place = np.unique(rows[:, 0], return_inverse=True)
     offsets = np.asarray(dataset.offsets)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rearec.data import PrepareOptions, SequenceDataset, prepare
-from rearec.data.preparation.filters import core, filter_duplicates, minimum_rating
+from rearec.data.preparation.filters import core, first_occurrences, minimum_rating
 from rearec.data.readers.interactions import Interactions, Place
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.times import Times
 
 Write = Callable[[str, str], Path]
@@ -31,6 +32,12 @@ def interactions_of(pairs: list[tuple[int, int]], **columns: Any) -> Interaction
     return Interactions(user, item, list("stuvwxyz"), list("abcdefgh"), place, **columns)
 
 
+def core_of(interactions: Interactions, user_core: int, item_core: int) -> Interactions:
+    kept, left = core(interactions, user_core, item_core, Scratch(block_rows=3))
+    assert np.count_nonzero(kept) == left
+    return interactions.take(kept[:])
+
+
 @settings(max_examples=200, deadline=None)
 @given(PAIRS, st.integers(0, 5), st.integers(0, 5))
 def test_core_is_iterated_to_the_fixpoint(pairs: list[tuple[int, int]], user_core: int, item_core: int) -> None:
@@ -41,14 +48,14 @@ def test_core_is_iterated_to_the_fixpoint(pairs: list[tuple[int, int]], user_cor
         if kept == expected:
             break
         expected = kept
-    found = core(interactions_of(pairs), user_core, item_core)
+    found = core_of(interactions_of(pairs), user_core, item_core)
     assert list(zip(found.user.tolist(), found.item.tolist(), strict=True)) == expected
 
 
 def test_core_takes_a_second_round_where_one_does_not_do() -> None:
     # Item 1 falls in the first round, then user 0 has too few, then item 0.
     pairs = [(0, 0), (0, 1), (1, 0), (1, 2), (1, 3), (2, 2), (2, 3), (3, 2), (3, 3)]
-    found = core(interactions_of(pairs), 2, 2)
+    found = core_of(interactions_of(pairs), 2, 2)
     assert sorted(zip(found.user.tolist(), found.item.tolist(), strict=True)) == [
         (1, 2),
         (1, 3),
@@ -67,14 +74,12 @@ def test_first_keeps_the_earliest_of_each_pair(pairs: list[tuple[int, int]], dat
     expected: dict[tuple[int, int], int] = {}
     for row in sorted(range(len(pairs)), key=lambda row: moments[row]):
         expected.setdefault(pairs[row], row)
-    kept = filter_duplicates(interactions, "first").place.row - 1
-    assert kept.tolist() == sorted(expected.values())
-    assert len(filter_duplicates(interactions, "keep")) == len(pairs)
+    assert np.flatnonzero(first_occurrences(interactions)).tolist() == sorted(expected.values())
 
 
 def test_minimum_rating_is_inclusive() -> None:
     interactions = interactions_of([(0, 0), (0, 1), (0, 2)], rating=np.asarray([3.5, 4.0, 5.0]))
-    assert minimum_rating(interactions, 4).item.tolist() == [1, 2]
+    assert minimum_rating(interactions, 4).tolist() == [False, True, True]
 
 
 LINES = [("u", item, rating, moment) for moment, (item, rating) in enumerate(zip("abcabd", "152435", strict=True))]
@@ -170,7 +175,7 @@ def test_what_no_row_refers_to_is_cut_off(write: Write, tmp_path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=3, max_size=8), min_size=3, max_size=8), st.data())
 def test_row_filters_agree_with_plain_python(sequences: list[list[str]], data: st.DataObject) -> None:
-    from rearec.data.preparation.row_filters import filter_rows
+    from rearec.data.preparation.row_filters import RowFilter
     from rearec.data.preparation.splits import leave_one_out
 
     flat = [(s, "abcdef".index(item)) for s, items in enumerate(sequences) for item in items]
@@ -184,7 +189,9 @@ def test_row_filters_agree_with_plain_python(sequences: list[list[str]], data: s
         known_items=data.draw(st.booleans()),
     )
     source = leave_one_out(interactions_of(flat, rating=rating))
-    found = filter_rows(source, wanted, barred)
+    row_filter = RowFilter(wanted, barred, num_items=8)
+    row_filter.look(source)
+    found = row_filter(source)
 
     rows = []
     for sequence, position, part, value in zip(

@@ -179,7 +179,7 @@ def test_a_failed_write_keeps_the_old_dataset(tmp_path: Path, monkeypatch: pytes
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(storage, "_write_array", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
         save_dataset(example("new"), tmp_path / "d", force=True)
     assert load_dataset(tmp_path / "d").item_titles == ["old", None, "B"]
@@ -230,7 +230,7 @@ save_dataset(SequenceDataset(a(0, 1), np.asarray([0, 2]), a(0), rows, ["a", "b"]
 
 def test_the_description_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    write_json, save = storage._write_json, np.save
+    write_json, save = storage._write_json, storage._write_array
 
     def note_json(path: Path, *arguments: Any, **options: Any) -> None:
         written.append(path.name)
@@ -241,7 +241,7 @@ def test_the_description_is_written_last(tmp_path: Path, monkeypatch: pytest.Mon
         save(path, *arguments)
 
     monkeypatch.setattr(storage, "_write_json", note_json)
-    monkeypatch.setattr(np, "save", note_array)
+    monkeypatch.setattr(storage, "_write_array", note_array)
     save_dataset(example(), tmp_path / "d")
     assert written[-1] == "dataset.json" and len(written) == 10
 

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rearec.data.preparation.filters import time_order
-from rearec.data.preparation.splits import TRAIN, Sequences
 from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.data.tables.arrays import BLOCK_ROWS, Array, count_codes, in_blocks
 from rearec.errors import some_of
 
-__all__ = ["describe_findings", "describe_unused_users"]
+__all__ = ["describe_findings"]
 
 # How a missing value is spelled; ids can be called so, too.
 MISSING = {"", "na", "n/a", "<na>", "#n/a", "nan", "null", "none", "nil", "\\n", "\\\\n", "-1", "-1.0", "undefined"}
@@ -35,40 +34,29 @@ def describe_findings(
     split: str,
     removed: str = "",
     unused: str = "",
+    rows: int = BLOCK_ROWS,
 ) -> dict[str, str]:
     """The four lines, by the words "split", "order", "not used" and "suspicious"; before them, where there is anything
     to say, "removed" and "unused users".
 
     Args:
         source: as it was read.
-        ordered: what is left of it after the filters.
+        ordered: what is left of it after the filters, by user, then time.
         split: the split, and why.
         removed: what the filters removed; empty: nothing.
-        unused: see `describe_unused_users`.
+        unused: which users are in few rows or in none (`rearec.data.preparation.blockwise.Tally.unused_users`).
+        rows: most interactions that are looked at at a time.
     """
     return {
         **{name: text for name, text in (("removed", removed), ("unused users", unused)) if text},
         "split": split,
-        "order": _describe_order(ordered),
+        "order": _describe_order(ordered, rows),
         "not used": _describe_unused(source),
         "suspicious": _describe_suspects(source),
     }
 
 
-def describe_unused_users(sequences: Sequences, split: str) -> str:
-    """Which users have too few interactions for a row, or for one beyond training; empty: none."""
-    rows = sequences.rows
-    users = np.unique(sequences.user)
-    without = len(users) - len(np.unique(sequences.user[rows.sequence]))
-    said = [f"{without:,} of {len(users):,} have one interaction and are in no row"] if without else []
-    if split == "leave-one-out":
-        beyond = len(np.unique(sequences.user[rows.sequence[rows.part != TRAIN]]))
-        alone = len(users) - without - beyond
-        said += [f"{alone:,} of {len(users):,} have two interactions and are in train rows alone"] if alone else []
-    return "; ".join(said)
-
-
-def _describe_order(source: Interactions | HistoryRows) -> str:
+def _describe_order(source: Interactions | HistoryRows, rows: int) -> str:
     if isinstance(source, HistoryRows):
         return "that of the histories in the files"
     if source.times is None:
@@ -81,13 +69,17 @@ def _describe_order(source: Interactions | HistoryRows) -> str:
         more = ", ..." if count > 4 else ""
         return f"no timestamp column: that of the rows of {of_files}{more} is taken"
     columns = " then ".join(repr(name) for name in source.reading.times)
-    order = time_order(source)
-    user = source.user[order]
-    neighbours = user[1:] == user[:-1]
-    tied = neighbours.copy()
-    for key in source.times.sort_keys():
-        tied &= key[order][1:] == key[order][:-1]
-    share = tied.sum() / max(1, neighbours.sum())
+    neighbours, tied = 0, 0
+    for part in source.user_blocks(rows):
+        some = source.part_of(part)
+        assert some.times is not None
+        user = some.user[:]
+        same = user[1:] == user[:-1]
+        neighbours += int(same.sum())
+        for key in some.times.sort_keys():
+            same &= key[1:] == key[:-1]
+        tied += int(same.sum())
+    share = tied / max(1, neighbours)
     what = "of neighbouring events in one history have equal timestamps"
     if share == 0:
         return f"column {columns}; 0 % {what}"
@@ -108,7 +100,7 @@ def _describe_suspects(source: Interactions | HistoryRows) -> str:
     found = [f"dropped {count:,} rows {why}" for why, count in source.reading.dropped.items()]
     events = {"user": (source.user, source.user_ids), "item": (_items(source), source.item_ids)}
     for what, (codes, tokens) in events.items():
-        counts = np.bincount(codes, minlength=len(tokens))
+        counts = count_codes(codes, len(tokens))
         found += _missing_values(what, tokens, counts)
         found += _large_shares(what, tokens, counts)
         found += _twins(what, tokens)
@@ -118,7 +110,7 @@ def _describe_suspects(source: Interactions | HistoryRows) -> str:
     return "; ".join(found) or "nothing"
 
 
-def _items(source: Interactions | HistoryRows) -> NDArray[np.int32]:
+def _items(source: Interactions | HistoryRows) -> Array:
     if isinstance(source, Interactions):
         return source.item
     return source.items[source.offsets[1:] - 1]
@@ -146,8 +138,8 @@ def _large_shares(what: str, tokens: Sequence[str], counts: NDArray[np.int64]) -
 
 def _twins(what: str, tokens: Sequence[str]) -> list[str]:
     result = []
-    known = set(tokens)
     fractions = [token for token in tokens if token.endswith(".0") and token[:-2].lstrip("-").isdecimal()]
+    known = set(tokens) if fractions else set()
     beside = [token for token in fractions if token[:-2] in known]
     if beside:
         example = f"{beside[0]!r} and {beside[0][:-2]!r}"
@@ -156,9 +148,12 @@ def _twins(what: str, tokens: Sequence[str]) -> list[str]:
         result.append(f"all {what}s end in .0, such as {fractions[0]!r}: whole numbers that were once floats")
     first: dict[str, str] = {}
     pairs = []
-    for token in tokens:
-        plain = token.isascii() and token.isprintable() and " " not in token
-        twin = first.setdefault(token if plain else _canonical(token), token)
+    # Of two that look alike one is not plain: few are, and no others are remembered.
+    forms = {token: _canonical(token) for token in tokens if not _is_plain(token)}
+    alike = set(forms.values())
+    for token in tokens if alike else ():
+        form = forms.get(token, token)
+        twin = first.setdefault(form, token) if form in alike else token
         if twin is not token:
             pairs.append((twin, token))
     if pairs:
@@ -166,6 +161,10 @@ def _twins(what: str, tokens: Sequence[str]) -> list[str]:
         example = f"{pairs[0][0]!a} and {pairs[0][1]!a}"
         result.append(f"{len(pairs):,} pairs of {what}s differ by blanks or Unicode form alone, such as {example}")
     return result
+
+
+def _is_plain(token: str) -> bool:
+    return token.isascii() and token.isprintable() and " " not in token
 
 
 def _remnants(what: str, tokens: Sequence[str]) -> list[str]:
@@ -193,10 +192,13 @@ def _canonical(token: str) -> str:
 
 def _odd_times(source: Interactions) -> list[str]:
     assert source.times is not None
-    values = source.times.values
-    rest = values[values > 0]
-    empty = np.count_nonzero(values <= 0)
-    if empty and len(rest) and rest.min() >= LATE[source.times.unit]:
+    empty, earliest = 0, None
+    for (values,) in in_blocks(source.times.values):
+        positive = values[values > 0]
+        empty += len(values) - len(positive)
+        if len(positive):
+            earliest = positive.min() if earliest is None else min(earliest, positive.min())
+    if empty and earliest is not None and earliest >= LATE[source.times.unit]:
         least = 0 if source.times.unit == "number" else "1970-01-01"
-        return [f"{empty:,} timestamps are {least} or less, all others {source.times.name(rest.min())} or more"]
+        return [f"{empty:,} timestamps are {least} or less, all others {source.times.name(earliest)} or more"]
     return []

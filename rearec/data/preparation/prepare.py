@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Number
@@ -13,10 +14,16 @@ from rearec.data.preparation.plan import make_plan
 from rearec.data.preparation.steps import build, read_sources
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.storage import OUTPUT, load_dataset, save_dataset
+from rearec.data.tables.arrays import BLOCK_ROWS, Scratch
 from rearec.errors import UserError
 from rearec.fields import settings
 
 __all__ = ["plain_options", "prepare"]
+
+# What takes memory, in bytes: the libraries, an interaction of a block with all that is made of it, an id.
+LIBRARIES, ROW_BYTES, ID_BYTES = 300 * 10**6, 300, 180
+# The share of the memory that blocks get; the rest is for ids.
+BLOCK_SHARE, LEAST_ROWS = 0.4, 1 << 16
 
 
 def prepare(
@@ -63,10 +70,29 @@ def prepare(
     plan = make_plan(format, sources, replace(options or PrepareOptions(), **plain_options(changes)))
     OUTPUT.check(out, replace=force)
 
-    dataset = build(plan, *read_sources(plan, say), say)
+    scratch = _scratch(plan.options, out)
+    dataset = build(plan, *read_sources(plan, say, scratch), say, scratch)
     say(f"writing {out}")
     save_dataset(dataset, out, force=force)
     return load_dataset(out)
+
+
+def _scratch(options: PrepareOptions, out: Path) -> Scratch:
+    """Files in the folder that the options say, or else in that of the output, and blocks that fit into the memory.
+
+    Raises:
+        UserError: there is no such folder, or no file can be made in it.
+    """
+    folder = next(parent for parent in Path(os.path.abspath(out)).parents if parent.exists())
+    if options.tmp is not None:
+        folder = Path(options.tmp)
+        if not folder.is_dir():
+            raise UserError(f"--tmp {folder}: no such folder")
+    if options.memory is None:
+        return Scratch(folder, BLOCK_ROWS)
+    left = options.memory - LIBRARIES
+    block_rows = max(LEAST_ROWS, min(BLOCK_ROWS, int(left * BLOCK_SHARE) // ROW_BYTES))
+    return Scratch(folder, block_rows, int(left * (1 - BLOCK_SHARE)) // ID_BYTES)
 
 
 def plain_options(changes: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rearec.data.preparation import filters
-from rearec.data.preparation.splits import Sequences
 from rearec.data.readers.interactions import HistoryRows, Interactions
+from rearec.data.tables.arrays import Array, Scratch, count_codes
 
 __all__ = ["Removals", "core_name", "counts_of", "largest_core", "least"]
 
@@ -44,19 +44,19 @@ def _counted(step: Mapping[str, Any]) -> str:
     return ", ".join(f"{count:,} of {step['of'][what]:,} {what}" for what, count in step["removed"].items())
 
 
-def counts_of(source: Interactions | HistoryRows | Sequences) -> dict[str, int]:
-    """Users, items and interactions, or of rows with a history and of sequences rows."""
+def counts_of(source: Interactions | HistoryRows) -> dict[str, int]:
+    """Users, items and interactions, or of rows with a history rows."""
+    of_interactions = isinstance(source, Interactions)
     items = source.item if isinstance(source, Interactions) else source.items
-    what, count = ("interactions", len(source)) if isinstance(source, Interactions) else ("rows", _rows_of(source))
-    return {"users": _distinct(source.user), "items": _distinct(items), what: count}
+    return {
+        "users": _distinct(source.user, len(source.user_ids)),
+        "items": _distinct(items, len(source.item_ids)),
+        "interactions" if of_interactions else "rows": len(source),
+    }
 
 
-def _rows_of(source: HistoryRows | Sequences) -> int:
-    return len(source.rows) if isinstance(source, Sequences) else len(source)
-
-
-def _distinct(codes: np.ndarray[Any, Any]) -> int:
-    return int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0
+def _distinct(codes: Array, count: int) -> int:
+    return int(np.count_nonzero(count_codes(codes, count)))
 
 
 def core_name(user_core: int, item_core: int) -> str:
@@ -73,7 +73,7 @@ def least(threshold: float) -> str:
     return f"above {whole}" if threshold == math.nextafter(whole, math.inf) else f"{threshold:g}"
 
 
-def largest_core(interactions: Interactions, user_core: int, item_core: int) -> int:
+def largest_core(interactions: Interactions, user_core: int, item_core: int, scratch: Scratch) -> int:
     """The largest core, no larger than those given, that leaves some of the interactions; at least 1 if there are any.
 
     Args:
@@ -81,7 +81,7 @@ def largest_core(interactions: Interactions, user_core: int, item_core: int) -> 
     """
 
     def leaves_some(fewest: int) -> bool:
-        return len(filters.core(interactions, min(user_core, fewest), min(item_core, fewest))) > 0
+        return filters.core(interactions, min(user_core, fewest), min(item_core, fewest), scratch)[1] > 0
 
     low, high = 1, max(user_core, item_core)
     while high - low > 1:

@@ -11,10 +11,10 @@ import numpy as np
 
 from rearec.data.dataset import SequenceDataset
 from rearec.data.preparation.assembly import assemble
+from rearec.data.preparation.blockwise import Tally, check_rows
 from rearec.data.preparation.plan import Plan, decide
 from rearec.data.preparation.prepare import plain_options
 from rearec.data.preparation.splits import leave_one_out
-from rearec.data.preparation.steps import check_rows
 from rearec.data.readers.interactions import HistoryRows, Interactions, Place
 from rearec.data.readers.options import SPLITS, Split
 from rearec.errors import UserError
@@ -93,7 +93,9 @@ def split_stored(dataset: SequenceDataset, split: Split, changes: Mapping[str, A
     place = Place([Path("the dataset")], np.zeros(len(user), dtype=np.int32), np.arange(len(user)))
     items = np.asarray(dataset.items)
     sequences = leave_one_out(Interactions(user, items, dataset.user_ids, dataset.item_ids, place))
-    check_rows(sequences, "the dataset: the split 'leave-one-out' leaves")
+    tally = Tally()
+    tally.add(sequences)
+    check_rows(tally, "the dataset: the split 'leave-one-out' leaves")
     why = "leave-one-out, made again of the stored sequences"
     titles = None
     if dataset.item_titles is not None:

@@ -11,52 +11,103 @@ from rearec.data.preparation.removals import least
 from rearec.data.preparation.splits import TRAIN, Rows, Sequences
 from rearec.data.readers.options import PrepareOptions
 
-__all__ = ["filter_rows"]
+__all__ = ["RowFilter"]
 
 
-def filter_rows(
-    sequences: Sequences,
-    options: PrepareOptions,
-    barred: NDArray[np.bool_] | None = None,
-    note: Callable[[str, Mapping[str, int], Mapping[str, int]], object] = lambda name, before, after: None,
-) -> Sequences:
-    """The sequences with the rows that pass the options' filters on rows; what no row refers to any more is cut off.
+class RowFilter:
+    """The options' filters on rows, for the sequences of some users at a time; what no row refers to is cut off.
 
     Args:
         barred: bool [items], items that no row may have as target or in its history; None bars none.
-        note: told of each filter its name and how many rows there were before and after it, at the end how many users
-            and items there were before and after what no row refers to was cut off.
+        num_items: the items that there are.
+
+    Attributes:
+        filters: whether anything is asked for; otherwise sequences stay as they are.
+        looks_first: whether `look` has to see all sequences before any is filtered.
     """
-    fewest_train, fewest_eval = options.min_train_history or 0, options.min_eval_history or 0
-    none_asked = options.min_target_rating is None and not (fewest_train or fewest_eval or options.known_items)
-    if none_asked and barred is None:
-        return sequences
-    rows = sequences.rows
 
-    def keep(kept: NDArray[np.bool_], name: str) -> Rows:
-        note(name, {"rows": len(rows)}, {"rows": int(np.count_nonzero(kept))})
-        return rows.take(kept)
+    def __init__(self, options: PrepareOptions, barred: NDArray[np.bool_] | None, num_items: int) -> None:
+        self.options = options
+        self.barred = barred
+        self.filters = (
+            barred is not None
+            or options.min_target_rating is not None
+            or bool(options.min_train_history or options.min_eval_history or options.known_items)
+        )
+        self.looks_first = bool(options.known_items)
+        self._trained = np.zeros(num_items, dtype=bool)
+        self._before, self._after = Occurring(num_items), Occurring(num_items)
+        # How many rows there were before and after each filter, by its name.
+        self._rows: dict[str, tuple[int, int]] = {}
 
-    if barred is not None:
-        rows = keep(~_meets(sequences.with_rows(rows), barred), f"--missing-titles {options.missing_titles}")
-    if options.min_target_rating is not None:
-        assert rows.rating is not None
-        rows = keep(rows.rating >= options.min_target_rating, f"--min-target-rating {least(options.min_target_rating)}")
-    of_train = rows.part == TRAIN
-    rows = keep(~of_train | (rows.position >= fewest_train), f"--min-train-history {fewest_train}")
-    of_train = rows.part == TRAIN
-    rows = keep(of_train | (rows.position >= fewest_eval), f"--min-eval-history {fewest_eval}")
-    if options.known_items:
-        unknown = ~_trained_items(sequences.with_rows(rows), int(sequences.items.max()) + 1)
-        rows = keep(~_meets(sequences.with_rows(rows), unknown), "--known-items")
-    left = _cut(sequences.with_rows(rows))
-    note("in no row that is left", _users_and_items(sequences), _users_and_items(left))
-    return left
+    def look(self, sequences: Sequences) -> None:
+        """Remember which items are known from the train rows that are left."""
+        rows = self._of_each_row(sequences, lambda kept, name: None)
+        self._trained |= _trained_items(sequences.with_rows(rows), len(self._trained))
+
+    def __call__(self, sequences: Sequences) -> Sequences:
+        """The sequences with the rows that pass."""
+        if not self.filters:
+            return sequences
+        rows = self._of_each_row(sequences, self._count)
+        if self.looks_first:
+            kept = ~_meets(sequences.with_rows(rows), ~self._trained)
+            self._count(kept, "--known-items")
+            rows = rows.take(kept)
+        left = _cut(sequences.with_rows(rows))
+        self._before.add(sequences)
+        self._after.add(left)
+        return left
+
+    def report(self, note: Callable[[str, Mapping[str, int], Mapping[str, int]], object]) -> None:
+        """Tell of each filter its name and how many rows there were before and after it, at the end how many users and
+        items there were before and after what no row refers to was cut off."""
+        for name, (before, after) in self._rows.items():
+            note(name, {"rows": before}, {"rows": after})
+        if self.filters:
+            note("in no row that is left", self._before.counts, self._after.counts)
+
+    def _count(self, kept: NDArray[np.bool_], name: str) -> None:
+        before, after = self._rows.get(name, (0, 0))
+        self._rows[name] = before + len(kept), after + int(np.count_nonzero(kept))
+
+    def _of_each_row(self, sequences: Sequences, count: Callable[[NDArray[np.bool_], str], object]) -> Rows:
+        """The rows that pass all filters but that on known items."""
+        options, rows = self.options, sequences.rows
+
+        def keep(kept: NDArray[np.bool_], name: str) -> Rows:
+            count(kept, name)
+            return rows.take(kept)
+
+        if self.barred is not None:
+            rows = keep(~_meets(sequences.with_rows(rows), self.barred), f"--missing-titles {options.missing_titles}")
+        if options.min_target_rating is not None:
+            assert rows.rating is not None
+            least_rating = options.min_target_rating
+            rows = keep(rows.rating >= least_rating, f"--min-target-rating {least(least_rating)}")
+        fewest_train, fewest_eval = options.min_train_history or 0, options.min_eval_history or 0
+        of_train = rows.part == TRAIN
+        rows = keep(~of_train | (rows.position >= fewest_train), f"--min-train-history {fewest_train}")
+        of_train = rows.part == TRAIN
+        return keep(of_train | (rows.position >= fewest_eval), f"--min-eval-history {fewest_eval}")
 
 
-def _users_and_items(sequences: Sequences) -> dict[str, int]:
-    """How many occur in the sequences."""
-    return {"users": len(np.unique(sequences.user)), "items": len(np.unique(sequences.items))}
+class Occurring:
+    """How many users and items occur in the sequences of some users at a time."""
+
+    def __init__(self, num_items: int) -> None:
+        self.users = 0
+        self.items = np.zeros(num_items, dtype=bool)
+
+    def add(self, sequences: Sequences) -> None:
+        """Count further users."""
+        self.users += len(np.unique(sequences.user))
+        self.items[sequences.items] = True
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By "users" and "items"."""
+        return {"users": self.users, "items": int(np.count_nonzero(self.items))}
 
 
 def _meets(sequences: Sequences, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:

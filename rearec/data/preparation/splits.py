@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences with their rows; the ids are those of the source and may be unused.
+    """Sequences with their rows, of all users or of some; the ids are those of the source and may be unused.
 
     Attributes:
         items: int32 [total]; offsets: int64 [sequences + 1]; user: int32 [sequences], non-decreasing.
@@ -84,7 +84,7 @@ class Sequences:
 def leave_one_out(interactions: Interactions) -> Sequences:
     """Each user's last item is his test row, the one before his valid row; with fewer than 3 items all is train."""
     order = time_order(interactions)
-    user, offsets = _by_user(interactions.user[order])
+    user, offsets = _by_user(interactions.user[:][order])
     length = np.diff(offsets)
     to_end = np.repeat(offsets[1:], length) - np.arange(len(order))
     part = np.select([to_end == 1, to_end == 2], [TEST, VALID], TRAIN)
@@ -109,8 +109,8 @@ def by_timestamp(interactions: Interactions, valid_from: str, test_from: str) ->
     if valid >= test:
         raise UserError(f"--valid-from {valid_from} must be before --test-from {test_from}")
     order = time_order(interactions)
-    values = times.values[order]
-    user, offsets = _by_user(interactions.user[order])
+    values = times.values[:][order]
+    user, offsets = _by_user(interactions.user[:][order])
     part = (values >= valid).astype(np.int8) + (values >= test).astype(np.int8)
     return _sequences(interactions, order, user, offsets, part)
 
@@ -123,10 +123,15 @@ def _times_of(interactions: Interactions) -> Times:
     return interactions.times
 
 
-def by_time_span(interactions: Interactions, valid_from: str, test_from: str) -> Sequences:
+def by_time_span(
+    interactions: Interactions, valid_from: str, test_from: str, span: tuple[Any, Any] | None = None
+) -> Sequences:
     """Valid rows are those after the share ``valid_from`` of the time from first to last, test rows those after more.
 
     What falls on a threshold is before it, as in the official code; the timestamps are compared exactly.
+
+    Args:
+        span: the first time and the last; None: of these interactions.
 
     Raises:
         UserError: there are no timestamps, or the thresholds are no ascending shares of 1.
@@ -135,7 +140,7 @@ def by_time_span(interactions: Interactions, valid_from: str, test_from: str) ->
     valid, test = _share(valid_from, "--valid-from"), _share(test_from, "--test-from")
     if valid >= test:
         raise UserError(f"--valid-from {valid_from} must be less than --test-from {test_from}")
-    first, last = (Fraction(value.item()) for value in (times.values.min(), times.values.max()))
+    first, last = (Fraction(value.item()) for value in (span or times.span()))
     thresholds = [first + share * (last - first) for share in (valid, test)]
     if np.issubdtype(times.values.dtype, np.integer):
         # Of whole numbers, those above a threshold are those above its whole part.
@@ -143,8 +148,8 @@ def by_time_span(interactions: Interactions, valid_from: str, test_from: str) ->
     else:
         limits = [float(threshold) for threshold in thresholds]
     order = time_order(interactions)
-    values = times.values[order]
-    user, offsets = _by_user(interactions.user[order])
+    values = times.values[:][order]
+    user, offsets = _by_user(interactions.user[:][order])
     part = (values > limits[0]).astype(np.int8) + (values > limits[1]).astype(np.int8)
     return _sequences(interactions, order, user, offsets, part)
 
@@ -163,16 +168,17 @@ def given(interactions: Interactions) -> Sequences:
     """The rows of each split are those of its file; a user's history is all he did before, whatever the file."""
     assert interactions.part is not None
     order = time_order(interactions)
-    user, offsets = _by_user(interactions.user[order])
-    return _sequences(interactions, order, user, offsets, interactions.part[order])
+    user, offsets = _by_user(interactions.user[:][order])
+    return _sequences(interactions, order, user, offsets, interactions.part[:][order])
 
 
 def carve_valid(interactions: Interactions) -> Interactions:
     """Of a split into train and test, each user's last train interaction is for validation if he has another one."""
     assert interactions.part is not None
     order = time_order(interactions)
-    train = order[interactions.part[order] == TRAIN]
-    return replace(interactions, part=_with_last_as_valid(interactions.part, train, interactions.user[train]))
+    part, user = interactions.part[:], interactions.user[:]
+    train = order[part[order] == TRAIN]
+    return replace(interactions, part=_with_last_as_valid(part, train, user[train]))
 
 
 def carve_valid_rows(source: HistoryRows) -> HistoryRows:
@@ -207,10 +213,10 @@ def _sequences(
     length = np.diff(offsets)
     sequence = np.repeat(np.arange(len(user)), length)
     position = np.arange(len(order)) - offsets[sequence]
-    rating = None if interactions.rating is None else interactions.rating[order]
+    rating = None if interactions.rating is None else interactions.rating[:][order]
     rows = Rows(sequence, position, part, rating)
-    times = None if interactions.times is None else interactions.times.values[order]
-    return Sequences(interactions.item[order], offsets, user, _drop_untrainable(rows), times)
+    times = None if interactions.times is None else interactions.times.values[:][order]
+    return Sequences(interactions.item[:][order], offsets, user, _drop_untrainable(rows), times)
 
 
 def _drop_untrainable(rows: Rows) -> Rows:

@@ -10,34 +10,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rearec.data.dataset import SequenceDataset
-from rearec.data.preparation import filters, splits
-from rearec.data.preparation.assembly import assemble
-from rearec.data.preparation.findings import describe_findings, describe_unused_users
+from rearec.data.preparation import filters
+from rearec.data.preparation.assembly import Assembly
+from rearec.data.preparation.blockwise import Tally, check_rows, split_blocks
+from rearec.data.preparation.findings import describe_findings
+from rearec.data.preparation.order import kept_of, sort_by_user
 from rearec.data.preparation.plan import Plan
 from rearec.data.preparation.presets import check_counts
 from rearec.data.preparation.removals import Removals, core_name, counts_of, largest_core, least
-from rearec.data.preparation.row_filters import filter_rows
-from rearec.data.preparation.splits import Sequences
+from rearec.data.preparation.row_filters import RowFilter
 from rearec.data.preparation.titles import read_titles
 from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.options import PrepareOptions
-from rearec.data.words import SPLIT_NAMES
-from rearec.errors import UserError
+from rearec.data.readers.source_files import NAMED
+from rearec.data.tables.arrays import Scratch
+from rearec.errors import UserError, some_of
 
-__all__ = ["Say", "build", "check_rows", "read_sources", "refuse_nothing"]
+__all__ = ["Say", "build", "read_sources", "refuse_nothing"]
 
 # Told what is being done, a line at a time.
 Say = Callable[[str], None]
 
 
-def read_sources(plan: Plan, say: Say) -> tuple[Interactions | HistoryRows, Mapping[str, str] | None]:
+def read_sources(
+    plan: Plan, say: Say, scratch: Scratch | None = None
+) -> tuple[Interactions | HistoryRows, Mapping[str, str] | None]:
     """What the source files hold: the interactions, and the title of each item that has one, None without titles.
+
+    scratch: where the interactions are put; None: memory.
 
     Raises:
         UserError: they cannot be read, or hold no interactions.
     """
-    say(f"reading {', '.join(path.name for path in plan.files.paths)}")
-    read = plan.format.read(plan.files, plan.options)
+    say(f"reading {some_of([path.name for path in plan.files.paths], NAMED)}")
+    read = plan.format.read(plan.files, plan.options, scratch or Scratch())
     refuse_nothing(read, plan)
     options = plan.options
     if options.titles is None:
@@ -57,22 +63,41 @@ def refuse_nothing(read: Interactions | HistoryRows, plan: Plan) -> None:
 
 
 def build(
-    plan: Plan, read: Interactions | HistoryRows, titles: Mapping[str, str] | None, say: Say = lambda message: None
+    plan: Plan,
+    read: Interactions | HistoryRows,
+    titles: Mapping[str, str] | None,
+    say: Say = lambda message: None,
+    scratch: Scratch | None = None,
 ) -> SequenceDataset:
-    """The dataset, in memory, of what was read.
+    """The dataset of what was read.
+
+    scratch: where its arrays are, and those on the way to it; None: memory.
 
     Raises:
         UnexpectedCounts: ``expect`` is given and the counts differ.
         UserError: the filters or the split leave nothing, or need what was not read.
     """
     say("filtering and splitting")
+    scratch = scratch or Scratch()
     removals = Removals()
-    source = _filter(read, plan.options, removals)
-    sequences = _split(source, plan, removals)
-    sequences = _filter_rows(sequences, source, titles, plan, removals)
-    dataset = _assemble(sequences, source, titles, plan)
+    source = _filter(read, plan.options, removals, scratch)
+    split = split_blocks(source, plan, scratch.block_rows)
+    row_filter = RowFilter(plan.options, _barred(source, titles, plan.options.missing_titles), len(source.item_ids))
+    if row_filter.looks_first:
+        for sequences in split():
+            row_filter.look(sequences)
+    as_split, filtered, assembly = Tally(), Tally(), Assembly(len(source.item_ids), scratch)
+    for sequences in split():
+        as_split.add(sequences)
+        left = row_filter(sequences)
+        filtered.add(left)
+        assembly.add(left)
+    _check_split(as_split, source, plan, str(removals))
+    row_filter.report(removals.note)
+    check_rows(filtered, f"{plan.files.paths[0]}: the filters on rows leave", removed=str(removals))
+    dataset = _assemble(assembly, source, titles, plan)
     dataset.source["findings"] = describe_findings(
-        read, source, plan.why, str(removals), describe_unused_users(sequences, plan.split)
+        read, source, plan.why, str(removals), filtered.unused_users(plan.split), scratch.block_rows
     )
     dataset.source["removed"] = removals.steps
     if plan.options.expect:
@@ -81,12 +106,14 @@ def build(
 
 
 def _filter(
-    source: Interactions | HistoryRows, options: PrepareOptions, removals: Removals
+    source: Interactions | HistoryRows, options: PrepareOptions, removals: Removals, scratch: Scratch
 ) -> Interactions | HistoryRows:
-    """What the filters on interactions leave."""
+    """What the filters on interactions leave, by user, then time."""
     path = source.place.files[0]
     counts: Mapping[str, int] = counts_of(source)
     user_core, item_core = options.user_core or options.core or 0, options.item_core or options.core or 0
+    if options.min_rating is not None and isinstance(source, Interactions):
+        filters.check_rating(source)
     if isinstance(source, HistoryRows):
         if options.min_rating is not None or user_core or item_core:
             raise UserError(
@@ -95,66 +122,53 @@ def _filter(
             )
         left = filters.same_rows(source, options.duplicates or "keep")
         removals.note(f"--duplicates {options.duplicates}", counts, counts_of(left))
+        if options.min_target_rating is not None:
+            filters.check_rating(left)
         return left
+    source = sort_by_user(source, scratch)
+
+    def each(every: Interactions, kept: Callable[[Interactions], NDArray[np.bool_]]) -> Interactions:
+        return kept_of(every, lambda part: kept(every.part_of(part)), scratch)
+
     if options.min_rating is not None:
-        source = filters.minimum_rating(source, options.min_rating)
-        counts = removals.note(f"--min-rating {least(options.min_rating)}", counts, counts_of(source))
-    source = filters.filter_duplicates(source, options.duplicates or "keep")
-    counts = removals.note(f"--duplicates {options.duplicates}", counts, counts_of(source))
-    if user_core > 1 or item_core > 1:
-        before, source = source, filters.core(source, user_core, item_core)
-        removals.note(core_name(user_core, item_core), counts, counts_of(source))
-        if len(before) and not len(source):
-            largest = largest_core(before, user_core, item_core)
+        threshold = options.min_rating
+        source = each(source, lambda some: filters.minimum_rating(some, threshold))
+        counts = removals.note(f"--min-rating {least(threshold)}", counts, counts_of(source))
+    if options.duplicates == "error":
+        filters.refuse_duplicates(source, scratch.block_rows)
+    elif options.duplicates == "first":
+        source = each(source, filters.first_occurrences)
+        counts = removals.note(f"--duplicates {options.duplicates}", counts, counts_of(source))
+    if (user_core > 1 or item_core > 1) and len(source):
+        kept, left_over = filters.core(source, user_core, item_core, scratch)
+        if not left_over:
+            nothing = dict.fromkeys(counts, 0)
+            removals.note(core_name(user_core, item_core), counts, nothing)
+            largest = largest_core(source, user_core, item_core, scratch)
             raise UserError(
                 f"{path}: the filters leave no interactions; removed: {removals}; "
                 f"the largest core that leaves some is {largest}"
             )
+        if left_over < len(source):
+            source = kept_of(source, lambda part: kept[part], scratch)
+        removals.note(core_name(user_core, item_core), counts, counts_of(source))
     if len(source) == 0:
         raise UserError(f"{path}: the filters leave no interactions; removed: {removals}")
+    if options.min_target_rating is not None:
+        filters.check_rating(source)
     return source
 
 
-def _split(source: Interactions | HistoryRows, plan: Plan, removals: Removals) -> Sequences:
-    """Which interactions are predictions of train, valid and test."""
-    if plan.options.min_target_rating is not None:
-        filters.checked_rating(source)
-    sequences = _sequences(source, plan)
-    longest = int(np.diff(sequences.offsets).max())
-    needed = f"; users with 3 or more interactions have some, here no user has more than {longest}"
-    hint = needed if plan.split == "leave-one-out" and longest < 3 else ""
+def _check_split(tally: Tally, source: Interactions | HistoryRows, plan: Plan, removed: str) -> None:
+    """UserError where the split leaves train, valid or test without rows."""
+    needed = f"; users with 3 or more interactions have some, here no user has more than {tally.longest}"
+    hint = needed if plan.split == "leave-one-out" and tally.longest < 3 else ""
     what = f"{plan.files.paths[0]}: the split {plan.split!r}{_time_span(source)} leaves"
-    check_rows(sequences, what, hint, str(removals))
-    return sequences
-
-
-def _sequences(source: Interactions | HistoryRows, plan: Plan) -> Sequences:
-    carves = plan.options.carve_valid
-    if isinstance(source, HistoryRows):
-        return splits.from_history_rows(splits.carve_valid_rows(source) if carves else source)
-    if plan.split == "given":
-        return splits.given(splits.carve_valid(source) if carves else source)
-    if plan.limits is None:
-        return splits.leave_one_out(source)
-    return (splits.by_timestamp if plan.split == "timestamp" else splits.by_time_span)(source, *plan.limits)
-
-
-def _filter_rows(
-    sequences: Sequences,
-    source: Interactions | HistoryRows,
-    titles: Mapping[str, str] | None,
-    plan: Plan,
-    removals: Removals,
-) -> Sequences:
-    """What the filters on rows leave."""
-    left = filter_rows(sequences, plan.options, _barred(source, titles, plan.options.missing_titles), removals.note)
-    if left is not sequences:
-        check_rows(left, f"{plan.files.paths[0]}: the filters on rows leave", removed=str(removals))
-    return left
+    check_rows(tally, what, hint, removed)
 
 
 def _assemble(
-    sequences: Sequences,
+    assembly: Assembly,
     source: Interactions | HistoryRows,
     titles: Mapping[str, str] | None,
     plan: Plan,
@@ -167,9 +181,10 @@ def _assemble(
         user_core=options.user_core or options.core,
         item_core=options.item_core or options.core,
         titles=None if options.titles is None else Path(options.titles).name,
+        memory_limit=None,
+        tmp=None,
     )
-    dataset = assemble(
-        sequences,
+    dataset = assembly.dataset(
         source.user_ids,
         source.item_ids,
         title_of=titles,
@@ -199,22 +214,8 @@ def _barred(
 def _time_span(source: Interactions | HistoryRows) -> str:
     if isinstance(source, HistoryRows) or source.times is None:
         return ""
-    first, last = source.times.name(source.times.values.min()), source.times.name(source.times.values.max())
+    first, last = map(source.times.name, source.times.span())
     return f" (timestamps from {first} to {last})"
-
-
-def check_rows(sequences: Sequences, what: str, hint: str = "", removed: str = "") -> None:
-    """UserError where train, valid or test have no rows.
-
-    Args:
-        what: the beginning of the message; hint: what follows it.
-        removed: what the filters removed before.
-    """
-    counts = np.bincount(sequences.rows.part, minlength=len(SPLIT_NAMES))
-    if counts.min() == 0:
-        got = ", ".join(f"{name} {count}" for name, count in zip(SPLIT_NAMES, counts, strict=True))
-        removed = removed and f"; removed: {removed}"
-        raise UserError(f"{what} no {SPLIT_NAMES[int(counts.argmin())]} rows (rows: {got}){hint}{removed}")
 
 
 def _check_titles(dataset: SequenceDataset, source: Interactions | HistoryRows, path: Path) -> None:

@@ -12,6 +12,7 @@ from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import Roles
 from rearec.data.readers.source_files import SourceFiles
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.delimited import stream_delimited
 from rearec.data.tables.files import extension
 from rearec.data.tables.json_lines import JSON_LINES, stream_json_lines
@@ -22,7 +23,7 @@ USER, ITEM, RATING, TIMESTAMP, HISTORY = COLUMNS = ("user_id", "parent_asin", "r
 REVIEW = {USER: pl.String(), ITEM: pl.String(), RATING: pl.Float64(), TIMESTAMP: pl.Int64()}
 
 
-def read_amazon2023(files: SourceFiles, options: PrepareOptions) -> Interactions | HistoryRows:
+def read_amazon2023(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions | HistoryRows:
     """Interactions from any number of files, or the rows of the files of a given split with their histories.
 
     Files that end in .jsonl (.gz) hold raw reviews, others are csv files ``user_id,parent_asin,rating,timestamp,
@@ -33,7 +34,7 @@ def read_amazon2023(files: SourceFiles, options: PrepareOptions) -> Interactions
         rows = HistoryRowsBuilder(files, options)
         if all(_add_history_rows(rows, path, options) for path in files.paths):
             return rows.build()
-    builder = InteractionsBuilder(files, options)
+    builder = InteractionsBuilder(files, options, scratch)
     further = [name for name in condition_columns(options.where) if name not in COLUMNS]
     review = REVIEW | dict.fromkeys(further, pl.String())
     for path in files.paths:

@@ -52,10 +52,21 @@ class Condition:
             return self._compared(values)
         # A value may hold commas itself.
         names, text = [*self.values, ",".join(self.values)], values.cast(pl.String).fill_null("")
-        if text.is_in(["true", "false", ""]).all():
-            names = [{"1": "true", "0": "false"}.get(name, name.lower()) for name in names]
+        if self.are_flags(values):
+            names = _as_flags(names)
         found = is_any_of(text, names)
         return found if self.sign == "=" else ~found
+
+    @property
+    def depends_on_all(self) -> bool:
+        """Whether it means another thing where all values of the column are true and false."""
+        return self.sign not in COMPARISONS and _as_flags(self.values) != list(self.values)
+
+    def are_flags(self, values: pl.Series) -> bool:
+        """Whether all values are true, false or none."""
+        if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+            return False
+        return bool(values.cast(pl.String).fill_null("").is_in(["true", "false", ""]).all())
 
     def _compared(self, values: pl.Series) -> pl.Series:
         limit = self.values[0]
@@ -74,6 +85,10 @@ class Condition:
         elif not values.dtype.is_numeric():
             raise UserError(f"--where {self}: column {self.column!r} is of type {values.dtype}; expected numbers")
         return COMPARISONS[self.sign](numbers, number).fill_null(False)
+
+
+def _as_flags(names: Sequence[str]) -> list[str]:
+    return [{"1": "true", "0": "false"}.get(name, name.lower()) for name in names]
 
 
 def parse_conditions(where: Sequence[str]) -> list[Condition]:

@@ -23,8 +23,8 @@ class SourceFormat:
     Attributes:
         help: what it is, in a few words for ``--help``.
         endings: in which its files end, before what they are compressed with; of a folder no others are read.
-        reader: ``module:function`` under ``rearec.data.readers``, imported when it is used: a function of the files and
-            the `PrepareOptions`.
+        reader: ``module:function`` under ``rearec.data.readers``, imported when it is used: a function of the files,
+            the `PrepareOptions` and the `Scratch`.
         options: those about reading that it understands; the others are refused.
         histories: ``module:function`` that tells of a path whether its rows have histories, which makes them rows of a
             given split; None where none have.
@@ -40,13 +40,15 @@ class SourceFormat:
     item_columns: tuple[str, str] | None = None
     preset: Preset | None = None
 
-    def read(self, files: Any, options: Any) -> Interactions | HistoryRows:
+    def read(self, files: Any, options: Any, scratch: Any) -> Interactions | HistoryRows:
         """What the files hold.
+
+        scratch: where interactions are put (`rearec.data.tables.arrays.Scratch`).
 
         Raises:
             UserError: they are not of this format.
         """
-        return _function(self.reader)(files, options)
+        return _function(self.reader)(files, options, scratch)
 
     def hold_histories(self, files: Any, options: Any) -> bool:
         """Whether each of the files holds rows with a history, which are split already."""

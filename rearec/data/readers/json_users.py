@@ -11,15 +11,16 @@ from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.interactions import Interactions
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.source_files import SourceFiles
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.json_text import is_broken_text, read_json_file
 from rearec.errors import UserError
 
 __all__ = ["read_json"]
 
 
-def read_json(files: SourceFiles, options: PrepareOptions) -> Interactions:
+def read_json(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions:
     """Interactions from ``{user: [item, ...]}``; items are strings or whole numbers; a user may have none."""
-    builder = InteractionsBuilder(files, options)
+    builder = InteractionsBuilder(files, options, scratch)
     for path in files.paths:
         users: list[str] = []
         items: list[str] = []

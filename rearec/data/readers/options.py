@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rearec.data.tables.layout import Layout, Quoting
+from rearec.errors import UserError
 from rearec.fields import check_options, documented, setting
 
 __all__ = ["SPLITS", "PrepareOptions", "Preset", "Split"]
@@ -13,10 +15,13 @@ __all__ = ["SPLITS", "PrepareOptions", "Preset", "Split"]
 Split = Literal["leave-one-out", "timestamp", "time-span", "given"]
 Preset = Literal["baby", "cds", "software", "video-games", "yelp"]
 
+# The libraries alone take half of it.
+LEAST_MEMORY = 600 * 10**6
+
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 SPLIT, INTERACTIONS, ROWS = "Split", "Filters on interactions", "Filters on predictions"
-COLUMNS, LAYOUT, TITLES = "Columns", "How the files are written", "Titles"
+COLUMNS, LAYOUT, TITLES, MEMORY = "Columns", "How the files are written", "Titles", "Memory"
 
 
 @documented
@@ -201,8 +206,26 @@ class PrepareOptions:
         shown="error",
     )
 
+    memory_limit: str | None = setting(
+        "Most memory to take: 4GB, 800MB.",
+        more="Interactions are in files, of which blocks are in memory at a time; with a limit the blocks fit into it, "
+        "parquet and text tables are read in such blocks, and the floors are those of some users where those of all do "
+        "not fit. What is the largest of the rest are the ids of users and items.",
+        panel=MEMORY,
+        metavar="SIZE",
+        shown="blocks of 4 million interactions, floors of all users",
+    )
+    tmp: str | None = setting(
+        "Folder for the interactions on their way.",
+        more="They are files without a name, which are gone with the process.",
+        panel=MEMORY,
+        metavar="DIR",
+        shown="that of --out",
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
+        assert self.memory_limit is None or self.memory
         # A layout looks at itself when it is made.
         assert self.layout and self.title_layout
 
@@ -210,6 +233,21 @@ class PrepareOptions:
     def layout(self) -> Layout:
         """How the tables of interactions are written."""
         return Layout(self.separator, self.quoting, self.escape, self.encoding, _names(self.columns))
+
+    @property
+    def memory(self) -> int | None:
+        """The limit in bytes; None without one."""
+        if self.memory_limit is None:
+            return None
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", self.memory_limit, re.IGNORECASE)
+        if found is None:
+            raise UserError(f"--memory-limit {self.memory_limit!r}: expected a size such as 4GB or 800MB")
+        unit = 1024 if found[3] else 1000
+        size = int(float(found[1]) * unit ** " kmgt".index(found[2].lower() or " "))
+        if size < LEAST_MEMORY:
+            least = f"{LEAST_MEMORY / 10**6:.0f}MB"
+            raise UserError(f"--memory-limit {self.memory_limit}: too little to work with; the least is {least}")
+        return size
 
     @property
     def title_layout(self) -> Layout:

@@ -10,6 +10,7 @@ from rearec.data.readers.interactions import HistoryRows, Interactions
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import find_roles
 from rearec.data.readers.source_files import SourceFiles
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.delimited import read_delimited
 from rearec.data.tables.layout import DEFAULT_LAYOUT, Layout
 from rearec.data.tables.table import SAMPLE_ROWS, Table
@@ -20,7 +21,7 @@ __all__ = ["is_sequential", "read_atomic", "read_recbole"]
 TYPES = ("token", "token_seq", "float", "float_seq")
 
 
-def read_recbole(files: SourceFiles, options: PrepareOptions) -> Interactions | HistoryRows:
+def read_recbole(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions | HistoryRows:
     """Interactions from ``.inter`` files, or rows from the three files of a pre-split sequential data set.
 
     The latter have a column ``item_id_list:token_seq`` with the history, tokens with blanks between.
@@ -35,7 +36,7 @@ def read_recbole(files: SourceFiles, options: PrepareOptions) -> Interactions | 
         expected |= dict.fromkeys([*roles.times, *([roles.rating] if roles.rating else [])], "float")
         _check_types(table, types, expected)
     if not any(sequential):
-        builder = InteractionsBuilder(files, options)
+        builder = InteractionsBuilder(files, options, scratch)
         for (table, _), roles in zip(tables, found, strict=True):
             builder.add_table(table, roles)
         return builder.build()

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,10 +19,41 @@ from rearec.data.tables.table import Table
 from rearec.data.tables.times import looks_like_times, parse_times
 from rearec.errors import UserError
 
-__all__ = ["Roles", "find_roles", "id_columns", "select_rows", "wanted_columns"]
+__all__ = ["Decisions", "Roles", "UnlikeBlocks", "find_roles", "id_columns", "select_rows", "wanted_columns"]
 
 USER_NAMES, ITEM_NAMES = ("user_id", "user"), ("item_id", "item")
 LIST_SEPARATORS = (",", "|", ";")
+
+
+class UnlikeBlocks(Exception):
+    """A file is to be read as a whole: its blocks, each by itself, would be taken for different things."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+
+class Decisions:
+    """What was decided of the first block of a file, and holds for the next ones.
+
+    Args:
+        path: the file.
+        known: all of it is one block.
+    """
+
+    def __init__(self, path: Path, known: bool) -> None:
+        self.path = path
+        self.known = known
+        self._made: dict[str, object] = {}
+
+    def check(self, what: str, decided: object) -> None:
+        """`UnlikeBlocks` where another block was decided otherwise."""
+        if self._made.setdefault(what, decided) != decided and not self.known:
+            raise UnlikeBlocks(self.path)
+
+    def need_all(self) -> None:
+        """`UnlikeBlocks` where a block is only a part of the file."""
+        if not self.known:
+            raise UnlikeBlocks(self.path)
 
 
 @dataclass(frozen=True)
@@ -90,11 +122,14 @@ def _refuse_unused_times(table: Table, roles: Roles) -> None:
             )
 
 
-def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Counter[str]) -> Table:
+def select_rows(
+    table: Table, roles: Roles, options: PrepareOptions, dropped: Counter[str], decisions: Decisions
+) -> Table:
     """The rows that count, a row each interaction; ``dropped`` is told how many went, and why.
 
     Raises:
         UserError: a column is missing, or lists of one row do not fit together.
+        UnlikeBlocks: the table is a part of its file and all of it has to be known.
     """
     arrays = [name for name in table.frame.columns if isinstance(table.frame[name].dtype, pl.Array)]
     table = replace(table, frame=table.frame.with_columns(table.frame[name].arr.to_list() for name in arrays))
@@ -102,8 +137,11 @@ def select_rows(table: Table, roles: Roles, options: PrepareOptions, dropped: Co
     listed = [condition for condition in conditions if isinstance(table.column(condition.column).dtype, pl.List)]
     for condition in conditions:
         if condition not in listed:
-            table = _drop(table, condition.met(table.column(condition.column)), f"not {condition}", dropped)
-    table = _spread_lists(table, roles, [condition.column for condition in listed], options)
+            values = table.column(condition.column)
+            if condition.depends_on_all:
+                decisions.check(str(condition), condition.are_flags(values))
+            table = _drop(table, condition.met(values), f"not {condition}", dropped)
+    table = _spread_lists(table, roles, [condition.column for condition in listed], options, decisions)
     for condition in listed:
         table = _drop(table, condition.met(table.column(condition.column)), f"not {condition}", dropped)
     if options.item_pattern is not None:
@@ -157,10 +195,14 @@ def _match_items(table: Table, item: str, pattern: str, dropped: Counter[str]) -
     return _drop(table, kept, f"not of the form --item-pattern {pattern}", dropped)
 
 
-def _spread_lists(table: Table, roles: Roles, further: Sequence[str], options: PrepareOptions) -> Table:
+def _spread_lists(
+    table: Table, roles: Roles, further: Sequence[str], options: PrepareOptions, decisions: Decisions
+) -> Table:
     """A row per item where a row holds a list of them; ratings, times and ``further`` may be lists of that length."""
     names = [name for name in dict.fromkeys((*roles.all, *further)) if name != roles.user and table.has(name)]
     frame = table.frame
+    if options.lists and any(frame[name].dtype == pl.String for name in names):
+        decisions.need_all()
     if options.lists:
         split = {name: _split_text(frame[name]) for name in names}
         items = split[roles.item].list.len() if roles.item in split else None
@@ -173,6 +215,7 @@ def _spread_lists(table: Table, roles: Roles, further: Sequence[str], options: P
         ]
         frame = frame.with_columns(fitting)
     elif _are_text_lists(table, roles):
+        decisions.need_all()
         items = _split_text(frame[roles.item])
         fitting = [_split_text(frame[name]) for name in names if name != roles.item]
         frame = frame.with_columns(items, *(values for values in fitting if _fits(values, items.list.len())))

@@ -104,10 +104,14 @@ def _spelled_out(source: Path, format: str, any_ending: bool, notes: list[str]) 
         return _files_of(source, format, any_ending, notes)
     if source.exists() or not glob.has_magic(str(source)):
         return [source]
-    found = [Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file()]
-    if not found:
+    found = [Path(name) for name in glob.glob(str(source), recursive=True)]
+    files = [path for path in found if path.is_file()]
+    if not files:
+        # Folders, such as those of a partition.
+        files = [path for folder in found for path in _files_of(folder, format, any_ending, notes)]
+    if not files:
         raise UserError(f"{source}: no such file, and no file fits this pattern")
-    return sorted(found, key=lambda path: natural_key(str(path)))
+    return sorted(files, key=lambda path: natural_key(str(path)))
 
 
 def _files_of(folder: Path, format: str, any_ending: bool, notes: list[str]) -> list[Path]:

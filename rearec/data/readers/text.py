@@ -8,15 +8,16 @@ from rearec.data.readers.builders import InteractionsBuilder
 from rearec.data.readers.interactions import Interactions
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.source_files import SourceFiles
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.files import read_lines
 from rearec.errors import UserError
 
 __all__ = ["read_lines_per_user", "read_sasrec"]
 
 
-def read_sasrec(files: SourceFiles, options: PrepareOptions) -> Interactions:
+def read_sasrec(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions:
     """One ``user item`` per line, each user's lines in time order; blank lines are skipped."""
-    builder = InteractionsBuilder(files, options)
+    builder = InteractionsBuilder(files, options, scratch)
     for path in files.paths:
         users: list[str] = []
         items: list[str] = []
@@ -34,9 +35,9 @@ def read_sasrec(files: SourceFiles, options: PrepareOptions) -> Interactions:
     return builder.build()
 
 
-def read_lines_per_user(files: SourceFiles, options: PrepareOptions) -> Interactions:
+def read_lines_per_user(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions:
     """One ``user item item ...`` per line, the items in time order; blank lines are skipped."""
-    builder = InteractionsBuilder(files, options)
+    builder = InteractionsBuilder(files, options, scratch)
     for path in files.paths:
         first_row: dict[str, int] = {}
         items: list[str] = []

@@ -10,6 +10,7 @@ from rearec.data.readers.interactions import Interactions
 from rearec.data.readers.options import PrepareOptions
 from rearec.data.readers.selection import Roles
 from rearec.data.readers.source_files import SourceFiles
+from rearec.data.tables.arrays import Scratch
 from rearec.data.tables.json_lines import stream_json_lines
 
 __all__ = ["read_yelp"]
@@ -17,9 +18,9 @@ __all__ = ["read_yelp"]
 REVIEW = {"user_id": pl.String(), "business_id": pl.String(), "stars": pl.Float64(), "date": pl.String()}
 
 
-def read_yelp(files: SourceFiles, options: PrepareOptions) -> Interactions:
+def read_yelp(files: SourceFiles, options: PrepareOptions, scratch: Scratch) -> Interactions:
     """Interactions from ``yelp_academic_dataset_review.json``; the dates have no zone and are taken as UTC."""
-    builder = InteractionsBuilder(files, options)
+    builder = InteractionsBuilder(files, options, scratch)
     further = [name for name in condition_columns(options.where) if name not in REVIEW]
     review = REVIEW | dict.fromkeys(further, pl.String())
     for path in files.paths:

@@ -14,7 +14,7 @@ from rearec.data.tables.hints import header_hint, near_hint
 from rearec.data.tables.times import FLOAT64_DIGITS, FLOAT64_WHOLE, NO_DATES, Times, parse_times
 from rearec.errors import UserError
 
-__all__ = ["SAMPLE_ROWS", "MissingValue", "Table", "filled_table"]
+__all__ = ["SAMPLE_ROWS", "STORE_WHOLE", "MissingValue", "Table", "filled_table"]
 
 SAMPLE_ROWS = 1000
 # Above this a float32 no longer holds every whole number.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rearec.data.tables.arrays import Array, in_blocks
 from rearec.errors import UserError
 
 __all__ = [
@@ -86,21 +87,22 @@ class Times:
         then: int64 or float64, orders what is equal in ``values``; None: the order of the source does.
     """
 
-    values: NDArray[np.int64] | NDArray[np.float64]
+    values: Array
     unit: TimeUnit
-    then: NDArray[np.int64] | NDArray[np.float64] | None = None
+    then: Array | None = None
 
-    def name(self, value: np.int64 | np.float64) -> str:
+    def name(self, value: Any) -> str:
         """One of the values as a user writes it."""
         return str(value) if self.unit == "number" else str(np.datetime64(int(value), self.unit))
 
-    def take(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Times:
-        """The kept timestamps, given as a mask or as indices."""
-        return Times(self.values[kept], self.unit, None if self.then is None else self.then[kept])
-
     def sort_keys(self) -> list[NDArray[np.int64] | NDArray[np.float64]]:
         """What orders them, the least important first, as ``numpy.lexsort`` takes it."""
-        return [self.values] if self.then is None else [self.then, self.values]
+        return [array[:] for array in (self.then, self.values) if array is not None]
+
+    def span(self) -> tuple[Any, Any]:
+        """The first and the last of the values."""
+        found = [(values.min(), values.max()) for (values,) in in_blocks(self.values)]
+        return min(low for low, _ in found), max(high for _, high in found)
 
 
 def parse_dates(values: pl.Series) -> pl.Series:
@@ -194,42 +196,91 @@ def add_time_of_day(days: Times, text: pl.Series) -> Times | None:
         return None
     full = text.str.strip_chars().str.replace(r"^(\d{1,2}:\d\d)$", "$1:00")
     times = _parse_format(full, "%H:%M:%S")
-    if times.has_nulls() or np.any(days.values % 86_400_000_000):
+    if times.has_nulls() or np.any(days.values[:] % 86_400_000_000):
         return None
-    return Times(days.values + times.dt.epoch("us").to_numpy(), days.unit)
+    return Times(days.values[:] + times.dt.epoch("us").to_numpy(), days.unit)
 
 
-def doubtful_numbers(values: NDArray[np.int64] | NDArray[np.float64]) -> tuple[int, str] | None:
+def doubtful_numbers(values: Array) -> tuple[int, str] | None:
     """Numbers that can hardly be what they count: where, and why; None if they can.
 
     Dates written as one number, and numbers in two groups a factor of a thousand apart (seconds beside milliseconds).
     """
-    low, high = values.min(), values.max()
+    low, high = Times(values, "number").span()
     digits = len(str(int(low))) if low > 0 else 0
     if digits in DATE_NUMBERS and len(str(int(high))) == digits and 1900 <= low / 10 ** (digits - 4) < 2100:
         form = DATE_NUMBERS[digits]
-        whole = pl.Series(values).unique().cast(pl.Int64)
-        if high < 2100 * 10 ** (digits - 4) and not _parse_format(whole.cast(pl.String), form).has_nulls():
+        if high < 2100 * 10 ** (digits - 4) and all(_are_dates(part, form) for (part,) in in_blocks(values)):
             return 0, (
                 f"looks like a date {DATE_LETTERS[:digits]}, not a count: --time-format {form} reads it, "
                 "--time-format number takes it as a number"
             )
-    positive = np.sort(values[values > 0])
-    if len(positive) < 2:
+    return _two_groups(values)
+
+
+def _are_dates(values: NDArray[Any], form: str) -> bool:
+    whole = pl.Series(values).unique().cast(pl.Int64)
+    return not _parse_format(whole.cast(pl.String), form).has_nulls()
+
+
+def _two_groups(values: Array) -> tuple[int, str] | None:
+    """Where and why numbers are of two units: two groups of positive ones, each of little spread and far apart."""
+    lowest = min((part[part > 0].min() for (part,) in in_blocks(values) if (part > 0).any()), default=0)
+    if lowest < 10**8:
         return None
-    ratio = positive[1:] / positive[:-1]
-    gap = int(np.argmax(ratio))
-    lower, upper = positive[: gap + 1], positive[gap + 1 :]
-    factor = float(np.median(upper) / np.median(lower))
-    alike = lower[-1] / lower[0] <= GROUP_SPREAD and upper[-1] / upper[0] <= GROUP_SPREAD
-    if lower[0] >= 10**8 and ratio[gap] > GROUP_SPREAD and alike:
-        for power, name in ((3, "10^3"), (6, "10^6"), (9, "10^9")):
-            if 10**power / 2 <= factor <= 10**power * 2:
-                fewer = lower if len(lower) <= len(upper) else upper
-                index = int(np.argmax((values >= fewer[0]) & (values <= fewer[-1])))
-                groups = f"{len(lower)} values are near {lower[-1]} and {len(upper)} near {upper[0]}"
-                return index, f"is of another unit than the others ({groups}, a factor {name} apart)"
+    limit = np.asarray(lowest).item() * GROUP_SPREAD
+    lower, upper = _Group(values, lowest, limit), _Group(values, limit, None)
+    if not upper.count or upper.low / lower.high <= GROUP_SPREAD or upper.high / upper.low > GROUP_SPREAD:
+        return None
+    factor = upper.median() / lower.median()
+    for power, name in ((3, "10^3"), (6, "10^6"), (9, "10^9")):
+        if 10**power / 2 <= factor <= 10**power * 2:
+            fewer = lower if lower.count <= upper.count else upper
+            groups = f"{lower.count} values are near {lower.high} and {upper.count} near {upper.low}"
+            return fewer.first, f"is of another unit than the others ({groups}, a factor {name} apart)"
     return None
+
+
+class _Group:
+    """The positive numbers from the limit ``least`` to ``most``, those of the upper group above ``least``.
+
+    count: how many; low, high: the smallest and the largest; first: where one stands first.
+    """
+
+    def __init__(self, values: Array, least: Any, most: Any) -> None:
+        self._values, self._least, self._most = values, least, most
+        self.count, self.first = 0, -1
+        self.low: Any = None
+        self.high: Any = None
+        seen = 0
+        for (part,) in in_blocks(values):
+            found = self._of(part)
+            if found.any():
+                own = part[found]
+                self.low = own.min() if self.low is None else min(self.low, own.min())
+                self.high = own.max() if self.high is None else max(self.high, own.max())
+                self.first = seen + int(np.argmax(found)) if self.first < 0 else self.first
+                self.count += len(own)
+            seen += len(part)
+
+    def _of(self, part: NDArray[Any]) -> NDArray[np.bool_]:
+        return part > self._least if self._most is None else (part >= self._least) & (part <= self._most)
+
+    def median(self) -> float:
+        """As NumPy's; found by halves, without a copy of the numbers."""
+        middle = [self._smallest((self.count - 1) // 2), self._smallest(self.count // 2)]
+        return sum(middle) / 2
+
+    def _smallest(self, place: int) -> float:
+        """The number that stands at a place in ascending order."""
+        # The bits of positive floats are in the order of the floats.
+        low, high = (int(np.float64(value).view(np.int64)) for value in (self.low, self.high))
+        while low < high:
+            middle = (low + high) // 2
+            value = np.int64(middle).view(np.float64)
+            upto = sum(np.count_nonzero(self._of(part) & (part <= value)) for (part,) in in_blocks(self._values))
+            low, high = (low, middle) if upto > place else (middle + 1, high)
+        return float(np.int64(low).view(np.float64))
 
 
 def looks_like_times(name: str, values: pl.Series) -> bool:
