@@ -168,30 +168,30 @@ def test_only_what_requires_a_gradient_gets_one(backend: str, name: str) -> None
         assert not LOSSES[name](*(x.detach() for x in both)).requires_grad
 
 
-@every_loss
-@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
-def test_no_gradient_is_computed_that_nobody_needs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...]]]:
+    """Those of the native passes over chunks of logits: the kernel, and what it is told of the chunk."""
     from rearec_kernels.cpu import chunked_softmax
 
-    passes: set[tuple[str, ...]] = set()
+    native, found = chunked_softmax.native.C, []
 
     def recorded(kernel: str) -> Callable[..., None]:
-        def call(chunk: tuple[Any, ...], *rest: object) -> None:
-            statistics, gradient, _ = chunk[-3:]
-            passes.add((kernel, *["statistics"] * statistics, *["gradient"] * gradient))
-            getattr(native, kernel)(chunk, *rest)
+        return lambda chunk, numbers: found.append((kernel, chunk)) or getattr(native, kernel)(chunk, numbers)
 
-        return call
-
-    native = chunked_softmax.native.C
-    kernels = {kernel: recorded(kernel) for kernel in ("cross_entropy", "ensemble")}
-    module = SimpleNamespace(**{**vars(native), **kernels})
+    module = SimpleNamespace(**{**vars(native), **{name: recorded(name) for name in ("cross_entropy", "ensemble")}})
     monkeypatch.setattr(chunked_softmax, "native", SimpleNamespace(C=module))
+    return found
+
+
+@every_loss
+@pytest.mark.skipif(not NATIVE, reason="no native module in this install")
+def test_no_gradient_is_computed_that_nobody_needs(name: str, calls: list[tuple[str, tuple[Any, ...]]]) -> None:
     hidden, weight = leaves()
     with torch.no_grad():
         LOSSES[name](hidden, weight)
     LOSSES[name](hidden.detach(), weight.detach())
-    assert passes == {("ensemble" if name.startswith("ensemble") else "cross_entropy", "statistics")}
+    kernel = "ensemble" if name.startswith("ensemble") else "cross_entropy"
+    assert {(kernel, *chunk[-3:-1]) for kernel, chunk in calls} == {(kernel, True, False)}  # statistics, gradient
 
 
 @every_loss
@@ -341,33 +341,15 @@ def test_same_bits_every_time(backend: str, name: str) -> None:
 @every_loss
 @pytest.mark.skipif(not NATIVE, reason="no native module in this install")
 def test_threads_follow_torch_and_change_nothing_but_rounding(
-    name: str, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    name: str, set_threads: Callable[[int], None], calls: list[tuple[str, tuple[Any, ...]]]
 ) -> None:
-    from rearec_kernels.cpu import chunked_softmax
-
-    seen: list[int] = []
-
-    class Recorded:
-        def __getattr__(self, attribute: str) -> object:
-            found = getattr(native, attribute)
-            if not callable(found):
-                return found
-
-            def call(chunk: tuple[Any, ...], *rest: object) -> None:
-                seen.append(chunk[-1])
-                found(chunk, *rest)
-
-            return call
-
-    native = chunked_softmax.native.C
-    monkeypatch.setattr(chunked_softmax, "native", SimpleNamespace(C=Recorded()))
     results = []
     for threads in (1, 2, 3):
         set_threads(threads)
-        seen.clear()
+        calls.clear()
         inputs = leaves()
         results.append([loss := LOSSES[name](*inputs), *torch.autograd.grad(total(loss), inputs)])
-        assert seen and set(seen) == {threads}
+        assert {chunk[-1] for _, chunk in calls} == {threads}
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             # each is promised to be so near to float64: statistics are sums over the parts of the threads
