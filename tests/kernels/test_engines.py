@@ -220,5 +220,10 @@ def test_a_missing_barrier_is_seen(source: str, barriers: int, barrier: int, wat
     assert len(parts) == barriers + 1
     without = wait.join([*parts[:barrier], parts[barrier] + parts[barrier + 1], *parts[barrier + 2 :]])
     build = Build(tmp_path, watched.compiler, watched.flags, watched)
-    done = run(build.make({**WITH_POSIX_THREADS, source: [(text, without)]}), "quick")
-    assert "data race" in done.stderr or " in place of " in done.stdout
+    program = build.make({**WITH_POSIX_THREADS, source: [(text, without)]})
+    # Whether the sanitizer sees two threads meet depends on when they run, on a busy machine above all.
+    for _ in range(8):
+        done = run(program, "quick")
+        if "data race" in done.stderr or " in place of " in done.stdout:
+            return
+    pytest.fail("a missing barrier went unseen")
