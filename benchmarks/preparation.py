@@ -59,7 +59,7 @@ def measure(power: int, work: Path, options: argparse.Namespace) -> dict[str, An
     table, out = options.table or work / f"table-{power}", work / f"data-{power}"
     if options.table is None:
         big_table.write(big_table.SHAPES[power], table)
-    command = [sys.executable, "-m", "rearec.cli", "prepare", "table", str(table), "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "rearec", "prepare", "table", str(table), "--out", str(out), "--json"]
     command += ["--memory-limit", options.memory_limit, "--threads", str(options.threads), *options.options.split()]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began, peak, prepared = time.perf_counter(), 0, None

@@ -147,7 +147,7 @@ def run_rearec() -> CommandLine:
 
     def run(*arguments: object, timeout: float = PATIENCE, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "rearec.cli", *map(str, arguments)],
+            [sys.executable, "-m", "rearec", *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,

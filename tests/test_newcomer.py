@@ -28,7 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     command = scripts / "rearec"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rearec.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rearec "$@"\n')
     command.chmod(0o755)
     return {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 

@@ -144,7 +144,7 @@ def test_the_script_is_installed() -> None:
 
 @pytest.mark.parametrize("arguments", [["info", "--json"], ["info"], ["--help"]])
 def test_a_standard_output_that_is_full_is_one_line(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "rearec.cli", *arguments]
+    command = [sys.executable, "-m", "rearec", *arguments]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     assert result.returncode == 2

@@ -12,7 +12,7 @@ from rearec.data import load_dataset
 
 
 def run(*arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rearec.cli", *arguments]
+    command = [sys.executable, "-m", "rearec", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert result.returncode == code, result.stderr
     return result

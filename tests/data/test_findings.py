@@ -108,7 +108,7 @@ def test_columns_not_used(tmp_path: Path) -> None:
 def test_the_command_ends_with_them(write: Write, tmp_path: Path) -> None:
     users = ["NA"] * 40 + [str(row % 7) for row in range(20)]
     path = write("[b] views.csv", table(users))
-    command = [sys.executable, "-m", "rearec.cli", "prepare", "table", str(path), "--out", str(tmp_path / "d[/1]")]
+    command = [sys.executable, "-m", "rearec", "prepare", "table", str(path), "--out", str(tmp_path / "d[/1]")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()

@@ -286,6 +286,12 @@ def test_the_command_ends_with_status_two(parts: Path, tmp_path: Path, call_rear
     assert not (tmp_path / "o").exists()
 
 
+def test_the_limit_is_looked_at_without_assertions_too() -> None:
+    code = "from rearec.data import PrepareOptions; PrepareOptions(memory_limit='x')"
+    done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    assert "UserError: --memory-limit 'x'" in done.stderr
+
+
 def test_parts_without_rows_are_passed_over(parts: Path, tmp_path: Path) -> None:
     before = prepare("table", [parts], tmp_path / "o").fingerprint
     events(5).clear().write_parquet(parts / "part-1b.parquet")

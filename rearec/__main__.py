@@ -1,4 +1,4 @@
-"""``python -m rearec.cli`` is the same as ``rearec``."""
+"""``python -m rearec`` is the same as ``rearec``."""
 
 from __future__ import annotations
 
