@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["UserError", "in_one_line", "some_of", "visible"]
+__all__ = ["LostProcessError", "UserError", "in_one_line", "some_of", "visible"]
 
 # Control characters, the line and paragraph separators, and the halves of surrogate pairs, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -29,6 +29,10 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))
+
+
+class LostProcessError(UserError):
+    """Another process of several was lost: nothing to mend here, but a training can be resumed."""
 
 
 def in_one_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,9 @@ class Loss(Protocol):
         self, config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, *, precision: str
     ) -> Mapping[str, Tensor]:
         """The terms by name, scalars, the same in every call; ``loss`` among them is what is minimised.
+
+        Each is a mean over the rows with a target. Where several processes train together these are the rows of one,
+        and what is minimised is the mean over those of all.
 
         rollout: states [R, T, d], the table [N, d] and, where the objective wants it, the noised branch [R, T - 1, d];
             with a teacher the graph's neighbours of the last items (`soft_targets`).
@@ -277,21 +281,25 @@ def _progressive(
     )
     if rollout.noised is None or steps == 0 or config.cl_weight == 0:
         return {"loss": cross_entropy, "cross_entropy": cross_entropy, "contrastive": torch.zeros_like(cross_entropy)}
-    contrastive = _contrastive(config, rollout.noised, rollout.states[:, 1:], target, group, precision)
+    contrastive = _contrastive(config, rollout, target, group, precision)
     total = cross_entropy + config.cl_weight * contrastive
     return {"loss": total, "cross_entropy": cross_entropy, "contrastive": contrastive}
 
 
-def _contrastive(
-    config: ReaRecConfig, noised: Tensor, clean: Tensor, target: Tensor, group: Tensor, precision: str
-) -> Tensor:
-    """InfoNCE over the rows that have a target; 0 if there is none."""
+def _contrastive(config: ReaRecConfig, rollout: Rollout, target: Tensor, group: Tensor, precision: str) -> Tensor:
+    """InfoNCE of the rows that have a target, among those of all processes; 0 if there is none."""
+    assert rollout.noised is not None
+    noised, clean = rollout.noised, rollout.states[:, 1:]
     kept = (target != IGNORE_INDEX).nonzero().squeeze(1)
-    if len(kept) == 0:
-        return clean.new_zeros(())
     if len(kept) < len(target):
         noised, clean, group = noised[kept], clean[kept], group[kept]
-    return reasoning_info_nce(noised, clean, temperature=config.temperature, row_group=group, precision=precision)
+    contrast = partial(reasoning_info_nce, temperature=config.temperature, precision=precision)
+    if rollout.gather is None:
+        return contrast(noised, clean, row_group=group) if len(kept) else clean.new_zeros(())
+    # One exchange for both branches; every process takes part, whatever it has.
+    (pairs, first), (groups, _) = rollout.gather(torch.stack([noised, clean], dim=1)), rollout.gather(group)
+    of_rows = contrast(pairs[:, 0], pairs[:, 1], row_group=groups, reduction="none")[first : first + len(kept)]
+    return of_rows.sum() / max(1, of_rows.numel())
 
 
 def _contrasts(config: ReaRecConfig, epoch: int) -> bool:

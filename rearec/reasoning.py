@@ -17,7 +17,9 @@ from rearec.models.saved import SavedModel
 from rearec.models.title_encoder import TitleEncoder
 
 if TYPE_CHECKING:
-    from rearec.data.batch import Batch
+    from collections.abc import Callable
+
+    from rearec.data.batch import Batch, Part
 
 __all__ = ["ReaRec", "Rollout"]
 
@@ -31,6 +33,9 @@ class Rollout:
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
     neighbors: int64 [R, m], the items that the graph knows to follow each row's last one, the likeliest first, -1 where
         there are fewer; None without a teacher. The model does not read them: they are for the objective.
+    gather: where several processes train together: gives the rows [R', ...] of all of them for this one's [R, ...], and
+        where its own begin, differentiably (`rearec.distributed.gather_rows`); all of them have to call it. None: an
+        objective sees the rows of one process.
     log_inclusion: [N], where ``weight`` is a sample of the catalogue (`rearec.training.candidates`): the logarithm of
         the probability with which each item is in it. Targets and neighbours are then numbers of the sample's items.
 
@@ -47,9 +52,11 @@ class Rollout:
     noised: Tensor | None = None
     neighbors: Tensor | None = None
     log_inclusion: Tensor | None = None
+    gather: Callable[[Tensor], tuple[Tensor, int]] | None = None
 
     def __repr__(self) -> str:
-        shapes = {name: None if value is None else list(value.shape) for name, value in vars(self).items()}
+        tensors = {name: value for name, value in vars(self).items() if name != "gather"}
+        shapes = {name: None if value is None else list(value.shape) for name, value in tensors.items()}
         return f"Rollout({', '.join(f'{name}={shape}' for name, shape in shapes.items())})"
 
 
@@ -175,7 +182,7 @@ class ReaRec(SavedModel):
             if self.reasoning_position_embedding is not None:
                 token = token + self.reasoning_position_embedding.weight[step]
             if return_noised:
-                token = torch.cat([token, token + noise * torch.randn_like(token)])
+                token = torch.cat([token, token + noise * _drawn_like(token, batch.part)])
             clean, *noisy = reason(token).split(batch.num_rows)
             states.append(clean)
             noised.extend(noisy)
@@ -198,6 +205,15 @@ class ReaRec(SavedModel):
         return states.mean(dim=1) if self.config.traits.readout == "mean" else states[:, -1]
 
 
+def _drawn_like(token: Tensor, part: Part | None) -> Tensor:
+    """Normal numbers [R, d]; for a part of a batch those that its rows would have got in the whole of it."""
+    if part is None:
+        return torch.randn_like(token)
+    drawn = torch.randn(part.rows, token.shape[1], dtype=token.dtype, device=token.device)
+    # rows that do not count may be more than there are in all
+    return drawn[part.first_row : part.first_row + len(token)] if part.counted else torch.zeros_like(token)
+
+
 def _with_noised_rows(batch: Batch, own_prefix: bool) -> Batch:
     """The rows once for each branch, over the same windows or, with `own_prefix`, over a copy of them."""
     copies = 2 if own_prefix else 1
@@ -211,6 +227,7 @@ def _with_noised_rows(batch: Batch, own_prefix: bool) -> Batch:
         target=batch.target.repeat(2),
         group=batch.group.repeat(2),
         row=None,
+        part=None,
         slot=None if batch.slot is None else batch.slot.repeat(2),
     )
 

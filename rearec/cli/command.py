@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -15,12 +16,15 @@ import typer
 from rearec.cli.options import with_parameters
 from rearec.cli.output import end_line, note
 from rearec.cli.process import set_threads
-from rearec.errors import UserError, in_one_line
+from rearec.distributed.launch import LAUNCHED, LOST
+from rearec.errors import LostProcessError, UserError, in_one_line
 
 __all__ = ["EXIT_USER_ERROR", "Common", "Cutoffs", "ExcludeSeen", "Force", "Metrics", "command"]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+# Another process of several is gone.
+EXIT_LOST = 1
 PANEL = "Every command"
 
 Effect = Literal["seed", "device", "threads"]
@@ -111,8 +115,13 @@ def _command(function: Body, uses: Sequence[str]) -> Body:
             if common.debug:
                 for line in traceback.format_exc().splitlines():
                     note(line)
+            if not isinstance(error, LostProcessError):
+                note(f"error: {message}")
+                raise typer.Exit(EXIT_USER_ERROR) from None
+            if LAUNCHED in os.environ:
+                raise typer.Exit(LOST) from None
             note(f"error: {message}")
-            raise typer.Exit(EXIT_USER_ERROR) from None
+            raise typer.Exit(EXIT_LOST) from None
 
     return with_parameters(run, {"common": options})
 

@@ -10,7 +10,7 @@ import typer
 from rearec.cli.command import Common, Cutoffs, ExcludeSeen, Metrics, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, note, progress_bar
-from rearec.cli.process import compute_device
+from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.data.words import SplitName
 from rearec.training.options import Prior
 
@@ -52,6 +52,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
     trust_code: TrustCode = False,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    timeout: Timeout = 600.0,
     common: Common = Common(),
 ) -> None:
     """Measure a model: NDCG, Recall and MRR beside those of simple rules, such as what is popular and what came next.
@@ -60,6 +63,7 @@ def evaluate(
     bought leave seen items out (--exclude-seen); the paper keeps them (--keep-seen). An item to be predicted that is
     in its own history stays a candidate. A model with a graph prior is measured with it and without it.
     """
+    start_processes(devices, nodes, "auto", timeout)
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(run)
@@ -69,30 +73,33 @@ def evaluate(
     data = data or folder.dataset_path("--data")
 
     from rearec.data import load_dataset
+    from rearec.distributed import agreed, lost_processes
     from rearec.evaluation import evaluate as rank_and_measure
     from rearec.evaluation.metrics import chosen_metrics
 
-    dataset = load_dataset(data)
-    folder.check_fingerprint(dataset.fingerprint, data)
-    model = open_model(folder, compute_device(common.device), trust_code)
-    check_steps(steps, model.config.steps)
-    chosen = chosen_metrics(metrics, cutoffs, dataset.num_items)
-    seen = seen_of_run(folder, dataset, exclude_seen)
-    with progress_bar(f"ranking {split} rows") as progress:
-        result = rank_and_measure(
-            model,
-            dataset,
-            split,
-            exclude_seen=seen.exclude,
-            metrics=chosen,
-            steps=steps,
-            prior=None if prior is None else prior == "graph",
-            batch_rows=batch_size,
-            per_step=by_step,
-            users_by=users_by,
-            items_by=items_by,
-            progress=progress,
-        )
+    with joined_processes(common.device, timeout) as device:
+        with agreed(lambda: {"dataset": dataset.fingerprint}):
+            dataset = load_dataset(data)
+            folder.check_fingerprint(dataset.fingerprint, data)
+            model = open_model(folder, device, trust_code)
+            check_steps(steps, model.config.steps)
+            chosen = chosen_metrics(metrics, cutoffs, dataset.num_items)
+            seen = seen_of_run(folder, dataset, exclude_seen)
+        with progress_bar(f"ranking {split} rows") as progress, lost_processes("begin again"):
+            result = rank_and_measure(
+                model,
+                dataset,
+                split,
+                exclude_seen=seen.exclude,
+                metrics=chosen,
+                steps=steps,
+                prior=None if prior is None else prior == "graph",
+                batch_rows=batch_size,
+                per_step=by_step,
+                users_by=users_by,
+                items_by=items_by,
+                progress=progress,
+            )
     if prior is None and model.prior is not None and not model.prior.serves(result["steps"]):
         note(model.prior.left_out(result["steps"]))
     emit(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rearec.distributed.environment import place
 from rearec.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
     from rearec.evaluation.seen import SeenName
 
-__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "progress_bar"]
+__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "progress_bar", "speaks"]
 
 
 def note(message: str) -> None:
-    """One line for the user on stderr, beside the result; control characters in it as escapes."""
-    typer.echo(visible(message), err=True)
+    """One line for the user on stderr, beside the result; control characters in it as escapes.
+
+    Of several processes that run a command together the first one speaks, here as in the functions below.
+    """
+    if speaks():
+        typer.echo(visible(message), err=True)
 
 
 def end_line() -> None:
@@ -34,11 +39,22 @@ def end_line() -> None:
 
 def is_terminal() -> bool:
     """Whether somebody reads stderr as it comes."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and speaks()
+
+
+def speaks() -> bool:
+    """Whether this process is the only one, or the first, of those that torchrun or srun has started."""
+    try:
+        here = place()
+    except UserError:
+        return True
+    return here is None or here.rank == 0
 
 
 def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Terminal], None]) -> None:
     """The result of a command on stdout: one JSON object, or what ``render`` prints."""
+    if not speaks():
+        return
     try:
         if as_json:
             typer.echo(json.dumps(result, allow_nan=False))

@@ -16,7 +16,7 @@ from rearec.cli.config_file import ConfigFile, PrintConfig, is_given, print_opti
 from rearec.cli.finished_run import TrustCode, check_code_to_resume
 from rearec.cli.options import with_options
 from rearec.cli.output import emit, metric_table, note
-from rearec.cli.process import compute_device
+from rearec.cli.processes import Devices, Nodes, Strategy, Timeout, joined_processes, start_processes
 from rearec.cli.training_progress import TrainingProgress
 from rearec.cli.training_settings import Both, from_preset, from_run, readable, training_options, without_ignored
 from rearec.errors import UserError
@@ -79,6 +79,10 @@ def train(
     trust_code: TrustCode = False,
     force: Force = False,
     logger: LoggerNames = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    timeout: Timeout = 600.0,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
     common: Common = Common(),
@@ -88,6 +92,8 @@ def train(
     Settings that are not given come from --preset. --resume takes the options from the interrupted run; options that
     contradict them are an error, but for more --epochs and --patience, which extend the run.
     """
+    if not print_config:
+        start_processes(devices, nodes, strategy, timeout)
     if resume and force:
         raise UserError("--resume continues a run, --force replaces it: give one of them")
     given = {name: value for name, value in {**model, **training}.items() if value is not None}
@@ -95,6 +101,7 @@ def train(
     if is_given(context, "seed"):
         given["seed"] = common.seed
     from rearec.data import load_dataset
+    from rearec.distributed import agreed
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(out)
@@ -110,9 +117,12 @@ def train(
         check_code_to_resume(folder, set(given), trust_code)
     elif resume:
         note(f"nothing to resume in {out}: starting anew with these settings")
-    with _continuable(folder, data, resumes):
-        dataset = load_dataset(data)
-        asked = from_run(folder, dataset, given) if resumes else from_preset(dataset, preset or "best", usual | given)
+    with _continuable(folder, data, resumes), joined_processes(common.device, timeout) as where:
+        with agreed():
+            dataset = load_dataset(data)
+            asked = (
+                from_run(folder, dataset, given) if resumes else from_preset(dataset, preset or "best", usual | given)
+            )
         preset, loggers = preset if resumes else preset or "best", logger or ["tensorboard"]
         if print_config:
             others = {"init": None if init is None else str(init), "logger": loggers}
@@ -127,7 +137,6 @@ def train(
 
         seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
         before = len(folder.metrics()) if resume and folder.finished else None
-        where = compute_device(common.device)
         with TrainingProgress(asked[0], lambda: [str(seen), *begun_line(folder), *_busy(where)]) as progress:
             result = run_training(
                 data,

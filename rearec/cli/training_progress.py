@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rearec.cli.output import note
+from rearec.cli.output import is_terminal, note
 from rearec.models.config import ReaRecConfig
 
 __all__ = ["TrainingProgress"]
@@ -27,7 +26,7 @@ class TrainingProgress:
         self._jump: int | None = None
 
     def __enter__(self) -> TrainingProgress:
-        if sys.stderr.isatty():
+        if is_terminal():
             from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
             from rearec.cli.terminal import progress

@@ -6,16 +6,29 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rearec_kernels import PrefixRows
 
-__all__ = ["IGNORE_INDEX", "MASK_ID", "Batch"]
+__all__ = ["IGNORE_INDEX", "MASK_ID", "Batch", "Part"]
 
 # The target of a row that has none.
 IGNORE_INDEX = -100
 # What a window holds in place of an item that is masked (the Cloze objective).
 MASK_ID = -1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a batch stands in a larger one that several processes share (`rearec.distributed.SharedBatches`).
+
+    first_row: of the larger batch. rows: of the larger batch. counted: how many rows of this one have a target.
+    """
+
+    first_row: int
+    rows: int
+    counted: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +46,7 @@ class Batch:
         row: int64 [R], index of each row in ``dataset.rows(split)``; None for a batch that comes from no dataset.
         slot: int32 [R], the masked slot below ``end[r]`` at which row r asks for an item, for a backbone trained on the
             Cloze objective; the rows of a window then see all of it. None: every row asks what follows its last item.
+        part: where this batch stands in that of a step which several processes share; None: it is all of it.
 
     Examples:
         Two users; the first one's window is read by two rows, as they would be after its second and its third item.
@@ -59,6 +73,7 @@ class Batch:
     group: Tensor
     row: Tensor | None = None
     slot: Tensor | None = None
+    part: Part | None = None
 
     def __repr__(self) -> str:
         windows = f"{self.num_windows:,} windows of at most {self.items.shape[1]:,} items"
@@ -94,25 +109,25 @@ class Batch:
         items = self.items.index_select(0, self.row_prefix)
         return replace(self, items=items, lengths=self.end, row_prefix=rows)
 
-    def without_items(self, share: float, generator: np.random.Generator) -> Batch:
+    def without_items(self, share: float, drawn: NDArray[np.float64]) -> Batch:
         """The same rows and targets, every item of a window left out with probability ``share``; the others close up.
 
         Where a row would see nothing, its window keeps its first item.
 
         Args:
             share: in [0, 1).
-            generator: draws S * C numbers.
+            drawn: [S, C], random numbers in [0, 1): an item is left out where its number is below ``share``.
 
         Examples:
             >>> import numpy as np
             >>> from rearec.data import collate_histories
             >>> batch = collate_histories([[3, 1, 4, 1, 5, 9], [2]], max_len=6)
-            >>> fewer = batch.without_items(0.5, np.random.default_rng(0))
+            >>> fewer = batch.without_items(0.5, np.random.default_rng(0).random((2, 6)))
             >>> fewer.items.tolist(), fewer.end.tolist()
             ([[3, 5, 9], [2, 0, 0]], [3, 1])
         """
         kept = torch.arange(self.items.shape[1]) < self.lengths[:, None]
-        kept &= torch.from_numpy(generator.random(self.items.shape) >= share)
+        kept &= torch.from_numpy(drawn >= share)
         window, last = self.row_prefix.long(), self.end.long() - 1
         kept[window[kept.cumsum(1)[window, last] == 0], 0] = True
         left = kept.cumsum(1)
@@ -124,12 +139,10 @@ class Batch:
         """The same batch on another device; the batch itself where it is there."""
         if self.items.device == torch.device(device):
             return self
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self,
-            **{
-                name: tensor.to(device, non_blocking=non_blocking)
-                for name, tensor in tensors.items()
-                if tensor is not None
-            },
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)

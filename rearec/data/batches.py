@@ -132,7 +132,8 @@ class PairBatches(WindowBatches):
     def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
         return self._window_length, self._row_count
 
-    def _collate(self, windows: IntArray) -> Batch:
+    def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
+        of_batch, windows = windows, windows[begin:end]
         counts = self._row_count[windows]
         prefix = np.repeat(np.arange(len(windows)), counts)
         # The rows of a window follow each other: one without a history is its sequence's first, and in no window.
@@ -151,8 +152,10 @@ class PairBatches(WindowBatches):
         )
         if self.item_dropout == 0:
             return batch
-        generator = np.random.default_rng((self.seed, self.epoch, int(windows[0])))
-        return batch.without_items(self.item_dropout, generator)
+        # drawn for the whole batch, so that it does not matter into which parts it is cut
+        generator = np.random.default_rng((self.seed, self.epoch, int(of_batch[0])))
+        drawn = generator.random((len(of_batch), int(self._window_length[of_batch].max())))
+        return batch.without_items(self.item_dropout, drawn[begin:end, : batch.items.shape[1]])
 
 
 def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], max_len: int) -> Batch:

@@ -88,7 +88,8 @@ class ClozeBatches(WindowBatches):
         self._first_masked = np.cumsum(self._row_count) - self._row_count
         return self._length, self._row_count
 
-    def _collate(self, windows: IntArray) -> Batch:
+    def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
+        windows = windows[begin:end]
         shown = windows % len(self._maskable)
         counts, length, skip = self._row_count[windows], self._length[windows], self._skip[shown]
         prefix = np.repeat(np.arange(len(windows)), counts)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,15 @@ POOL_BATCHES = 32
 RELEASED_BATCHES = 256
 
 
+class _Plan(NamedTuple):
+    """The windows of an epoch in order, where each batch begins (and the last one ends) in it; sizes of all windows."""
+
+    order: IntArray
+    bounds: IntArray
+    length: IntArray
+    rows: IntArray
+
+
 class WindowBatches(ABC):
     """An iterable over the batches of an epoch, with an exact ``len`` and random access.
 
@@ -35,9 +44,14 @@ class WindowBatches(ABC):
         shuffle: a new order each epoch, which depends on ``(seed, epoch)`` only; otherwise one fixed order by length.
         seed: a non-negative number.
 
+    Attributes:
+        num_rows: rows of an epoch.
+
     Raises:
         ValueError: an argument is out of its range.
     """
+
+    num_rows: int
 
     def __init__(self, dataset: SequenceDataset, *, batch_rows: int, shuffle: bool, seed: int) -> None:
         if batch_rows < 1:
@@ -49,15 +63,15 @@ class WindowBatches(ABC):
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
-        self._plan: tuple[IntArray, IntArray] | None = None
+        self._plan: _Plan | None = None
 
     @abstractmethod
     def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
         """The length and the number of rows of every window of this epoch; ``generator`` is that of (seed, epoch)."""
 
     @abstractmethod
-    def _collate(self, windows: IntArray) -> Batch:
-        """The batch of these windows."""
+    def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
+        """The windows from ``begin`` to before ``end`` of a batch of these windows."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, a non-negative number; the order of the batches depends on ``(seed, epoch)`` only."""
@@ -69,24 +83,40 @@ class WindowBatches(ABC):
 
     def __len__(self) -> int:
         """Number of batches of this epoch."""
-        return len(self._planned()[1]) - 1
+        return len(self._planned().bounds) - 1
 
     def __getitem__(self, index: int) -> Batch:
         """Batch ``index`` of this epoch."""
-        order, bounds = self._planned()
-        if not 0 <= index < len(bounds) - 1:
-            raise IndexError(f"batch index must be in [0, {len(bounds) - 1}), got {index}")
-        return self._collate(order[bounds[index] : bounds[index + 1]])
+        windows = self.windows(index)
+        return self._collate(windows, 0, len(windows))
 
     def __iter__(self) -> Iterator[Batch]:
-        order, bounds = self._planned()
-        for number, (begin, end) in enumerate(itertools.pairwise(bounds), start=1):
-            yield self._collate(order[begin:end])
-            if number % RELEASED_BATCHES == 0:
-                release(self.dataset.items, *self.dataset.split_rows.values())
+        for index in range(len(self)):
+            yield self[index]
+            self.release(index + 1)
 
-    def _planned(self) -> tuple[IntArray, IntArray]:
-        """The windows of this epoch in order, and where each batch begins (and the last one ends) in that order."""
+    def windows(self, index: int) -> IntArray:
+        """int64 [S], the numbers of the windows of batch ``index`` of this epoch; for `sizes` and `part`."""
+        order, bounds, *_ = self._planned()
+        if not 0 <= index < len(bounds) - 1:
+            raise IndexError(f"batch index must be in [0, {len(bounds) - 1}), got {index}")
+        return order[bounds[index] : bounds[index + 1]]
+
+    def sizes(self, windows: IntArray) -> tuple[IntArray, IntArray]:
+        """int64 [S] each: the items and the rows of these windows of this epoch."""
+        plan = self._planned()
+        return plan.length[windows].astype(np.int64), plan.rows[windows].astype(np.int64)
+
+    def part(self, windows: IntArray, begin: int, end: int) -> Batch:
+        """The windows from ``begin`` to before ``end`` of the batch that `windows` has named, at least one of them."""
+        return self._collate(windows, begin, end)
+
+    def release(self, done: int) -> None:
+        """Give back the memory of mapped files, now and then; ``done``: the batches that were read of this epoch."""
+        if done % RELEASED_BATCHES == 0:
+            release(self.dataset.items, *self.dataset.split_rows.values())
+
+    def _planned(self) -> _Plan:
         if self._plan is None:
             generator = np.random.default_rng((self.seed, self.epoch))
             length, rows = self._windows(generator)
@@ -98,7 +128,7 @@ class WindowBatches(ABC):
             bounds = self._cut(rows[order])
             if self.shuffle:
                 order, bounds = _shuffle_batches(order, bounds, generator)
-            self._plan = order, bounds
+            self._plan = _Plan(order, bounds, length, rows)
         return self._plan
 
     def _bucket(self, length: IntArray, rows: IntArray) -> IntArray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
+from rearec.distributed import from_first
 from rearec.evaluation.measured import Measured, RowGroups, floor_metrics
 from rearec.evaluation.metrics import METRICS, parse_metrics
 from rearec.evaluation.ranking import check_split, rank_rows, ranks_with_prior
@@ -33,6 +34,8 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on one split, beside those of the floors on the same rows (`rearec.evaluation.floors`).
+
+    Several processes (`rearec.distributed.joined`) have to call it together; each gets the result of all rows.
 
     Args:
         model: a trained model, on the device to compute on.
@@ -103,7 +106,7 @@ def evaluate(
     if ranked.without_prior is not None:
         result["without_prior"] = answers.metrics(ranked.without_prior, state=states - 1)
     if floors:
-        result |= floor_metrics(dataset, split, exclude_seen=seen.exclude, metrics=chosen)
+        result |= from_first(lambda: floor_metrics(dataset, split, exclude_seen=seen.exclude, metrics=chosen))
     if ranked.by_step is not None:
         result["by_step"] = [
             {"step": step, **answers.metrics(ranks, state=step + 1)} for step, ranks in enumerate(ranked.by_step.T)

@@ -20,6 +20,7 @@ from rearec.data.batches import PairBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.item_graph import RowScores
 from rearec.data.words import SPLIT_NAMES, Pairing, SplitName
+from rearec.distributed import added, dealt, processes
 from rearec.engine import Engine
 from rearec.engine.retrieval import rank, top
 from rearec.errors import UserError
@@ -224,6 +225,9 @@ def rank_rows(
 
     Of the model as it is now, in evaluation mode and without gradients. Arguments and errors as in `evaluate`.
 
+    In several processes (`rearec.distributed.joined`) each ranks some of the batches that one would, so that every
+    process has the ranks of all rows, to the bit those of one process.
+
     lists: gets the first items of every row too: as state 0 those by the model's answer, with ``per_step`` as the
         states after it those by each state alone, and with a graph prior as the last one those without it.
 
@@ -244,14 +248,14 @@ def rank_rows(
     batches = evaluation_batches(model, dataset, split, batch_rows)
     taken = 2 + model.number_of_steps(steps) if per_step else 1
     states = taken + with_prior
-    ranks = np.empty((len(dataset.rows(split)), states))
+    ranks = np.zeros((len(dataset.rows(split)), states))
     with torch.inference_mode():
         histories = RowHistories(dataset, split)
         ranker = BatchRanker(
             model, steps, seen=histories if exclude else None, histories=histories if with_prior else None
         )
-        done = 0
-        for batch in batches:
+        group, done = processes(), 0
+        for batch in batches if group.size == 1 else dealt(batches, group):
             rows = _rows(batch)
             final, *alone = ranker.states(batch)[:taken]
             ranked = [(final, ranker.bonus(batch)), *((hidden, None) for hidden in alone)]
@@ -263,7 +267,11 @@ def rank_rows(
                     lists.add(state, rows, ranker.top(hidden, batch, lists.k, bonus))
             done += len(rows)
             if progress is not None:
-                progress(done, batches.num_rows)
+                progress(min(done * group.size, batches.num_rows), batches.num_rows)
+    # every row is one process's, zero in the others
+    ranks = added(ranks)
+    if lists is not None:
+        lists.join()
     empty = batches.empty_history_rows
     if len(empty):
         popularity = dataset.train_item_counts()

@@ -81,6 +81,17 @@ class TopLists:
                 some = count > 0
                 self._of_row[metric.name][state, rows[some]] = total[some] / count[some]
 
+    def join(self) -> None:
+        """Take in what the other processes were given, where there are several: other rows than this one."""
+        from rearec.distributed import added
+
+        for of_row in self._of_row.values():
+            given = ~np.isnan(of_row)
+            total, of_all = added(np.where(given, of_row, 0.0)), added(given)
+            of_row[:] = np.where(of_all > 0, total, np.nan)
+        for shown in self._shown.values():
+            shown[:] = added(shown) > 0
+
     def values(self, state: int, group: int) -> dict[str, FloatArray | float]:
         """By metric, for one ranking and group: what each row that has a list adds, or coverage as one number."""
         found: dict[str, FloatArray | float] = {}

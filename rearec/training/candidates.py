@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rearec.distributed import gather_rows
 from rearec.reasoning import Rollout
 
 __all__ = ["CandidateSampler"]
@@ -47,11 +48,15 @@ class CandidateSampler:
     def __call__(self, rollout: Rollout, target: Tensor, *, epoch: int, step: int) -> tuple[Rollout, Tensor]:
         """The rollout with a table of the candidates alone, and the targets' places in it.
 
+        Several processes that train together have the same candidates: the targets and neighbours of all.
+
         target: int64 [R], negative for rows without one.
         """
         neighbors = rollout.neighbors
         asked = target if neighbors is None else torch.cat([target, neighbors.flatten()])
-        certain, place = asked.unique(return_inverse=True)  # sorted: what is no item comes first
+        of_all, first = gather_rows(asked)
+        certain, place = of_all.unique(return_inverse=True)  # sorted: what is no item comes first
+        place = place[first : first + len(asked)]
         nothing = int((certain < 0).sum())
         certain, place = certain[nothing:], torch.where(asked < 0, asked, place - nothing)
         others = len(rollout.weight) - len(certain)

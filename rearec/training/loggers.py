@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from rearec.distributed import processes
 from rearec.errors import UserError, in_one_line
 from rearec.run_folder import RunFolder
 
@@ -45,6 +46,8 @@ class RunLoggers:
         several = [wanted] if isinstance(wanted, str | Logger) else [*wanted]
         with service_errors():
             self.members = [_logger(each, folder.path) for each in dict.fromkeys(several) if each != "none"]
+        if not processes().is_first:
+            self.members = []
         self._settings: dict[str, Any] = {}
 
     def log_settings(self, record: Mapping[str, Any]) -> None:

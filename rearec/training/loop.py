@@ -7,7 +7,7 @@ saved at the end of every epoch. A training that was killed in mid-epoch therefo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,9 @@ from lightning.pytorch.callbacks import Callback
 
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
+from rearec.distributed import DEFAULT_TIMEOUT, agreed, joined, lost_processes
 from rearec.errors import UserError, in_one_line
-from rearec.evaluation import evaluate, seen_items
+from rearec.evaluation import SeenItems, evaluate, seen_items
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
 from rearec.objectives import Objective, load_objective
@@ -53,12 +54,15 @@ def train(
     callbacks: Sequence[Callback] = (),
     logger: Loggers = "tensorboard",
     test: bool = True,
+    timeout: float = DEFAULT_TIMEOUT,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train a model and leave a RUN folder (see `rearec.run_folder`).
 
-    Torch's random state is put back afterwards; threads and other global settings are left alone.
+    Torch's random state is put back afterwards; threads and other global settings are left alone. In several processes,
+    which torchrun or srun has started with the same arguments, all train one model: each on its share of every batch,
+    the first one writes, and the numbers are those of one process but for rounding.
 
     Args:
         data: a prepared dataset, or its path (which the RUN folder then remembers).
@@ -83,6 +87,7 @@ def train(
         logger: "tensorboard", "csv", "wandb", "mlflow", "none", a Lightning logger, or several of these. metrics.csv
             is written in any case.
         test: whether the test rows are ranked at the end; a search for settings looks at the validation rows alone.
+        timeout: of several processes, how many seconds one waits for the others.
         on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
@@ -93,6 +98,7 @@ def train(
         prior they are with it, those of the best epoch's choice are in metrics.csv and below ``without_prior``.
 
     Raises:
+        LostProcessError: one of several processes is gone; the run can be resumed.
         ValueError: the configuration does not fit the dataset.
         UserError: the folder may not be written, the run to resume was started with other options or data, the dataset
             has no training or validation rows, the precision is out of reach on this device, the model does not fit in
@@ -110,19 +116,72 @@ def train(
         >>> result["best_epoch"], result["stopped_early"]
         (1, False)
     """
-    options = options or TrainingOptions()
-    device = torch.device(device)
     folder = RunFolder(run)
+    with joined(torch.device(device), timeout) as device:
+        asked = _Asked(data, folder, options or TrainingOptions(), preset, device, resume, force)
+        with agreed(lambda: start.same_everywhere):
+            start = _start(asked, config, load_objective(config, objective), init)
+        if start.has_ended:
+            return folder.result()
+        session = Session(
+            folder, start.dataset, start.options, device, callbacks, logger, on_epoch, on_batch, backbone,
+            start.objective,
+        )  # fmt: skip
+        return _trained(session, start, test)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `train` was asked for, as it names it, but for the model."""
+
+    data: str | Path | SequenceDataset
+    folder: RunFolder
+    options: TrainingOptions
+    preset: Preset | None
+    device: torch.device
+    resume: bool
+    force: bool
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A training that may begin, or go on: all that can be wrong with what was asked for has been looked at.
+
+    options: with the decision on seen items. record: what options.json is to hold. init: the weights to begin with.
+    continues: from the last checkpoint. has_ended: there is nothing left to train.
+    """
+
+    dataset: SequenceDataset
+    config: ReaRecConfig
+    options: TrainingOptions
+    objective: Objective
+    seen: SeenItems
+    record: dict[str, Any]
+    init: str | Path | ReaRec | None
+    continues: bool
+    has_ended: bool
+
+    @property
+    def same_everywhere(self) -> dict[str, Any]:
+        """What several processes have to agree on; where each finds its copy of the data is its own affair."""
+        data = {name: value for name, value in self.record["dataset"].items() if name != "path"}
+        versions = {"rearec": version("rearec"), "torch": torch.__version__}
+        return {"dataset": data, "model": self.record["model"], "training": self.record["training"], **versions}
+
+
+def _start(asked: _Asked, config: ReaRecConfig, objective: Objective, init: str | Path | ReaRec | None) -> _Start:
+    """Raises as `train` does, before anything is written."""
+    data, folder = asked.data, asked.folder
     dataset = data if isinstance(data, SequenceDataset) else load_dataset(data)
     check_dataset(dataset, config)
-    objective = load_objective(config, objective)
     config = objective.fitted(config)
-    check_precision(options.precision, device)
-    continues = resume and (folder.last_checkpoint.is_file() or folder.finished)
+    check_precision(asked.options.precision, asked.device)
+    continues = asked.resume and (folder.last_checkpoint.is_file() or folder.finished)
     # A run goes on as it began.
     begun = bool(folder.excludes_seen()) if continues else None
-    seen = seen_items(dataset, options.exclude_seen, of_run=begun)
-    options = replace(options, exclude_seen=seen.exclude)
+    seen = seen_items(dataset, asked.options.exclude_seen, of_run=begun)
+    options = replace(asked.options, exclude_seen=seen.exclude)
+    preset = asked.preset
     record: dict[str, Any] = {
         "rearec": version("rearec"),
         "dataset": describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
@@ -130,30 +189,35 @@ def train(
         "training": asdict(options),
         "preset": None if preset is None else {"name": preset, "differing": differing(config, options, preset)},
     }
+    has_ended = False
     if continues:
         check_same(folder, record, init)
-        if not goes_on(folder, options):
-            return folder.result()
+        has_ended = not goes_on(folder, options)
     else:
         # --resume may replace a run that was killed in its first epoch; it begins with the weights that that one had.
-        folder.check_writable(force=force or resume)
-        init = begun_from(folder) if resume and init is None else init
+        folder.check_writable(force=asked.force or asked.resume)
+        init = begun_from(folder) if asked.resume and init is None else init
+    return _Start(dataset, config, options, objective, seen, record, init, continues, has_ended)
 
-    session = Session(folder, dataset, options, device, callbacks, logger, on_epoch, on_batch, backbone, objective)
-    model, recorder = session.fit(config, record, init=init, continues=continues)
-    if options.prior == "graph":
-        model.prior = fit_prior(model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
-    measure = partial(evaluate, model, dataset, exclude_seen=seen.exclude, batch_rows=options.batch_rows)
-    result = {
-        "best_epoch": recorder.best_epoch,
-        "epochs": len(recorder.history),
-        "stopped_early": len(recorder.history) < options.epochs,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seen": seen.name,
-        "valid": measure("valid", floors=False),
-        "test": measure("test") if test and len(dataset.rows("test")) else None,
-    }
-    session.finish(model, record, result)
+
+def _trained(session: Session, start: _Start, test: bool) -> dict[str, Any]:
+    """Train, measure, and write the result."""
+    dataset, options = start.dataset, start.options
+    model, recorder = session.fit(start.config, start.record, init=start.init, continues=start.continues)
+    with lost_processes("continue with --resume"):
+        if options.prior == "graph":
+            model.prior = fit_prior(model, dataset, exclude_seen=start.seen.exclude, batch_rows=options.batch_rows)
+        measure = partial(evaluate, model, dataset, exclude_seen=start.seen.exclude, batch_rows=options.batch_rows)
+        result = {
+            "best_epoch": recorder.best_epoch,
+            "epochs": len(recorder.history),
+            "stopped_early": len(recorder.history) < options.epochs,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "seen": start.seen.name,
+            "valid": measure("valid", floors=False),
+            "test": measure("test") if test and len(dataset.rows("test")) else None,
+        }
+    session.finish(model, start.record, result)
     return result
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from rearec.data.batch import Batch
@@ -16,6 +18,7 @@ from rearec.data.batches import PairBatches
 from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
+from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows, summed
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.metrics import METRICS, rank_metrics
@@ -44,9 +47,12 @@ class TrainingModule(LightningModule):
         options: how.
         objective: by what; None: the one that the model's configuration names.
 
+    Where Lightning's DDP strategy runs several processes, each trains on its share of every batch (`SharedBatches`):
+    together they take the steps that one process would.
+
     Raises:
-        UserError: a trainer of more than one process starts it, each of which would train on the same rows; or
-            ``negatives`` are asked for beside an objective of one's own.
+        UserError: a trainer of several processes has another strategy than DDP; or ``negatives`` are asked for beside
+            an objective of one's own.
 
     Examples:
         >>> import rearec
@@ -85,24 +91,28 @@ class TrainingModule(LightningModule):
             empty = self._valid_batches.empty_history_rows
             self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
         self._valid_ranks: list[np.ndarray] = []
+        self._processes = Processes()
         self._ranker: BatchRanker | None = None
 
     def setup(self, stage: str) -> None:
-        """Refuse what would look distributed and be none."""
-        if self.trainer.world_size > 1:
-            raise UserError(
-                f"the trainer has {self.trainer.world_size} processes, each of which would train on the same rows: "
-                "distributed training is not there yet, use devices=1"
-            )
+        """Take this process's shares of the batches; refuse what would look distributed and be none."""
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            name = type(self.trainer.strategy).__name__
+            raise UserError(f"the trainer has {self.trainer.world_size} processes and {name}, expected DDPStrategy")
+        self._processes = Processes(self.trainer.global_rank, self.trainer.world_size)
 
-    def train_dataloader(self) -> WindowBatches:
-        """The batches of the current epoch; Lightning asks again for each epoch."""
+    def train_dataloader(self) -> WindowBatches | SharedBatches:
+        """The batches of the current epoch, or this process's shares; Lightning asks again for each epoch."""
         self._train_batches.set_epoch(self.current_epoch)
-        return self._train_batches
+        if self._processes.size == 1:
+            return self._train_batches
+        return SharedBatches(self._train_batches, self._processes, slot_work(self.model.config))
 
-    def val_dataloader(self) -> PairBatches | list[Batch]:
-        """The validation rows."""
-        return self._valid_batches if self._validates else []
+    def val_dataloader(self) -> Iterable[Batch]:
+        """The validation rows; of several processes each has some of the batches."""
+        if not self._validates:
+            return []
+        return self._valid_batches if self._processes.size == 1 else dealt(self._valid_batches, self._processes)
 
     def on_train_epoch_start(self) -> None:
         """Tie dropout and noise to (seed, epoch)."""
@@ -125,6 +135,8 @@ class TrainingModule(LightningModule):
         rollout = self.model(batch, noise=config.noise if noised else 0.0, return_noised=noised)
         if self._teacher is not None:
             rollout = replace(rollout, neighbors=self._teacher(batch))
+        if batch.part is not None and self.options.contrast == "all":
+            rollout = replace(rollout, gather=gather_rows)
         target = batch.target
         if self._candidates is not None:
             rollout, target = self._candidates(rollout, target, epoch=self.current_epoch, step=batch_idx)
@@ -134,13 +146,19 @@ class TrainingModule(LightningModule):
             raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
         self._terms = set(terms)
         means = {f"train_{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=batch.num_rows)
-        return terms["loss"]
+        loss, rows = terms["loss"], batch.num_rows
+        if batch.part is not None:
+            # of the rows of all processes; DDP takes the mean of the gradients over processes, where a sum belongs
+            share, rows = batch.part.counted / batch.part.rows, batch.part.rows
+            means = dict(zip(means, summed(share * torch.stack([*means.values()])).unbind(), strict=True))
+            loss = loss * (share * self._processes.size)
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=rows)
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Take the model as the epoch left it, for all validation batches."""
         self._ranker = BatchRanker(self.model, seen=self._seen)
-        self._valid_ranks = [self._empty_history_ranks]
+        self._valid_ranks = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Ranks of one batch, in float32 whatever the training precision, as `evaluate` computes them."""
@@ -151,7 +169,8 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, in float64."""
         self._ranker = None
-        metrics = rank_metrics(np.concatenate(self._valid_ranks))
+        of_batches = collected(self._valid_ranks, self._processes)
+        metrics = rank_metrics(np.concatenate([self._empty_history_ranks, *of_batches]))
         self.log_dict({f"valid_{name}": torch.tensor(metrics[name], dtype=torch.float64) for name in METRICS})
 
     def on_train_epoch_end(self) -> None:
@@ -186,6 +205,12 @@ class TrainingModule(LightningModule):
         """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
         if self.options.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+
+
+def slot_work(config: ReaRecConfig) -> float:
+    """The work of encoding a slot of a window, where 1 is that of a row: its tokens, and its scores of all items."""
+    token = 12 * config.layers * config.dim  # multiplications, in units of dim: four projections, two of the MLP
+    return token / ((config.steps + 1) * (token + 3 * config.num_items))
 
 
 def _candidates(config: ReaRecConfig, options: TrainingOptions) -> CandidateSampler | None:

@@ -9,11 +9,12 @@ from rearec.data.words import Pairing
 from rearec.fields import checked_values, documented, setting
 from rearec.models.config import ENCODER_BACKBONES, TEXTS
 
-__all__ = ["TRAINING", "Precision", "Prior", "TrainingOptions"]
+__all__ = ["TRAINING", "Contrast", "Precision", "Prior", "TrainingOptions"]
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["fp32", "bf16", "bf16x3"]
 Prior = Literal["none", "graph"]
+Contrast = Literal["all", "own"]
 
 TRAINING = "Training"
 
@@ -94,6 +95,14 @@ class TrainingOptions:
         panel=TRAINING,
         at_least=0,
         below=2**31,
+    )
+    contrast: Contrast = setting(
+        "Of several processes: prl contrasts a row with those of all, or of its own process.",
+        default="all",
+        more="all: as one process would with the whole batch. own: saves the exchange of the states; a row has fewer "
+        "negatives, and the numbers depend on how many processes there are.",
+        panel=TRAINING,
+        methods=("prl",),
     )
     prior: Prior = setting(
         "graph: items that often followed those of the history get a bonus, fitted on validation rows.",

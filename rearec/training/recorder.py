@@ -86,7 +86,7 @@ def load_best_weights(folder: RunFolder, model: ReaRec) -> ReaRec:
 
 
 class RunRecorder(Checkpoint):
-    """Writes metrics.csv, best.ckpt and last.ckpt at the end of every epoch.
+    """Writes metrics.csv, best.ckpt and last.ckpt at the end of every epoch; of several processes the first one does.
 
     The rows of metrics.csv are part of the checkpoint, so that a resumed run continues the table at the right row.
 
@@ -134,7 +134,7 @@ class RunRecorder(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the rows and tell the listener."""
-        self._rows += batch.num_rows
+        self._rows += batch.num_rows if batch.part is None else batch.part.rows
         if self._on_batch is not None:
             self._on_batch(trainer.current_epoch + 1, batch_idx + 1, int(trainer.num_training_batches))
 
@@ -157,7 +157,8 @@ class RunRecorder(Checkpoint):
             "rows_per_second": self._rows / train_seconds,
         }
         self.history.append(row)
-        write_aside(self.folder.metrics_file, _csv(self.history))
+        if trainer.is_global_zero:
+            write_aside(self.folder.metrics_file, _csv(self.history))
         if self.monitor is None:
             self.best_epoch = row["epoch"]
         elif values[self.monitor] > self._best_value:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors import SafetensorError
 
 from rearec.data.dataset import SequenceDataset
+from rearec.distributed import agreed, lost_processes, processes
 from rearec.errors import UserError, in_one_line
 from rearec.files import write_json
 from rearec.models.backbone import Backbone
@@ -81,21 +82,32 @@ class Session:
             module = TrainingModule(model, self.dataset, self.options, objective)
             monitor = MONITOR if len(self.dataset.rows("valid")) else None
             recorder = RunRecorder(folder, monitor, self.on_epoch, self.on_batch)
-            trainer = make_trainer(recorder, self.options, device, self.callbacks, self._loggers.members)
-            if continues:
-                note_changed_code(folder, record["code"])
-                folder.go_on(record["training"])
-            else:
-                # Only now, when all that can be wrong with the options is known, the run that may stand there is
-                # deleted.
-                folder.start(record, _catalog(self.dataset))
+            unused = config.has_own_backbone or config.text_encoder is not None
+            trainer = make_trainer(recorder, self.options, device, self.callbacks, self._loggers.members, unused)
+            with agreed():
+                if processes().is_first:
+                    self._begin(record, continues)
             self._loggers.log_settings(record)
-            with interruptible(trainer):
+            with interruptible(trainer), lost_processes("continue with --resume"):
                 trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
-            return load_best_weights(folder, module.model).to(device), recorder
+                best = load_best_weights(folder, module.model)
+            return best.to(device), recorder
+
+    def _begin(self, record: dict[str, Any], continues: bool) -> None:
+        """Make the folder ready."""
+        if continues:
+            note_changed_code(self.folder, record["code"])
+            self.folder.go_on(record["training"])
+        else:
+            # Only now, when all that can be wrong with the options is known, the run that may stand there is deleted.
+            self.folder.start(record, _catalog(self.dataset))
 
     def finish(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         """Write the model with its card, and last of all the result."""
+        if processes().is_first:
+            self._write(model, record, result)
+
+    def _write(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         try:
             model.save_pretrained(self.folder.path, card=card_of_run(model, self.dataset, record, result))
         except (OSError, SafetensorError) as error:

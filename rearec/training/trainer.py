@@ -14,7 +14,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
+from rearec.training.joined_processes import JoinedProcesses, joins_a_group
 from rearec.training.options import TrainingOptions
 from rearec.training.recorder import AtomicCheckpointIO, RunRecorder
 
@@ -38,19 +40,31 @@ def make_trainer(
     device: torch.device,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    unused: bool = False,
 ) -> Trainer:
     """A trainer that stops when what the recorder monitors gets no better, and lets the recorder alone write.
 
     callbacks: the user's; Lightning calls the recorder, which saves their state, after them.
+    unused: whether a step may leave parameters without a gradient, which several processes have to look for.
+    Where torch.distributed has a group, Lightning's DDP trains with it.
     """
     folder = recorder.folder
     own: list[Callback] = [recorder]
     if recorder.monitor is not None:
         patience = options.patience
         own.insert(0, _EarlyStopping(recorder.monitor, patience=patience, mode="max", check_on_train_epoch_end=True))
+    of_group: dict[str, Any] = {}
+    if joins_a_group():
+        environment = JoinedProcesses()
+        of_group = {
+            "strategy": DDPStrategy(find_unused_parameters=unused, cluster_environment=environment),
+            "devices": environment.local_size(),
+            "num_nodes": environment.world_size() // environment.local_size(),
+            "use_distributed_sampler": False,
+        }
+    one: Any = 1 if device.type == "cpu" else [device.index or 0]
     return Trainer(
-        accelerator=device.type,
-        devices=1 if device.type == "cpu" else [device.index or 0],
+        **{"accelerator": device.type, "devices": one, **of_group},
         max_epochs=options.epochs,
         precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
         callbacks=[*callbacks, *own],
@@ -76,6 +90,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Batches differ in number from epoch to epoch, which Lightning takes for a checkpoint in mid-epoch.
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+            # what is logged is the same in every process
+            warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
             warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", module="lightning")
             yield
     finally:

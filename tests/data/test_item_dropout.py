@@ -62,7 +62,7 @@ def test_the_share_is_what_is_left_out() -> None:
     items = torch.arange(50).repeat(400, 1)
     full = torch.full((400,), 50, dtype=torch.int32)
     batch = Batch(items, full, torch.arange(400, dtype=torch.int32), full, torch.zeros(400, dtype=torch.int64), full)
-    left = batch.without_items(0.15, np.random.default_rng(3)).lengths.sum() / (400 * 50)
+    left = batch.without_items(0.15, np.random.default_rng(3).random(batch.items.shape)).lengths.sum() / (400 * 50)
     assert abs(float(left) - 0.85) < 4 * (0.15 * 0.85 / 20_000) ** 0.5
 
 

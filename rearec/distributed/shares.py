@@ -1,0 +1,83 @@
+"""The batch of a step cut into one share for each process, by whole windows and with the same work for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from rearec.data.batch import IGNORE_INDEX, Batch, Part
+from rearec.data.window_batches import IntArray, WindowBatches
+from rearec.distributed.group import Processes
+
+__all__ = ["SharedBatches"]
+
+
+class SharedBatches:
+    """One process's shares of the batches of an epoch; as many as there are batches, whatever each share holds.
+
+    The shares of a batch follow each other in its order of windows, and all together are the batch. A share says where
+    in the batch it stands (`rearec.data.batch.Part`); one without windows is a window whose rows have no target, so
+    that its process takes part in the step. Only the own windows are read.
+
+    Args:
+        batches: what one process alone would train on. Its epoch is chosen through this object.
+        processes: which share, of how many.
+        slot_work: the work for a slot of a window, where that for a row is 1.
+
+    Examples:
+        >>> from rearec.data import PairBatches
+        >>> from rearec.data.synthetic import Planted, generate
+        >>> from rearec.distributed import Processes, SharedBatches
+        >>> dataset = generate(0, planted=Planted(users=50))
+        >>> batches = PairBatches(dataset, "train", batch_rows=256, max_len=20, shuffle=True)
+        >>> shares = [SharedBatches(batches, Processes(rank, 2))[0] for rank in range(2)]
+        >>> sum(share.num_rows for share in shares) == batches[0].num_rows
+        True
+    """
+
+    def __init__(self, batches: WindowBatches, processes: Processes, slot_work: float = 0.0) -> None:
+        self.batches = batches
+        self.processes = processes
+        self.slot_work = slot_work
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch, of all processes."""
+        return self.batches.num_rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `WindowBatches.set_epoch`."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        """This process's share of batch ``index`` of this epoch."""
+        windows = self.batches.windows(index)
+        length, rows = self.batches.sizes(windows)
+        begin, end = self._cut(rows + self.slot_work * length)
+        before, total = int(rows[:begin].sum()), int(rows.sum())
+        if begin == end:
+            some = self.batches.part(windows, 0, 1)
+            return replace(
+                some,
+                target=some.target.new_full((some.num_rows,), IGNORE_INDEX),
+                part=Part(first_row=0, rows=total, counted=0),
+            )
+        share = self.batches.part(windows, begin, end)
+        return replace(share, part=Part(first_row=before, rows=total, counted=share.num_rows))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(len(self)):
+            yield self[index]
+            self.batches.release(index + 1)
+
+    def _cut(self, work: IntArray) -> tuple[int, int]:
+        """The windows of this share: a window belongs to the process in whose part of all work its middle lies."""
+        middle = np.cumsum(work) - work / 2
+        parts = np.arange(self.processes.size + 1) / self.processes.size * work.sum()
+        bounds = np.searchsorted(middle, parts)
+        return int(bounds[self.processes.rank]), int(bounds[self.processes.rank + 1])
