@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rearec.distributed.exchange import gather_values
 from rearec.distributed.group import Processes
@@ -26,22 +26,24 @@ class _Dealt(Generic[Value]):
 
     def __init__(self, parts: _Parts[Value], group: Processes) -> None:
         self._parts = parts
-        self._own = range(group.rank, len(parts), group.size)
+        self._group = group
 
     def __len__(self) -> int:
-        return len(self._own)
+        return -(-len(self._parts) // self._group.size)
 
-    def __iter__(self) -> Iterator[Value]:
-        return (self._parts[index] for index in self._own)
+    def __iter__(self) -> Iterator[Value | None]:
+        for turn in range(len(self)):
+            index = turn * self._group.size + self._group.rank
+            yield self._parts[index] if index < len(self._parts) else None
 
 
 def dealt(parts: _Parts[Value], group: Processes) -> _Dealt[Value]:
-    """Those of the parts that are this process's, perhaps none.
+    """Those of the parts that are this process's, as many as any process has: None where there are too few parts.
 
     Examples:
         >>> from rearec.distributed import Processes, dealt
         >>> [list(dealt("abcde", Processes(rank, 2))) for rank in range(2)]
-        [['a', 'c', 'e'], ['b', 'd']]
+        [['a', 'c', 'e'], ['b', 'd', None]]
     """
     return _Dealt(parts, group)
 
@@ -54,4 +56,4 @@ def collected(own: Sequence[Value], group: Processes) -> list[Value]:
     return [value for turn in turns for value in turn if value is not _NOTHING]
 
 
-_NOTHING: object = object()
+_NOTHING: Any = object()

@@ -256,6 +256,8 @@ def rank_rows(
         )
         group, done = processes(), 0
         for batch in batches if group.size == 1 else dealt(batches, group):
+            if batch is None:
+                continue
             rows = _rows(batch)
             final, *alone = ranker.states(batch)[:taken]
             ranked = [(final, ranker.bonus(batch)), *((hidden, None) for hidden in alone)]

@@ -108,8 +108,8 @@ class TrainingModule(LightningModule):
             return self._train_batches
         return SharedBatches(self._train_batches, self._processes, slot_work(self.model.config))
 
-    def val_dataloader(self) -> Iterable[Batch]:
-        """The validation rows; of several processes each has some of the batches."""
+    def val_dataloader(self) -> Iterable[Batch | None]:
+        """The validation rows; of several processes each has some of the batches, None where none is left."""
         if not self._validates:
             return []
         return self._valid_batches if self._processes.size == 1 else dealt(self._valid_batches, self._processes)
@@ -160,9 +160,11 @@ class TrainingModule(LightningModule):
         self._ranker = BatchRanker(self.model, seen=self._seen)
         self._valid_ranks = []
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         """Ranks of one batch, in float32 whatever the training precision, as `evaluate` computes them."""
         assert self._ranker is not None
+        if batch is None:
+            return
         with torch.autocast(self.device.type, enabled=False):
             self._valid_ranks.append(self._ranker.final(batch))
 

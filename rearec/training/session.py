@@ -104,8 +104,9 @@ class Session:
 
     def finish(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         """Write the model with its card, and last of all the result."""
-        if processes().is_first:
-            self._write(model, record, result)
+        with agreed():  # nobody goes on before it is there
+            if processes().is_first:
+                self._write(model, record, result)
 
     def _write(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         try:

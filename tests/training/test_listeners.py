@@ -110,11 +110,10 @@ def test_unknown_loggers_and_those_not_installed_are_told(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trainer_of_several_processes_is_refused(dataset: SequenceDataset) -> None:
+def test_several_processes_train_by_ddp_alone(dataset: SequenceDataset) -> None:
     module = TrainingModule(ReaRec(CONFIG), dataset, OPTIONS)
-    trainer = SimpleNamespace(world_size=2)
-    module.trainer = trainer  # type: ignore[assignment]
-    with pytest.raises(UserError, match="the trainer has 2 processes, each of which would train on the same rows"):
+    module.trainer = SimpleNamespace(world_size=2, strategy=object())  # type: ignore[assignment]
+    with pytest.raises(UserError, match="the trainer has 2 processes and object, expected DDPStrategy"):
         module.setup("fit")
 
 

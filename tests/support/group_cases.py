@@ -1,0 +1,147 @@
+"""What the tests of several processes let every one of them do, and one process alone for comparison."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+import rearec
+from rearec.data.dataset import SequenceDataset
+from rearec.data.synthetic import Planted, generate
+from rearec.distributed import agreed, from_first, gather_rows, processes
+from rearec.models import ReaRecConfig
+from rearec.training import TrainingOptions, fitting_config, train
+
+# No two windows of a batch are alike, and a batch has about 20 windows.
+USERS = 120
+
+
+def dataset(users: int = USERS) -> SequenceDataset:
+    """The same in every process."""
+    return generate(0, planted=Planted(users=users))
+
+
+class Steps(Callback):
+    """Of every step the loss that is minimised, over all processes, and of the first ones the gradients."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.losses: list[float] = []
+        self.gradients: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loss = outputs["loss"].detach().clone()
+        if processes().size > 1:
+            torch.distributed.all_reduce(loss)
+        self.losses.append(float(loss) / processes().size)
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        if len(self.gradients) < self.most:
+            self.gradients.append({name: x.grad.clone() for name, x in module.named_parameters() if x.grad is not None})
+
+
+@contextmanager
+def float64(wanted: bool) -> Iterator[None]:
+    """Parameters in float64, which only rounding in the sixteenth digit keeps from being the same numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if wanted else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def training(
+    model: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    run: str | None = None,
+    users: int = USERS,
+    double: bool = False,
+    resume: bool = False,
+    gradients: int = 1,
+) -> dict[str, Any]:
+    """Train; what of it has to be the same however many processes there are."""
+    data = dataset(users)
+    sizes = {"dim": 16, "ffn": 16, "layers": 2, "heads": 2, "max_len": 10, "dropout": 0.0, "input_dropout": 0.0}
+    config = fitting_config(data, **{**sizes, **model})
+    steps = Steps(gradients)
+    folder = run or from_first(tempfile.mkdtemp)
+    with float64(double):
+        result = train(
+            data, folder, config, TrainingOptions(**{"epochs": 1, "batch_rows": 64, **options}),
+            callbacks=[steps], logger="none", resume=resume, force=not resume,
+        )  # fmt: skip
+        weights = rearec.ReaRec.from_pretrained(folder).state_dict()
+    return {"losses": steps.losses, "gradients": steps.gradients, "weights": weights, "result": result}
+
+
+def evaluation(split: str, users: int = USERS, **options: Any) -> dict[str, Any]:
+    """Metrics of an untrained model."""
+    data = dataset(users)
+    torch.manual_seed(1)
+    model = rearec.ReaRec(ReaRecConfig(data.num_items, method="erl", dim=8, max_len=20))
+    return rearec.evaluation.evaluate(model, data, split, **options)
+
+
+def gathered(rows: list[int]) -> dict[str, Any]:
+    """All rows, where the own begin, and the gradient of a sum over processes of losses that weigh them differently."""
+    rank = processes().rank
+    own = torch.arange(float(rows[rank])).add(100 * rank)[:, None].repeat(1, 2).requires_grad_()
+    found, first = gather_rows(own)
+    weights = torch.arange(1.0, len(found) + 1) * (rank + 1)
+    (found.sum(1) * weights).sum().backward()
+    return {"rows": found.detach(), "first": first, "gradient": own.grad}
+
+
+def agreement(values: list[Any], failing: int | None) -> str:
+    """The end of a block that all have to reach, with a value of each."""
+    rank = processes().rank
+    with agreed(lambda: {"setting": values[rank]}):
+        if rank == failing:
+            raise rearec.UserError("no such file")
+    return "ready"
+
+
+def first_alone(fails: bool) -> Any:
+    """What the first process computes."""
+
+    def compute() -> Any:
+        assert processes().is_first
+        if fails:
+            raise rearec.UserError("nothing to count")
+        return {"array": np.arange(3)}
+
+    return from_first(compute)
+
+
+class Dies(Callback):
+    """Ends one process at a step, as the kernel would."""
+
+    def __init__(self, rank: int, epoch: int, step: int) -> None:
+        self.where = rank, epoch, step
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (processes().rank, trainer.current_epoch, batch_idx) == self.where:
+            os._exit(9)
+
+
+def dying(run: str, rank: int, options: dict[str, Any]) -> None:
+    """A training in which a process is lost in the second epoch."""
+    data = dataset()
+    config = fitting_config(data, method="prl", steps=1, dim=8, ffn=8, layers=1, max_len=10, warmup=0)
+    train(data, run, config, TrainingOptions(**options), callbacks=[Dies(rank, 1, 3)], logger="none", force=True)
+
+
+def resuming(run: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What `dying` has begun, to its end."""
+    data = dataset()
+    config = fitting_config(data, method="prl", steps=1, dim=8, ffn=8, layers=1, max_len=10, warmup=0)
+    return train(data, run, config, TrainingOptions(**options), logger="none", resume=True)
