@@ -32,6 +32,7 @@ from rearec.cli import (
 from rearec.cli.command import EXIT_USER_ERROR
 from rearec.cli.help import Command, Group
 from rearec.cli.output import give_up_stdout, note
+from rearec.cli.process import COMMAND_LINE
 
 __all__ = ["PANELS", "app", "main"]
 
@@ -54,6 +55,7 @@ class _Commands(Group):
     panels = PANELS
 
     def main(self, args: Any = None, *more: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        COMMAND_LINE.set(sys.argv[1:] if args is None else [*args])
         run = functools.partial(super().main, args, *more, **{**extra, "standalone_mode": False})
         if not standalone_mode:
             return run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from rearec.errors import UserError
@@ -12,7 +14,10 @@ from rearec.facade import device
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["compute_device", "device_of", "set_threads"]
+__all__ = ["COMMAND_LINE", "compute_device", "device_of", "set_threads"]
+
+# What the command line was called with, for a command that starts itself again.
+COMMAND_LINE: ContextVar[Sequence[str]] = ContextVar("COMMAND_LINE", default=())
 
 
 def set_threads(threads: int) -> None:

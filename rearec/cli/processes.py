@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rearec.cli.output import note
-from rearec.cli.process import compute_device
+from rearec.cli.process import COMMAND_LINE, compute_device
 from rearec.distributed.environment import place
 from rearec.errors import UserError
 
@@ -65,7 +64,7 @@ def start_processes(devices: int, nodes: int, strategy: str, timeout: float) -> 
         return
     from rearec.distributed import launch
 
-    code, lost = launch(sys.argv[1:], processes=devices, machines=nodes, timeout=timeout)
+    code, lost = launch(COMMAND_LINE.get(), processes=devices, machines=nodes, timeout=timeout)
     if lost:
         note(f"error: {lost}")
     raise typer.Exit(code)
