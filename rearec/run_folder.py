@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -180,6 +181,16 @@ class RunFolder:
         ):
             raise UserError(f"{self.catalog_file}: damaged: titles must be a text or null for each item")
         return Catalog(item_ids, popularity, titles)
+
+    def weights_digest(self) -> str:
+        """What tells the weights of a finished training, with its graph prior's, from any others."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in ("config.json", "model.safetensors", "prior.safetensors"):
+            if (path := self.path / name).is_file():
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+        return digest.hexdigest()
 
     def keeps_titles(self) -> bool:
         """Whether the items' titles would be in the catalogue; runs from before there were titles in it have none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rearec.files import check_free, open_aside
 if TYPE_CHECKING:
     from rearec.inference import Recommendation
 
-__all__ = ["answer_writer", "as_record", "check_output", "read_id_file", "read_requests"]
+__all__ = ["answer_writer", "as_record", "check_output", "is_in_parts", "read_id_file", "read_requests"]
 
 Write = Callable[[Sequence[dict[str, Any]], Sequence["Recommendation"]], None]
 
@@ -31,6 +32,11 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
     if source is not None and output.exists() and source.exists() and output.samefile(source):
         raise UserError(f"{output}: --output is the file of --input; choose another one")
     check_free(output, replace=force)
+
+
+def is_in_parts(source: Path) -> bool:
+    """Whether an input is answered part by part: a folder, a pattern, or a parquet file."""
+    return source.is_dir() or source.suffix.lower() in (".parquet", ".pq") or bool(glob.has_magic(str(source)))
 
 
 def read_id_file(path: Path) -> list[str]:

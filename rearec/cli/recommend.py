@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rearec.cli.answer_files import answer_writer, as_record, check_output, read_id_file, read_requests
+from rearec.cli.answer_files import (
+    answer_writer,
+    as_record,
+    check_output,
+    is_in_parts,
+    read_id_file,
+    read_requests,
+)
 from rearec.cli.command import Common, Force, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
+from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from rearec.cli.terminal import Terminal
     from rearec.facade import FittedModel
     from rearec.inference import Recommendation
@@ -49,12 +59,19 @@ def recommend(
     ] = None,
     input_file: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE", help='Histories, one per line: a list of ids, or {"history": [...]}.'),
+        typer.Option(
+            "--input",
+            metavar="FILE|DIR",
+            help='Histories, one per line: a list of ids, or {"history": [...]}. Or parquet with a column "history": a '
+            "file, a folder, a pattern.",
+        ),
     ] = None,
     output_file: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Where the answers go: .csv, .parquet, or else one json per line."
+            "--output",
+            metavar="FILE|DIR",
+            help="Where the answers go: .csv, .parquet, or else one json per line; for parquet a folder.",
         ),
     ] = None,
     allow: Annotated[
@@ -85,6 +102,9 @@ def recommend(
     ] = None,
     trust_code: TrustCode = False,
     force: Force = False,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    timeout: Timeout = 600.0,
     common: Common = Common(),
 ) -> None:
     """Recommend items for a history, for a file of histories, or for users of the dataset.
@@ -94,6 +114,9 @@ def recommend(
     of ids, or an object with "history" (such a list) and whatever else is to be kept beside the answer. Each line of
     --output is that object, or one with "user", with "items", "scores", "unknown", "source" (model or popularity),
     "prior" (whether the item graph took part) and "titles".
+
+    Parquet is answered part by part into a folder, a file for each with its other columns; the same command goes on
+    where it was ended.
     """
     given = {"a history": bool(items), "--user": bool(user), "--users": users is not None, "--input": bool(input_file)}
     several = [name for name, is_there in given.items() if is_there]
@@ -103,31 +126,52 @@ def recommend(
         raise UserError(f"{several[0]} writes its answers to a file: say which with --output")
     if output_file is not None and (items or not several):
         raise UserError("--output is for the answers to --input, --users or --user")
+    in_parts = input_file is not None and is_in_parts(input_file)
+    if not in_parts and (devices > 1 or nodes > 1):
+        raise UserError("--devices and --nodes are for parquet files of --input, which processes share")
+    if in_parts:
+        start_processes(devices, nodes, "auto", timeout)
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(run)
     folder.check_finished()
     check_code(folder, trust_code)
-    if output_file is not None:
+    if output_file is not None and not in_parts:
         check_output(output_file, input_file, force)
-    requests = read_requests(input_file) if input_file is not None else None
+    requests = read_requests(input_file) if input_file is not None and not in_parts else None
     asked = user or (read_id_file(Path(users)) if users not in (None, "all") else None)
 
-    from rearec.facade import load
     from rearec.inference.ids import few
 
-    model = load(run, data, trust_code=trust_code, device=compute_device(common.device))
-    check_steps(steps, model.config.steps)
-    if exclude_seen is None and model.excludes_seen:
-        note("items of the history are left out, as the run was trained; --keep-seen recommends them too")
-    options = {
-        "k": k,
-        "steps": steps,
-        "exclude_seen": exclude_seen,
-        "allow": _known_ids(model, allow, "--allow"),
-        "deny": _known_ids(model, deny, "--deny"),
-    }
-    titles = titles and model.catalog.titles is not None
+    def opened(device: torch.device) -> tuple[FittedModel, dict[str, Any], bool]:
+        """The model, how it is to be asked, and whether titles are wanted and there."""
+        from rearec.facade import load
+
+        model = load(run, data, trust_code=trust_code, device=device)
+        check_steps(steps, model.config.steps)
+        if exclude_seen is None and model.excludes_seen:
+            note("items of the history are left out, as the run was trained; --keep-seen recommends them too")
+        options = {
+            "k": k,
+            "steps": steps,
+            "exclude_seen": exclude_seen,
+            "allow": _known_ids(model, allow, "--allow"),
+            "deny": _known_ids(model, deny, "--deny"),
+        }
+        return model, options, titles and model.catalog.titles is not None
+
+    if in_parts:
+        from rearec.cli.recommend_parts import answer_parts
+        from rearec.distributed import agreed
+
+        assert input_file is not None and output_file is not None
+        with joined_processes(common.device, timeout) as device:
+            with agreed():
+                model, options, titles = opened(device)
+            summary = answer_parts(model, folder, input_file, output_file, options, titles=titles, force=force)
+        emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
+        return
+    model, options, titles = opened(compute_device(common.device))
     if asked is not None or users is not None:
         known = dict.fromkeys(model.dataset.user_ids)
         requests = [{"user": each} for each in (known if asked is None else asked)]

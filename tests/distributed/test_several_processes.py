@@ -7,6 +7,7 @@ from typing import Any
 
 import group_cases
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from groups import Answer, log_of, run_group
@@ -53,6 +54,7 @@ def cases(size: int, folder: Path) -> list[tuple[str, dict[str, Any]]]:
         ("first_alone", {"fails": False}),
         ("first_alone", {"fails": True}),
         ("training", {"model": PRL, "options": {"epochs": 2}, "run": run, "double": True}),
+        ("bulk", {"run": run, "source": str(folder / "histories"), "output": str(folder / "answers")}),
     ]
 
 
@@ -60,6 +62,7 @@ def cases(size: int, folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[Any], Path]:
     """Of 2 and of 3 processes: how many, their answers to all cases, and the folder."""
     folder = tmp_path_factory.mktemp("group")
+    group_cases.histories(folder / "histories")
     answers, codes = run_group(request.param, cases(request.param, folder), folder)
     assert codes == [0] * request.param, log_of(folder, 0) + log_of(folder, 1)
     return request.param, answers, folder
@@ -161,12 +164,25 @@ def test_one_process_tells_what_is_wrong_in_any(group: tuple[int, list[Any], Pat
     assert uncounted[0].error == ("UserError", "nothing to count")
 
 
+def test_answers_to_files_are_those_of_one_process(group: tuple[int, list[Any], Path]) -> None:
+    """Every part by one of them; before the run is trained further by the test behind this one."""
+    size, answers, folder = group
+    alone = folder / "alone"
+    expected = group_cases.bulk(str(folder / "run"), str(folder / "histories"), str(alone))
+    assert values_of(answers[-1]) == [expected] * size
+    assert expected["histories"] == 11 and expected["parts"] == 5
+    written = sorted(path.name for path in alone.iterdir())
+    assert sorted(path.name for path in (folder / "answers").iterdir()) == written and "_SUCCESS" in written
+    for name in written[2:]:
+        assert pl.read_parquet(alone / name).equals(pl.read_parquet(folder / "answers" / name))
+
+
 def test_a_checkpoint_is_resumed_by_any_number_of_processes(
     group: tuple[int, list[Any], Path], alone: dict[str, Any]
 ) -> None:
     """Two epochs by several processes, then two by one: the numbers of four by one."""
     _, answers, folder = group
-    values_of(answers[-1])
+    values_of(answers[-2])
     if "four" not in alone:
         alone["four"] = group_cases.training(PRL, {"epochs": 4}, double=True)
     found = group_cases.training(PRL, {"epochs": 4}, run=str(folder / "run"), double=True, resume=True)

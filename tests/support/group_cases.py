@@ -6,17 +6,21 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
 import rearec
+from rearec.cli.recommend_parts import answer_parts
 from rearec.data.dataset import SequenceDataset
 from rearec.data.synthetic import Planted, generate
 from rearec.distributed import agreed, from_first, gather_rows, processes
 from rearec.models import ReaRecConfig
+from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, fitting_config, train
 
 # No two windows of a batch are alike, and a batch has about 20 windows.
@@ -120,6 +124,24 @@ def first_alone(fails: bool) -> Any:
         return {"array": np.arange(3)}
 
     return from_first(compute)
+
+
+def histories(folder: Path) -> None:
+    """Five parts, two of them of one history; from item ids of `dataset`."""
+    ids = dataset().item_ids
+    folder.mkdir()
+    for number, rows in enumerate((3, 1, 2, 1, 4)):
+        lists = [ids[row : row + 1 + number] for row in range(rows)]
+        frame = pl.DataFrame({"row": range(rows), "history": lists})
+        frame.write_parquet(folder / f"{number}.parquet")
+
+
+def bulk(run: str, source: str, output: str) -> dict[str, Any]:
+    """Answers to the histories of some files."""
+    summary = answer_parts(
+        rearec.load(run), RunFolder(run), Path(source), Path(output), {"k": 3}, titles=False, force=False
+    )
+    return {name: value for name, value in summary.items() if name != "output"}
 
 
 class Dies(Callback):
