@@ -16,7 +16,7 @@ from rearec.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Devices", "Nodes", "Strategy", "Timeout", "joined_processes", "start_processes"]
+__all__ = ["PANEL", "Devices", "Nodes", "Strategy", "Timeout", "joined_processes", "start_processes"]
 
 PANEL = "Several processes"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,8 +20,9 @@ from rearec.cli.command import Common, Force, command
 from rearec.cli.finished_run import TrustCode, check_code, check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
-from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
+from rearec.cli.processes import PANEL, Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.errors import UserError
+from rearec.inference.ray_parts import check_ray
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,13 @@ def recommend(
     ] = None,
     trust_code: TrustCode = False,
     force: Force = False,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(
+            help="Who answers parquet: processes, or as many actors of Ray Data, on the cluster of RAY_ADDRESS.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "processes",
     devices: Devices = 1,
     nodes: Nodes = 1,
     timeout: Timeout = 600.0,
@@ -127,9 +135,11 @@ def recommend(
     if output_file is not None and (items or not several):
         raise UserError("--output is for the answers to --input, --users or --user")
     in_parts = input_file is not None and is_in_parts(input_file)
-    if not in_parts and (devices > 1 or nodes > 1):
-        raise UserError("--devices and --nodes are for parquet files of --input, which processes share")
-    if in_parts:
+    if not in_parts and (devices > 1 or nodes > 1 or engine == "ray"):
+        raise UserError("--devices, --nodes and --engine are for parquet files of --input, which processes share")
+    if engine == "ray":
+        check_ray()
+    elif in_parts:
         start_processes(devices, nodes, "auto", timeout)
     from rearec.run_folder import RunFolder
 
@@ -154,7 +164,7 @@ def recommend(
         options = {
             "k": k,
             "steps": steps,
-            "exclude_seen": exclude_seen,
+            "exclude_seen": model.excludes_seen if exclude_seen is None else exclude_seen,
             "allow": _known_ids(model, allow, "--allow"),
             "deny": _known_ids(model, deny, "--deny"),
         }
@@ -168,7 +178,10 @@ def recommend(
         with joined_processes(common.device, timeout) as device:
             with agreed():
                 model, options, titles = opened(device)
-            summary = answer_parts(model, folder, input_file, output_file, options, titles=titles, force=force)
+            summary = answer_parts(
+                model, folder, input_file, output_file, options, titles=titles, force=force,
+                actors=devices if engine == "ray" else 0, trust_code=trust_code,
+            )  # fmt: skip
         emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
         return
     model, options, titles = opened(compute_device(common.device))

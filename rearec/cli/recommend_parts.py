@@ -26,10 +26,16 @@ def answer_parts(
     *,
     titles: bool,
     force: bool,
+    actors: int = 0,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
-    """Answer the parts that are not answered yet; returns what `rearec recommend` says of it, on every process."""
+    """Answer the parts that are not answered yet; returns what `rearec recommend` says of it, on every process.
+
+    actors: of Ray, which answer in place of this process; 0: none.
+    """
     from rearec.distributed import agreed, gather_values, lost_processes, processes
     from rearec.inference.parts import Parts, answer_part
+    from rearec.inference.ray_parts import answer_by_ray
 
     group = processes()
     asked = {**options, "titles": titles, "model": run.weights_digest()}
@@ -43,6 +49,10 @@ def answer_parts(
     if len(numbers) < len(parts.members):
         note(f"{len(parts.members) - len(numbers):,} of {len(parts.members):,} parts are answered already")
     counts: Counter[str] = Counter()
+    if actors and numbers:
+        left = [parts.members[number] for number in numbers]
+        counts = answer_by_ray(left, run.path, options, titles=titles, actors=actors, trust_code=trust_code)
+        numbers = []
     own = numbers[group.rank :: group.size]
     with progress_bar("recommending") as progress, lost_processes("the same command goes on"):
         for done, number in enumerate(own, start=1):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
+from patience import PATIENCE
 
 import rearec
 
@@ -133,7 +140,65 @@ def test_a_wrong_part_is_one_line(
 
 def test_processes_are_for_parts(run_folder: Path, tmp_path: Path, call_rearec: Any) -> None:
     done = call_rearec("recommend", run_folder, "--user", "1", "--devices", "2")
-    assert done.returncode == 2 and "--devices and --nodes are for parquet files of --input" in done.stderr
+    assert done.returncode == 2 and "--devices, --nodes and --engine are for parquet files" in done.stderr
     (tmp_path / "empty").mkdir()
     done = call_rearec("recommend", run_folder, "--input", tmp_path / "empty", "--output", tmp_path / "out")
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ray_that_is_not_installed(run_folder: Path, folder: Path, tmp_path: Path, call_rearec: Any) -> None:
+    with patch("rearec.inference.ray_parts.importlib.util.find_spec", lambda name: None):
+        done = call_rearec("recommend", run_folder, "--input", folder, "--output", tmp_path / "out", "--engine", "ray")
+    assert (done.returncode, done.stderr) == (
+        2, "error: --engine ray: the package ray is not installed; pip install 'rearec[ray]'\n",
+    )  # fmt: skip
+
+
+def actors_of(parent: int) -> list[int]:
+    """Processes of Ray that answer parts, started below a process."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        try:
+            names[int(entry.name)] = (entry / "cmdline").read_bytes()
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (ValueError, OSError):
+            continue
+
+    def is_below(process: int) -> bool:
+        while process not in (0, parent):
+            process = parents.get(process, 0)
+        return process == parent
+
+    return [process for process, name in names.items() if b"MapWorker" in name and is_below(process)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds Ray's processes in /proc")
+def test_ray_answers_everybody_once_though_an_actor_is_killed(
+    model: rearec.FittedModel, run_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs Ray (extra 'ray')")
+    ids = model.catalog.item_ids
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        users = [f"{number}-{user}" for user in range(1500)]
+        histories = [[ids[(user + number) % len(ids)], ids[user % 7]] for user in range(1500)]
+        pl.DataFrame({"user": users, "history": histories}).write_parquet(tmp_path / "in" / f"{number}.parquet")
+    out = tmp_path / "out"
+    command = ("recommend", run_folder, "--input", tmp_path / "in", "--output", out, "-k", "3", "--engine", "ray")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "rearec", *map(str, command), "--devices", "2", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+    )  # fmt: skip
+    killed, deadline = 0, time.monotonic() + PATIENCE
+    while not killed and running.poll() is None and time.monotonic() < deadline:
+        if len(list(out.glob("part-*"))) >= 2 and (actors := actors_of(running.pid)):
+            os.kill(killed := max(actors), signal.SIGKILL)
+        time.sleep(0.05)
+    printed, said = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, said
+    assert killed and json.loads(printed)["parts"] == 12
+    found = answers_in(out)
+    assert sorted(found["user"]) == sorted(f"{number}-{user}" for number in range(12) for user in range(1500))
+    assert found["items"].list.len().unique().to_list() == [3]
+    assert (out / "_SUCCESS").exists()
