@@ -21,8 +21,10 @@ from rearec_kernels.losses import (
 from rearec_kernels.retrieval import PreparedCatalog, catalog_rank, catalog_topk, prepare_catalog
 from rearec_kernels.rollout import reasoning_rollout
 from rearec_kernels.rows import PrefixRows
+from rearec_kernels.shards import CatalogShard
 
 __all__ = [
+    "CatalogShard",
     "EnsembleLoss",
     "LayerWeights",
     "PrefixRows",

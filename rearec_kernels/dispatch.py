@@ -6,6 +6,7 @@ whatever thread.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -123,4 +124,13 @@ def check_known_precision(op: str, precision: str, call: str) -> None:
 def _warn_once(op: str, fast: str, refusal: str, slow: str) -> None:
     if (op, slow, refusal) not in _warned and not torch.compiler.is_compiling():
         _warned.add((op, slow, refusal))
-        warnings.warn(f"{op}: backend {fast!r} does not serve {refusal}; using the slower {slow!r}", stacklevel=4)
+        message = f"{op}: backend {fast!r} does not serve {refusal}; using the slower {slow!r}"
+        warnings.warn(message, stacklevel=_frames_of_package() + 1)
+
+
+def _frames_of_package() -> int:
+    """How many calls there are from the caller's code to the function that asks."""
+    frame, count = inspect.currentframe(), -1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("rearec_kernels."):
+        frame, count = frame.f_back, count + 1
+    return count

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import (
     as_int,
     as_number,
@@ -28,7 +27,12 @@ from rearec_kernels.arguments import (
 from rearec_kernels.dispatch import check_precision, resolve_backend
 from rearec_kernels.inclusion import sampled
 from rearec_kernels.native import MAX_ENSEMBLE_STATES
+from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning
+from rearec_kernels.ops.losses import check_annealed, check_ensemble
 from rearec_kernels.precision import operand_dtype
+from rearec_kernels.sharded import losses as sharded
+from rearec_kernels.sharded.meeting import refusals_told
+from rearec_kernels.shards import CatalogShard
 
 _KL_FORMS = ("official", "paper")
 _REDUCTIONS = ("mean", "none")
@@ -76,7 +80,7 @@ def annealed_temperatures(tau: float, alpha: float, steps: int) -> Tensor:
 
 def annealed_cross_entropy(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | CatalogShard,
     target: Tensor | None,
     *,
     temperature: float | Sequence[float] | Tensor,
@@ -101,9 +105,16 @@ def annealed_cross_entropy(
     Thompson 1952; the logQ correction of Bengio and Senecal 2008). A target is there for certain and is not corrected
     (arXiv 2507.09331). The mean of the loss is at most the whole catalogue's, the logarithm being concave.
 
+    With a `CatalogShard` the rows of all ranks are the batch. "mean" is the mean over the rows of all ranks that are
+    not ignored, the same number on every rank; "none" gives the own rows' [R, T], and every rank takes part in its
+    backward pass. `hidden.grad` is the gradient in the own rows and `weight.grad` that in the own slice, both complete:
+    they are not to be reduced or averaged over the ranks. DistributedDataParallel averages the gradients of what it
+    wraps: keep the shard out of it, and multiply the loss that goes into the wrapped part by the number of ranks.
+
     Args:
         hidden: [R, T, d], floating point.
-        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
+        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast. Or a `CatalogShard` of
+            it: then every rank of its group calls with its own rows, see below.
         target: [R], int32 or int64, in [0, N) or `ignore_index`. With a soft target it only says which rows are
             ignored, and may be None: then none is.
         temperature: above 0; a number, or T of them (a sequence or a CPU tensor). Not differentiated.
@@ -149,6 +160,37 @@ def annealed_cross_entropy(
         >>> round(loss.item(), 4)  # log 1000
         6.9078
     """
+    options = (temperature, step_weight, soft_target, log_inclusion, ignore_index, reduction, precision)
+    if isinstance(weight, CatalogShard):
+        with refusals_told(weight):
+            _refuse_sample("annealed_cross_entropy", log_inclusion)
+            loss, backend = _annealed(hidden, weight.table, target, *options)
+            check_annealed(loss, weight.num_items)
+        return sharded.annealed_cross_entropy(weight, loss, _need_gradients(*loss[:2]), reduction, backend)
+    loss, backend = _annealed(hidden, weight, target, *options)
+    if reduction == "none":
+        # For the backward pass, whatever becomes of the caller's.
+        kept, *soft_kept = (None if x is None else x.clone() for x in (loss.target, loss.soft_items, loss.soft_mass))
+        loss = loss._replace(target=kept, soft_items=soft_kept[0], soft_mass=soft_kept[1])
+        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*loss, backend)
+        return losses
+    mean, _, _ = torch.ops.rearec.annealed_cross_entropy(*loss, *_need_gradients(*loss[:2]), backend)
+    return mean
+
+
+def _annealed(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor | None,
+    temperature: float | Sequence[float] | Tensor,
+    step_weight: float | Sequence[float] | Tensor | None,
+    soft_target: tuple[Tensor, Tensor] | None,
+    log_inclusion: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    precision: str,
+) -> tuple[AnnealedCrossEntropy, str]:
+    """The arguments once they are checked, and the backend."""
     op = "annealed_cross_entropy"
     check_catalog(op, hidden, weight)
     check_soft_target(op, soft_target, hidden)
@@ -170,21 +212,20 @@ def annealed_cross_entropy(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )
     check_precision(op, precision, backend)
-    options = (ignore_index, temperatures, step_weights, precision)
     soft = (None, None) if soft_target is None else soft_target
-    if reduction == "none":
-        # For the backward pass, whatever becomes of the caller's.
-        kept, *soft_kept = (None if x is None else x.clone() for x in (target, *soft))
-        losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(hidden, weight, kept, *options, *soft_kept, backend)
-        return losses
-    needed = _need_gradients(hidden, weight)
-    loss, _, _ = torch.ops.rearec.annealed_cross_entropy(hidden, weight, target, *options, *soft, *needed, backend)
-    return loss
+    return AnnealedCrossEntropy(
+        hidden, weight, target, ignore_index, temperatures, step_weights, precision, *soft, total_mass=None
+    ), backend
+
+
+def _refuse_sample(op: str, log_inclusion: object) -> None:
+    if log_inclusion is not None:
+        raise ValueError(f"{op}: log_inclusion is for a sample of the catalogue, weight is a shard of all of it")
 
 
 def ensemble_reasoning_loss(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | CatalogShard,
     target: Tensor,
     *,
     temperature: float,
@@ -202,7 +243,8 @@ def ensemble_reasoning_loss(
 
     Args:
         hidden: [R, T, d], floating point.
-        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast.
+        weight: [N, d], floating point; its dtype may differ from hidden's, as under autocast. Or a `CatalogShard` of
+            it, as in `annealed_cross_entropy`: `loss` and its terms are then the same on every rank.
         target: [R], int32 or int64, in [0, N) or `ignore_index`.
         temperature: above 0.
         kl_weight: factor of the divergence.
@@ -227,6 +269,32 @@ def ensemble_reasoning_loss(
         >>> round(loss.cross_entropy.item(), 4), abs(round(loss.kl.item(), 4))
         (2.0794, 0.0)
     """
+    options = (temperature, kl_weight, kl_form, log_inclusion, ignore_index, precision)
+    if isinstance(weight, CatalogShard):
+        with refusals_told(weight):
+            _refuse_sample("ensemble_reasoning_loss", log_inclusion)
+            loss, backend = _ensemble(hidden, weight.table, target, *options)
+            check_ensemble(loss, weight.num_items)
+        return EnsembleLoss(*sharded.ensemble_reasoning_loss(weight, loss, _need_gradients(*loss[:2]), backend))
+    loss, backend = _ensemble(hidden, weight, target, *options)
+    value, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
+        *loss, *_need_gradients(*loss[:2]), backend
+    )
+    return EnsembleLoss(value, cross_entropy.detach(), kl.detach())
+
+
+def _ensemble(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    temperature: float,
+    kl_weight: float,
+    kl_form: str,
+    log_inclusion: Tensor | None,
+    ignore_index: int,
+    precision: str,
+) -> tuple[EnsembleReasoning, str]:
+    """The arguments once they are checked, and the backend."""
     op = "ensemble_reasoning_loss"
     check_catalog(op, hidden, weight)
     ignore_index = check_target(op, target, ignore_index, hidden)
@@ -245,11 +313,8 @@ def ensemble_reasoning_loss(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )
     check_precision(op, precision, backend)
-    loss, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
-        hidden, weight, target, ignore_index, float(temperature), float(kl_weight), kl_form, precision,
-        *_need_gradients(hidden, weight), backend,
-    )  # fmt: skip
-    return EnsembleLoss(loss, cross_entropy.detach(), kl.detach())
+    numbers = float(temperature), float(kl_weight), kl_form
+    return EnsembleReasoning(hidden, weight, target, ignore_index, *numbers, precision), backend
 
 
 def reasoning_info_nce(

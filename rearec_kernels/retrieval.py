@@ -5,6 +5,7 @@ No matrix of size [R, N] is made. Nothing here is differentiable.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,22 @@ from torch import Tensor
 
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels import native
-from rearec_kernels.arguments import as_int, check_floating, check_index, check_same_device, describe, refuse_tangents
+from rearec_kernels.arguments import (
+    as_int,
+    check_floating,
+    check_index,
+    check_items,
+    check_offsets,
+    check_same_device,
+    describe,
+    refuse_tangents,
+)
 from rearec_kernels.dispatch import check_known_precision, check_precision, resolve_backend
 from rearec_kernels.precision import operand_dtype
+from rearec_kernels.sharded import retrieval as sharded
+from rearec_kernels.sharded.meeting import refusals_told
+from rearec_kernels.sharded.retrieval import Exclusion
+from rearec_kernels.shards import CatalogShard
 
 Exclude = Tensor | tuple[Tensor, Tensor] | None
 
@@ -124,16 +138,23 @@ def _fits_tiles(weight: Tensor, precision: str) -> bool:
 
 
 def catalog_topk(
-    hidden: Tensor, weight: Tensor | PreparedCatalog, k: int, *, exclude: Exclude = None, precision: str = "fp32"
+    hidden: Tensor,
+    weight: Tensor | PreparedCatalog | CatalogShard,
+    k: int,
+    *,
+    exclude: Exclude = None,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor]:
     """The k items with the highest scores hidden @ weight.T of each row.
 
     Args:
         hidden: [R, d], floating point.
-        weight: [N, d], floating point, or a prepared catalogue.
+        weight: [N, d], floating point, or a prepared catalogue, or a `CatalogShard`: then every rank of its group calls
+            with its own rows and gets their result, as of the whole catalogue.
         k: at least 1; may exceed N.
         exclude: item ids [M] barred for all rows, or (offsets [R + 1], items [M]): those of row r are
-            items[offsets[r]:offsets[r + 1]]. int32 or int64; repetitions do no harm.
+            items[offsets[r]:offsets[r + 1]]. int32 or int64; repetitions do no harm. With a shard, [M] is the same on
+            every rank (looked at where values are).
         precision: "fp32", "bf16", or "tf32" on a GPU; see `rearec_kernels.precision`.
 
     Returns:
@@ -160,20 +181,34 @@ def catalog_topk(
         tensor([[1]])
     """
     op = "catalog_topk"
+    if isinstance(weight, CatalogShard):
+        with refusals_told(weight):
+            k = as_int(op, "k", k, least=1)
+            barred = _check_sharded(op, hidden, weight, exclude, precision)
+        return sharded.catalog_topk(
+            weight, hidden, k, barred, precision, functools.partial(_topk, weight=weight.weight, precision=precision)
+        )
     k = as_int(op, "k", k, least=1)
-    table, packed = _check_arguments(op, hidden, weight, precision)
-    offsets, items = _check_exclude(op, exclude, hidden)
+    _check_arguments(op, hidden, weight, precision)
+    return _topk(hidden, k, _check_exclude(op, exclude, hidden), weight, precision)
+
+
+def _topk(
+    hidden: Tensor, k: int, exclude: Exclusion, weight: Tensor | PreparedCatalog, precision: str
+) -> tuple[Tensor, Tensor]:
+    op = "catalog_topk"
+    table, packed = _read(weight)
     backend = resolve_backend(
         op, hidden.device, operand_dtype(hidden, table), precision=precision, k=min(k, table.shape[0])
     )
     check_precision(op, precision, backend)
     tiles = packed if backend == "cpu" else None
-    return torch.ops.rearec.catalog_topk(hidden, table, k, offsets, items, precision, tiles, backend)
+    return torch.ops.rearec.catalog_topk(hidden, table, k, *exclude, precision, tiles, backend)
 
 
 def catalog_rank(
     hidden: Tensor,
-    weight: Tensor | PreparedCatalog,
+    weight: Tensor | PreparedCatalog | CatalogShard,
     target: Tensor,
     *,
     exclude: Exclude = None,
@@ -184,7 +219,7 @@ def catalog_rank(
 
     Args:
         hidden: [R, d], floating point.
-        weight: [N, d], floating point, or a prepared catalogue.
+        weight: [N, d], floating point, or a prepared catalogue, or a `CatalogShard`, as in `catalog_topk`.
         target: [R], int32 or int64, in [0, N). The target is never excluded and never its own rival.
         exclude: items that are not counted, in the forms of `catalog_topk`.
         target_bonus: [R], floating point and finite, added in float32 to the target's score before it is compared: the
@@ -213,7 +248,22 @@ def catalog_rank(
         tensor([1.])
     """
     op = "catalog_rank"
-    table, packed = _check_arguments(op, hidden, weight, precision)
+    if isinstance(weight, CatalogShard):
+        with refusals_told(weight):
+            barred = _check_sharded(op, hidden, weight, exclude, precision)
+            _check_target(op, hidden, target, target_bonus)
+            check_items(op, "target", target, weight.num_items)
+        return sharded.catalog_rank(
+            weight, hidden, target, barred, target_bonus, precision,
+            functools.partial(_rank, weight=weight.weight, precision=precision),
+        )  # fmt: skip
+    _check_arguments(op, hidden, weight, precision)
+    _check_target(op, hidden, target, target_bonus)
+    barred = _check_exclude(op, exclude, hidden)
+    return _rank(hidden, target, barred, target_bonus, None, weight, precision)[0]
+
+
+def _check_target(op: str, hidden: Tensor, target: Tensor, target_bonus: Tensor | None) -> None:
     check_index(op, "target", target, hidden.shape[0])
     check_same_device(op, {"hidden": hidden, "target": target})
     if target_bonus is not None:
@@ -221,11 +271,40 @@ def catalog_rank(
         if target_bonus.shape != target.shape:
             raise ValueError(f"{op}: target_bonus must have shape {list(target.shape)}, got {list(target_bonus.shape)}")
         check_same_device(op, {"hidden": hidden, "target_bonus": target_bonus})
-    offsets, items = _check_exclude(op, exclude, hidden)
+
+
+def _rank(
+    hidden: Tensor,
+    target: Tensor,
+    exclude: Exclusion,
+    bonus: Tensor | None,
+    score: Tensor | None,
+    weight: Tensor | PreparedCatalog,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    """Ranks, and the scores that items were compared with: those of the targets, or `score` in place of them."""
+    op = "catalog_rank"
+    table, packed = _read(weight)
     backend = resolve_backend(op, hidden.device, operand_dtype(hidden, table), precision=precision)
     check_precision(op, precision, backend)
     tiles = packed if backend == "cpu" else None
-    return torch.ops.rearec.catalog_rank(hidden, table, target, offsets, items, precision, target_bonus, tiles, backend)
+    return torch.ops.rearec.catalog_rank(hidden, table, target, *exclude, precision, bonus, score, tiles, backend)
+
+
+def _check_sharded(op: str, hidden: Tensor, shard: CatalogShard, exclude: Exclude, precision: str) -> Exclusion:
+    """What is barred, by the ids of the whole catalogue; values are looked at here, the ops see only the slice's."""
+    _check_arguments(op, hidden, shard.weight, precision)
+    check_known_precision(op, precision, op)
+    barred = _check_exclude(op, exclude, hidden)
+    if barred.items is not None:
+        check_items(op, "exclude", barred.items, shard.num_items)
+        check_offsets(op, barred.offsets, barred.items)
+    return barred
+
+
+def _read(weight: Tensor | PreparedCatalog) -> tuple[Tensor, list[Tensor] | None]:
+    """What the op reads: the table, and its packed copy where there is one."""
+    return weight.read() if isinstance(weight, PreparedCatalog) else (weight, None)
 
 
 def _check_table(op: str, weight: Tensor) -> None:
@@ -234,26 +313,20 @@ def _check_table(op: str, weight: Tensor) -> None:
         raise ValueError(f"{op}: weight must have at least one item, got {list(weight.shape)}")
 
 
-def _check_arguments(
-    op: str, hidden: Tensor, weight: Tensor | PreparedCatalog, precision: str
-) -> tuple[Tensor, list[Tensor] | None]:
-    """What the op reads: the table, and its packed copy where there is one."""
+def _check_arguments(op: str, hidden: Tensor, weight: Tensor | PreparedCatalog, precision: str) -> None:
     check_floating(op, "hidden", hidden, "[R, d]")
-    if isinstance(weight, PreparedCatalog):
-        if weight.precision != precision:
-            raise ValueError(
-                f"{op}: the catalogue was prepared for precision {weight.precision!r}, got precision={precision!r}"
-            )
-        table, packed = weight.read()
-    else:
+    if not isinstance(weight, PreparedCatalog):
         _check_table(op, weight)
-        table, packed = weight, None
+    elif weight.precision != precision:
+        raise ValueError(
+            f"{op}: the catalogue was prepared for precision {weight.precision!r}, got precision={precision!r}"
+        )
+    table, _ = _read(weight)
     if table.shape[1] != hidden.shape[1]:
         raise ValueError(
             f"{op}: weight must have shape [N, d] with hidden's d = {hidden.shape[1]}, got {list(table.shape)}"
         )
     check_same_device(op, {"hidden": hidden, "weight": table})
-    return table, packed
 
 
 _EXCLUDE_FORMS = "exclude must be items [M], or a pair (offsets [R + 1], items [M]), in int32 or int64 tensors"
@@ -265,9 +338,9 @@ def _pair(op: str, exclude: object) -> tuple[Tensor, Tensor]:
     return exclude
 
 
-def _check_exclude(op: str, exclude: Exclude, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _check_exclude(op: str, exclude: Exclude, hidden: Tensor) -> Exclusion:
     if exclude is None:
-        return None, None
+        return Exclusion(None, None)
     offsets, items = (None, exclude) if isinstance(exclude, Tensor) else _pair(op, exclude)
     for name, x in (("offsets", offsets), ("items", items)):
         if x is None and name == "offsets":
@@ -279,4 +352,4 @@ def _check_exclude(op: str, exclude: Exclude, hidden: Tensor) -> tuple[Tensor | 
         raise ValueError(
             f"{op}: the offsets of exclude must have shape [R + 1] = [{hidden.shape[0] + 1}], got {list(offsets.shape)}"
         )
-    return offsets, items
+    return Exclusion(offsets, items)

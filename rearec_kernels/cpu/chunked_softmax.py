@@ -69,12 +69,12 @@ class ChunkedSoftmax(SoftmaxOverItems):
 
         self._run(run)
 
-    def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
+    def ensemble(self, passes: Passes, statistics: EnsembleStatistics, numbers: EnsembleNumbers) -> None:
         inverse_temperature, paper, *factors = numbers
 
         def run(logits: Tensor, users: slice) -> None:
             arguments = inverse_temperature, paper, *statistics.addresses(users), *factors
-            self._call(native.C.ensemble, logits, users, Passes(True, gradient), arguments)
+            self._call(native.C.ensemble, logits, users, passes, arguments)
 
         self._run(run)
 

@@ -18,11 +18,13 @@ from rearec_kernels.cpu.softmax import (
 from rearec_kernels.ops.arguments import (
     AnnealedCrossEntropy,
     EnsembleReasoning,
+    EnsembleSums,
     InfoNCE,
     Needed,
     RowGradients,
     ScaledGradients,
 )
+from rearec_kernels.ops.ensemble import ensemble_pairs, ensemble_terms
 from rearec_kernels.ops.soft_targets import soft_target
 
 _NO_GRADIENTS = Needed(False, False)
@@ -73,6 +75,15 @@ class _CountedRows:
             self.softmax.cross_entropy(passes, temperature.reciprocal().float(), statistics, coefficient)
         return statistics
 
+    def ensemble(self, passes: Passes, loss: EnsembleReasoning, known: EnsembleSums | None = None) -> EnsembleSums:
+        """Those of the users; `known` are theirs too."""
+        statistics, users = EnsembleStatistics(self.users, self.steps, known), max(1, self.users)
+        factors = 1 / users, -loss.kl_weight / (users * ensemble_pairs(loss))
+        numbers = EnsembleNumbers(1 / loss.temperature, loss.kl_form == "paper", *factors)
+        if self.users > 0:
+            self.softmax.ensemble(passes, statistics, numbers)
+        return statistics.sums
+
     def scatter(self, x: Tensor) -> Tensor:
         """[users, ...] -> [R, ...], 0 in ignored rows."""
         return x if self._are_all else x.new_zeros((self._shape[0], *x.shape[1:])).index_copy_(0, self.index, x)
@@ -111,25 +122,23 @@ def annealed_cross_entropy_rows_backward(
 
 
 def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    paper = loss.kl_form == "paper"
     counted = _CountedRows(loss, needed)
-    steps, users = counted.steps, max(1, counted.users)
-    pairs = 1 if paper else max(1, steps * (steps - 1))
-    statistics = EnsembleStatistics(counted.users, steps)
-    if counted.users > 0:
-        numbers = EnsembleNumbers(1 / loss.temperature, paper, 1 / users, -loss.kl_weight / (users * pairs))
-        counted.softmax.ensemble(statistics, numbers, gradient=any(needed))
-    log_norm = statistics.norm.double().log()
-    cross_entropy = (log_norm[:, steps] - statistics.target_logit).sum() / users
-    kl = (statistics.spread / statistics.norm[:, :steps].double()).sum() / loss.temperature
-    if paper:
-        # Differences of logarithms of sums; their coefficients add up to 0, so what is common to all states cancels.
-        shift = statistics.shift
-        relative = (shift[:, :steps] - shift[:, :1]).double() / loss.temperature + log_norm[:, :steps]
-        kl = kl - (relative * torch.arange(steps - 1, -steps, -2, device="cpu")).sum()
-    kl = kl / (users * pairs)
+    sums = counted.ensemble(Passes(True, any(needed)), loss)
+    cross_entropy, kl = (x.sum() / max(1, counted.users) for x in ensemble_terms(sums, loss))
     total = cross_entropy - loss.kl_weight * kl
     return total.float(), cross_entropy.float(), kl.float(), *counted.gradients()
+
+
+def ensemble_sums(loss: EnsembleReasoning) -> tuple[Tensor, ...]:
+    counted = _CountedRows(loss, _NO_GRADIENTS)
+    sums = counted.ensemble(Passes(True, False), loss)
+    return tuple(counted.scatter(x) for x in sums)
+
+
+def ensemble_gradients(known: EnsembleSums, loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor]:
+    counted = _CountedRows(loss, needed)
+    counted.ensemble(Passes(False, True), loss, EnsembleSums(*(x[counted.index] for x in known)))
+    return counted.gradients()
 
 
 class _Contrast:

@@ -143,19 +143,24 @@ def _topk_direct(h: Tensor, args: TopK, exclusion: _Exclusion, chunk: slice) -> 
     return best_scores[0].clone(), best_items[0].clone()
 
 
-def catalog_rank(args: Rank) -> Tensor:
+def catalog_rank(args: Rank) -> tuple[Tensor, Tensor]:
     rows, weight = args.hidden.shape[0], args.weight
     h, target = rounded(args.hidden, args.precision).contiguous(), args.target.long().contiguous()
+    if args.target_score is not None:
+        target = torch.full_like(target, -1)
     bonus = None if args.target_bonus is None else args.target_bonus.float().contiguous()
     exclusion = _Exclusion(args)
     packed = by_tiles.tiles_of_call(weight, args.tiles, rows, args.precision)
-    if packed is not None:
+    if args.target_score is not None:
+        half_counts, target_scores = _rank_by_blocks(h, args, target, bonus, exclusion)
+    elif packed is not None:
         half_counts, target_scores = _rank_by_tiles(h, args, target, bonus, exclusion, packed)
     elif _is_for_few(rows, weight):
         half_counts, target_scores = _rank_direct(h, args, target, bonus, exclusion, slice(0, rows))
     else:
         half_counts, target_scores = _rank_by_blocks(h, args, target, bonus, exclusion)
-    return (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+    ranks = (half_counts.double() / 2).float().masked_fill_(target_scores.isnan(), float("nan"))
+    return ranks, target_scores
 
 
 def _rank_by_tiles(
@@ -201,6 +206,8 @@ def _rank_by_blocks(
     exclusion.reorder(order)
     half_counts = torch.zeros(rows, dtype=torch.int64, device="cpu")
     target_scores = torch.empty(rows, dtype=torch.float32, device="cpu")
+    if args.target_score is not None:
+        target_scores.copy_(args.target_score[order])
     bonus = None if bonus is None else bonus[order]
     largest = min(max(_RANK_SCORES // catalog, _RANK_ROWS[0]), _RANK_ROWS[1], part_of(rows, catalog))
     scores = _Scores(args.weight, largest, _RANK_SCORES // largest, args.precision)
@@ -209,8 +216,8 @@ def _rank_by_blocks(
             addresses = [slice_address(x, chunk) for x in (sorted_target, target_scores, half_counts)]
             item = sorted_target[chunk]
             block_of_row = item // scores.columns
-            target_blocks = block_of_row.unique().tolist()
-            rest = [index for index in range(scores.count) if index != target_blocks[-1]]
+            target_blocks = block_of_row.unique().tolist() if args.target_score is None else []
+            rest = [index for index in range(scores.count) if index not in target_blocks[-1:]]
             for position, index in enumerate(target_blocks + rest):
                 block, first = scores.block(h[chunk], index)
                 if position < len(target_blocks):

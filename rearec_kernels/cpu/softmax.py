@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.cpu.chunks import slice_address
+from rearec_kernels.ops.arguments import EnsembleSums
 from rearec_kernels.ops.soft_targets import SoftTarget
 
 EVERYONE = slice(0, None)
@@ -57,15 +58,26 @@ class CrossEntropyStatistics:
 
 class EnsembleStatistics:
     """Per user, of the T states and then of their mean: the largest logit, and the sum of exponentials relative to it;
-    of each state, its part of the divergence; of the mean, the target's logit relative to the largest."""
+    of each state, its part of the divergence; of the mean, the target's logit relative to the largest.
 
-    def __init__(self, users: int, steps: int) -> None:
+    Args:
+        known: all of these, for a gradient pass of its own.
+    """
+
+    def __init__(self, users: int, steps: int, known: EnsembleSums | None = None) -> None:
         self.shift, self.norm = torch.empty((2, users, steps + 1), dtype=torch.float32, device="cpu")
         self.spread = torch.empty((users, steps), dtype=torch.float32, device="cpu")
         self.target_logit = torch.empty(users, dtype=torch.float32, device="cpu")
+        if known is not None:
+            for own, given in zip(self.sums, known, strict=True):
+                own.copy_(given)
+
+    @property
+    def sums(self) -> EnsembleSums:
+        return EnsembleSums(self.shift, self.norm, self.spread, self.target_logit)
 
     def addresses(self, users: slice) -> tuple[int, ...]:
-        return tuple(slice_address(x, users) for x in (self.shift, self.norm, self.spread, self.target_logit))
+        return tuple(slice_address(x, users) for x in self.sums)
 
 
 class EnsembleNumbers(NamedTuple):
@@ -130,5 +142,5 @@ class SoftmaxOverItems(ABC):
         return (coefficient * self.soft.total).contiguous()
 
     @abstractmethod
-    def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
-        """Fills the statistics and, if asked to, the gradients."""
+    def ensemble(self, passes: Passes, statistics: EnsembleStatistics, numbers: EnsembleNumbers) -> None:
+        """Fills the statistics, or reads them, and fills the gradients."""

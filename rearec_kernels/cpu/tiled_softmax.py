@@ -61,10 +61,10 @@ class TiledSoftmax(SoftmaxOverItems):
         with ieee_products(self.rows.device):
             statistics.soft_losses = soft_losses(self.soft, states, self.precision, gradients)
 
-    def ensemble(self, statistics: EnsembleStatistics, numbers: EnsembleNumbers, gradient: bool) -> None:
+    def ensemble(self, passes: Passes, statistics: EnsembleStatistics, numbers: EnsembleNumbers) -> None:
         inverse_temperature, paper, *factors = numbers
         arguments = (inverse_temperature, paper, *statistics.addresses(EVERYONE), *factors)
-        self._call(native.TILES.ensemble, Passes(True, gradient), arguments)
+        self._call(native.TILES.ensemble, passes, arguments)
 
     def _call(self, kernel: Any, passes: Passes, arguments: tuple[object, ...]) -> None:
         softmax = (

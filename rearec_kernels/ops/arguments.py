@@ -101,6 +101,7 @@ class AnnealedCrossEntropy(NamedTuple):
     precision: str
     soft_items: Tensor | None  # [R, M], -1 where there is none; then `target` only says which rows are ignored
     soft_mass: Tensor | None  # [R, M] or [R, T, M], floating point
+    total_mass: Tensor | None  # [R, T]: in gradients, in place of the sum of the masses, where items are elsewhere too
 
 
 class EnsembleReasoning(NamedTuple):
@@ -112,6 +113,18 @@ class EnsembleReasoning(NamedTuple):
     kl_weight: float
     kl_form: str
     precision: str
+
+
+class EnsembleSums(NamedTuple):
+    """What a pass over the items finds for `EnsembleReasoning`, of which the losses of the rows are made and, in the
+    same order as here, what comes before its arguments in a pass of its own for gradients. Anything in ignored rows.
+
+    For these passes a target may be -1, of an item that is not in `weight`."""
+
+    largest: Tensor  # [R, T + 1]: the largest logit of every state and of their mean, not over the temperature
+    total: Tensor  # [R, T + 1]: the sum of p = exp((z - the largest) / temperature)
+    spread: Tensor  # [R, T]: the sum of p u, u_i = sum of z_i - z_j over the other states ("paper": the later ones)
+    target_logit: Tensor  # [R]: of the mean, relative to the largest, over the temperature; 0 without a target
 
 
 class InfoNCE(NamedTuple):
@@ -164,6 +177,7 @@ class Rank(NamedTuple):
     exclude_items: Tensor | None
     precision: str
     target_bonus: Tensor | None  # [R], floating point: added to the target's score
+    target_score: Tensor | None  # float32 [R]: what items are compared with; no item is the target then
     tiles: Sequence[Tensor] | None  # as in TopK
 
 

@@ -13,6 +13,7 @@ from rearec_kernels.arguments import check_items, check_values
 from rearec_kernels.ops.arguments import (
     AnnealedCrossEntropy,
     EnsembleReasoning,
+    EnsembleSums,
     InfoNCE,
     Needed,
     RowGradients,
@@ -44,23 +45,33 @@ def _check_numbers(op: str, name: str, values: Sequence[float], positive: bool) 
             raise ValueError(f"{op}: {name} must be finite{' and above 0' if positive else ''}, got {x}{where}")
 
 
-def _check_annealed(loss: AnnealedCrossEntropy, *_: Needed) -> None:
+def check_annealed(loss: AnnealedCrossEntropy, num_items: int) -> None:
+    """Raises unless the values are those of a loss over items [0, num_items), where values are looked at."""
     op = "annealed_cross_entropy"
-    check_items(op, "target", loss.target, loss.weight.shape[0], loss.ignore_index)
+    check_items(op, "target", loss.target, num_items, loss.ignore_index)
     _check_numbers(op, "temperature", loss.temperature.tolist(), positive=True)
     _check_numbers(op, "step_weight", loss.step_weight.tolist(), positive=False)
     items, mass = loss.soft_items, loss.soft_mass
     if items is not None and mass is not None:
-        check_items(op, "the items of soft_target", items, loss.weight.shape[0], ignore_index=-1)
+        check_items(op, "the items of soft_target", items, num_items, ignore_index=-1)
         there = (items if mass.dim() == 2 else items[:, None]) >= 0
         check_values(op, "the mass of soft_target", mass, least=0, counted=there)
 
 
-def _check_ensemble(loss: EnsembleReasoning, *_: Needed) -> None:
+def check_ensemble(loss: EnsembleReasoning, num_items: int) -> None:
+    """The same for the ensemble loss."""
     op = "ensemble_reasoning_loss"
-    check_items(op, "target", loss.target, loss.weight.shape[0], loss.ignore_index)
+    check_items(op, "target", loss.target, num_items, loss.ignore_index)
     _check_numbers(op, "temperature", [loss.temperature], positive=True)
     _check_numbers(op, "kl_weight", [loss.kl_weight], positive=False)
+
+
+def _check_annealed(loss: AnnealedCrossEntropy, *_: Needed) -> None:
+    check_annealed(loss, loss.weight.shape[0])
+
+
+def _check_ensemble(loss: EnsembleReasoning, *_: Needed) -> None:
+    check_ensemble(loss, loss.weight.shape[0])
 
 
 def _check_info_nce(loss: InfoNCE, *_: Needed) -> None:
@@ -118,9 +129,14 @@ def scaled_gradients(args: ScaledGradients) -> tuple[Tensor, Tensor]:
 def _scalar_loss_setup(ctx: Any, output: tuple[Tensor, ...], loss: Loss, needed: Needed) -> None:
     _, *rest = output  # the loss itself comes first
     *_, first_gradient, second_gradient = rest
-    ctx.save_for_backward(*_differentiated(loss), first_gradient, second_gradient)
-    ctx.needed = needed
     ctx.mark_non_differentiable(*rest)
+    keep_gradients(ctx, (*_differentiated(loss), first_gradient, second_gradient), needed)
+
+
+def keep_gradients(ctx: Any, tensors: tuple[Tensor, ...], needed: Needed) -> None:
+    """For `scalar_loss_gradient`: the two tensors that are differentiated, and the gradients of the loss in them."""
+    ctx.save_for_backward(*tensors)
+    ctx.needed = needed
 
 
 # Not public; where it is missing, gradients are always copied.
@@ -136,7 +152,8 @@ def _is_plain_one(upstream: Tensor) -> bool:
     return not (torch.is_grad_enabled() or _keeps_graph()) and upstream.item() == 1
 
 
-def _scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
+def scalar_loss_gradient(ctx: Any, upstream: Tensor, *_: Any) -> list[Tensor | None]:
+    """The backward pass of a loss whose gradients were kept."""
     first, second, *gradients = ctx.saved_tensors  # once: checkpointing recomputes what is asked for again
     as_they_are = first.dtype == gradients[0].dtype and second.dtype == gradients[1].dtype and _is_plain_one(upstream)
     if not as_they_are:
@@ -151,7 +168,7 @@ def _define_scalar_loss(
     """The mean of a loss, with its terms if it has some, and its gradients."""
     returns = f"({', '.join(['Tensor'] * (scalars + 2))})"
     define(name, (record, Needed), returns, _scalar_loss_fake(scalars), family="losses", check=check)
-    autograd(name, name, differentiable, _scalar_loss_setup, _scalar_loss_gradient)
+    autograd(name, name, differentiable, _scalar_loss_setup, scalar_loss_gradient)
 
 
 def _define_row_loss(name: str, record: type[Any], differentiable: Sequence[str], check: Callable[..., None]) -> None:
@@ -184,6 +201,37 @@ def _define_row_loss(name: str, record: type[Any], differentiable: Sequence[str]
         return [g if need else None for g, need in zip(gradients, needed, strict=True)]
 
     autograd(f"{name}_rows", name, differentiable, setup, backward)
+
+
+def _ensemble_sums_fake(loss: EnsembleReasoning) -> tuple[Tensor, ...]:
+    rows, steps, _ = loss.hidden.shape
+    dtype = accumulate_dtype(loss.hidden, loss.weight)
+    shapes = (rows, steps + 1), (rows, steps + 1), (rows, steps), (rows,)
+    return tuple(loss.hidden.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+def _ensemble_gradients_fake(_: EnsembleSums, loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, ...]:
+    dtype = accumulate_dtype(loss.hidden, loss.weight)
+    return _gradients_fake(loss, needed, (dtype, dtype))
+
+
+# The two passes of the ensemble loss by themselves, for a table that is cut into slices.
+define(
+    "ensemble_sums",
+    (EnsembleReasoning,),
+    "(Tensor, Tensor, Tensor, Tensor)",
+    _ensemble_sums_fake,
+    family="losses",
+    not_differentiated="ensemble_reasoning_loss",
+)
+define(
+    "ensemble_gradients",
+    (EnsembleSums, EnsembleReasoning, Needed),
+    "(Tensor, Tensor)",
+    _ensemble_gradients_fake,
+    family="losses",
+)
+differentiable_once("ensemble_gradients", "ensemble_reasoning_loss")
 
 
 _CATALOG, _CONTRAST = ("hidden", "weight"), ("noised", "clean")

@@ -21,10 +21,17 @@ def _check_topk(args: TopK) -> None:
 
 
 def _check_rank(args: Rank) -> None:
-    check_items("catalog_rank", "target", args.target, args.weight.shape[0])
+    if args.target_score is None:
+        check_items("catalog_rank", "target", args.target, args.weight.shape[0])
     if args.target_bonus is not None:
         check_values("catalog_rank", "target_bonus", args.target_bonus)
     _check_exclusion("catalog_rank", args)
+
+
+def _fake_rank(args: Rank) -> tuple[Tensor, Tensor]:
+    """Ranks, and what the items were compared with."""
+    ranks = args.hidden.new_empty(args.hidden.shape[0], dtype=torch.float32)
+    return ranks, torch.empty_like(ranks)
 
 
 def _fake_topk(args: TopK) -> tuple[Tensor, Tensor]:
@@ -45,8 +52,8 @@ define(
 define(
     "catalog_rank",
     (Rank,),
-    "Tensor",
-    lambda args: args.hidden.new_empty(args.hidden.shape[0], dtype=torch.float32),
+    "(Tensor, Tensor)",
+    _fake_rank,
     family="retrieval",
     check=_check_rank,
     not_differentiated="catalog_rank",

@@ -24,14 +24,10 @@ class SoftTarget(NamedTuple):
 
     items: Tensor  # int64 [R, M]; those with mass differ within a row
     mass: Tensor  # float32 [R, T, M]
-
-    @property
-    def total(self) -> Tensor:
-        """[R, T]"""
-        return self.mass.sum(-1)
+    total: Tensor  # [R, T], of all items, also those that are not in this table
 
     def of_rows(self, rows: Tensor | slice) -> SoftTarget:
-        return SoftTarget(self.items[rows], self.mass[rows])
+        return SoftTarget(self.items[rows], self.mass[rows], self.total[rows])
 
     def entries(self) -> Tensor:
         """The items of every state, [R, T, M], an index of logits [R, T, N]."""
@@ -69,7 +65,9 @@ def soft_target(loss: AnnealedCrossEntropy, rows: Tensor | None = None) -> SoftT
     """That of the given rows, int64, or of all; repeated items put together. None if the target is a hard one."""
     if loss.soft_items is None or loss.soft_mass is None:
         return None
-    items, mass = (x if rows is None else x[rows] for x in (loss.soft_items.long(), loss.soft_mass))
+    items, mass, total = (
+        x if rows is None or x is None else x[rows] for x in (loss.soft_items.long(), loss.soft_mass, loss.total_mass)
+    )
     mass = mass[:, None] if mass.dim() == 2 else mass
     items, order = items.sort(dim=1, stable=True)
     begins = torch.ones_like(items)
@@ -79,7 +77,8 @@ def soft_target(loss: AnnealedCrossEntropy, rows: Tensor | None = None) -> SoftT
     mass = mass.double().gather(2, order[:, None].expand(mass.shape)).masked_fill((items < 0)[:, None], 0.0)
     together = torch.zeros_like(mass).scatter_add_(2, place[:, None].expand(mass.shape), mass).float()
     different = torch.zeros_like(items).scatter_(1, place, items.clamp(min=0))
-    return SoftTarget(different, together.expand(-1, loss.hidden.shape[1], -1))
+    together = together.expand(-1, loss.hidden.shape[1], -1)
+    return SoftTarget(different, together, together.sum(-1) if total is None else total.float())
 
 
 class States(NamedTuple):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
+from rearec_kernels.ops.arguments import (
+    AnnealedCrossEntropy,
+    EnsembleReasoning,
+    EnsembleSums,
+    InfoNCE,
+    Needed,
+    RowGradients,
+)
+from rearec_kernels.ops.ensemble import ensemble_pairs, ensemble_terms
 from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
 from rearec_kernels.precision import accumulate_dtype, ieee_products, product, rounded
 from rearec_kernels.reference.products import operands, row_chunks
@@ -89,7 +99,8 @@ def annealed_cross_entropy_rows_backward(
             if q is None:
                 difference = p - _one_hot(loss.target[rows], valid[rows], e.shape[0], dtype)
             else:
-                difference = q.sum(-1, keepdim=True) * p - q
+                total = q.sum(-1) if loss.total_mass is None else loss.total_mass[rows].to(dtype)
+                difference = total[..., None] * p - q
             dlogits = rounded(coefficient[rows, :, None] * difference, loss.precision, dtype)
             if needed.first:
                 grad_hidden[rows] = product(dlogits, e, loss.precision)
@@ -99,47 +110,105 @@ def annealed_cross_entropy_rows_backward(
 
 
 def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """CE(mean_t z_t) - λ KL. The logits of the mean state are the mean of the logits.
+    """CE(mean_t z_t) - λ KL. The logits of the mean state are the mean of the logits."""
+    ensemble = _Ensemble(loss, needed)
+    cross_entropy = kl = ensemble.h.new_zeros((), dtype=torch.float64)
+    for rows, z in ensemble.chunks():
+        sums = ensemble.sums(rows, z)
+        terms = ensemble_terms(sums, loss)
+        of_cross_entropy, of_kl = (x.masked_fill(~ensemble.valid[rows], 0.0).sum() for x in terms)
+        cross_entropy, kl = cross_entropy + of_cross_entropy, kl + of_kl
+        ensemble.add_gradients(rows, z, sums)
+    cross_entropy, kl = (x / ensemble.count for x in (cross_entropy, kl))
+    terms = (x.to(ensemble.dtype) for x in (cross_entropy - loss.kl_weight * kl, cross_entropy, kl))
+    return *terms, *ensemble.gradients()
 
-    Per state, u_i = Σ_j (log p_i - log p_j) over the other states j (official) or the later ones (paper), which takes
-    O(T) sums; KL is Σ_i E_i[u_i], over T (T - 1) in the official form. Its gradient in z_i is
-    p_i (u_i - E_i[u_i]), in the paper's form plus Σ_{k<i} (p_i - p_k).
+
+def ensemble_sums(loss: EnsembleReasoning) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ensemble = _Ensemble(loss, Needed(False, False))
+    rows, states, _ = ensemble.h.shape
+    sizes = (rows, states + 1), (rows, states + 1), (rows, states), (rows,)
+    found = EnsembleSums(*(ensemble.h.new_empty(size) for size in sizes))
+    for chunk, z in ensemble.chunks():
+        for x, of_chunk in zip(found, ensemble.sums(chunk, z), strict=True):
+            x[chunk] = of_chunk
+    return found
+
+
+def ensemble_gradients(known: EnsembleSums, loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor]:
+    ensemble = _Ensemble(loss, needed)
+    for rows, z in ensemble.chunks():
+        ensemble.add_gradients(rows, z, EnsembleSums(*(x[rows] for x in known)))
+    return ensemble.gradients()
+
+
+class _Ensemble:
+    """The ensemble loss by chunks of rows with their logits z [rows, T, N], not over the temperature.
+
+    Per state, u_i = Σ_j (z_i - z_j) over the other states j (official) or the later ones (paper), which takes O(T)
+    sums. The divergence's gradient in z_i / τ is p_i (u_i - E_i[u_i]) / τ, in the paper's form plus
+    Σ_{k<i} (p_i - p_k).
     """
-    valid = loss.target != loss.ignore_index
-    steps, items = loss.hidden.shape[1], loss.weight.shape[0]
-    count = valid.sum().clamp(min=1)
-    paper = loss.kl_form == "paper"
-    pairs = 1 if paper else max(1, steps * (steps - 1))
-    with ieee_products(loss.hidden.device):
-        h, e, dtype = operands(loss.hidden, loss.weight, loss.precision, valid)
-        grad_hidden, grad_weight = _gradient_buffers(h, e, needed)
-        cross_entropy, kl = h.new_zeros(()), h.new_zeros(())
-        later = torch.arange(steps - 1, -1, -1, device=h.device, dtype=dtype)[:, None]
-        for rows in row_chunks(h.shape[0], steps * items):
-            z = product(h[rows], e.T, loss.precision) / loss.temperature
-            mean_log_p = z.mean(1, keepdim=True).log_softmax(-1)
-            log_p = z.log_softmax(-1)
-            p = log_p.exp()
-            if paper:
-                u = later * log_p - (log_p.flip(1).cumsum(1).flip(1) - log_p)
-                spread = (p * u).sum(-1, keepdim=True)
-                kl_gradient = p * (u - spread + later.flip(0)) - (p.cumsum(1) - p)
-            else:
-                u = steps * (log_p - log_p.mean(1, keepdim=True))
-                spread = (p * u).sum(-1, keepdim=True)
-                kl_gradient = p * (u - spread)
-            one_hot = _one_hot(loss.target[rows], valid[rows], items, dtype)
-            cross_entropy -= (mean_log_p * one_hot).sum()
-            kl += spread.squeeze(-1).sum(1).masked_fill(~valid[rows], 0.0).sum() / pairs
-            dz = (mean_log_p.exp() - one_hot) / steps - (loss.kl_weight / pairs) * kl_gradient
-            dz = dz.masked_fill(~valid[rows, None, None], 0.0) / count
-            dlogits = rounded(dz / loss.temperature, loss.precision, dtype)
-            if needed.first:
-                grad_hidden[rows] = product(dlogits, e, loss.precision)
-            if needed.second:
-                grad_weight += product(dlogits.flatten(0, 1).T, h[rows].flatten(0, 1), loss.precision)
-    cross_entropy, kl = cross_entropy / count, kl / count
-    return cross_entropy - loss.kl_weight * kl, cross_entropy, kl, grad_hidden, grad_weight
+
+    def __init__(self, loss: EnsembleReasoning, needed: Needed) -> None:
+        self.loss, self.needed = loss, needed
+        self.valid = loss.target != loss.ignore_index
+        self.count = self.valid.sum().clamp(min=1)
+        self.h, self.e, self.dtype = operands(loss.hidden, loss.weight, loss.precision, self.valid)
+        self.grad_hidden, self.grad_weight = _gradient_buffers(self.h, self.e, needed)
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        with ieee_products(self.h.device):
+            for rows in row_chunks(self.h.shape[0], self.h.shape[1] * self.e.shape[0]):
+                yield rows, product(self.h[rows], self.e.T, self.loss.precision)
+
+    def _differences(self, z: Tensor) -> Tensor:
+        """The u of every state, by way of the differences to the first: states that agree give exact zeros."""
+        steps = z.shape[1]
+        z = z - z[:, :1]
+        if self.loss.kl_form != "paper":
+            return steps * z - z.sum(1, keepdim=True)
+        later = torch.arange(steps - 1, -1, -1, device=z.device, dtype=z.dtype)[:, None]
+        return later * z - (z.flip(1).cumsum(1).flip(1) - z)
+
+    def _one_hot(self, rows: slice) -> Tensor:
+        """[rows, N], no target in ignored rows and for items that are not here."""
+        return _one_hot(self.loss.target[rows], self.valid[rows], self.e.shape[0], self.dtype).squeeze(1)
+
+    def sums(self, rows: slice, z: Tensor) -> EnsembleSums:
+        mean = z.mean(1)
+        every = torch.cat([z, mean[:, None]], 1)
+        largest, total = _statistics(every, self.loss.temperature).unbind(-1)
+        p = ((z - largest[:, :-1, None]) / self.loss.temperature).exp_()
+        here = self._one_hot(rows)
+        target_logit = (mean - largest[:, -1:]) / self.loss.temperature
+        target_logit = torch.where(here > 0, target_logit, 0.0).sum(-1)
+        return EnsembleSums(largest, total, (p * self._differences(z)).sum(-1), target_logit)
+
+    def add_gradients(self, rows: slice, z: Tensor, sums: EnsembleSums) -> None:
+        if not any(self.needed):
+            return
+        steps, tau = z.shape[1], self.loss.temperature
+        every = torch.cat([z, z.mean(1, keepdim=True)], 1)
+        p = ((every - sums.largest[..., None]) / tau).exp_() / sums.total[..., None]
+        p, of_mean = p[:, :-1], p[:, -1]
+        mean_difference = (sums.spread / sums.total[:, :-1])[..., None]
+        kl_gradient = p * ((self._differences(z) - mean_difference) / tau)
+        if self.loss.kl_form == "paper":
+            earlier = torch.arange(steps, device=z.device, dtype=z.dtype)[:, None]
+            kl_gradient += earlier * p - (p.cumsum(1) - p)
+        own = (of_mean - self._one_hot(rows))[:, None] / steps
+        dz = own - (self.loss.kl_weight / ensemble_pairs(self.loss)) * kl_gradient
+        dz = dz.masked_fill(~self.valid[rows, None, None], 0.0) / self.count
+        dlogits = rounded(dz / tau, self.loss.precision, self.dtype)
+        if self.needed.first:
+            self.grad_hidden[rows] = product(dlogits, self.e, self.loss.precision)
+        if self.needed.second:
+            h = self.h[rows].flatten(0, 1)
+            self.grad_weight += product(dlogits.flatten(0, 1).T, h, self.loss.precision)
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        return self.grad_hidden, self.grad_weight
 
 
 def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, precision: str) -> Tensor:

@@ -44,19 +44,24 @@ def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
     return best_scores, best_items.masked_fill_(best_scores == float("-inf"), -1)
 
 
-def catalog_rank(args: Rank) -> Tensor:
-    """Items above the target and half the ties; NaN when the target's score is."""
-    ranks = torch.empty(args.hidden.shape[0], dtype=torch.float32, device=args.hidden.device)
+def catalog_rank(args: Rank) -> tuple[Tensor, Tensor]:
+    """Items above the target and half the ties; NaN when the target's score is. And that score."""
+    ranks, compared = torch.empty((2, args.hidden.shape[0]), dtype=torch.float32, device=args.hidden.device)
     with ieee_products(args.hidden.device):
         for rows, scores, excluded in _score_chunks(args):
             column = args.target[rows, None].long()
-            target_scores = scores.gather(1, column)
-            if args.target_bonus is not None:
-                target_scores += args.target_bonus[rows, None].float()
+            if args.target_score is not None:
+                target_scores = args.target_score[rows, None]
+            else:
+                target_scores = scores.gather(1, column)
+                if args.target_bonus is not None:
+                    target_scores += args.target_bonus[rows, None].float()
             half_counts = (scores > target_scores).int() + (scores >= target_scores).int()
             if excluded is not None:
                 half_counts.masked_fill_(excluded, 0)
-            half_counts.scatter_(1, column, 0)
+            if args.target_score is None:
+                half_counts.scatter_(1, column, 0)
+            compared[rows] = target_scores.squeeze(1)
             counted = half_counts.sum(1).double() / 2
             ranks[rows] = counted.masked_fill(target_scores.squeeze(1).isnan(), float("nan"))
-    return ranks
+    return ranks, compared

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rearec_kernels.ops.arguments import EnsembleReasoning, Needed
+from rearec_kernels.ops.arguments import EnsembleReasoning, EnsembleSums, Needed
 from rearec_kernels.triton import configs
 from rearec_kernels.triton.ensemble_kernels import (
     ensemble_logit_gradients,
@@ -24,9 +24,9 @@ _CHUNK_BYTES, _CHUNK_UNIT, _LEAST_CHUNKS = 24 << 20, 128, 8
 
 
 class Ensemble:
-    """One call: operands, then the statistics of its rows, then gradients."""
+    """One call: operands, then the statistics of its rows, if they are not known, then gradients."""
 
-    def __init__(self, loss: EnsembleReasoning) -> None:
+    def __init__(self, loss: EnsembleReasoning, known: EnsembleSums | None = None) -> None:
         valid = loss.target != loss.ignore_index
         # Ignored rows may hold anything: 0 of it must stay 0 in the gradient of the table.
         self.rows = rounded(loss.hidden, loss.precision).masked_fill(~valid[:, None, None], 0.0)
@@ -46,6 +46,10 @@ class Ensemble:
         states = (self.row_count, self.states)
         self.largest, self.total = self._empty(2, self.row_count, self.states + 1)
         self.spread = self._empty(*states)
+        if known is not None:
+            self.largest.copy_(known.largest)
+            self.total.copy_(known.total)
+            self.spread.copy_(known.spread / known.total[:, :-1])
 
     def _empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.device)
@@ -85,6 +89,11 @@ class Ensemble:
             self.row_count, count, self.ignore_index, self.scale, **self.shape,
         )  # fmt: skip
         return cross_entropy, divergence
+
+    def sums(self, cross_entropy: Tensor) -> EnsembleSums:
+        """What `statistics` has left, and the target's logit of the cross-entropy that it gave."""
+        target_logit = (self.total[:, -1].log() - cross_entropy).masked_fill(self.target < 0, 0.0)
+        return EnsembleSums(self.largest, self.total, self.spread * self.total[:, :-1], target_logit)
 
     def gradients(self, needed: Needed) -> tuple[Tensor, Tensor]:
         """Of rows and table, once the statistics are known: by the gradient of the logits, a chunk at a time."""

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, InfoNCE, Needed, RowGradients
+from rearec_kernels.ops.arguments import (
+    AnnealedCrossEntropy,
+    EnsembleReasoning,
+    EnsembleSums,
+    InfoNCE,
+    Needed,
+    RowGradients,
+)
 from rearec_kernels.ops.losses import scaled_gradients as scaled_gradients  # the op as it is
 from rearec_kernels.ops.soft_targets import SoftTarget, SparseGradients, States, soft_losses, soft_target
 from rearec_kernels.triton import configs
@@ -234,7 +241,7 @@ def _soft_losses(
     """The losses [R, T] and, in place, what the gradients have besides what the kernels computed without targets."""
     # Ignored rows are there, and what they hold has to come to nothing, whatever it is.
     ignored = (loss.target == loss.ignore_index)[:, None, None]
-    soft = soft._replace(mass=soft.mass.masked_fill(ignored, 0.0))
+    soft = soft._replace(mass=soft.mass.masked_fill(ignored, 0.0), total=soft.total.masked_fill(ignored[..., 0], 0.0))
     largest, total = statistics.view(*loss.hidden.shape[:2], 2).unbind(-1)
     states = States(softmax.rows.masked_fill(ignored, 0.0), softmax.table, largest, total, softmax.inverse_temperature)
     with plain_products(softmax.rows.device, loss.precision):
@@ -251,6 +258,16 @@ def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Te
     kl = kl / ensemble.pairs
     gradients = ensemble.gradients(needed)
     return cross_entropy - loss.kl_weight * kl, cross_entropy, kl, *gradients
+
+
+def ensemble_sums(loss: EnsembleReasoning) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ensemble = Ensemble(loss)
+    cross_entropy, _ = ensemble.statistics()
+    return ensemble.sums(cross_entropy)
+
+
+def ensemble_gradients(known: EnsembleSums, loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor]:
+    return Ensemble(loss, known).gradients(needed)
 
 
 def reasoning_info_nce(loss: InfoNCE, needed: Needed) -> tuple[Tensor, Tensor, Tensor]:

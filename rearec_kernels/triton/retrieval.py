@@ -128,11 +128,14 @@ def _merge(best: Tensor, k: int, places: int) -> tuple[Tensor, Tensor]:
         best, count = merged, groups
 
 
-def catalog_rank(args: Rank) -> Tensor:
-    scan, target = _Scan(args), args.target.contiguous()
-    bonus = torch.zeros(scan.row_count, dtype=torch.float32, device=scan.device)
-    if args.target_bonus is not None:
-        bonus += args.target_bonus
+def catalog_rank(args: Rank) -> tuple[Tensor, Tensor]:
+    scan = _Scan(args)
+    target, score = args.target.contiguous(), args.target_bonus  # what the kernel adds to the target's score, or that
+    if args.target_score is not None:
+        target, score = torch.full_like(target, -1), args.target_score
+    added = torch.zeros(scan.row_count, dtype=torch.float32, device=scan.device)
+    if score is not None:
+        added += score
 
     def run(chosen: Config) -> tuple[Tensor, Tensor]:
         row_tiles, count, per_part = scan.split(chosen, scan.item_count)
@@ -140,12 +143,12 @@ def catalog_rank(args: Rank) -> Tensor:
         target_score = torch.empty(scan.row_count, dtype=torch.float32, device=scan.device)
         launch(
             count_above, (row_tiles, count), chosen,
-            scan.rows, scan.table, target, bonus, *scan.exclusion.arguments(), half_counts, target_score,
-            scan.row_count, scan.item_count, per_part, **scan.constants,
+            scan.rows, scan.table, target, added, *scan.exclusion.arguments(), half_counts, target_score,
+            scan.row_count, scan.item_count, per_part, **scan.constants, GIVEN=args.target_score is not None,
         )  # fmt: skip
         return half_counts, target_score
 
     candidates = configs.catalog_rank(scan.arch, scan.rows.dtype, scan.width)
     half_counts, target_score = run_best("count_above", scan.kind, candidates, scan.device, run)
     ranks = half_counts.sum(0).double() / 2
-    return ranks.float().masked_fill_(target_score.isnan(), float("nan"))
+    return ranks.float().masked_fill_(target_score.isnan(), float("nan")), target_score

@@ -165,10 +165,11 @@ def count_above(
     rows_ptr, table_ptr, target_ptr, bonus_ptr, mask_ptr, offsets_ptr, barred_ptr, half_counts_ptr, target_score_ptr,
     row_count, item_count, items_per_part,
     WIDTH: tl.constexpr, BAR_FOR_ALL: tl.constexpr, BAR_PER_ROW: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr,
+    GIVEN: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """In one part of the items, for one tile of rows: twice the number of items that score above the row's target, and
-    once that of the others that score the same, with the row's bonus added to its target's score.
+    once that of the others that score the same, with the row's bonus added to its target's score; or with that bonus
+    alone, where it is the score and GIVEN.
 
     Grid: row tiles, parts. Outputs int32 [parts, rows], and the targets' scores [rows].
     """
@@ -182,7 +183,7 @@ def count_above(
     # The targets' scores, by the very product of tiles that the others come from: targets take the place of items.
     own_score = tl.zeros((ROWS,), tl.float32)
     slot = tl.arange(0, ITEMS)
-    for first_slot in tl.range(0, ROWS, ITEMS):
+    for first_slot in tl.range(0, 0 if GIVEN else ROWS, ITEMS):
         slot_row = first_row + first_slot + slot
         slot_kept = (first_slot + slot < ROWS) & (slot_row < row_count)
         slot_target = tl.load(target_ptr + slot_row, mask=slot_kept, other=0)

@@ -260,9 +260,9 @@ def test_operator_keeps_what_torch_library_expects_and_compiles(backend: str) ->
     hidden, weight, target = problem((12, 8, 90))
     offsets, items = torch.arange(13), torch.arange(12)
     op = torch.ops.rearec.catalog_rank
-    opcheck(op, (hidden, weight, target, None, None, "fp32", None, None, backend))
-    opcheck(op, (hidden, weight, target, None, items, "bf16", None, None, backend))
-    opcheck(op, (hidden, weight, target, offsets, items, "fp32", hidden[:, 0], None, backend))
+    opcheck(op, (hidden, weight, target, None, None, "fp32", None, None, None, backend))
+    opcheck(op, (hidden, weight, target, None, items, "bf16", None, hidden[:, 0].contiguous(), None, backend))
+    opcheck(op, (hidden, weight, target, offsets, items, "fp32", hidden[:, 0], None, None, backend))
     with use_backend(backend):
         compiled = torch.compile(catalog_rank, fullgraph=True, backend="aot_eager")
         expected = catalog_rank(hidden, weight, target, exclude=(offsets, items))

@@ -371,7 +371,11 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
     ensemble = (hidden, weight, target, -100, 0.4, 0.2)
     ops = torch.ops.rearec
     items, mass = soft(hidden.device)
-    for soft_target in ((None, None), (items, mass), (items.int(), mass[:, None].repeat(1, STEPS, 1))):
+    for soft_target in (
+        (None, None, None),
+        (items, mass, None),
+        (items.int(), mass[:, None].repeat(1, STEPS, 1), mass.sum(1, keepdim=True).repeat(1, STEPS)),
+    ):
         opcheck(ops.annealed_cross_entropy, (*annealed, *soft_target, True, True, backend))
         opcheck(ops.annealed_cross_entropy_rows, (*annealed, *soft_target, backend))
     for form in ("official", "paper"):
@@ -380,5 +384,6 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
     opcheck(ops.reasoning_info_nce, (hidden, clean, None, 0.4, precision, True, True, backend))
     opcheck(ops.reasoning_info_nce_rows, (*info_nce, backend))
     opcheck(
-        ops.annealed_cross_entropy, (hidden.detach(), weight.detach(), *annealed[2:], None, None, False, False, backend)
+        ops.annealed_cross_entropy,
+        (hidden.detach(), weight.detach(), *annealed[2:], None, None, None, False, False, backend),
     )

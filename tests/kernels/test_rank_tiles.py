@@ -236,7 +236,7 @@ def test_operators_keep_what_torch_library_expects_and_compile() -> None:
     for precision in ("fp32", "bf16"):
         catalog = prepare_catalog(weight, precision)
         table, packed = catalog.read()
-        opcheck(torch.ops.rearec.catalog_rank, (hidden, table, target, *exclude, precision, bonus, packed, "cpu"))
+        opcheck(torch.ops.rearec.catalog_rank, (hidden, table, target, *exclude, precision, bonus, None, packed, "cpu"))
         compiled = torch.compile(catalog_rank, fullgraph=True, backend="aot_eager")
         arguments = {"exclude": exclude, "target_bonus": bonus, "precision": precision}
         assert torch.equal(

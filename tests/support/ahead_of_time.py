@@ -61,7 +61,7 @@ def cases() -> dict[str, Callable[[], object]]:
     for precision in ("bf16", "fp32"):
 
         def annealed(precision: str = precision) -> object:
-            loss = AnnealedCrossEntropy(hidden, weight, target, -100, steps, steps, precision, None, None)
+            loss = AnnealedCrossEntropy(hidden, weight, target, -100, steps, steps, precision, None, None, None)
             return losses.annealed_cross_entropy(loss, both)
 
         def ensembled(precision: str = precision) -> object:
@@ -71,7 +71,7 @@ def cases() -> dict[str, Callable[[], object]]:
         def ranked(precision: str = precision) -> object:
             states = hidden[:256, 0]
             retrieval.catalog_topk(TopK(states, weight, 20, None, None, precision, None))
-            return retrieval.catalog_rank(Rank(states, weight, target[:256], None, None, precision, None, None))
+            return retrieval.catalog_rank(Rank(states, weight, target[:256], None, None, precision, None, None, None))
 
         found |= {
             f"annealed {precision}": annealed,
@@ -87,7 +87,9 @@ def cases() -> dict[str, Callable[[], object]]:
         offsets, states = torch.arange(257), hidden[:256, 0]
         retrieval.catalog_topk(TopK(states, weight, 20, None, target[:100], "bf16", None))
         retrieval.catalog_topk(TopK(states, weight, 20, offsets, target[:256], "bf16", None))
-        return retrieval.catalog_rank(Rank(states, weight, target[:256], offsets, target[:256], "bf16", None, None))
+        return retrieval.catalog_rank(
+            Rank(states, weight, target[:256], offsets, target[:256], "bf16", None, None, None)
+        )
 
     found |= {"contrast bf16": contrasted, "exclusion bf16": excluded}
     for dtype in (torch.bfloat16, torch.float32):
