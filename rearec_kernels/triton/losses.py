@@ -218,7 +218,10 @@ def annealed_cross_entropy_rows_backward(
         grad_hidden, grad_weight = _row_gradients(softmax, coefficient, known.statistics, loss.weight.dtype, needed)
     else:
         of_softmax = coefficient * soft.total
-        grad_hidden, grad_weight = _row_gradients(softmax, of_softmax, known.statistics, torch.float32, needed)
+        is_slice = loss.total_mass is not None
+        grad_hidden, grad_weight = _row_gradients(
+            softmax, of_softmax, known.statistics, torch.float32, needed, is_slice
+        )
         gradients = _soft_gradients(coefficient, needed, grad_hidden, grad_weight)
         _soft_losses(loss, softmax, soft, known.statistics, gradients)
     return grad_hidden.to(loss.hidden.dtype), grad_weight.to(loss.weight.dtype)
@@ -291,13 +294,29 @@ def reasoning_info_nce_rows_backward(known: RowGradients, loss: InfoNCE, needed:
 
 
 def _row_gradients(
-    softmax: _Softmax, coefficient: Tensor, statistics: Tensor, table_dtype: torch.dtype, needed: Needed
+    softmax: _Softmax,
+    coefficient: Tensor,
+    statistics: Tensor,
+    table_dtype: torch.dtype,
+    needed: Needed,
+    is_slice: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the rows comes with the statistics, computed again: that takes one product less."""
+    """The gradient of the rows comes with the statistics, computed again: that takes one product less. `is_slice`
+    says that those given are of a larger table; then no row has a target here."""
     coefficient = coefficient.contiguous()
     grad_rows = grad_table = no_gradient(coefficient.device)
     if needed.first:
-        grad_rows = _statistics(softmax, coefficient)[2]
+        _, own, grad_rows = _statistics(softmax, coefficient)
+        if is_slice:
+            grad_rows *= _share(softmax, own, statistics).view(*grad_rows.shape[:-1], 1)
     if needed.second:
         grad_table = _table_gradient(softmax, coefficient, statistics.contiguous(), table_dtype)
     return grad_rows, grad_table.to(table_dtype)
+
+
+def _share(softmax: _Softmax, own: Tensor, statistics: Tensor) -> Tensor:
+    """Of each row, the part of the probabilities of a larger table that is in this one; 0 in ignored rows."""
+    largest, total = statistics.view(-1, softmax.inverse_temperature.shape[0], 2).unbind(-1)
+    own_largest, own_total = own.view(-1, softmax.inverse_temperature.shape[0], 2).unbind(-1)
+    share = ((own_largest - largest) * softmax.inverse_temperature).exp() * own_total / total
+    return torch.where(share > 0, share, 0.0)

@@ -22,10 +22,7 @@ from rearec_kernels import available_backends, native, triton_support
 if triton_support.INTERPRETED:
     import interpreter
 
-    interpreter.guard_bfloat16()
-    interpreter.multiply_evenly()
-    interpreter.patch_once_per_launch()
-    interpreter.remember_types()
+    interpreter.prepare()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

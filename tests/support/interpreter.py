@@ -19,6 +19,14 @@ _ARITHMETIC = (
 _FUNCTIONS = ("exp", "exp2", "log", "log2", "sqrt", "rsqrt", "sin", "cos", "erf", "floor", "ceil", "dot", "clampf")
 
 
+def prepare() -> None:
+    """All of it, once in a process."""
+    guard_bfloat16()
+    multiply_evenly()
+    patch_once_per_launch()
+    remember_types()
+
+
 def guard_bfloat16() -> None:
     """Arithmetic on bfloat16 raises TypeError from now on."""
     builder = interpreter.InterpreterBuilder
