@@ -107,9 +107,10 @@ def annealed_cross_entropy(
 
     With a `CatalogShard` the rows of all ranks are the batch. "mean" is the mean over the rows of all ranks that are
     not ignored, the same number on every rank; "none" gives the own rows' [R, T], and every rank takes part in its
-    backward pass. `hidden.grad` is the gradient in the own rows and `weight.grad` that in the own slice, both complete:
-    they are not to be reduced or averaged over the ranks. DistributedDataParallel averages the gradients of what it
-    wraps: keep the shard out of it, and multiply the loss that goes into the wrapped part by the number of ranks.
+    backward pass, which adds up what they pass down. `hidden.grad` is the gradient in the own rows and `weight.grad`
+    that in the own slice, both complete, where every rank differentiates the same function of the loss: they are not to
+    be reduced or averaged. DistributedDataParallel averages gradients where those of an encoder are to be added: keep
+    the shard out of it, and multiply the gradient of `hidden` by the number of ranks (`hidden.register_hook`).
 
     Args:
         hidden: [R, T, d], floating point.
