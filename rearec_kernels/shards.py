@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rearec_kernels.arguments import as_int, check_floating, describe
+
 if TYPE_CHECKING:
     from rearec_kernels.retrieval import PreparedCatalog
 
@@ -70,6 +72,14 @@ class CatalogShard:
     first_item: int
     num_items: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(getattr(self.weight, "weight", self.weight), Tensor):
+            raise TypeError(
+                f"CatalogShard: weight must be a tensor [n, d] or a prepared catalogue, got {describe(self.weight)}"
+            )
+        as_int("CatalogShard", "first_item", self.first_item, least=0)
+        as_int("CatalogShard", "num_items", self.num_items, least=1)
+
     @staticmethod
     def of(weight: Tensor, group: dist.ProcessGroup | None = None) -> CatalogShard:
         """The shard of this rank where the ranks of the group hold consecutive rows in their order; collective.
@@ -79,8 +89,9 @@ class CatalogShard:
             group: as the attribute.
 
         Raises:
-            ValueError: there is no process group, or this process is not in it.
+            TypeError, ValueError: weight is no such tensor; there is no process group, or this process is not in it.
         """
+        check_floating("CatalogShard.of", "weight", weight, "[n, d]")
         rank = rank_in(group)
         counts = weight.new_empty(dist.get_world_size(group), dtype=torch.int64)
         all_gather(counts, torch.full_like(counts[:1], weight.shape[0]), group)

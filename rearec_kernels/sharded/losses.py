@@ -38,6 +38,8 @@ def annealed_cross_entropy(
         "reduction": reduction,
         "the form of soft_target": None if mass is None else (mass.dtype, mass.dim(), mass.shape[-1]),
     }
+    if reduction == "none":
+        facts["whether there is a backward pass"] = any(needed)
     meeting = Meeting(op, shard, loss.hidden.shape[0], facts, needed)
     annealed = _Annealed(meeting, shard, loss, backend)
     if reduction == "none":

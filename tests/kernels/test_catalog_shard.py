@@ -174,6 +174,7 @@ MESSAGES = {
     "other k": "ValueError: catalog_topk: k has to be the same on every rank of the shard's group, got 2 on rank 0 and "
     "3 on rank LAST",
     "other exclude": "ValueError: catalog_topk: exclude (its checksum) has to be the same on every rank",
+    "other need": "annealed_cross_entropy: whether there is a backward pass has to be the same on every rank",
     "excluded out of range": "IndexError: catalog_topk: exclude[0] is 37, expected an item in [0, 37)",
     "log_inclusion": "ValueError: annealed_cross_entropy: log_inclusion is for a sample of the catalogue, weight is a "
     "shard of all of it",
@@ -200,6 +201,17 @@ def test_the_others_hear_of_a_rank_that_refuses(ranks: list[dict[str, Any]]) -> 
 
 def test_the_group_works_after_refusals(ranks: list[dict[str, Any]]) -> None:
     assert all(results["refusals"]["none"] == "" for results in ranks)
+
+
+def test_a_shard_of_nonsense() -> None:
+    with pytest.raises(TypeError, match="CatalogShard: weight must be a tensor"):
+        CatalogShard([1.0], None, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="CatalogShard: first_item must be at least 0, got -1"):
+        CatalogShard(torch.zeros(1, 1), None, -1, 1)
+    with pytest.raises(TypeError, match="CatalogShard: num_items must be an int"):
+        CatalogShard(torch.zeros(1, 1), None, 0, 1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="weight must be a floating-point tensor"):
+        CatalogShard.of(torch.zeros(1, 1, dtype=torch.int64))
 
 
 def test_without_a_group() -> None:

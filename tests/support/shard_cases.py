@@ -303,6 +303,7 @@ def refusals(rank: int, part: Part) -> dict[str, str]:
         "other call": lambda: catalog_topk(h[:, 0], shard, 2) if last else loss(),
         "other k": lambda: catalog_topk(h[:, 0], shard, 3 if last else 2),
         "other exclude": lambda: catalog_topk(h[:, 0], shard, 2, exclude=torch.tensor([2 if last else 1])),
+        "other need": lambda: loss(reduction="none", h=h if last else h.clone().requires_grad_()),
         "target out of range": lambda: loss(target=target + ITEMS * last),
         "excluded out of range": lambda: catalog_topk(h[:, 0], shard, 2, exclude=torch.tensor([ITEMS])),
         "log_inclusion": lambda: loss(log_inclusion=torch.zeros(shard.table.shape[0])),
