@@ -6,7 +6,7 @@ No matrix of size [R, N] is made. Nothing here is differentiable.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -186,7 +186,12 @@ def catalog_topk(
             k = as_int(op, "k", k, least=1)
             barred = _check_sharded(op, hidden, weight, exclude, precision)
         return sharded.catalog_topk(
-            weight, hidden, k, barred, precision, functools.partial(_topk, weight=weight.weight, precision=precision)
+            weight,
+            hidden,
+            k,
+            barred,
+            precision,
+            functools.partial(_topk, weight=_slice_of(weight), precision=precision),
         )
     k = as_int(op, "k", k, least=1)
     _check_arguments(op, hidden, weight, precision)
@@ -255,7 +260,7 @@ def catalog_rank(
             check_items(op, "target", target, weight.num_items)
         return sharded.catalog_rank(
             weight, hidden, target, barred, target_bonus, precision,
-            functools.partial(_rank, weight=weight.weight, precision=precision),
+            functools.partial(_rank, weight=_slice_of(weight), precision=precision),
         )  # fmt: skip
     _check_arguments(op, hidden, weight, precision)
     _check_target(op, hidden, target, target_bonus)
@@ -293,13 +298,18 @@ def _rank(
 
 def _check_sharded(op: str, hidden: Tensor, shard: CatalogShard, exclude: Exclude, precision: str) -> Exclusion:
     """What is barred, by the ids of the whole catalogue; values are looked at here, the ops see only the slice's."""
-    _check_arguments(op, hidden, shard.weight, precision)
+    _check_arguments(op, hidden, _slice_of(shard), precision)
     check_known_precision(op, precision, op)
     barred = _check_exclude(op, exclude, hidden)
     if barred.items is not None:
         check_items(op, "exclude", barred.items, shard.num_items)
         check_offsets(op, barred.offsets, barred.items)
     return barred
+
+
+def _slice_of(shard: CatalogShard) -> Tensor | PreparedCatalog:
+    """What the shard has of the table; anything else than these was refused."""
+    return cast("Tensor | PreparedCatalog", shard.weight)
 
 
 def _read(weight: Tensor | PreparedCatalog) -> tuple[Tensor, list[Tensor] | None]:

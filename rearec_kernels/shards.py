@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -11,8 +11,11 @@ from torch import Tensor
 
 from rearec_kernels.arguments import as_int, check_floating, describe
 
-if TYPE_CHECKING:
-    from rearec_kernels.retrieval import PreparedCatalog
+
+class Prepared(Protocol):
+    """A `PreparedCatalog`, as far as a shard knows it."""
+
+    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class CatalogShard:
         >>> dist.destroy_process_group()
     """
 
-    weight: Tensor | PreparedCatalog
+    weight: Tensor | Prepared
     group: dist.ProcessGroup | None
     first_item: int
     num_items: int
