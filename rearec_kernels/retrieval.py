@@ -20,6 +20,7 @@ from rearec_kernels.arguments import (
     check_items,
     check_offsets,
     check_same_device,
+    check_values,
     describe,
     refuse_tangents,
 )
@@ -185,14 +186,8 @@ def catalog_topk(
         with refusals_told(weight):
             k = as_int(op, "k", k, least=1)
             barred = _check_sharded(op, hidden, weight, exclude, precision)
-        return sharded.catalog_topk(
-            weight,
-            hidden,
-            k,
-            barred,
-            precision,
-            functools.partial(_topk, weight=_slice_of(weight), precision=precision),
-        )
+        search = functools.partial(_topk, weight=_slice_of(weight), precision=precision)
+        return sharded.catalog_topk(weight, hidden, k, barred, precision, search)
     k = as_int(op, "k", k, least=1)
     _check_arguments(op, hidden, weight, precision)
     return _topk(hidden, k, _check_exclude(op, exclude, hidden), weight, precision)
@@ -258,10 +253,10 @@ def catalog_rank(
             barred = _check_sharded(op, hidden, weight, exclude, precision)
             _check_target(op, hidden, target, target_bonus)
             check_items(op, "target", target, weight.num_items)
-        return sharded.catalog_rank(
-            weight, hidden, target, barred, target_bonus, precision,
-            functools.partial(_rank, weight=_slice_of(weight), precision=precision),
-        )  # fmt: skip
+            if target_bonus is not None:
+                check_values(op, "target_bonus", target_bonus)
+        rank = functools.partial(_rank, weight=_slice_of(weight), precision=precision)
+        return sharded.catalog_rank(weight, hidden, target, barred, target_bonus, precision, rank)
     _check_arguments(op, hidden, weight, precision)
     _check_target(op, hidden, target, target_bonus)
     barred = _check_exclude(op, exclude, hidden)
@@ -299,7 +294,8 @@ def _rank(
 def _check_sharded(op: str, hidden: Tensor, shard: CatalogShard, exclude: Exclude, precision: str) -> Exclusion:
     """What is barred, by the ids of the whole catalogue; values are looked at here, the ops see only the slice's."""
     _check_arguments(op, hidden, _slice_of(shard), precision)
-    check_known_precision(op, precision, op)
+    dtype = operand_dtype(hidden, shard.table)
+    check_precision(op, precision, resolve_backend(op, hidden.device, dtype, precision=precision))
     barred = _check_exclude(op, exclude, hidden)
     if barred.items is not None:
         check_items(op, "exclude", barred.items, shard.num_items)

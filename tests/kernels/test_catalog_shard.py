@@ -159,7 +159,6 @@ def test_nobody_holds_the_whole_table(ranks: list[dict[str, Any]]) -> None:
         assert results["largest"] <= items // len(ranks) * width * 4 + 2**16
 
 
-OF_THE_LAST = "target out of range"
 MESSAGES = {
     "gap": "ValueError: annealed_cross_entropy: the shards of the group have to tile the catalogue, got [0, ",
     "other size": "ValueError: annealed_cross_entropy: the shards of the group have to tile the catalogue, got [0, ",
@@ -189,14 +188,20 @@ def test_every_rank_refuses_in_one_line(ranks: list[dict[str, Any]], case: str) 
         assert MESSAGES[case].replace("LAST", str(len(ranks) - 1)) in text and "\n" not in text, text
 
 
-def test_the_others_hear_of_a_rank_that_refuses(ranks: list[dict[str, Any]]) -> None:
-    *others, last = [results["refusals"]["target out of range"] for results in ranks]
-    assert last.startswith("IndexError: annealed_cross_entropy: target[")
+@pytest.mark.parametrize(
+    ("case", "error"),
+    [
+        ("target out of range", "IndexError: annealed_cross_entropy: target["),
+        ("bonus not finite", "ValueError: catalog_rank: target_bonus must be finite, got inf at [0]"),
+    ],
+)
+def test_the_others_hear_of_a_rank_that_refuses(ranks: list[dict[str, Any]], case: str, error: str) -> None:
+    *others, last = [results["refusals"][case] for results in ranks]
+    assert last.startswith(error)
+    why = last.partition(": ")[2]
     for text in others:
-        refused = (
-            f"rank {len(ranks) - 1} of the shard's group refused its arguments: {last.removeprefix('IndexError: ')}"
-        )
-        assert text == f"ValueError: annealed_cross_entropy: {refused}"
+        refused = f"rank {len(ranks) - 1} of the shard's group refused its arguments: {why}"
+        assert text == f"ValueError: {why.partition(':')[0]}: {refused}"
 
 
 def test_the_group_works_after_refusals(ranks: list[dict[str, Any]]) -> None:

@@ -306,6 +306,9 @@ def refusals(rank: int, part: Part) -> dict[str, str]:
         "other need": lambda: loss(reduction="none", h=h if last else h.clone().requires_grad_()),
         "target out of range": lambda: loss(target=target + ITEMS * last),
         "excluded out of range": lambda: catalog_topk(h[:, 0], shard, 2, exclude=torch.tensor([ITEMS])),
+        "bonus not finite": lambda: catalog_rank(
+            h[:, 0], shard, target.clamp(min=0), target_bonus=torch.full((len(target),), float("inf" if last else "1"))
+        ),
         "log_inclusion": lambda: loss(log_inclusion=torch.zeros(shard.table.shape[0])),
         "no table": lambda: loss(CatalogShard(shard.weight[:0], None, shard.first_item, shard.num_items)),  # type: ignore[index]
         "none": lambda: loss(),
