@@ -132,7 +132,7 @@ def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Te
 def ensemble_sums(loss: EnsembleReasoning) -> tuple[Tensor, ...]:
     counted = _CountedRows(loss, _NO_GRADIENTS)
     sums = counted.ensemble(Passes(True, False), loss)
-    return tuple(counted.scatter(x) for x in sums)
+    return tuple(counted.scatter(x).clone() for x in sums)  # the first two are views of one tensor
 
 
 def ensemble_gradients(known: EnsembleSums, loss: EnsembleReasoning, needed: Needed) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,8 @@ def catalog_topk(args: TopK) -> tuple[Tensor, Tensor]:
 
 def catalog_rank(args: Rank) -> tuple[Tensor, Tensor]:
     """Items above the target and half the ties; NaN when the target's score is. And that score."""
-    ranks, compared = torch.empty((2, args.hidden.shape[0]), dtype=torch.float32, device=args.hidden.device)
+    ranks = torch.empty(args.hidden.shape[0], dtype=torch.float32, device=args.hidden.device)
+    compared = torch.empty_like(ranks)
     with ieee_products(args.hidden.device):
         for rows, scores, excluded in _score_chunks(args):
             column = args.target[rows, None].long()

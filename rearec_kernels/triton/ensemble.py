@@ -93,7 +93,8 @@ class Ensemble:
     def sums(self, cross_entropy: Tensor) -> EnsembleSums:
         """What `statistics` has left, and the target's logit of the cross-entropy that it gave."""
         target_logit = (self.total[:, -1].log() - cross_entropy).masked_fill(self.target < 0, 0.0)
-        return EnsembleSums(self.largest, self.total, self.spread * self.total[:, :-1], target_logit)
+        largest, total = self.largest.clone(), self.total.clone()  # they are views of one tensor
+        return EnsembleSums(largest, total, self.spread * total[:, :-1], target_logit)
 
     def gradients(self, needed: Needed) -> tuple[Tensor, Tensor]:
         """Of rows and table, once the statistics are known: by the gradient of the logits, a chunk at a time."""

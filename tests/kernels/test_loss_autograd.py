@@ -380,6 +380,9 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
         opcheck(ops.annealed_cross_entropy_rows, (*annealed, *soft_target, backend))
     for form in ("official", "paper"):
         opcheck(ops.ensemble_reasoning_loss, (*ensemble, form, precision, True, True, backend))
+        detached = (hidden.detach(), weight.detach(), *ensemble[2:], form, precision)
+        opcheck(ops.ensemble_sums, (*detached, backend))
+        opcheck(ops.ensemble_gradients, (*ops.ensemble_sums(*detached, backend), *detached, True, True, backend))
     opcheck(ops.reasoning_info_nce, (*info_nce, True, True, backend))
     opcheck(ops.reasoning_info_nce, (hidden, clean, None, 0.4, precision, True, True, backend))
     opcheck(ops.reasoning_info_nce_rows, (*info_nce, backend))
