@@ -177,8 +177,8 @@ class _Ensemble:
 
     def sums(self, rows: slice, z: Tensor) -> EnsembleSums:
         mean = z.mean(1)
-        every = torch.cat([z, mean[:, None]], 1)
-        largest, total = _statistics(every, self.loss.temperature).unbind(-1)
+        statistics = [_statistics(x, self.loss.temperature) for x in (z, mean[:, None])]
+        largest, total = torch.cat(statistics, 1).unbind(-1)
         p = ((z - largest[:, :-1, None]) / self.loss.temperature).exp_()
         here = self._one_hot(rows)
         target_logit = (mean - largest[:, -1:]) / self.loss.temperature
@@ -189,9 +189,9 @@ class _Ensemble:
         if not any(self.needed):
             return
         steps, tau = z.shape[1], self.loss.temperature
-        every = torch.cat([z, z.mean(1, keepdim=True)], 1)
-        p = ((every - sums.largest[..., None]) / tau).exp_() / sums.total[..., None]
-        p, of_mean = p[:, :-1], p[:, -1]
+        largest, total = sums.largest[..., None], sums.total[..., None]
+        p = (z - largest[:, :-1]).div_(tau).exp_().div_(total[:, :-1])
+        of_mean = (z.mean(1) - largest[:, -1]).div_(tau).exp_().div_(total[:, -1])
         mean_difference = (sums.spread / sums.total[:, :-1])[..., None]
         kl_gradient = p * ((self._differences(z) - mean_difference) / tau)
         if self.loss.kl_form == "paper":
