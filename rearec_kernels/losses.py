@@ -171,8 +171,8 @@ def annealed_cross_entropy(
     loss, backend = _annealed(hidden, weight, target, *options)
     if reduction == "none":
         # For the backward pass, whatever becomes of the caller's.
-        kept, *soft_kept = (None if x is None else x.clone() for x in (loss.target, loss.soft_items, loss.soft_mass))
-        loss = loss._replace(target=kept, soft_items=soft_kept[0], soft_mass=soft_kept[1])
+        items, mass = (None if x is None else x.clone() for x in (loss.soft_items, loss.soft_mass))
+        loss = loss._replace(target=loss.target.clone(), soft_items=items, soft_mass=mass)
         losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*loss, backend)
         return losses
     mean, _, _ = torch.ops.rearec.annealed_cross_entropy(*loss, *_need_gradients(*loss[:2]), backend)
@@ -213,10 +213,11 @@ def _annealed(
         op, hidden.device, operand_dtype(hidden, weight), precision=precision, states=hidden.shape[1]
     )
     check_precision(op, precision, backend)
-    soft = (None, None) if soft_target is None else soft_target
-    return AnnealedCrossEntropy(
-        hidden, weight, target, ignore_index, temperatures, step_weights, precision, *soft, total_mass=None
-    ), backend
+    items, mass = (None, None) if soft_target is None else soft_target
+    loss = AnnealedCrossEntropy(
+        hidden, weight, target, ignore_index, temperatures, step_weights, precision, items, mass, total_mass=None
+    )
+    return loss, backend
 
 
 def _refuse_sample(op: str, log_inclusion: object) -> None:

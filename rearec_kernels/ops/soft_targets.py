@@ -65,9 +65,8 @@ def soft_target(loss: AnnealedCrossEntropy, rows: Tensor | None = None) -> SoftT
     """That of the given rows, int64, or of all; repeated items put together. None if the target is a hard one."""
     if loss.soft_items is None or loss.soft_mass is None:
         return None
-    items, mass, total = (
-        x if rows is None or x is None else x[rows] for x in (loss.soft_items.long(), loss.soft_mass, loss.total_mass)
-    )
+    items, mass = (x if rows is None else x[rows] for x in (loss.soft_items.long(), loss.soft_mass))
+    total = loss.total_mass if rows is None or loss.total_mass is None else loss.total_mass[rows]
     mass = mass[:, None] if mass.dim() == 2 else mass
     items, order = items.sort(dim=1, stable=True)
     begins = torch.ones_like(items)

@@ -120,8 +120,8 @@ def ensemble_reasoning_loss(loss: EnsembleReasoning, needed: Needed) -> tuple[Te
         cross_entropy, kl = cross_entropy + of_cross_entropy, kl + of_kl
         ensemble.add_gradients(rows, z, sums)
     cross_entropy, kl = (x / ensemble.count for x in (cross_entropy, kl))
-    terms = (x.to(ensemble.dtype) for x in (cross_entropy - loss.kl_weight * kl, cross_entropy, kl))
-    return *terms, *ensemble.gradients()
+    total, cross_entropy, kl = (x.to(ensemble.dtype) for x in (cross_entropy - loss.kl_weight * kl, cross_entropy, kl))
+    return total, cross_entropy, kl, *ensemble.gradients()
 
 
 def ensemble_sums(loss: EnsembleReasoning) -> tuple[Tensor, Tensor, Tensor, Tensor]:

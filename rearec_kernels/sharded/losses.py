@@ -135,10 +135,10 @@ class _Annealed:
         mass = mass[:, None] if mass.dim() == 2 else mass
         here = _local(shard, items, self.valid)
         self.mass_here = _total(mass, here)
-        total = _total(mass, items).expand(-1, loss.hidden.shape[1])
+        self.total_mass = _total(mass, items).expand(-1, loss.hidden.shape[1]).to(self.dtype)
         self.everyone = AnnealedCrossEntropy(
             meeting.gather(loss.hidden), loss.weight.detach(), torch.where(self.valid, 0, _IGNORED), _IGNORED,
-            loss.temperature, loss.step_weight, loss.precision, here, mass, total.to(self.dtype),
+            loss.temperature, loss.step_weight, loss.precision, here, mass, self.total_mass,
         )  # fmt: skip
 
     def losses(self) -> tuple[Tensor, Tensor]:
@@ -156,7 +156,7 @@ class _Annealed:
         rest = losses - step_weight * self.mass_here * (own_total.double().log() + relative)
         rest = torch.where(self.mass_here > 0, rest, 0.0).masked_fill(ignored, 0.0)
         total, rest = self.meeting.sum(torch.stack([own_total * relative.exp(), rest]).to(self.dtype))
-        losses = rest + step_weight * self.everyone.total_mass * total.double().log()
+        losses = rest + step_weight * self.total_mass * total.double().log()
         return losses.masked_fill(ignored, 0.0), torch.stack([largest, total], -1)
 
     def gradients(self, upstream: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
