@@ -37,11 +37,12 @@ X86_64_ISAS = {
     "x86_64_v4": f"{V3_FLAGS} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512",
 }
 PORTABLE_ISAS = {"baseline": ""}
-# Engines of csrc/cpu/tiles, beside the portable one.
+# Engines of csrc/cpu/tiles, beside the portable one. A compiler that does not know an engine's flags goes without it.
 X86_64_ENGINES = {
     "avx512_bf16": f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16",  # GCC 10, Clang 9
     "amx": f"{X86_64_ISAS['x86_64_v4']} -mavx512bf16 -mamx-tile -mamx-bf16",  # GCC 11, Clang 12
 }
+ARM_ENGINES = {"neon_bf16": "-march=armv8.2-a+bf16"}  # GCC 10, Clang 11
 DEFAULT_CUDA_ARCHS = "80;90a;100"
 
 
@@ -175,7 +176,8 @@ class NinjaBuild(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
 
         cxx = find_cxx()
-        x86_64 = platform.machine().lower() in ("x86_64", "amd64")
+        machine = platform.machine().lower()
+        x86_64, arm = machine in ("x86_64", "amd64"), machine in ("aarch64", "arm64")
         isas = X86_64_ISAS if x86_64 else PORTABLE_ISAS
         openmp, link_openmp = openmp_flags(cxx)
         python = ninja_command([f"-I{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))])
@@ -186,11 +188,11 @@ class NinjaBuild(build_ext):
         flags += [*openmp, f"-DREAREC_ISA_COUNT={len(isas)}", f"-I{CSRC}", *shlex.split(os.environ.get("CXXFLAGS", ""))]
         link = ["-shared", "-pthread", *link_openmp, *export_flags(folder)]
         engines = {"portable": isas["x86_64_v3" if x86_64 else "baseline"]}
-        if x86_64 and platform.system() == "Linux":
-            for engine, own in X86_64_ENGINES.items():
-                if compiles(cxx, own.split(), "int main() {}\n"):
-                    engines[engine] = own
-                    flags += [f"-DREAREC_{engine.upper()}"]
+        of_machine = ARM_ENGINES if arm else X86_64_ENGINES if x86_64 and platform.system() == "Linux" else {}
+        for engine, own in of_machine.items():
+            if compiles(cxx, own.split(), "int main() {}\n"):
+                engines[engine] = own
+                flags += [f"-DREAREC_{engine.upper()}"]
 
         nvcc = find_nvcc()
         nvcc_flags: list[str] = []

@@ -117,7 +117,8 @@ def precisions_of(op: str) -> tuple[str, ...]:
 def build_info() -> dict[str, Any]:
     """What this build can do: native module, instruction sets, compiler, OpenMP, limits, CUDA architectures, devices.
 
-    `tiles` names what multiplies tiles of bfloat16 on this CPU: "amx", "avx512_bf16" or, in float32, "portable".
+    `tiles` names what multiplies tiles of bfloat16 on this CPU: "amx", "avx512_bf16", "neon_bf16" or, in
+    float32, "portable".
     `cuda` and `triton` say whether the kernels of these backends can run on a GPU, and why not where they cannot.
 
     Examples:

@@ -50,7 +50,7 @@ void bind(py::module_& module) {
   if (has_tile_engine(chosen)) {
     py::module_ kernels = module.def_submodule("tiles");
     kernels.attr("ENGINE") = tile_engine_name(chosen);
-    kernels.attr("MULTIPLIES_BF16") = chosen > Isa::x86_64_v4;  // the processor itself does
+    kernels.attr("MULTIPLIES_BF16") = multiplies_bfloat16(chosen);
     tiles::bind_losses(kernels, chosen);
     tiles::bind_retrieval(kernels, chosen);
   }

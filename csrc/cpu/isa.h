@@ -13,15 +13,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(REAREC_NEON_BF16) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(REAREC_NEON_BF16)
+#include <sys/auxv.h>
+#endif
 
 namespace rearec {
 
 // `avx512_bf16` is x86_64_v4 with AVX-512's conversions to bfloat16 and products of it on top, `amx` that with the tile
-// registers: engines of csrc/cpu/tiles, all else is that of x86_64_v4.
-enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, avx512_bf16 = 3, amx = 4 };
+// registers: engines of csrc/cpu/tiles, all else is that of x86_64_v4. `neon_bf16` is to the baseline of 64-bit Arm, which
+// has Neon, what avx512_bf16 is to x86_64_v4.
+enum class Isa : int { baseline = 0, x86_64_v3 = 1, x86_64_v4 = 2, avx512_bf16 = 3, amx = 4, neon_bf16 = 5 };
 
 inline const char* isa_name(Isa isa) {
-  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4", "avx512_bf16", "amx"};
+  static const char* const names[] = {"baseline", "x86_64_v3", "x86_64_v4", "avx512_bf16", "amx", "neon_bf16"};
   return names[static_cast<int>(isa)];
 }
 
@@ -43,6 +49,19 @@ inline bool tiles_usable() {
 }
 #endif
 
+#if defined(REAREC_NEON_BF16)
+inline bool neon_bf16_usable() {
+#if defined(__APPLE__)
+  int there = 0;
+  size_t size = sizeof there;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &there, &size, nullptr, 0) == 0 && there;
+#else
+  constexpr unsigned long kProductsOfBfloat16 = 1ul << 14;  // HWCAP2_BF16, which older headers do not know
+  return getauxval(AT_HWCAP2) & kProductsOfBfloat16;
+#endif
+}
+#endif
+
 inline std::vector<Isa> usable_isas() {
   std::vector<Isa> usable = {Isa::baseline};
 #if REAREC_ISA_COUNT > 1
@@ -60,6 +79,9 @@ inline std::vector<Isa> usable_isas() {
 #endif
 #if defined(REAREC_AMX)
   if (bf16 && tiles_usable()) usable.push_back(Isa::amx);
+#endif
+#if defined(REAREC_NEON_BF16)
+  if (neon_bf16_usable()) usable.push_back(Isa::neon_bf16);
 #endif
   return usable;
 }
@@ -99,9 +121,13 @@ inline bool has_tile_engine(Isa) { return true; }
                              : tiles::portable::name)
 #elif defined(REAREC_AVX512_BF16)
 #define REAREC_TILE_ENGINE(name, isa) (isa >= Isa::avx512_bf16 ? tiles::avx512_bf16::name : tiles::portable::name)
+#elif defined(REAREC_NEON_BF16)
+#define REAREC_TILE_ENGINE(name, isa) (isa == Isa::neon_bf16 ? tiles::neon_bf16::name : tiles::portable::name)
 #else
 #define REAREC_TILE_ENGINE(name, isa) tiles::portable::name
 #endif
-inline const char* tile_engine_name(Isa isa) { return isa > Isa::x86_64_v4 ? isa_name(isa) : "portable"; }
+// Whether the processor itself multiplies bfloat16: the names above x86_64_v4 are those of such engines.
+inline bool multiplies_bfloat16(Isa isa) { return isa > Isa::x86_64_v4; }
+inline const char* tile_engine_name(Isa isa) { return multiplies_bfloat16(isa) ? isa_name(isa) : "portable"; }
 
 }  // namespace rearec

@@ -37,6 +37,35 @@ def build(compiler: str, folder: Path) -> Path:
     return folder / "check"
 
 
+# What csrc/bindings/module.cpp asks when it is loaded.
+CHOICE = """
+#include <cstdio>
+#include "cpu/isa.h"
+int main() try {
+  const rearec::Isa chosen = rearec::chosen_isa();
+  std::printf("%s %s", rearec::isa_name(chosen), rearec::tile_engine_name(chosen));
+} catch (const std::exception& e) { std::printf("%s", e.what()); }
+"""
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="the processor at hand is what it is")
+def test_the_engine_is_that_of_the_processor(tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("NOT TESTED ON ARM: install g++-aarch64-linux-gnu and qemu-user (Debian, Ubuntu)")
+    program = tmp_path / "choice"
+    command = [compiler, *FLAGS, "-DREAREC_NEON_BF16", "-static", "-x", "c++", "-", "-o", str(program)]
+    subprocess.run(command, input=CHOICE, text=True, check=True)
+
+    def choice(processor: str, wanted: str = "") -> str:
+        command = [emulator, "-cpu", processor, str(program)]
+        return subprocess.run(command, capture_output=True, text=True, env={"REAREC_CPU_ISA": wanted}).stdout
+
+    assert choice("max") == choice("max", "neon_bf16") == "neon_bf16 neon_bf16"
+    assert choice("max", "baseline") == choice("cortex-a72") == "baseline portable"
+    assert choice("cortex-a72", "neon_bf16") == "REAREC_CPU_ISA=neon_bf16: this build on this machine can use baseline"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="links and emulates as Linux does")
 def test_kernels_agree_with_float64(tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), [shutil.which("qemu-aarch64")]

@@ -124,6 +124,8 @@ class Build:
 
     def _is_touched(self, source: Path, changes: Changes) -> bool:
         """Of those that include a changed header one is enough to see what is wrong with it."""
+        if self.base is not None and self.flags != self.base.flags:  # another engine
+            return source.parent.name == "tiles" or source.name == "program.cpp"
         of_base = self.base.changes if self.base is not None else {}
         names = {Path(name).name for name, what in changes.items() if of_base.get(name) != what}
         names |= {"rank.cpp" if x == "item_scan.h" else "cross_entropy.cpp" for x in names if x.endswith(".h")}
@@ -182,13 +184,27 @@ def test_the_engines_of_x86_in_an_emulation(engine: str, tmp_path: Path) -> None
     assert done.stdout == "right\n"
 
 
-@pytest.mark.skipif(not X86, reason="not emulated, but tested above")
-def test_the_portable_engine_on_arm(tmp_path: Path) -> None:
-    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
-    if compiler is None or emulator is None:
+@pytest.fixture(scope="module")
+def on_arm(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if compiler is None or shutil.which("qemu-aarch64") is None:
         pytest.skip("NOT TESTED ON ARM: install g++-aarch64-linux-gnu and qemu-user (Debian, Ubuntu)")
     flags = (*FLAGS, *OPENMP, "-static", "-DREAREC_ENGINE=portable")
-    done = run(Build(tmp_path, compiler, flags).make({}), "quick", emulator=[emulator])
+    build = Build(tmp_path_factory.mktemp("arm"), compiler, flags)
+    build.make({})
+    return build
+
+
+@pytest.mark.skipif(not X86, reason="not emulated, but tested above")
+def test_the_portable_engine_on_arm(on_arm: Build) -> None:
+    assert run(on_arm.folder / "program", "quick", emulator=["qemu-aarch64"]).stdout == "right\n"
+
+
+@pytest.mark.skipif(not X86, reason="on Arm the compiler and the processor need not know the instructions")
+def test_the_engine_of_arm_in_an_emulation(on_arm: Build, tmp_path: Path) -> None:
+    flags = (*FLAGS, *OPENMP, "-static", "-DREAREC_ENGINE=neon_bf16", "-march=armv8.2-a+bf16")
+    program = Build(tmp_path, on_arm.compiler, flags, on_arm).make({})
+    done = run(program, "brief", emulator=["qemu-aarch64", "-cpu", "max"])
     assert done.stdout == "right\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rearec_kernels import build_info
 
-KNOWN = ("baseline", "x86_64_v3", "x86_64_v4", "avx512_bf16", "amx")
+KNOWN = ("baseline", "x86_64_v3", "x86_64_v4", "avx512_bf16", "amx", "neon_bf16")
 
 
 def instruction_sets() -> list[Any]:

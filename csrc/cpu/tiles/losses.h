@@ -46,5 +46,6 @@ struct LossEngine {
 namespace portable { extern const LossEngine losses; }
 namespace avx512_bf16 { extern const LossEngine losses; }
 namespace amx { extern const LossEngine losses; }
+namespace neon_bf16 { extern const LossEngine losses; }
 
 }  // namespace rearec::tiles

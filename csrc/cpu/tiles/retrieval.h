@@ -61,5 +61,6 @@ struct RetrievalEngine {
 namespace portable { extern const RetrievalEngine retrieval; }
 namespace avx512_bf16 { extern const RetrievalEngine retrieval; }
 namespace amx { extern const RetrievalEngine retrieval; }
+namespace neon_bf16 { extern const RetrievalEngine retrieval; }
 
 }  // namespace rearec::tiles

@@ -31,6 +31,8 @@ constexpr int64_t kSums = kBlock * kBlock;  // of a product of two strips: four 
 #include "cpu/tiles/engines/amx.h"
 #elif defined(__AVX512BF16__)
 #include "cpu/tiles/engines/avx512_bf16.h"
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include "cpu/tiles/engines/neon_bf16.h"
 #else
 #include "cpu/tiles/engines/portable.h"
 #endif
