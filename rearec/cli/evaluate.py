@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rearec.cli.command import Common, Cutoffs, ExcludeSeen, Metrics, command
-from rearec.cli.finished_run import TrustCode, check_code, check_steps, open_model, seen_of_run
+from rearec.cli.finished_run import OfStates, TrustCode, check_code, check_steps, open_model, seen_of_run
 from rearec.cli.output import emit, metric_table, note, progress_bar
 from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.data.words import SplitName
@@ -51,6 +51,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="The prepared dataset.", show_default="as trained on")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Predictions at a time.")] = 512,
+    precision: OfStates = "fp32",
     trust_code: TrustCode = False,
     devices: Devices = 1,
     nodes: Nodes = 1,
@@ -98,6 +99,7 @@ def evaluate(
                 per_step=by_step,
                 users_by=users_by,
                 items_by=items_by,
+                precision=precision,
                 progress=progress,
             )
     if prior is None and model.prior is not None and not model.prior.serves(result["steps"]):

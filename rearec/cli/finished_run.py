@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rearec.cli.output import note
+from rearec.engine.words import StatePrecision
 from rearec.errors import UserError
 from rearec.fields import is_code
 from rearec.models.config import OWN_BACKBONE
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rearec.run_folder import RunFolder
 
 __all__ = [
+    "OfStates",
     "TrustCode",
     "check_code",
     "check_code_to_resume",
@@ -30,6 +32,14 @@ __all__ = [
 
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run the code that RUN names, where parts of it are somebody's own.")
+]
+
+OfStates = Annotated[
+    StatePrecision,
+    typer.Option(
+        "--precision",
+        help="Of the encoder and the reasoning steps; bf16 pays with AMX, AVX512-BF16 or a GPU. Scores are float32.",
+    ),
 ]
 
 

@@ -17,7 +17,7 @@ from rearec.cli.answer_files import (
     read_requests,
 )
 from rearec.cli.command import Common, Force, command
-from rearec.cli.finished_run import TrustCode, check_code, check_steps
+from rearec.cli.finished_run import OfStates, TrustCode, check_code, check_steps
 from rearec.cli.output import emit, note, progress_bar
 from rearec.cli.process import compute_device
 from rearec.cli.processes import PANEL, Devices, Nodes, Timeout, joined_processes, start_processes
@@ -101,6 +101,7 @@ def recommend(
             metavar="DIR", help="The prepared dataset, for --user and --users.", show_default="where it was trained on"
         ),
     ] = None,
+    precision: OfStates = "fp32",
     trust_code: TrustCode = False,
     force: Force = False,
     engine: Annotated[
@@ -157,7 +158,7 @@ def recommend(
         """The model, how it is to be asked, and whether titles are wanted and there."""
         from rearec.facade import load
 
-        model = load(run, data, trust_code=trust_code, device=device)
+        model = load(run, data, trust_code=trust_code, device=device, precision=precision)
         check_steps(steps, model.config.steps)
         if exclude_seen is None and model.excludes_seen:
             note("items of the history are left out, as the run was trained; --keep-seen recommends them too")

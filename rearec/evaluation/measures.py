@@ -8,6 +8,7 @@ from typing import Any
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
 from rearec.distributed import from_first
+from rearec.engine.words import StatePrecision
 from rearec.evaluation.measured import Measured, RowGroups, floor_metrics
 from rearec.evaluation.metrics import METRICS, parse_metrics
 from rearec.evaluation.ranking import check_split, rank_rows, ranks_with_prior
@@ -31,6 +32,7 @@ def evaluate(
     users_by: str | None = None,
     items_by: str | None = None,
     floors: bool = True,
+    precision: StatePrecision = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on one split, beside those of the floors on the same rows (`rearec.evaluation.floors`).
@@ -53,18 +55,20 @@ def evaluate(
         users_by: "length" adds the metrics of four groups of rows by the length of their history.
         items_by: "popularity" adds those of four groups by the training count of their target.
         floors: whether to rank by the floors too: popularity, a Markov chain, ItemKNN, weighted pairwise rules.
+        precision: of the states, "fp32" or "bf16", as `rearec.engine.Engine` takes it; scores are float32 with either.
         progress: called with (rows done, rows in all) after each batch.
 
     Returns:
         The metrics with their standard errors and ``rows`` (as `rearec.evaluation.metrics.summary`), ``split``,
-        ``steps``, ``seen`` ("kept" or "excluded"), ``prior`` ("graph" or "none"), ``empty_history_rows`` (ranked by
-        popularity), with a prior ``without_prior`` (metrics of the same rows without it), and where asked for
-        ``popularity``, ``markov``, ``itemknn`` and ``rules`` (as `floor_metrics`), ``by_step`` (list of metrics with
-        ``step``), ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like "5–7").
+        ``steps``, ``seen`` ("kept" or "excluded"), ``prior`` ("graph" or "none"), ``precision``, ``empty_history_rows``
+        (ranked by popularity), with a prior ``without_prior`` (metrics of the same rows without it), and where asked
+        for ``popularity``, ``markov``, ``itemknn`` and ``rules`` (as `floor_metrics`), ``by_step`` (list of metrics
+        with ``step``), ``users_by_length`` and ``items_by_popularity`` (list of metrics with ``group``, a range like
+        "5–7").
 
     Raises:
-        UserError: an unknown split, grouping or metric, a k below 1 or above the number of items, a split without rows,
-            scores that are no numbers, a prior asked for that is not there or counted in another dataset.
+        UserError: an unknown split, grouping, precision or metric, a k below 1 or above the number of items, a split
+            without rows, scores that are no numbers, a prior asked for that is not there or counted in another dataset.
         ValueError: more steps than trained.
 
     Examples:
@@ -98,10 +102,12 @@ def evaluate(
         batch_rows=batch_rows,
         per_step=per_step,
         lists=answers.lists,
+        precision=precision,
         progress=progress,
     )
     result = answers.metrics(ranked.final)
     result |= {"split": split, "steps": steps, "seen": seen.name, "prior": "graph" if with_prior else "none"}
+    result["precision"] = precision
     result["empty_history_rows"] = ranked.empty_history_rows
     if ranked.without_prior is not None:
         result["without_prior"] = answers.metrics(ranked.without_prior, state=states - 1)

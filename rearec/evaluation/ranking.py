@@ -23,6 +23,7 @@ from rearec.data.words import SPLIT_NAMES, Pairing, SplitName
 from rearec.distributed import added, dealt, processes
 from rearec.engine import Engine
 from rearec.engine.retrieval import rank, top
+from rearec.engine.words import StatePrecision
 from rearec.errors import UserError
 from rearec.evaluation.popularity import popularity_order, popularity_ranks
 from rearec.evaluation.seen import RowHistories, seen_items
@@ -54,6 +55,7 @@ class BatchRanker:
         steps: reasoning steps, None for as many as the model was trained for.
         seen: the histories of the split that the batches are of, to leave their items out; None to keep them.
         histories: the same, for the model's graph prior to score with; None to rank without it.
+        precision: of the states, as `Engine` takes it.
 
     Examples:
         >>> import rearec
@@ -74,8 +76,9 @@ class BatchRanker:
         *,
         seen: RowHistories | None = None,
         histories: RowHistories | None = None,
+        precision: StatePrecision = "fp32",
     ) -> None:
-        self.engine = Engine(model)
+        self.engine = Engine(model, precision=precision)
         self.steps = steps
         self.seen = seen
         self.histories = histories
@@ -219,6 +222,7 @@ def rank_rows(
     batch_rows: int = 512,
     per_step: bool = False,
     lists: TopLists | None = None,
+    precision: StatePrecision = "fp32",
     progress: Callable[[int, int], None] | None = None,
 ) -> RankedRows:
     """Rank the target of every row of a split against the whole catalogue.
@@ -252,7 +256,11 @@ def rank_rows(
     with torch.inference_mode():
         histories = RowHistories(dataset, split)
         ranker = BatchRanker(
-            model, steps, seen=histories if exclude else None, histories=histories if with_prior else None
+            model,
+            steps,
+            seen=histories if exclude else None,
+            histories=histories if with_prior else None,
+            precision=precision,
         )
         group, done = processes(), 0
         for batch in batches if group.size == 1 else dealt(batches, group):

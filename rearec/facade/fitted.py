@@ -16,6 +16,7 @@ import torch
 
 from rearec.data import SequenceDataset, load_dataset
 from rearec.data.words import SplitName
+from rearec.engine.words import StatePrecision
 from rearec.errors import UserError
 from rearec.evaluation import evaluate
 from rearec.facade.device import device_of
@@ -86,12 +87,20 @@ class FittedModel(Recommender):
         trust_code: bool = False,
         device: torch.device | str | None = None,
         batch_rows: int = 256,
+        precision: StatePrecision = "fp32",
         keep: TemporaryFolder | None = None,
     ) -> None:
         folder = RunFolder(run)
         folder.check_finished()
         where = device_of(device)
-        super().__init__(folder.path, backbone=backbone, trust_code=trust_code, device=where, batch_rows=batch_rows)
+        super().__init__(
+            folder.path,
+            backbone=backbone,
+            trust_code=trust_code,
+            device=where,
+            batch_rows=batch_rows,
+            precision=precision,
+        )
         self.run = folder.path
         self._keep = keep
         if data is not None and not isinstance(data, str | Path | SequenceDataset):
@@ -169,7 +178,7 @@ class FittedModel(Recommender):
             metrics: by name, such as "ndcg@5" or "coverage@20"; None for NDCG and Recall at 10 and 20 and MRR.
             exclude_seen: whether the items of a row's history are left out of the ranking; None: as the run was
                 trained.
-            options: the other arguments of `rearec.evaluation.evaluate`.
+            options: the other arguments of `rearec.evaluation.evaluate`; the precision is that of this model.
 
         Returns:
             as `rearec.evaluation.evaluate`.
@@ -179,6 +188,7 @@ class FittedModel(Recommender):
         """
         RunFolder(self.run).check_held_out()
         exclude = self.excludes_seen if exclude_seen is None else exclude_seen
+        options.setdefault("precision", self._engine.precision)
         return evaluate(self.model, self.dataset, split, metrics=metrics, exclude_seen=exclude, **options)
 
     @overload
@@ -323,6 +333,7 @@ def load(
     backbone: Backbone | str | None = None,
     trust_code: bool = False,
     device: torch.device | str | None = None,
+    precision: StatePrecision = "fp32",
 ) -> FittedModel:
     """The model of a finished training.
 
@@ -333,10 +344,11 @@ def load(
         backbone: for a model with an encoder of one's own, that encoder; its weights are replaced.
         trust_code: whether the code may be run that the model names for its encoder (``module:factory``).
         device: where to compute: "cpu", "cuda", "cuda:N"; None or "auto": a GPU where there is one.
+        precision: as `Recommender` takes it.
 
     Raises:
-        UserError: the folder is missing, unfinished or damaged, ``data`` is another dataset, or there is no such
-            device.
+        UserError: the folder is missing, unfinished or damaged, ``data`` is another dataset, there is no such device,
+            or an unknown precision.
 
     Examples:
         >>> import rearec
@@ -347,7 +359,7 @@ def load(
         >>> again.recommend(users="all") == model.recommend(users="all")
         True
     """
-    return FittedModel(run, data=data, backbone=backbone, trust_code=trust_code, device=device)
+    return FittedModel(run, data=data, backbone=backbone, trust_code=trust_code, device=device, precision=precision)
 
 
 def _check_same(folder: RunFolder, dataset: SequenceDataset, called: str | Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rearec.data.batches import collate_histories
 from rearec.engine import Engine
+from rearec.engine.words import StatePrecision
 from rearec.errors import UserError
 from rearec.inference.answers import Recommendation, SimilarItems, as_frame
 from rearec.inference.explaining import explain
@@ -52,9 +53,12 @@ class Recommender:
         trust_code: whether the code may be run that the model names for its encoder (``module:factory``).
         device: where to compute; the device of the model where ``model`` is one and this is None.
         batch_rows: histories per pass of the model.
+        precision: in which the vectors of histories are computed, "fp32" or "bf16", which pays where the processor has
+            products of bfloat16 (see `rearec.engine.Engine`); items are scored in float32 with either.
 
     Raises:
-        UserError: the RUN folder is missing, unfinished or damaged, or its model needs a ``backbone`` or takes none.
+        UserError: the RUN folder is missing, unfinished or damaged, or its model needs a ``backbone`` or takes none;
+            an unknown precision.
         ValueError: a model without a catalogue, or with one of another size.
 
     Examples:
@@ -83,6 +87,7 @@ class Recommender:
         trust_code: bool = False,
         device: torch.device | str | None = None,
         batch_rows: int = 256,
+        precision: StatePrecision = "fp32",
     ) -> None:
         if isinstance(model, ReaRec):
             if catalog is None:
@@ -98,7 +103,7 @@ class Recommender:
             raise ValueError(f"batch_rows: got {batch_rows}, expected 1 or more")
         self.catalog = catalog
         self.batch_rows = batch_rows
-        self._engine = Engine(model)
+        self._engine = Engine(model, precision=precision)
         self._directions: PreparedCatalog | None = None
         self._item_number = {item: number for number, item in enumerate(catalog.item_ids)}
         popularity = np.asarray(catalog.popularity)

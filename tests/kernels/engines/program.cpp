@@ -361,14 +361,13 @@ void rounding(int64_t width, bool bounded) {
        {row_tiles.get(), row_bounds.data(), is_bounded.get(), padded}, {scores.data(), progress.data()},
        target_score.data(), half_counts.data(), proven.get(), 1});
   if (products < 0) wrong("scores outside of their bounds, width", width, static_cast<double>(products), 0);
-  const double steps = static_cast<double>(depth * 32 + 32);
   for (int64_t r = 0; r < count; ++r) {
     double right = 0, size = 0;
     for (int64_t n = 0; n < width; ++n) {
       const double product = double{hidden[r * width + n]} * table[r * width + n];
       right += product, size += std::fabs(product);
     }
-    check("a product", r, target_score[r], right, steps * (0x1p-23 * size + 0x1p-118));  // 2^-126 times 2^8
+    check("a product", r, target_score[r], right, (depth * 32 + 32) * (0x1p-23 * size + 0x1p-118));  // 2^-126 times 2^8
   }
 }
 
