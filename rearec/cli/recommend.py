@@ -181,7 +181,7 @@ def recommend(
                 model, options, titles = opened(device)
             summary = answer_parts(
                 model, folder, input_file, output_file, options, titles=titles, force=force,
-                actors=devices if engine == "ray" else 0, trust_code=trust_code,
+                precision=precision, actors=devices if engine == "ray" else 0, trust_code=trust_code,
             )  # fmt: skip
         emit(summary, common.as_json, lambda console: console.print(_in_words(summary)))
         return

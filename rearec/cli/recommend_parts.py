@@ -26,11 +26,13 @@ def answer_parts(
     *,
     titles: bool,
     force: bool,
+    precision: str = "fp32",
     actors: int = 0,
     trust_code: bool = False,
 ) -> dict[str, Any]:
     """Answer the parts that are not answered yet; returns what `rearec recommend` says of it, on every process.
 
+    precision: of the states, which ``model`` was opened with.
     actors: of Ray, which answer in place of this process; 0: none.
     """
     from rearec.distributed import agreed, gather_values, lost_processes, processes
@@ -38,7 +40,7 @@ def answer_parts(
     from rearec.inference.ray_parts import answer_by_ray
 
     group = processes()
-    asked = {**options, "titles": titles, "model": run.weights_digest()}
+    asked = {**options, "titles": titles, "precision": precision, "model": run.weights_digest()}
     waiting = []
     with agreed(lambda: {"input": [str(part.source) for part in parts.members], "options": asked}):
         parts = Parts(source, output)
@@ -51,7 +53,9 @@ def answer_parts(
     counts: Counter[str] = Counter()
     if actors and numbers:
         left = [parts.members[number] for number in numbers]
-        counts = answer_by_ray(left, run.path, options, titles=titles, actors=actors, trust_code=trust_code)
+        counts = answer_by_ray(
+            left, run.path, options, titles=titles, precision=precision, actors=actors, trust_code=trust_code
+        )
         numbers = []
     own = numbers[group.rank :: group.size]
     with progress_bar("recommending") as progress, lost_processes("the same command goes on"):

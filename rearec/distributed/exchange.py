@@ -109,7 +109,8 @@ def gather_rows(x: Tensor) -> tuple[Tensor, int]:
     if group.size == 1:
         return x, 0
     sizes = [int(size) for size in gather_sizes(x)]
-    return _GatherRows.apply(x, sizes, group.rank), sum(sizes[: group.rank])
+    rows: Tensor = _GatherRows.apply(x, sizes, group.rank)
+    return rows, sum(sizes[: group.rank])
 
 
 def gather_sizes(x: Tensor) -> list[int]:

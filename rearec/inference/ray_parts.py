@@ -25,10 +25,10 @@ def check_ray() -> None:
 class _Actor:
     """Answers parts with a recommender that is opened once."""
 
-    def __init__(self, run: str, trust_code: bool, options: Mapping[str, Any], titles: bool, gpus: float) -> None:
+    def __init__(self, run: str, opening: Mapping[str, Any], options: Mapping[str, Any], titles: bool) -> None:
         from rearec.inference.recommender import Recommender
 
-        self._recommender = Recommender(run, trust_code=trust_code, device="cuda" if gpus else "cpu")
+        self._recommender = Recommender(run, **opening)
         self._options, self._titles = dict(options), titles
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,14 @@ class _Actor:
 
 
 def answer_by_ray(
-    parts: Sequence[Part], run: Path, options: Mapping[str, Any], *, titles: bool, actors: int, trust_code: bool = False
+    parts: Sequence[Part],
+    run: Path,
+    options: Mapping[str, Any],
+    *,
+    titles: bool,
+    actors: int,
+    precision: str = "fp32",
+    trust_code: bool = False,
 ) -> Counter[str]:
     """Answer parts with Ray Data's ``map_batches``: on the cluster of RAY_ADDRESS, or on this machine alone.
 
@@ -56,7 +63,7 @@ def answer_by_ray(
         options: of `Recommender.recommend`.
         titles: as for `answer_part`.
         actors: how many; each has a processor, or where Ray knows of GPUs one of those.
-        trust_code: as for `Recommender`.
+        precision, trust_code: as for `Recommender`.
 
     Returns:
         the sums of what `answer_part` counts.
@@ -70,6 +77,7 @@ def answer_by_ray(
 
     with redirect_stdout(sys.stderr), _cluster(ray):  # what Ray says of a lost actor is no part of anybody's result
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+        opening = {"trust_code": trust_code, "device": "cuda" if gpus else "cpu", "precision": precision}
         rows = [{"source": str(part.source.resolve()), "answers": str(part.answers.resolve())} for part in parts]
         tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
         answered = tasks.map_batches(
@@ -78,7 +86,7 @@ def answer_by_ray(
             concurrency=min(actors, len(rows)),
             num_cpus=1,
             num_gpus=gpus or None,
-            fn_constructor_args=(str(run.resolve()), trust_code, dict(options), titles, gpus),
+            fn_constructor_args=(str(run.resolve()), opening, dict(options), titles),
         )
         try:
             done = answered.take_all()
