@@ -209,9 +209,8 @@ def _drawn_like(token: Tensor, part: Part | None) -> Tensor:
     """Normal numbers [R, d]; for a part of a batch those that its rows would have got in the whole of it."""
     if part is None:
         return torch.randn_like(token)
-    drawn = torch.randn(part.rows, token.shape[1], dtype=token.dtype, device=token.device)
-    # rows that do not count may be more than there are in all
-    return drawn[part.first_row : part.first_row + len(token)] if part.counted else torch.zeros_like(token)
+    first, rows, of = part.rows
+    return torch.randn(of, token.shape[1], dtype=token.dtype, device=token.device)[first : first + rows]
 
 
 def _with_noised_rows(batch: Batch, own_prefix: bool) -> Batch:
@@ -227,7 +226,6 @@ def _with_noised_rows(batch: Batch, own_prefix: bool) -> Batch:
         target=batch.target.repeat(2),
         group=batch.group.repeat(2),
         row=None,
-        part=None,
         slot=None if batch.slot is None else batch.slot.repeat(2),
     )
 

@@ -18,6 +18,7 @@ from rearec_kernels.losses import (
     ensemble_reasoning_loss,
     reasoning_info_nce,
 )
+from rearec_kernels.ops.arguments import MaskRows
 from rearec_kernels.retrieval import PreparedCatalog, catalog_rank, catalog_topk, prepare_catalog
 from rearec_kernels.rollout import reasoning_rollout
 from rearec_kernels.rows import PrefixRows
@@ -27,6 +28,7 @@ __all__ = [
     "CatalogShard",
     "EnsembleLoss",
     "LayerWeights",
+    "MaskRows",
     "PrefixRows",
     "PreparedCatalog",
     "PreparedLayers",

@@ -11,8 +11,9 @@ import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_int, as_number, describe
 from rearec_kernels.cache import ReasoningCache
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.dropout import seed_tensor
+from rearec_kernels.dropout import checked_mask_rows, seed_tensor
 from rearec_kernels.native import MAX_HEAD_DIM
+from rearec_kernels.ops.arguments import MaskRows
 
 _NAME = "cached_reason_attention"
 
@@ -27,6 +28,7 @@ def cached_reason_attention(
     softmax_scale: float | None = None,
     dropout_p: float = 0.0,
     seed: int | Tensor | None = None,
+    mask_rows: MaskRows | None = None,
 ) -> Tensor:
     """Appends k, v as new reasoning tokens of every row and attends q to the row's prefix slots and tokens.
 
@@ -44,6 +46,8 @@ def cached_reason_attention(
         dropout_p: probability of dropping an attention probability, in [0, 1).
         seed: of the dropout mask (Philox4x32-10; counter = key slot, query token, head, row): an int, or int64 [1] on
             the device; None draws one from torch's generator.
+        mask_rows: which rows of a larger call the R rows are: the mask is then that of the larger call there, if its
+            prefixes have as many slots. None: they are all rows.
 
     Returns:
         Of q's shape and dtype.
@@ -73,6 +77,7 @@ def cached_reason_attention(
     dropout_p = as_number(_NAME, "dropout_p", dropout_p)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"{_NAME}: dropout_p must be in [0, 1), got {dropout_p}")
+    masks = checked_mask_rows(_NAME, mask_rows)
     scale = width**-0.5 if softmax_scale is None else _check_scale(softmax_scale)
     dtype = cache.prefix_k.dtype
     backend = resolve_backend(_NAME, q.device, dtype, head_dim=width)
@@ -92,12 +97,12 @@ def cached_reason_attention(
         tokens = ([segment.k for segment in segments], [segment.v for segment in segments])
         out, _, _ = torch.ops.rearec.attention(
             q4, *tokens, cache.prefix_k, cache.prefix_v, carriers, scale, dropout_p, mask_seed, gradients,
-            *cache.seen, backend,
+            *cache.seen, *masks, backend,
         )  # fmt: skip
     else:
         out = torch.ops.rearec.attention_decode(
             q4, k4, v4, cache.prefix_k, cache.prefix_v, *known.buffer(), slot, scale, dropout_p, mask_seed,
-            *cache.seen, backend,
+            *cache.seen, *masks, backend,
         )  # fmt: skip
     known.length = max(known.length, slot + queries)
     out = out.to(q.dtype)

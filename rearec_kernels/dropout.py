@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.arguments import as_int, describe
+from rearec_kernels.ops.arguments import MaskRows
+
+# The rows of a call are all that there are.
+ALL_ROWS = MaskRows(first=0, rows=1, of=1)
 
 
 def dropout_threshold(dropout_p: float) -> int:
@@ -18,6 +22,21 @@ def dropout_threshold(dropout_p: float) -> int:
 def seed_bits(seed: Tensor | None) -> int:
     """The seed of a mask on the CPU as an unsigned 64-bit number, 0 where there is no dropout."""
     return 0 if seed is None else int(seed) & 0xFFFFFFFFFFFFFFFF
+
+
+def checked_mask_rows(op: str, mask_rows: MaskRows | None) -> MaskRows:
+    """`mask_rows`, or those of a call that has all rows for None. Raises for what are none."""
+    if mask_rows is None:
+        return ALL_ROWS
+    if not isinstance(mask_rows, MaskRows):
+        raise TypeError(f"{op}: mask_rows must be a MaskRows, got {describe(mask_rows)}")
+    first, rows, of = (as_int(op, f"mask_rows.{name}", x) for name, x in zip(mask_rows._fields, mask_rows, strict=True))
+    if first < 0 or rows < 1 or first + rows > of or of >= 2**31:
+        raise ValueError(
+            f"{op}: mask_rows must have first >= 0, rows >= 1 and first + rows <= of < 2^31, "
+            f"got MaskRows(first={first}, rows={rows}, of={of})"
+        )
+    return MaskRows(first, rows, of)
 
 
 def seed_tensor(op: str, seed: int | Tensor | None, device: torch.device) -> Tensor:

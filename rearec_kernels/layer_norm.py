@@ -8,8 +8,8 @@ from torch import Tensor
 import rearec_kernels.ops  # noqa: F401  (registers torch.ops.rearec)
 from rearec_kernels.arguments import as_number, describe
 from rearec_kernels.dispatch import resolve_backend
-from rearec_kernels.dropout import seed_tensor
-from rearec_kernels.ops.arguments import LayerNorm
+from rearec_kernels.dropout import checked_mask_rows, seed_tensor
+from rearec_kernels.ops.arguments import LayerNorm, MaskRows
 from rearec_kernels.ops.registry import implementation
 from rearec_kernels.precision import operand_dtype
 
@@ -26,6 +26,7 @@ def dropout_add_layer_norm(
     dropout_p: float = 0.0,
     output_dropout_p: float = 0.0,
     seed: int | Tensor | None = None,
+    mask_rows: MaskRows | None = None,
 ) -> Tensor:
     """output_dropout(LayerNorm(dropout(x) + residual)): what follows every sublayer of a post-LN Transformer.
 
@@ -43,6 +44,8 @@ def dropout_add_layer_norm(
         seed: of the masks, an int or int64 [1] on the device: the same on every backend, 16 bits of Philox4x32-10 for
             each element (reference.layer_norm.element_bits), so that a probability is rounded to a multiple of 2^-16.
             None draws from torch's generator.
+        mask_rows: which rows of a larger call the rows are, x's leading dimensions counted as one: the masks, with or
+            without a seed, are then those that the larger call has there. None: they are all rows.
 
     Returns:
         [..., d] in weight's dtype.
@@ -65,6 +68,7 @@ def dropout_add_layer_norm(
     for name, p in (("dropout_p", dropout_p), ("output_dropout_p", output_dropout_p)):
         if not 0.0 <= p < 1.0:
             raise ValueError(f"{_NAME}: {name} must be in [0, 1), got {p}")
+    masks = checked_mask_rows(_NAME, mask_rows)
     dtype = weight.dtype
     if dtype == torch.float32:  # else that of the parameters decides: no kernel serves it
         dtype = torch.promote_types(operand_dtype(x, weight), weight.dtype if residual is None else residual.dtype)
@@ -73,14 +77,15 @@ def dropout_add_layer_norm(
     if backend == "reference":  # PyTorch's own ops, which autograd knows: not one op of ours
         given = None if seed is None or not drops else seed_tensor(_NAME, seed, x.device)
         arguments = LayerNorm(x, residual, weight, bias, eps, dropout_p, output_dropout_p, given)
-        return implementation(backend, "layer_norm", _NAME)(arguments)
+        return implementation(backend, "layer_norm", _NAME)(arguments, masks)
     width = weight.shape[0]
     rows = (x if x.dtype in (torch.float32, torch.bfloat16) else x.float()).reshape(-1, width).contiguous()
     added = None if residual is None else residual.reshape(-1, width).float().contiguous()
     mask_seed = seed_tensor(_NAME, seed, x.device) if drops else None
     out, _ = torch.ops.rearec.dropout_add_layer_norm(
-        rows, added, weight.contiguous(), bias.contiguous(), eps, dropout_p, output_dropout_p, mask_seed, backend
-    )
+        rows, added, weight.contiguous(), bias.contiguous(), eps, dropout_p, output_dropout_p, mask_seed, *masks,
+        backend,
+    )  # fmt: skip
     return out.view(x.shape)
 
 

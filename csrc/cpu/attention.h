@@ -2,6 +2,7 @@
 #pragma once
 #include "attention_arguments.h"
 #include "lists.h"
+#include "mask_rows.h"
 
 namespace rearec {
 
@@ -12,6 +13,7 @@ struct AttentionForward {
   List<TokenSegment> segments;  // together `tokens` tokens
   double dropout_p;             // 0: none
   uint64_t seed;
+  MaskRows mask_rows;
   const void* q;  // [rows, queries, heads, head_dim], dense
   // When set, the new tokens [rows, queries, kv_heads, head_dim], copied into the end of the (single) segment first.
   const void* new_k;

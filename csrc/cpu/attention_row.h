@@ -95,7 +95,8 @@ REAREC_OUTLINE void weigh(const AttentionForward& a, const RowView& view, int64_
   const int64_t token = shape.tokens - shape.queries + query, visible = token + 1, slots = view.slots();
   softmax(scores, slots + visible);
   if (a.dropout_p > 0)
-    apply_dropout(a.dropout_p, a.seed, scores, slots, view.start, visible, a.prefix.slots, token, head, view.row);
+    apply_dropout(a.dropout_p, a.seed, scores, slots, view.start, visible, a.prefix.slots, token, head,
+                  a.mask_rows.number(view.row));
   if (a.token_probs) {  // never empty; prefix_probs is when there are no slots
     const int64_t at = (view.row * shape.heads + head) * shape.queries + query;
     float* prefix = a.prefix_probs + at * a.prefix.slots;

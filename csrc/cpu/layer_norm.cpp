@@ -51,13 +51,14 @@ void random_block(uint64_t seed, uint32_t stream, int64_t block, uint16_t* bits)
 // The random bits of one row after another.
 class RowBits {
  public:
-  RowBits(const Stream& stream, int64_t width, uint16_t* memory) : stream_(stream), width_(width), memory_(memory) {}
+  RowBits(const Stream& stream, const MaskRows& rows, int64_t width, uint16_t* memory)
+      : stream_(stream), rows_(rows), width_(width), memory_(memory) {}
   static int64_t floats(int64_t width) { return (width + 2 * kBlock) / 2; }
 
   // One per element; what lies behind the last one may be read.
   const uint16_t* row(int64_t r) {
     if (stream_.threshold == 0) return memory_;
-    const int64_t begin = r * width_, block = begin / kBlock, last = (begin + width_ - 1) / kBlock;
+    const int64_t begin = rows_.number(r) * width_, block = begin / kBlock, last = (begin + width_ - 1) / kBlock;
     // A row that does not end with a block leaves its rest to the next one.
     int64_t i = block;
     if (filled_ == block && width_ > 0) {
@@ -72,6 +73,7 @@ class RowBits {
 
  private:
   const Stream& stream_;
+  const MaskRows rows_;
   int64_t width_;
   uint16_t* memory_;
   int64_t held_ = -1, filled_ = -1;  // blocks in memory, from first to last
@@ -120,7 +122,8 @@ void forward_rows(const LayerNormForward& f) {
     Scratch scratch(padded(a.width) + 2 * RowBits::floats(a.width));
     float* sum_of = scratch.data;
     uint16_t* const bits_of_x = reinterpret_cast<uint16_t*>(scratch.data + padded(a.width));
-    RowBits x_bits(of_x, a.width, bits_of_x), output_bits(of_output, a.width, bits_of_x + 2 * RowBits::floats(a.width));
+    RowBits x_bits(of_x, f.dropout.mask_rows, a.width, bits_of_x);
+    RowBits output_bits(of_output, f.dropout.mask_rows, a.width, bits_of_x + 2 * RowBits::floats(a.width));
     const int64_t last = first_row(a.rows, thread + 1, a.threads);
     for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {
       const float mean = sum(residual_sum<T>(a, of_x, r, x_bits.row(r), sum_of)) * inverse_width;
@@ -159,7 +162,8 @@ void backward_rows(const LayerNormBackward& b) {
     float* grad_weight = grad + width;
     float* grad_bias = grad_weight + width;
     uint16_t* bits = reinterpret_cast<uint16_t*>(grad_bias + width);
-    RowBits x_bits(of_x, a.width, bits), output_bits(of_output, a.width, bits + 2 * RowBits::floats(a.width));
+    RowBits x_bits(of_x, b.dropout.mask_rows, a.width, bits);
+    RowBits output_bits(of_output, b.dropout.mask_rows, a.width, bits + 2 * RowBits::floats(a.width));
     for (int64_t i = 0; i < 2 * width; ++i) grad_weight[i] = 0;
     const int64_t last = first_row(a.rows, thread + 1, a.threads);
     for (int64_t r = first_row(a.rows, thread, a.threads); r < last; ++r) {

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "mask_rows.h"
+
 namespace rearec {
 
 // sum = dropped(x) + residual, out = dropped(normalised(sum) * weight + bias); rows x width, dense.
@@ -18,13 +20,14 @@ struct LayerNorm {
   int threads;
 };
 
-// Element i of all elements in row-major order is dropped if the 16 bits number i % 128 of block i / 128 are below the
+// Element i of all elements in row-major order, with the rows numbered by mask_rows, is dropped if the 16 bits number i % 128 of block i / 128 are below the
 // probability, in units of 2^-16: half (n / 16) % 2 of word n / 32 of Philox with the counter (low and high word of
 // 16 * block + n % 16, stream, 0), where n = i % 128. Streams: 0 of x, 1 of the output.
 struct ElementDropout {
   double x_probability;
   double output_probability;
   uint64_t seed;
+  MaskRows mask_rows;
 };
 
 struct LayerNormForward {

@@ -3,6 +3,7 @@
 #include "attention_arguments.h"
 #include "kernel_limits.h"
 #include "lists.h"
+#include "mask_rows.h"
 
 namespace rearec::cuda {
 
@@ -12,6 +13,7 @@ struct Dropout {
   const int64_t* seed;  // null: none, or already in the probabilities
   uint32_t threshold;   // words below it are dropped
   float keep;           // 1 / (1 - p)
+  MaskRows rows;
 };
 
 // The new tokens [rows, queries, kv_heads, head_dim], dense, and the buffers that they are copied to, token by token.

@@ -58,7 +58,7 @@ __device__ inline bool drops(const Dropout& dropout, const QueryTile<L, kQueries
   const uint32_t word =
       philox_word(static_cast<uint64_t>(*dropout.seed), static_cast<uint32_t>(slot),
                   static_cast<uint32_t>(tile.own_token(m)), static_cast<uint32_t>(tile.head[m]),
-                  static_cast<uint32_t>(tile.row[m]));
+                  dropout.rows.number(static_cast<uint32_t>(tile.row[m])));
   return word < dropout.threshold;
 }
 

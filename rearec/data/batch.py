@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rearec_kernels import PrefixRows
+from rearec_kernels import MaskRows, PrefixRows
 
 __all__ = ["IGNORE_INDEX", "MASK_ID", "Batch", "Part"]
 
@@ -24,12 +24,19 @@ MASK_ID = -1
 class Part:
     """Where a batch stands in a larger one that several processes share (`rearec.distributed.SharedBatches`).
 
-    first_row: of the larger batch. rows: of the larger batch. counted: how many rows of this one have a target.
+    rows, windows: which of the larger batch's rows and windows this one has: so many from the first of them on. Where a
+        pass of the model has them twice (the noised branch), they are numbered as in a pass over the larger batch.
+    counted: how many rows of this one have a target.
     """
 
-    first_row: int
-    rows: int
+    rows: MaskRows
+    windows: MaskRows
     counted: int
+
+    def slots(self, count: int) -> MaskRows:
+        """Which of the larger batch's slots this one has, where windows have ``count`` of them each."""
+        first, windows, of = self.windows
+        return MaskRows(first * count, windows * count, of * count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +115,20 @@ class Batch:
         """The same rows, each with a window of its own."""
         rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.items.device)
         items = self.items.index_select(0, self.row_prefix)
-        return replace(self, items=items, lengths=self.end, row_prefix=rows)
+        part = None if self.part is None else replace(self.part, windows=self.part.rows)
+        return replace(self, items=items, lengths=self.end, row_prefix=rows, part=part)
+
+    def some_windows(self, begin: int, end: int) -> Batch:
+        """The windows from ``begin`` to before ``end`` with their rows, as wide as they are here."""
+        rows = (self.row_prefix >= begin) & (self.row_prefix < end)
+        of_windows = {name: getattr(self, name)[begin:end] for name in ("items", "lengths")}
+        of_rows = {
+            field.name: value[rows]
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor) and field.name not in of_windows
+        }
+        of_rows["row_prefix"] = of_rows["row_prefix"] - begin
+        return replace(self, **of_windows, **of_rows)
 
     def without_items(self, share: float, drawn: NDArray[np.float64]) -> Batch:
         """The same rows and targets, every item of a window left out with probability ``share``; the others close up.

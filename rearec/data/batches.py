@@ -133,7 +133,16 @@ class PairBatches(WindowBatches):
         return self._window_length, self._row_count
 
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
-        of_batch, windows = windows, windows[begin:end]
+        width = int(self._window_length[windows].max())
+        if self.item_dropout == 0:
+            return self._gathered(windows[begin:end], width)
+        # drawn for the whole batch, so that it does not matter into which parts it is cut; what is left of all of its
+        # windows says how wide they are
+        generator = np.random.default_rng((self.seed, self.epoch, int(windows[0])))
+        drawn = generator.random((len(windows), width))
+        return self._gathered(windows, width).without_items(self.item_dropout, drawn).some_windows(begin, end)
+
+    def _gathered(self, windows: IntArray, width: int) -> Batch:
         counts = self._row_count[windows]
         prefix = np.repeat(np.arange(len(windows)), counts)
         # The rows of a window follow each other: one without a history is its sequence's first, and in no window.
@@ -141,8 +150,9 @@ class PairBatches(WindowBatches):
         sequence, position = self._pairs[rows].astype(np.int64).T
         target = self.dataset.items[np.asarray(self.dataset.offsets)[sequence] + position]
         lengths = self._window_length[windows]
-        batch = Batch(
-            items=torch.from_numpy(gather_windows(self.dataset.items, self._window_start[windows], lengths)),
+        starts = self._window_start[windows]
+        return Batch(
+            items=torch.from_numpy(gather_windows(self.dataset.items, starts, lengths, width)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             row_prefix=torch.from_numpy(prefix.astype(np.int32)),
             end=torch.from_numpy((position - self._window_skip[windows][prefix]).astype(np.int32)),
@@ -150,12 +160,6 @@ class PairBatches(WindowBatches):
             group=torch.from_numpy(self.dataset.sequence_user[sequence].astype(np.int64)),
             row=torch.from_numpy(rows),
         )
-        if self.item_dropout == 0:
-            return batch
-        # drawn for the whole batch, so that it does not matter into which parts it is cut
-        generator = np.random.default_rng((self.seed, self.epoch, int(of_batch[0])))
-        drawn = generator.random((len(of_batch), int(self._window_length[of_batch].max())))
-        return batch.without_items(self.item_dropout, drawn[begin:end, : batch.items.shape[1]])
 
 
 def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], max_len: int) -> Batch:
@@ -188,7 +192,7 @@ def collate_histories(histories: Sequence[NDArray[np.integer] | Sequence[int]], 
         index = int(np.searchsorted(starts, flat.argmin(), side="right")) - 1
         raise ValueError(f"histories[{index}] holds the item id {flat.min()}; ids must not be negative")
     count = len(kept)
-    windows = flat[None] if count == 1 else gather_windows(flat, starts, lengths)
+    windows = flat[None] if count == 1 else gather_windows(flat, starts, lengths, int(lengths.max()))
     return Batch(
         items=torch.from_numpy(windows),
         lengths=torch.from_numpy(lengths.astype(np.int32)),

@@ -89,13 +89,13 @@ class ClozeBatches(WindowBatches):
         return self._length, self._row_count
 
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
-        windows = windows[begin:end]
+        width, windows = int(self._length[windows].max()), windows[begin:end]
         shown = windows % len(self._maskable)
         counts, length, skip = self._row_count[windows], self._length[windows], self._skip[shown]
         prefix = np.repeat(np.arange(len(windows)), counts)
         row = self._masked_rows[ranges(self._first_masked[windows], counts)]
         slot = self._position[row] - skip[prefix]
-        items = gather_windows(self.dataset.items, self._start[shown], length)
+        items = gather_windows(self.dataset.items, self._start[shown], length, width)
         target = items[prefix, slot]
         items[prefix, slot] = MASK_ID
         return Batch(

@@ -71,7 +71,7 @@ class WindowBatches(ABC):
 
     @abstractmethod
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
-        """The windows from ``begin`` to before ``end`` of a batch of these windows."""
+        """The windows from ``begin`` to before ``end`` of a batch of these windows, as wide as this batch."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, a non-negative number; the order of the batches depends on ``(seed, epoch)`` only."""
@@ -108,7 +108,10 @@ class WindowBatches(ABC):
         return plan.length[windows].astype(np.int64), plan.rows[windows].astype(np.int64)
 
     def part(self, windows: IntArray, begin: int, end: int) -> Batch:
-        """The windows from ``begin`` to before ``end`` of the batch that `windows` has named, at least one of them."""
+        """The windows from ``begin`` to before ``end`` of the batch that `windows` has named, at least one of them.
+
+        They are padded to the longest window of that batch.
+        """
         return self._collate(windows, begin, end)
 
     def release(self, done: int) -> None:
@@ -146,9 +149,9 @@ class WindowBatches(ABC):
         return np.asarray(bounds, dtype=np.int64)
 
 
-def gather_windows(items: NDArray[np.integer], starts: IntArray, lengths: IntArray) -> IntArray:
-    """[S, C] int64, row s = items[starts[s] : starts[s] + lengths[s]], padded with 0."""
-    slots = np.arange(lengths.max())
+def gather_windows(items: NDArray[np.integer], starts: IntArray, lengths: IntArray, width: int) -> IntArray:
+    """[S, width] int64, row s = items[starts[s] : starts[s] + lengths[s]], padded with 0."""
+    slots = np.arange(width)
     real = slots < lengths[:, None]
     windows = np.zeros(real.shape, dtype=np.int64)
     windows[real] = items[(starts[:, None] + slots)[real]]

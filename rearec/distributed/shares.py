@@ -10,6 +10,7 @@ import numpy as np
 from rearec.data.batch import IGNORE_INDEX, Batch, Part
 from rearec.data.window_batches import IntArray, WindowBatches
 from rearec.distributed.group import Processes
+from rearec_kernels import MaskRows
 
 __all__ = ["SharedBatches"]
 
@@ -17,9 +18,10 @@ __all__ = ["SharedBatches"]
 class SharedBatches:
     """One process's shares of the batches of an epoch; as many as there are batches, whatever each share holds.
 
-    The shares of a batch follow each other in its order of windows, and all together are the batch. A share says where
-    in the batch it stands (`rearec.data.batch.Part`); one without windows is a window whose rows have no target, so
-    that its process takes part in the step. Only the own windows are read.
+    The shares of a batch follow each other in its order of windows, and all together are the batch; each is as wide as
+    it. A share says where in the batch it stands (`rearec.data.batch.Part`), by which the model's dropout drops what it
+    would in the whole batch. One without windows is a window whose rows have no target, so that its process takes part
+    in the step. Only the own windows are read, but for item dropout, which looks at all of a batch.
 
     Args:
         batches: what one process alone would train on. Its epoch is chosen through this object.
@@ -59,16 +61,17 @@ class SharedBatches:
         windows = self.batches.windows(index)
         length, rows = self.batches.sizes(windows)
         begin, end = self._cut(rows + self.slot_work * length)
-        before, total = int(rows[:begin].sum()), int(rows.sum())
-        if begin == end:
-            some = self.batches.part(windows, 0, 1)
-            return replace(
-                some,
-                target=some.target.new_full((some.num_rows,), IGNORE_INDEX),
-                part=Part(first_row=0, rows=total, counted=0),
-            )
+        is_empty = begin == end
+        if is_empty:
+            begin, end = 0, 1
         share = self.batches.part(windows, begin, end)
-        return replace(share, part=Part(first_row=before, rows=total, counted=share.num_rows))
+        part = Part(
+            rows=MaskRows(int(rows[:begin].sum()), share.num_rows, int(rows.sum())),
+            windows=MaskRows(begin, end - begin, len(windows)),
+            counted=0 if is_empty else share.num_rows,
+        )
+        target = share.target.new_full((share.num_rows,), IGNORE_INDEX) if is_empty else share.target
+        return replace(share, target=target, part=part)
 
     def __iter__(self) -> Iterator[Batch]:
         for index in range(len(self)):

@@ -53,16 +53,15 @@ class BERT4Rec(TransformerBackbone):
         Raises ValueError as `encode` does and, on CPU tensors, for a row that stands at no mask among what it sees.
         """
         if self.mask_embedding is None or batch.slot is None:
-            prefix: EncodedPrefix = super().encode_batch(batch, table)
-            return prefix
-        rows = WindowRows(batch.row_prefix, batch.end, batch.slot)
+            return super().encode_batch(batch, table)
+        rows = WindowRows(batch.row_prefix, batch.end, batch.slot, batch.part)
         self._check(batch.items, rows)
         masked = batch.items == MASK_ID
         if batch.slot.device.type == "cpu":
             _check_slots(masked, rows)
         embedded = F.embedding(batch.items.masked_fill(masked, 0), table)
         embedded = torch.where(masked[..., None], self.mask_embedding.weight, embedded)
-        return self.encoder.encode(self._inputs(embedded), rows)
+        return self._encode(embedded, rows)
 
 
 def _check_slots(masked: Tensor, rows: WindowRows) -> None:

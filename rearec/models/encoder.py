@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rearec_kernels import (
+    MaskRows,
     PrefixRows,
     ReasoningCache,
     cached_reason_attention,
     dropout_add_layer_norm,
     resolve_backend,
 )
+
+if TYPE_CHECKING:
+    from rearec.data.batch import Part
 
 __all__ = [
     "LAYER_NORM_EPS",
@@ -34,11 +38,24 @@ _FEW = 1 << 14
 
 
 class WindowRows(NamedTuple):
-    """Where R rows stand: row r at slot[r] of window row_prefix[r], of which it sees the slots [0, end[r]); int [R]."""
+    """Where R rows stand: row r at slot[r] of window row_prefix[r], of which it sees the slots [0, end[r]); int [R].
+
+    part: where windows and rows stand in a batch that several processes share: dropout drops what it would there.
+    """
 
     row_prefix: Tensor
     end: Tensor
     slot: Tensor
+    part: Part | None = None
+
+    @property
+    def mask_rows(self) -> MaskRows | None:
+        """The rows' numbers for dropout."""
+        return None if self.part is None else self.part.rows
+
+    def mask_slots(self, slots: int) -> MaskRows | None:
+        """Those of all slots of all windows [S, C], C being `slots`."""
+        return None if self.part is None else self.part.slots(slots)
 
     def gather(self, slots: Tensor) -> Tensor:
         """What stands where the rows do: [S, C, d] -> [R, d]."""
@@ -53,11 +70,12 @@ class _Sight(NamedTuple):
     """What rows attend to, as our kernel takes it: the last slot of each is a new token, those before it the prefix.
 
     before: the slots before the last. last: int64 [R], where the last stands among all slots of all windows; None where
-    the rows are all slots of all windows, each its own last.
+    the rows are all slots of all windows, each its own last. mask_rows: their numbers for dropout.
     """
 
     before: PrefixRows
     last: Tensor | None
+    mask_rows: MaskRows | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,13 @@ def init_weights(module: nn.Module) -> None:
 
 
 def add_and_normalise(
-    update: Tensor, inputs: Tensor | None, norm: nn.LayerNorm, *, dropout_p: float = 0.0, output_dropout_p: float = 0.0
+    update: Tensor,
+    inputs: Tensor | None,
+    norm: nn.LayerNorm,
+    *,
+    dropout_p: float = 0.0,
+    output_dropout_p: float = 0.0,
+    mask_rows: MaskRows | None = None,
 ) -> Tensor:
     """output_dropout(norm(dropout(update) + inputs)), all [..., d]; inputs None for none."""
     few = update.numel() <= _FEW and update.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -93,8 +117,9 @@ def add_and_normalise(
         if total.dtype == norm.weight.dtype:
             return F.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return dropout_add_layer_norm(
-        update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, output_dropout_p=output_dropout_p
-    )
+        update, inputs, norm.weight, norm.bias, eps=norm.eps, dropout_p=dropout_p, output_dropout_p=output_dropout_p,
+        mask_rows=mask_rows,
+    )  # fmt: skip
 
 
 class TransformerLayer(nn.Module):
@@ -159,29 +184,39 @@ class TransformerLayer(nn.Module):
         own = rows.gather(inputs)
         before = rows.end - 1
         sight = _Sight(
-            PrefixRows(end=before, row_prefix=rows.row_prefix), _index(rows.row_prefix, before, inputs.shape[1])
+            PrefixRows(end=before, row_prefix=rows.row_prefix),
+            _index(rows.row_prefix, before, inputs.shape[1]),
+            rows.mask_rows,
         )
         return own, self._attend(self._split_heads(self.query(own)), key, value, sight), key, value
 
-    def finish(self, inputs: Tensor, attended: Tensor) -> Tensor:
-        """All that follows the attention, position by position: [..., d] inputs and attended values -> [..., d]."""
-        hidden = self._add_and_normalise(self.output(attended), inputs, self.attention_norm)
-        inner = F.gelu(self.inner(hidden))
-        return self._add_and_normalise(self.outer(inner), hidden, self.feed_forward_norm)
+    def finish(self, inputs: Tensor, attended: Tensor, mask_rows: MaskRows | None = None) -> Tensor:
+        """All that follows the attention, position by position: [..., d] inputs and attended values -> [..., d].
 
-    def step(self, token: Tensor, cache: ReasoningCache) -> Tensor:
+        mask_rows: the positions' numbers for dropout, here and in `step`.
+        """
+        hidden = self._add_and_normalise(self.output(attended), inputs, self.attention_norm, mask_rows)
+        inner = F.gelu(self.inner(hidden))
+        return self._add_and_normalise(self.outer(inner), hidden, self.feed_forward_norm, mask_rows)
+
+    def step(self, token: Tensor, cache: ReasoningCache, mask_rows: MaskRows | None = None) -> Tensor:
         """One new reasoning token per row, [R, d] -> [R, d]; its K and V are appended to the cache."""
         query, key, value = self._project(token)
-        attended = cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p)
-        return self.finish(token, attended.flatten(1))
+        attended = cached_reason_attention(
+            query, key, value, cache, dropout_p=self.attention_dropout_p, mask_rows=mask_rows
+        )
+        return self.finish(token, attended.flatten(1), mask_rows)
 
     @property
     def attention_dropout_p(self) -> float:
         """Of the attention's probabilities, as the layer drops them now."""
         return self.attention_dropout if self.training else 0.0
 
-    def _add_and_normalise(self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return add_and_normalise(update, inputs, norm, dropout_p=self.dropout.p if self.training else 0.0)
+    def _add_and_normalise(
+        self, update: Tensor, inputs: Tensor, norm: nn.LayerNorm, mask_rows: MaskRows | None
+    ) -> Tensor:
+        dropout_p = self.dropout.p if self.training else 0.0
+        return add_and_normalise(update, inputs, norm, dropout_p=dropout_p, mask_rows=mask_rows)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, sight: _Sight) -> Tensor:
         """Rows [R, H, D] over the slots [S, C, H, D] that they see -> [R, d]."""
@@ -189,7 +224,10 @@ class TransformerLayer(nn.Module):
         key, value = key.flatten(0, 1), value.flatten(0, 1)
         if sight.last is not None:
             key, value = key.index_select(0, sight.last), value.index_select(0, sight.last)
-        return cached_reason_attention(query, key, value, cache, dropout_p=self.attention_dropout_p).flatten(1)
+        attended = cached_reason_attention(
+            query, key, value, cache, dropout_p=self.attention_dropout_p, mask_rows=sight.mask_rows
+        )
+        return attended.flatten(1)
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         """[..., d] -> [..., H, D]."""
@@ -223,15 +261,15 @@ def _index(row_prefix: Tensor, slot: Tensor, slots: int) -> Tensor:
     return row_prefix.long() * slots + slot.long()
 
 
-def _sight_of_every_slot(inputs: Tensor, length: Tensor | None) -> _Sight:
-    """What every slot of [S, C, d] attends to; arguments as those of `attend_prefix`."""
+def _sight_of_every_slot(inputs: Tensor, length: Tensor | None, mask_rows: MaskRows | None) -> _Sight:
+    """What every slot of [S, C, d] attends to; inputs and length as those of `attend_prefix`."""
     windows, slots, _ = inputs.shape
     row_prefix = torch.arange(windows, dtype=torch.int32).repeat_interleave(slots)
     if length is None:
         before = torch.arange(slots, dtype=torch.int32).repeat(windows)
-        return _Sight(PrefixRows(end=before, row_prefix=row_prefix), None)
+        return _Sight(PrefixRows(end=before, row_prefix=row_prefix), None, mask_rows)
     before = (length - 1).repeat_interleave(slots)
-    return _Sight(PrefixRows(end=before, row_prefix=row_prefix), _index(row_prefix, before, slots))
+    return _Sight(PrefixRows(end=before, row_prefix=row_prefix), _index(row_prefix, before, slots), mask_rows)
 
 
 class TransformerEncoder(nn.Module):
@@ -255,6 +293,7 @@ class TransformerEncoder(nn.Module):
         but K and V is computed for R rows instead of S·C slots.
         """
         length = rows.window_lengths(len(inputs)) if self.bidirectional else None
+        mask_rows = rows.mask_slots(inputs.shape[1])
         every_slot: _Sight | None = None
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -262,20 +301,24 @@ class TransformerEncoder(nn.Module):
         for depth, layer in enumerate(self._each_layer(), start=1):
             if depth == len(self.layers):
                 hidden, attended, key, value = layer.attend_rows(hidden, rows, length)
+                mask_rows = rows.mask_rows
             else:
                 one_by_one = layer.attention_dropout_p > 0 and _prefers_one_by_one(hidden)
                 if one_by_one and every_slot is None:
-                    every_slot = _sight_of_every_slot(hidden, length)
+                    every_slot = _sight_of_every_slot(hidden, length, mask_rows)
                 attended, key, value = layer.attend_prefix(hidden, length, every_slot if one_by_one else None)
             keys.append(key)
             values.append(value)
-            hidden = layer.finish(hidden, attended)
+            hidden = layer.finish(hidden, attended, mask_rows)
         return EncodedPrefix(hidden, tuple(keys), tuple(values))
 
-    def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:
-        """Run one token per row [R, d] through all layers; layer i appends to, and attends over, caches[i]."""
+    def step(self, token: Tensor, caches: Sequence[ReasoningCache], mask_rows: MaskRows | None = None) -> Tensor:
+        """Run one token per row [R, d] through all layers; layer i appends to, and attends over, caches[i].
+
+        mask_rows: the rows' numbers for dropout.
+        """
         for layer, cache in zip(self._each_layer(), caches, strict=True):
-            token = layer.step(token, cache)
+            token = layer.step(token, cache, mask_rows)
         return token
 
     def _each_layer(self) -> Iterator[TransformerLayer]:

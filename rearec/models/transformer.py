@@ -18,10 +18,10 @@ from rearec.models.encoder import (
     WindowRows,
     add_and_normalise,
 )
-from rearec_kernels import PrefixRows, ReasoningCache
+from rearec_kernels import MaskRows, PrefixRows, ReasoningCache
 
 if TYPE_CHECKING:
-    from rearec.data.batch import Batch
+    from rearec.data.batch import Batch, Part
 
 __all__ = ["TransformerBackbone"]
 
@@ -52,37 +52,54 @@ class TransformerBackbone(Backbone):
             bidirectional=bidirectional,
         )
 
-    def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None) -> EncodedPrefix:
-        """As `Backbone.encode`; makes the table where there is none.
+    def encode(
+        self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None, *, part: Part | None = None
+    ) -> EncodedPrefix:
+        """As `Backbone.encode`; makes the table where there is none. part: as in `WindowRows`.
 
         Raises ValueError for windows longer than ``max_len`` and, on CPU tensors, for a row that sees no item and for
         rows of a bidirectional encoder that see different parts of one window.
         """
-        rows = WindowRows(row_prefix, end, end - 1)
+        rows = WindowRows(row_prefix, end, end - 1, part)
         self._check(items, rows)
         table = self.item_tables()[0] if table is None else table
-        return self.encoder.encode(self._inputs(F.embedding(items, table)), rows)
+        return self._encode(F.embedding(items, table), rows)
+
+    def encode_batch(self, batch: Batch, table: Tensor) -> EncodedPrefix:
+        """As `Backbone.encode_batch`; of a part of a batch, dropout drops what it would in the whole of it."""
+        own_way = type(self).encode is not TransformerBackbone.encode  # of a subclass
+        if batch.part is None or batch.slot is not None or own_way:
+            prefix: EncodedPrefix = super().encode_batch(batch, table)
+            return prefix
+        return self.encode(batch.items, batch.row_prefix, batch.end, table, part=batch.part)
 
     def reason(self, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """As `Backbone.reason`."""
         return self._reason(prefix, PrefixRows(end=end, row_prefix=row_prefix), steps)
 
     def reason_batch(self, prefix: EncodedPrefix, batch: Batch, steps: int) -> Callable[[Tensor], Tensor]:
-        """As `Backbone.reason_batch`, with the rows that the batch keeps."""
+        """As `Backbone.reason_batch`, with the rows that the batch keeps; of a part of a batch as `encode_batch`."""
         if type(self).reason is not TransformerBackbone.reason:  # a subclass that reasons in its own way
             return super().reason_batch(prefix, batch, steps)
-        return self._reason(prefix, batch.rows, steps)
+        return self._reason(prefix, batch.rows, steps, None if batch.part is None else batch.part.rows)
 
-    def step(self, token: Tensor, caches: Sequence[ReasoningCache]) -> Tensor:
-        """One reasoning token per row, not yet normalised, [R, d] -> its state [R, d]; one cache per layer."""
-        return self.encoder.step(self._normalise(token), caches)
+    def step(self, token: Tensor, caches: Sequence[ReasoningCache], *, mask_rows: MaskRows | None = None) -> Tensor:
+        """One reasoning token per row, not yet normalised, [R, d] -> its state [R, d]; one cache per layer.
 
-    def _reason(self, prefix: EncodedPrefix, rows: PrefixRows, steps: int) -> Callable[[Tensor], Tensor]:
+        mask_rows: which rows of a larger batch these are, for dropout; None: they are all rows.
+        """
+        return self.encoder.step(self._normalise(token, mask_rows), caches, mask_rows)
+
+    def _reason(
+        self, prefix: EncodedPrefix, rows: PrefixRows, steps: int, mask_rows: MaskRows | None = None
+    ) -> Callable[[Tensor], Tensor]:
         caches = [
             ReasoningCache.from_prefix(key, value, max_tokens=steps, rows=rows)
             for key, value in zip(prefix.keys, prefix.values, strict=True)
         ]
-        return lambda token: self.step(token, caches)
+        if mask_rows is None:
+            return lambda token: self.step(token, caches)
+        return lambda token: self.step(token, caches, mask_rows=mask_rows)
 
     def _check(self, items: Tensor, rows: WindowRows) -> None:
         max_len = self.position_embedding.num_embeddings
@@ -103,10 +120,12 @@ class TransformerBackbone(Backbone):
                 if not torch.equal(length.index_select(0, row_prefix), end):
                     raise ValueError("end: differs between rows of one window, expected a window for each such row")
 
-    def _inputs(self, embedded: Tensor) -> Tensor:
-        """What the first layer gets of the embedded windows, [S, C, d] -> [S, C, d]."""
-        return self._normalise(embedded + self.position_embedding.weight[: embedded.shape[1]])
+    def _encode(self, embedded: Tensor, rows: WindowRows) -> EncodedPrefix:
+        """Encode embedded windows [S, C, d]."""
+        slots = embedded.shape[1]
+        inputs = self._normalise(embedded + self.position_embedding.weight[:slots], rows.mask_slots(slots))
+        return self.encoder.encode(inputs, rows)
 
-    def _normalise(self, inputs: Tensor) -> Tensor:
+    def _normalise(self, inputs: Tensor, mask_rows: MaskRows | None) -> Tensor:
         dropout_p = self.input_dropout.p if self.training else 0.0
-        return add_and_normalise(inputs, None, self.input_norm, output_dropout_p=dropout_p)
+        return add_and_normalise(inputs, None, self.input_norm, output_dropout_p=dropout_p, mask_rows=mask_rows)

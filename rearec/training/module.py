@@ -149,7 +149,7 @@ class TrainingModule(LightningModule):
         loss, rows = terms["loss"], batch.num_rows
         if batch.part is not None:
             # of the rows of all processes; DDP takes the mean of the gradients over processes, where a sum belongs
-            share, rows = batch.part.counted / batch.part.rows, batch.part.rows
+            share, rows = batch.part.counted / batch.part.rows.of, batch.part.rows.of
             means = dict(zip(means, summed(share * torch.stack([*means.values()])).unbind(), strict=True))
             loss = loss * (share * self._processes.size)
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=rows)

@@ -134,7 +134,7 @@ class RunRecorder(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the rows and tell the listener."""
-        self._rows += batch.num_rows if batch.part is None else batch.part.rows
+        self._rows += batch.num_rows if batch.part is None else batch.part.rows.of
         if self._on_batch is not None:
             self._on_batch(trainer.current_epoch + 1, batch_idx + 1, int(trainer.num_training_batches))
 

@@ -18,10 +18,10 @@ from rearec_kernels.addresses import (
 )
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.dropout import seed_bits
-from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, MaskRows, PrefixGradient, Rows
 
 
-def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def attention(args: Attention, rows: Rows, mask_rows: MaskRows) -> tuple[Tensor, Tensor, Tensor]:
     q = args.q
     count, queries, heads, _ = q.shape
     tokens = sum(k.shape[1] for k in args.token_k)
@@ -35,13 +35,13 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         prefix_tuple(args.prefix_k, args.prefix_v),
         rows_tuple(*rows),
         segment_tuples(args.token_k, args.token_v),
-        args.dropout_p, seed_bits(args.seed), q.data_ptr(), 0, 0,
+        args.dropout_p, seed_bits(args.seed), mask_rows, q.data_ptr(), 0, 0,
         out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out, prefix_probs, token_probs
 
 
-def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
+def attention_decode(args: AttentionDecode, rows: Rows, mask_rows: MaskRows) -> Tensor:
     q, k, v, prefix_k, prefix_v, token_k, token_v, length, scale, dropout_p, seed = args
     tokens = length + q.shape[1]
     out = torch.empty_like(q)
@@ -50,7 +50,7 @@ def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
         prefix_tuple(prefix_k, prefix_v),
         rows_tuple(*rows),
         [segment_tuple(token_k, token_v, tokens)],
-        dropout_p, seed_bits(seed), q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), 0, 0,
+        dropout_p, seed_bits(seed), mask_rows, q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), 0, 0,
         torch.get_num_threads(),
     )  # fmt: skip
     return out

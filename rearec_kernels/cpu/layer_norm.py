@@ -10,7 +10,7 @@ from torch import Tensor
 from rearec_kernels import native
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.dropout import seed_bits
-from rearec_kernels.ops.arguments import LayerNorm, LayerNormGradient
+from rearec_kernels.ops.arguments import LayerNorm, LayerNormGradient, MaskRows
 
 
 def _addresses(args: LayerNorm, statistics: Tensor) -> tuple[Any, ...]:
@@ -21,24 +21,26 @@ def _addresses(args: LayerNorm, statistics: Tensor) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _dropout(args: LayerNorm) -> tuple[float, float, int]:
-    return args.dropout_p, args.output_dropout_p, seed_bits(args.seed)
+def _dropout(args: LayerNorm, mask_rows: MaskRows) -> tuple[float, float, int, MaskRows]:
+    return args.dropout_p, args.output_dropout_p, seed_bits(args.seed), mask_rows
 
 
-def dropout_add_layer_norm(args: LayerNorm) -> tuple[Tensor, Tensor]:
+def dropout_add_layer_norm(args: LayerNorm, mask_rows: MaskRows) -> tuple[Tensor, Tensor]:
     out = empty(args.x.shape)
     statistics = torch.empty((args.x.shape[0], 2), dtype=torch.float32, device="cpu")
-    native.C.layer_norm_forward(_addresses(args, statistics), _dropout(args), out.data_ptr())
+    native.C.layer_norm_forward(_addresses(args, statistics), _dropout(args, mask_rows), out.data_ptr())
     return out, statistics
 
 
-def dropout_add_layer_norm_backward(known: LayerNormGradient, args: LayerNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def dropout_add_layer_norm_backward(
+    known: LayerNormGradient, args: LayerNorm, mask_rows: MaskRows
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, has_residual = args.x, args.residual is not None
     grad_x = empty(x.shape, x.dtype)
     grad_residual = empty(x.shape if has_residual else (0,))
     parameters = torch.empty((torch.get_num_threads(), 2, x.shape[1]), dtype=torch.float32, device="cpu")
     native.C.layer_norm_backward(
-        _addresses(args, known.statistics), _dropout(args), known.grad_out.data_ptr(), grad_x.data_ptr(),
+        _addresses(args, known.statistics), _dropout(args, mask_rows), known.grad_out.data_ptr(), grad_x.data_ptr(),
         grad_residual.data_ptr() if has_residual else 0, parameters.data_ptr(),
     )  # fmt: skip
     # copies: outputs of an op must not share memory

@@ -19,12 +19,13 @@ from rearec_kernels.addresses import (
     step_tuples,
 )
 from rearec_kernels.cuda import stream
-from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
+from rearec_kernels.dropout import ALL_ROWS
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, MaskRows, PrefixGradient, Rows
 
 _NO_APPENDED_TOKENS = (0, 0, 0, 0, 0, 0)
 
 
-def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def attention(args: Attention, rows: Rows, mask_rows: MaskRows) -> tuple[Tensor, Tensor, Tensor]:
     q, prefix_k = args.q, args.prefix_k
     count, queries, heads, _ = q.shape
     token_k, token_v = _few_segments(args.token_k, args.token_v)
@@ -40,13 +41,13 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
         prefix_tuple(prefix_k, args.prefix_v),
         rows_tuple(*rows), prefix_k.shape[0],
         segment_tuples(token_k, token_v), _NO_APPENDED_TOKENS,
-        (args.dropout_p, 0 if args.seed is None else args.seed.data_ptr()),
+        (args.dropout_p, 0 if args.seed is None else args.seed.data_ptr(), mask_rows),
         q.data_ptr(), out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
     )  # fmt: skip
     return out, prefix_probs, token_probs
 
 
-def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
+def attention_decode(args: AttentionDecode, rows: Rows, mask_rows: MaskRows) -> Tensor:
     q, k, v, prefix_k, prefix_v, token_k, token_v, length, scale, dropout_p, seed = args
     queries = q.shape[1]
     out = torch.empty_like(q)
@@ -61,7 +62,7 @@ def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
         prefix_tuple(prefix_k, prefix_v),
         rows_tuple(*rows), prefix_k.shape[0],
         [*segments, segment_tuple(k, v, queries)], append,
-        (dropout_p, 0 if seed is None else seed.data_ptr()),
+        (dropout_p, 0 if seed is None else seed.data_ptr(), mask_rows),
         q.data_ptr(), out.data_ptr(), 0, 0,
     )  # fmt: skip
     return out
@@ -81,7 +82,8 @@ def attention_backward(args: AttentionBackward, rows: Rows) -> tuple[Tensor, lis
         prefix_tuple(prefix_k, args.prefix_v),
         rows_tuple(*rows), prefix_k.shape[0],
         segment_tuples(few_k, few_v), segment_tuples(grad_k, grad_v),
-        (args.dropout_p, 0), q.data_ptr(), args.grad_out.data_ptr(), prefix_probs.data_ptr(), token_probs.data_ptr(),
+        (args.dropout_p, 0, ALL_ROWS), q.data_ptr(), args.grad_out.data_ptr(),
+        prefix_probs.data_ptr(), token_probs.data_ptr(),
         grad_q.data_ptr(), prefix_dscores.data_ptr(), token_dscores.data_ptr(),
     )  # fmt: skip
     if len(few_k) < len(args.token_k):

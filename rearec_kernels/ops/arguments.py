@@ -1,15 +1,16 @@
 """The arguments of every op: one record per op, of which the op's schema is made and which every backend receives.
 
-Arguments that several ops share are a record of their own (`Rows`, `Needed`, and a loss's own arguments, which its
-forms have in common); such an op takes several records, one after the other.
+Arguments that several ops share are a record of their own (`Rows`, `MaskRows`, `Needed`, and a loss's own arguments,
+which its forms have in common); such an op takes several records, one after the other.
 """
 
 # No `from __future__ import annotations`: the registry reads the types.
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 from torch import Tensor
 
+Index = TypeVar("Index", int, Tensor)
 Written = Annotated[Tensor, "written in place"]
 
 
@@ -22,8 +23,44 @@ class Rows(NamedTuple):
     order: Tensor  # the rows, sorted by prefix
 
 
+class MaskRows(NamedTuple):
+    """Which rows of a dropout mask the rows of a call are, where the call has a part of the rows of a larger one.
+
+    Dropout drops by the numbers of rows: a call with some of the rows of a larger call then drops what that one drops
+    of these rows, if both get the same seed. The rows of the call are, ``rows`` at a time, the rows
+    [first, first + rows) of runs of ``of`` rows.
+
+    Attributes:
+        first: the number of the call's first row, 0 or more.
+        rows: how many of a run's rows the call has, 1 or more.
+        of: how many rows a run has, at least first + rows, below 2^31.
+
+    Examples:
+        The last two of three rows, and the last two of each of two runs of three.
+
+        >>> MaskRows(first=1, rows=2, of=3).number(torch.arange(4))
+        tensor([1, 2, 4, 5])
+        >>> x, weight, bias = torch.ones(3, 4), torch.ones(4), torch.ones(4)
+        >>> whole = dropout_add_layer_norm(x, None, weight, bias, dropout_p=0.5, seed=1)
+        >>> part = dropout_add_layer_norm(x[1:], None, weight, bias, dropout_p=0.5, seed=1, mask_rows=MaskRows(1, 2, 3))
+        >>> part.equal(whole[1:])
+        True
+    """
+
+    first: int
+    rows: int
+    of: int
+
+    def number(self, row: Index) -> Index:
+        """The numbers of rows of the call."""
+        return self.first + row + row // self.rows * (self.of - self.rows)
+
+
 class Attention(NamedTuple):
-    """Followed by `Rows`, as in all records of attention. Gives the output, and probabilities of slots and tokens."""
+    """Followed by `Rows`, as in all records of attention, and `MaskRows`.
+
+    Gives the output, and probabilities of slots and tokens.
+    """
 
     q: Tensor  # [R, Q, H, D], the last Q tokens
     token_k: Sequence[Tensor]  # [R, n, Hkv, D] for each call that appended n tokens, this one last
@@ -38,7 +75,7 @@ class Attention(NamedTuple):
 
 
 class AttentionDecode(NamedTuple):
-    """Appends to buffers and attends; nothing is kept for gradients."""
+    """Appends to buffers and attends; nothing is kept for gradients. Followed by `Rows` and `MaskRows`."""
 
     q: Tensor  # [R, Q, H, D]
     k: Tensor  # [R, Q, Hkv, D], appended
@@ -187,6 +224,8 @@ class CatalogTiles(NamedTuple):
 
 
 class LayerNorm(NamedTuple):
+    """Followed by `MaskRows`."""
+
     x: Tensor  # [rows, d]
     residual: Tensor | None  # [rows, d]
     weight: Tensor  # [d]

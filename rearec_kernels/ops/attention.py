@@ -11,6 +11,7 @@ from rearec_kernels.ops.arguments import (
     Attention,
     AttentionBackward,
     AttentionDecode,
+    MaskRows,
     OpenPrefix,
     PrefixGradient,
     Rows,
@@ -31,9 +32,9 @@ def _dense_like(x: Tensor) -> Tensor:
 
 define(
     "attention_decode",
-    (AttentionDecode, Rows),
+    (AttentionDecode, Rows, MaskRows),
     "Tensor",
-    lambda args, rows: _dense_like(args.q),
+    lambda args, *_: _dense_like(args.q),
     family="attention",
     not_differentiated=_PUBLIC,
 )
@@ -53,7 +54,7 @@ def appended(args: AttentionDecode) -> Attention:
     )  # fmt: skip
 
 
-def _attention_fake(args: Attention, _: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def _attention_fake(args: Attention, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     rows, queries, heads, _width = args.q.shape
     slots, tokens = args.prefix_k.shape[1], sum(k.shape[1] for k in args.token_k)
     if not args.keep:
@@ -66,7 +67,7 @@ def _attention_fake(args: Attention, _: Rows) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-define("attention", (Attention, Rows), "(Tensor, Tensor, Tensor)", _attention_fake, family="attention")
+define("attention", (Attention, Rows, MaskRows), "(Tensor, Tensor, Tensor)", _attention_fake, family="attention")
 
 
 def _attention_backward_fake(args: AttentionBackward, _: Rows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor]:
@@ -88,7 +89,7 @@ define(
 differentiable_once("attention_backward", _PUBLIC)
 
 
-def _attention_setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows) -> None:
+def _attention_setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows, _: MaskRows) -> None:
     q, token_k, token_v, prefix_k, prefix_v, carriers, *_ = args
     _, prefix_probs, token_probs = output
     ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, prefix_probs, token_probs, *rows)

@@ -114,6 +114,11 @@ def _packer(records: Records) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
     if len(parts) == 2:
         (record_a, part_a), (record_b, part_b) = parts
         return lambda arguments: (new(record_a, arguments[part_a]), new(record_b, arguments[part_b]))
+    if len(parts) == 3:
+        (record_a, part_a), (record_b, part_b), (record_c, part_c) = parts
+        return lambda arguments: (
+            new(record_a, arguments[part_a]), new(record_b, arguments[part_b]), new(record_c, arguments[part_c])
+        )  # fmt: skip
     return lambda arguments: tuple([new(record, arguments[part]) for record, part in parts])
 
 

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from rearec_kernels.dropout import dropout_threshold
-from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, MaskRows, PrefixGradient, Rows
 from rearec_kernels.ops.attention import appended
 from rearec_kernels.precision import ieee_products
 from rearec_kernels.reference.philox import philox_word
 
 
-def _dropped(seed: Tensor, dropout_p: float, rows: int, heads: int, queries: int, slots: int, tokens: int) -> Tensor:
-    """bool [rows, heads, queries, slots + tokens]: what dropout drops. The last `queries` tokens are the queries."""
+def _dropped(seed: Tensor, dropout_p: float, row: Tensor, heads: int, queries: int, slots: int, tokens: int) -> Tensor:
+    """bool [R, heads, queries, slots + tokens]: what dropout drops of the rows numbered `row`, [R].
+
+    The last `queries` tokens are the queries.
+    """
 
     def index(count: int, first: int = 0) -> Tensor:
         return torch.arange(first, first + count, device=seed.device)
@@ -25,7 +28,7 @@ def _dropped(seed: Tensor, dropout_p: float, rows: int, heads: int, queries: int
         index(slots + tokens),
         index(queries, tokens - queries)[:, None],
         index(heads)[:, None, None],
-        index(rows)[:, None, None, None],
+        (row & 0xFFFFFFFF)[:, None, None, None],
     )
     return word < dropout_threshold(dropout_p)
 
@@ -68,7 +71,7 @@ def _visible(queries: int, tokens: int, slots: int, rows: Rows) -> Tensor:
     return torch.cat([in_prefix[:, None].expand(count, queries, slots), causal.expand(count, -1, -1)], dim=-1)[:, None]
 
 
-def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def attention(args: Attention, rows: Rows, mask_rows: MaskRows) -> tuple[Tensor, Tensor, Tensor]:
     """softmax(scale q Kᵀ) V over the row's slots and tokens; with `keep` the probabilities, negative where dropped."""
     count, queries, heads, _ = args.q.shape
     kv_heads, slots = args.prefix_k.shape[2], args.prefix_k.shape[1]
@@ -82,7 +85,8 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     kept = probs
     if args.dropout_p > 0:
         assert args.seed is not None
-        dropped = _dropped(args.seed, args.dropout_p, count, heads, queries, slots, tokens)
+        row = mask_rows.number(torch.arange(count, device=args.seed.device))
+        dropped = _dropped(args.seed, args.dropout_p, row, heads, queries, slots, tokens)
         kept = probs.masked_fill(dropped, 0.0) / (1 - args.dropout_p)
         probs = torch.where(dropped, -probs, probs)
     out = _ungroup_heads(_product("rgnqk,rgqkd->rgnqd", kept.unflatten(1, (kv_heads, -1)), v)).to(args.q.dtype)
@@ -92,8 +96,8 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     return out.contiguous(), probs[..., :slots].contiguous(), probs[..., slots:].contiguous()
 
 
-def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
-    out, _, _ = attention(appended(args), rows)
+def attention_decode(args: AttentionDecode, rows: Rows, mask_rows: MaskRows) -> Tensor:
+    out, _, _ = attention(appended(args), rows, mask_rows)
     return out
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rearec_kernels.dropout import ALL_ROWS
 from rearec_kernels.layer_weights import LayerWeights
 from rearec_kernels.ops.arguments import Attention, Rollout, Rows
 from rearec_kernels.precision import ieee_products
@@ -43,7 +44,7 @@ def rollout(args: Rollout, rows: Rows) -> Tensor:
                 token_k.append(split(F.linear(token, layer.key_weight, layer.key_bias)))
                 token_v.append(split(F.linear(token, layer.value_weight, layer.value_bias)))
                 appended = Attention(q, token_k, token_v, k, v, (), scale, dropout_p=0.0, seed=None, keep=False)
-                attended, _, _ = attention(appended, rows)
+                attended, _, _ = attention(appended, rows, ALL_ROWS)
                 update = F.linear(attended.flatten(1), layer.output_weight, layer.output_bias)
                 token = normalize(token + update, layer.attention_norm_weight, layer.attention_norm_bias)
                 inner = F.gelu(F.linear(token, layer.inner_weight, layer.inner_bias))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rearec_kernels.addresses import segment_tuple, split_tokens
 from rearec_kernels.dropout import dropout_threshold
-from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, PrefixGradient, Rows
+from rearec_kernels.ops.arguments import Attention, AttentionBackward, AttentionDecode, MaskRows, PrefixGradient, Rows
 from rearec_kernels.ops.attention import appended
 from rearec_kernels.triton import attention_kernels as kernels
 from rearec_kernels.triton.launch import Config, block_size, blocks, config, launch
@@ -19,7 +19,7 @@ _MOST_KEYS = 128
 _ELEMENTS_OF_WARP = 256  # 8 for each thread: with 16, some kernels spill registers
 
 
-def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def attention(args: Attention, rows: Rows, mask_rows: MaskRows) -> tuple[Tensor, Tensor, Tensor]:
     q, prefix_k, prefix_v, dropout_p = args.q, args.prefix_k, args.prefix_v, args.dropout_p
     count, queries, heads, width = q.shape
     slots, kv_heads = prefix_k.shape[1:3]
@@ -31,7 +31,7 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     token_probs = q.new_empty((kept_rows, heads, queries, kept_tokens), dtype=torch.float32)
     launch(
         kernels.attention_forward, (count * heads * queries,), _tiles(slots + tokens, width),
-        q, out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, *rows, args.seed,
+        q, out, prefix_probs, token_probs, prefix_k, prefix_v, k, v, *rows, args.seed, *mask_rows,
         queries, heads, kv_heads, slots, tokens, *_strides(prefix_k, prefix_v, k, v),
         args.scale, dropout_threshold(dropout_p), 1 / (1 - dropout_p),
         WIDTH=width, DROPOUT=dropout_p > 0, KEEP=args.keep,
@@ -39,8 +39,8 @@ def attention(args: Attention, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     return out, prefix_probs, token_probs
 
 
-def attention_decode(args: AttentionDecode, rows: Rows) -> Tensor:
-    out, _, _ = attention(appended(args), rows)
+def attention_decode(args: AttentionDecode, rows: Rows, mask_rows: MaskRows) -> Tensor:
+    out, _, _ = attention(appended(args), rows, mask_rows)
     return out
 
 

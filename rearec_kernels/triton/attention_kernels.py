@@ -51,10 +51,10 @@ def _dropped(seed, key, token, head, row, threshold):
     return word.to(tl.int64) < threshold
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "mask_first", "mask_rows", "mask_of"])
 def attention_forward(
     q_ptr, out_ptr, prefix_probs_ptr, token_probs_ptr, prefix_k_ptr, prefix_v_ptr, token_k_ptr, token_v_ptr,
-    start_ptr, end_ptr, row_prefix_ptr, order_ptr, seed_ptr,
+    start_ptr, end_ptr, row_prefix_ptr, order_ptr, seed_ptr, mask_first, mask_rows, mask_of,
     queries, heads, kv_heads, slots, tokens,
     k_prefix_stride, k_slot_stride, k_head_stride, v_prefix_stride, v_slot_stride, v_head_stride,
     row_stride, token_stride, scale, threshold, keep,
@@ -75,6 +75,7 @@ def attention_forward(
     token_v_ptr += wide_row * row_stride + kv_head * WIDTH
     if DROPOUT:
         seed = tl.load(seed_ptr)
+        mask_row = mask_first + row + row // mask_rows * (mask_of - mask_rows)
 
     columns = tl.arange(0, COLUMNS)
     vector = ((wide_row * queries + query) * heads + head) * WIDTH
@@ -98,7 +99,7 @@ def attention_forward(
         weight = tl.exp(score - subtracted)
         total = total * shrink + tl.sum(weight, 0)
         if DROPOUT:
-            weight = tl.where(_dropped(seed, key, own, head, row, threshold), 0.0, weight)
+            weight = tl.where(_dropped(seed, key, own, head, mask_row, threshold), 0.0, weight)
         out = out * shrink + tl.sum(weight[:, None] * v, 0)
         largest = now_largest
     out = out * (keep / total)
@@ -114,7 +115,7 @@ def attention_forward(
             k = _vectors(prefix_k_ptr, k_slot_stride, token_k_ptr, token_stride, slots, key, seen, columns, WIDTH)
             p = tl.exp(tl.sum(q[None, :] * k, 1) - largest) / total
             if DROPOUT:
-                p = tl.where(_dropped(seed, key, own, head, row, threshold), -p, p)
+                p = tl.where(_dropped(seed, key, own, head, mask_row, threshold), -p, p)
             at = _score_ptr(prefix_probs_ptr, token_probs_ptr, slots, key)
             tl.store(at, tl.where(seen, p, 0.0), mask=key < slots + tokens)
 

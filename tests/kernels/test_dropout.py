@@ -6,7 +6,7 @@ import pytest
 import torch
 from backends import Backend
 
-from rearec_kernels import PrefixRows, ReasoningCache, cached_reason_attention, use_backend
+from rearec_kernels import MaskRows, PrefixRows, ReasoningCache, cached_reason_attention, use_backend
 from rearec_kernels.reference.philox import philox_word
 
 
@@ -24,7 +24,9 @@ def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], wo
     assert int(philox_word(torch.tensor([seed]), *(torch.tensor([c]) for c in counter))) == word
 
 
-def dropped(backend: Backend, dropout_p: float, seed: int, rows: int = 6, slots: int = 70) -> torch.Tensor:
+def dropped(
+    backend: Backend, dropout_p: float, seed: int, rows: int = 6, slots: int = 70, mask_rows: MaskRows | None = None
+) -> torch.Tensor:
     """bool [2 steps, R, H, slots + own tokens], read off the output: V is the identity and all scores are equal."""
     width, device = slots + 2, backend.device
     k = torch.zeros(1, slots, 2, width, device=device)
@@ -37,7 +39,7 @@ def dropped(backend: Backend, dropout_p: float, seed: int, rows: int = 6, slots:
         for step in range(2):
             own = torch.zeros(rows, 2, width, device=device)
             own[..., slots + step] = 1
-            out = cached_reason_attention(zero, zero, own, cache, dropout_p=dropout_p, seed=seed)
+            out = cached_reason_attention(zero, zero, own, cache, dropout_p=dropout_p, seed=seed, mask_rows=mask_rows)
             out[..., slots + step + 1 :] = float("nan")
             masks.append(out == 0)
     return torch.stack(masks).cpu()
@@ -45,14 +47,24 @@ def dropped(backend: Backend, dropout_p: float, seed: int, rows: int = 6, slots:
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**62 + 12345])
 @pytest.mark.parametrize("dropout_p", [0.1, 0.5, 0.9])
-def test_every_backend_drops_the_same(backend: Backend, dropout_p: float, seed: int) -> None:
-    slot, row = torch.arange(72), torch.arange(6)[:, None, None]
+@pytest.mark.parametrize(
+    ("mask_rows", "numbers"),
+    [
+        (None, [0, 1, 2, 3, 4, 5]),
+        (MaskRows(2, 4, 9), [2, 3, 4, 5, 11, 12]),
+        (MaskRows(2**31 - 5, 3, 2**31 - 1), [2**31 - 5 + i for i in range(3)] + [2**32 - 6 + i for i in range(3)]),
+    ],
+)
+def test_every_backend_drops_the_same(
+    backend: Backend, dropout_p: float, seed: int, mask_rows: MaskRows | None, numbers: list[int]
+) -> None:
+    slot, row = torch.arange(72), torch.tensor(numbers)[:, None, None]
     word = torch.stack(
         [philox_word(torch.tensor([seed]), slot, torch.tensor(t), torch.arange(2)[:, None], row) for t in range(2)]
     )
     expected = word < dropout_p * 2**32
     expected[0, ..., 71] = False  # step 0 has no second token
-    assert torch.equal(dropped(backend, dropout_p, seed), expected)
+    assert torch.equal(dropped(backend, dropout_p, seed, mask_rows=mask_rows), expected)
 
 
 def test_rate_and_scale(backend: Backend) -> None:

@@ -128,7 +128,8 @@ def test_op_is_registered_as_torch_wants_it() -> None:
     seed = torch.tensor([3])
     for other in (residual, None):
         torch.library.opcheck(
-            torch.ops.rearec.dropout_add_layer_norm.default, (x, other, weight, bias, 1e-5, 0.3, 0.2, seed, "cpu")
+            torch.ops.rearec.dropout_add_layer_norm.default,
+            (x, other, weight, bias, 1e-5, 0.3, 0.2, seed, 2, 3, 9, "cpu"),
         )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rearec_kernels.dropout import ALL_ROWS
 from rearec_kernels.ops.arguments import (
     AnnealedCrossEntropy,
     Attention,
@@ -105,9 +106,9 @@ def attend(dtype: torch.dtype) -> None:
     seed = torch.zeros(1, dtype=torch.int64)
     buffer = torch.zeros(rows, 3, heads, width, dtype=dtype)
     decoded = AttentionDecode(token, token, token, prefix, prefix, buffer, buffer.clone(), 1, 0.1, 0.0, None)
-    attention.attention_decode(decoded, seen)
+    attention.attention_decode(decoded, seen, ALL_ROWS)
     attended = Attention(token, [token], [token], prefix, prefix, [], 0.1, 0.5, seed, True)
-    _, probs, token_probs = attention.attention(attended, seen)
+    _, probs, token_probs = attention.attention(attended, seen, ALL_ROWS)
     gradient = AttentionBackward(token, token, [token], [token], prefix, prefix, probs, token_probs, 0.1, 0.5)
     *_, dscores = attention.attention_backward(gradient, seen)
     carried = PrefixGradient([dscores], [probs], [token], [token], prefix, prefix, index)

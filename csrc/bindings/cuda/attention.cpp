@@ -7,15 +7,16 @@
 
 namespace rearec {
 
-// Python hands over (probability, seed).
+// Python hands over (probability, seed, mask rows).
 template <>
 cuda::Dropout read_struct<cuda::Dropout>(PyObject* tuple, ListMemory& memory) {
   struct Given {
     double p;
     const int64_t* seed;
+    MaskRows rows;
   };
   const Given given = read_struct<Given>(tuple, memory);
-  return {given.seed, dropout_threshold(given.p), static_cast<float>(1.0 / (1.0 - given.p))};
+  return {given.seed, dropout_threshold(given.p), static_cast<float>(1.0 / (1.0 - given.p)), given.rows};
 }
 
 void cuda::bind_attention(py::module_& module) {

@@ -29,25 +29,27 @@ double kept(const ElementDropout& dropout, double probability, uint32_t stream, 
   return bits < threshold ? 0 : 65536.0 / (65536.0 - threshold);
 }
 
-void check(int64_t rows, int64_t width, double p_x, double p_out) {
+void check(int64_t rows, int64_t width, double p_x, double p_out, MaskRows mask_rows = {}) {
   const auto x = random_floats(rows * width), residual = random_floats(rows * width), weight = random_floats(width);
   const auto bias = random_floats(width), grad_out = random_floats(rows * width);
-  const ElementDropout dropout{p_x, p_out, 0x123456789abcdefu};
+  const ElementDropout dropout{p_x, p_out, 0x123456789abcdefu, mask_rows};
+  const int64_t first = mask_rows.first, run = mask_rows.rows, of = mask_rows.of;
   const double eps = 1e-5;
   std::vector<double> out(x.size()), grad_x(x.size()), grad_residual(x.size()), grad_parameters(2 * width);
   for (int64_t r = 0; r < rows; ++r) {
+    const int64_t number = of * (r / run) + first + r % run;
     std::vector<double> v(width), g(width);
     double mean = 0, variance = 0, mean_g = 0, mean_gv = 0;
     for (int64_t i = 0; i < width; ++i) {
       const int64_t at = r * width + i;
-      v[i] = static_cast<double>(x[at]) * kept(dropout, p_x, 0, at) + static_cast<double>(residual[at]);
+      v[i] = static_cast<double>(x[at]) * kept(dropout, p_x, 0, number * width + i) + static_cast<double>(residual[at]);
       mean += v[i] / width;
     }
     for (int64_t i = 0; i < width; ++i) variance += (v[i] - mean) * (v[i] - mean) / width;
     const double inverse = 1 / std::sqrt(variance + eps);
     for (int64_t i = 0; i < width; ++i) {
       const int64_t at = r * width + i;
-      const double keep = kept(dropout, p_out, 1, at), upstream = static_cast<double>(grad_out[at]) * keep;
+      const double keep = kept(dropout, p_out, 1, number * width + i), upstream = static_cast<double>(grad_out[at]) * keep;
       v[i] = (v[i] - mean) * inverse;
       g[i] = upstream * static_cast<double>(weight[i]);
       out[at] = (v[i] * static_cast<double>(weight[i]) + static_cast<double>(bias[i])) * keep;
@@ -59,7 +61,7 @@ void check(int64_t rows, int64_t width, double p_x, double p_out) {
     for (int64_t i = 0; i < width; ++i) {
       const int64_t at = r * width + i;
       grad_residual[at] = (g[i] - mean_g - v[i] * mean_gv) * inverse;
-      grad_x[at] = grad_residual[at] * kept(dropout, p_x, 0, at);
+      grad_x[at] = grad_residual[at] * kept(dropout, p_x, 0, number * width + i);
     }
   }
 
@@ -83,4 +85,5 @@ void check_layer_norm() {
   check(1, 5, 0, 0);
   check(7, 33, 0.3, 0.2);
   check(300, 64, 0.5, 0);
+  check(11, 33, 0.3, 0.2, {2, 3, 9});
 }

@@ -108,7 +108,8 @@ bool run(const Sizes& z, int parts) {
   f.prefix = {prefix_k.get(), prefix_v.get(), {C * slot_stride, slot_stride, D}, {C * slot_stride, slot_stride, D}, C};
   f.rows = {start.data(), end.data(), row_prefix.data(), order.data(), z.rows};
   f.prefixes = z.prefixes;
-  if (z.dropout > 0) f.dropout = {&seed, dropout_threshold(z.dropout), 0};
+  // Rows numbered as those of a larger call: 2 at a time from the fourth of every seven.
+  if (z.dropout > 0) f.dropout = {&seed, dropout_threshold(z.dropout), 0, {3, 2, 7}};
   f.dropout.keep = static_cast<float>(1 / (1 - z.dropout));
   for (size_t s = 0; s < z.earlier.size(); ++s)
     f.segments.items[f.segments.count++] = {old_k[s].get(), old_v[s].get(), z.earlier[s] * slot_stride, slot_stride,
@@ -200,7 +201,7 @@ bool run(const Sizes& z, int parts) {
             y += grad_out[vector + d] * (*keys[k].v)[keys[k].offset + d];
           }
           sum += p[k] = std::exp(x * scale);
-          const bool dropped = z.dropout > 0 && philox_word(seed, keys[k].slot, earlier + i, h, r) < f.dropout.threshold;
+          const bool dropped = z.dropout > 0 && philox_word(seed, keys[k].slot, earlier + i, h, 7 * (r / 2) + 3 + r % 2) < f.dropout.threshold;
           kept[k] = dropped ? 0 : 1 / (1 - z.dropout);
           dp[k] = y * kept[k];
         }
