@@ -110,7 +110,13 @@ def add_and_normalise(
     output_dropout_p: float = 0.0,
     mask_rows: MaskRows | None = None,
 ) -> Tensor:
-    """output_dropout(norm(dropout(update) + inputs)), all [..., d]; inputs None for none."""
+    """output_dropout(norm(dropout(update) + inputs)), all [..., d]; inputs None for none.
+
+    mask_rows: the rows' numbers for dropout. Not on a GPU: no kernel of ours serves it there, and torch would have to
+    draw the masks of all rows of all processes.
+    """
+    if update.device.type != "cpu":
+        mask_rows = None
     few = update.numel() <= _FEW and update.device.type == "cpu" and not torch.compiler.is_compiling()
     if few and not dropout_p and not output_dropout_p:
         total = update if inputs is None else update + inputs
