@@ -42,12 +42,12 @@ def dataset() -> SequenceDataset:
     return generate(0, planted=Planted(users=20))
 
 
-def batches_of(dataset: SequenceDataset, windows: str, batch_rows: int, **options: Any) -> WindowBatches:
+def batches_of(dataset: SequenceDataset, windows: Any, batch_rows: int, **options: Any) -> WindowBatches:
     if windows == "cloze":
         return ClozeBatches(dataset, batch_rows=batch_rows, max_len=MAX_LEN, mask_share=0.3)
     return PairBatches(
         dataset, "train", batch_rows=batch_rows, max_len=MAX_LEN, pairing=windows, shuffle=True, **options
-    )  # type: ignore[arg-type]
+    )
 
 
 def shares_of(batches: WindowBatches, size: int, most: int = 8) -> Iterator[tuple[Batch, list[Batch]]]:
