@@ -89,7 +89,9 @@ define(
 differentiable_once("attention_backward", _PUBLIC)
 
 
-def _attention_setup(ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows, _: MaskRows) -> None:
+def _attention_setup(
+    ctx: Any, output: tuple[Tensor, Tensor, Tensor], args: Attention, rows: Rows, _masks: MaskRows
+) -> None:
     q, token_k, token_v, prefix_k, prefix_v, carriers, *_ = args
     _, prefix_probs, token_probs = output
     ctx.save_for_backward(q, *token_k, *token_v, prefix_k, prefix_v, prefix_probs, token_probs, *rows)
