@@ -122,7 +122,7 @@ class Batch:
         """The windows from ``begin`` to before ``end`` with their rows, as wide as they are here."""
         rows = (self.row_prefix >= begin) & (self.row_prefix < end)
         of_windows = {name: getattr(self, name)[begin:end] for name in ("items", "lengths")}
-        of_rows = {
+        of_rows: dict[str, Any] = {
             field.name: value[rows]
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor) and field.name not in of_windows
