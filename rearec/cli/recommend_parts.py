@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def answer_parts(
     own = numbers[group.rank :: group.size]
     with progress_bar("recommending") as progress, lost_processes("the same command goes on"):
         for done, number in enumerate(own, start=1):
-            counts += answer_part(model, parts.members[number], options, titles=titles)
+            counts += answer_part(partial(model.recommend, **options), parts.members[number], titles=titles)
             progress(done, len(own))
         total = sum(gather_values(counts), Counter())
     if missing := [part.answers.name for part in parts.members if not part.is_answered]:

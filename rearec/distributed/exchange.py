@@ -118,7 +118,8 @@ def gather_sizes(x: Tensor) -> list[int]:
     sizes = torch.zeros(processes().size, dtype=torch.int64, device=x.device)
     sizes[processes().rank] = len(x)
     dist.all_reduce(sizes)
-    return sizes.tolist()  # type: ignore[no-any-return]
+    found: list[int] = sizes.tolist()
+    return found
 
 
 class _GatherRows(torch.autograd.Function):

@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 from rearec.distributed.environment import meeting_point
 from rearec.errors import UserError
@@ -93,7 +94,7 @@ def _ending(codes: dict[int, int]) -> tuple[int, str]:
     return code, "" if of == 0 else f"process {of} ended with exit code {code}, and the others with it"
 
 
-def _rendezvous(machines: int, timeout: float) -> dict[str, object]:
+def _rendezvous(machines: int, timeout: float) -> dict[str, Any]:
     """Where and how processes meet, in the words of torch's launcher."""
     if machines == 1:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}

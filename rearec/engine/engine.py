@@ -95,8 +95,8 @@ class Engine:
         warn_where_slow(precision, self.device)
 
     def __reduce__(self) -> tuple[Callable[..., Engine], tuple[ReaRec]]:
-        options = {"precision": self.precision, "max_graphs": self._max_graphs, "capture": self._capture}
-        return partial(Engine, **options), (self.model,)
+        make = partial(Engine, precision=self.precision, max_graphs=self._max_graphs, capture=self._capture)
+        return make, (self.model,)
 
     def refresh(self) -> None:
         """Takes the model as it is now; graphs that were captured are dropped."""

@@ -6,8 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rearec.data.readers.source_files import find_files
 from rearec.errors import UserError, in_one_line
@@ -16,9 +17,12 @@ from rearec.files import OutputFolder, open_aside, read_json, write_json
 if TYPE_CHECKING:
     import polars as pl
 
+    from rearec.inference.answers import Recommendation
+
 __all__ = ["HISTORY", "Answering", "Part", "Parts", "answer_part"]
 
 HISTORY = "history"
+Answering: TypeAlias = "Callable[[list[Any]], list[Recommendation]]"
 # Histories that are read and answered at a time.
 ROWS = 1 << 16
 # What was asked for, written first, and the mark of the end; readers of parquet folders pass such names over.
@@ -89,17 +93,9 @@ class Parts:
         (self.output / FINISHED).touch()
 
 
-class Answering(Protocol):
-    """What answers: a `Recommender` or a `FittedModel`."""
-
-    def recommend(self, histories: Any, **options: Any) -> Any:
-        """As `Recommender.recommend`, or `FittedModel.recommend`."""
-
-
 def answer_part(
-    model: Answering,
+    answer: Answering,
     part: Part,
-    options: Mapping[str, Any],
     *,
     titles: bool,
     progress: Callable[[int], None] | None = None,
@@ -107,7 +103,7 @@ def answer_part(
     """Write the answers to one part: the rows of its file, with items, scores, unknown, source and titles for history.
 
     Args:
-        options: of `Recommender.recommend`.
+        answer: makes one of each history: `Recommender.recommend` with its options, or the like.
         titles: whether to write them; the catalogue has to have some.
         progress: called with the number of histories after each bunch of them.
 
@@ -123,11 +119,11 @@ def answer_part(
     frames: list[pl.DataFrame] = []
     rows = _read(part.source, lambda table: table.select(pl.len())).item()
     for begin in range(0, max(rows, 1), ROWS):  # of no rows, too, the answers have their columns
-        frame = _read(part.source, lambda table, begin=begin: table.slice(begin, ROWS))
+        frame = _read(part.source, partial(pl.LazyFrame.slice, offset=begin, length=ROWS))
         if frame[HISTORY].null_count():
             row = begin + int(frame[HISTORY].is_null().arg_max() or 0)
             raise UserError(f"{part.source}: row {row + 1}: no history; expected a list of ids, which may be empty")
-        answers = model.recommend(frame[HISTORY].to_list(), **options)
+        answers = answer(frame[HISTORY].to_list())
         frames.append(_beside(frame, answers, titles=titles))
         counts["histories"] += len(answers)
         counts["by_popularity"] += sum(answer.source == "popularity" for answer in answers)
@@ -139,7 +135,7 @@ def answer_part(
     return counts
 
 
-def _beside(frame: pl.DataFrame, answers: Sequence[Any], *, titles: bool) -> pl.DataFrame:
+def _beside(frame: pl.DataFrame, answers: Sequence[Recommendation], *, titles: bool) -> pl.DataFrame:
     """The answers in place of the histories."""
     import polars as pl
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,15 @@ class _Actor:
     def __init__(self, run: str, opening: Mapping[str, Any], options: Mapping[str, Any], titles: bool) -> None:
         from rearec.inference.recommender import Recommender
 
-        self._recommender = Recommender(run, **opening)
-        self._options, self._titles = dict(options), titles
+        self._answer = partial(Recommender(run, **opening).recommend, **options)
+        self._titles = titles
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Of one part or several; one that was answered before its actor was lost is not answered again."""
         found: dict[str, list[int]] = {"histories": [], "by_popularity": [], "unknown_items": []}
         for source, answers in zip(batch["source"], batch["answers"], strict=True):
             part = Part(Path(str(source)), Path(str(answers)))
-            counts = answer_part(self._recommender, part, self._options, titles=self._titles)
+            counts = answer_part(self._answer, part, titles=self._titles)
             for name, values in found.items():
                 values.append(counts[name])
         return found
