@@ -143,15 +143,15 @@ def test_shares_are_the_batch_and_alike(size: int, slot_work: float) -> None:
         whole, parts = batches[index], [share[index] for share in shares]
         rows, work = [], []
         for part in parts:
-            assert part.part is not None and part.part.rows == whole.num_rows
+            assert part.part is not None and part.part.rows.of == whole.num_rows
             if part.part.counted == 0:
                 assert (part.target == -100).all()
                 continue
-            assert part.part.first_row == len(rows)
+            assert part.part.rows.first == len(rows)
             assert part.row is not None
             rows += part.row.tolist()
             width = part.items.shape[1]
-            first = int(whole.row_prefix[part.part.first_row])
+            first = int(whole.row_prefix[part.part.rows.first])
             assert part.items.equal(whole.items[first : first + part.num_windows, :width])
             work.append(part.num_rows + slot_work * int(part.lengths.sum()))
         assert whole.row is not None and rows == whole.row.tolist()
