@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints, overload
 import typer
 
 from rearec.cli.options import with_parameters
-from rearec.cli.output import end_line, note
+from rearec.cli.output import end_line, note, tell_error
 from rearec.cli.process import set_threads
 from rearec.distributed.launch import LAUNCHED, LOST
 from rearec.errors import LostProcessError, UserError, in_one_line
@@ -116,7 +116,7 @@ def _command(function: Body, uses: Sequence[str]) -> Body:
                 for line in traceback.format_exc().splitlines():
                     note(line)
             if not isinstance(error, LostProcessError):
-                note(f"error: {message}")
+                tell_error(f"error: {message}")
                 raise typer.Exit(EXIT_USER_ERROR) from None
             if LAUNCHED in os.environ:
                 raise typer.Exit(LOST) from None

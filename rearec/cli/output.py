@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rearec.distributed.environment import place
+from rearec.distributed.launch import COURTESY, tell
 from rearec.errors import UserError, visible
 
 if TYPE_CHECKING:
@@ -19,7 +21,17 @@ if TYPE_CHECKING:
     from rearec.cli.terminal import Terminal
     from rearec.evaluation.seen import SeenName
 
-__all__ = ["emit", "end_line", "give_up_stdout", "is_terminal", "metric_table", "note", "progress_bar", "speaks"]
+__all__ = [
+    "emit",
+    "end_line",
+    "give_up_stdout",
+    "is_terminal",
+    "metric_table",
+    "note",
+    "progress_bar",
+    "speaks",
+    "tell_error",
+]
 
 
 def note(message: str) -> None:
@@ -29,6 +41,17 @@ def note(message: str) -> None:
     """
     if speaks():
         typer.echo(visible(message), err=True)
+
+
+def tell_error(line: str) -> None:
+    """Tell the user of an error that ends the command: of several processes the first one, or who started them."""
+    here = place()
+    if here is None or here.rank == 0:
+        if here is None or not tell(0, line):
+            note(line)
+        return
+    if not tell(here.rank, line):
+        time.sleep(COURTESY)
 
 
 def end_line() -> None:

@@ -64,9 +64,9 @@ def start_processes(devices: int, nodes: int, strategy: str, timeout: float) -> 
         return
     from rearec.distributed import launch
 
-    code, lost = launch(COMMAND_LINE.get(), processes=devices, machines=nodes, timeout=timeout)
-    if lost:
-        note(f"error: {lost}")
+    code, told = launch(COMMAND_LINE.get(), processes=devices, machines=nodes, timeout=timeout)
+    if told:
+        note(told if told.startswith("error: ") else f"error: {told}")
     raise typer.Exit(code)
 
 

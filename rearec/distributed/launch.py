@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rearec.distributed.environment import meeting_point
 from rearec.errors import UserError
+from rearec.files import write_aside
 
-__all__ = ["LAUNCHED", "LOST", "launch"]
+__all__ = ["COURTESY", "LAUNCHED", "LOST", "launch", "tell"]
 
-# Set for processes that `launch` starts: it tells the user of one that is lost.
+# Set for processes that `launch` starts, a folder: what they have to say of an error they write there, and it is told
+# once, whichever of them ends first.
 LAUNCHED = "REAREC_LAUNCHED"
+# Seconds that another process than the first one waits, where somebody else has started them, before it ends with an
+# error: those who start processes end all of them when one ends, and the first one has to speak before.
+COURTESY = 5.0
 # How such a process ends when another one is gone.
 LOST = 75
 RESUME = "a training goes on with --resume"
@@ -37,7 +45,8 @@ def launch(arguments: Sequence[str], *, processes: int, machines: int = 1, timeo
         timeout: seconds to wait for the other machines.
 
     Returns:
-        the exit code, 1 where a process was lost, else that of the first one; and what there is to say of it, or "".
+        the exit code, 1 where a process was lost, else that of the first one with an error; and what there is to say of
+        it, or "".
 
     Raises:
         UserError: the others cannot be met, or the environment does not say where.
@@ -57,20 +66,21 @@ def launch(arguments: Sequence[str], *, processes: int, machines: int = 1, timeo
         shutdown_timeout=GRACE,
         **_rendezvous(machines, timeout),
     )
-    before = os.environ.get(LAUNCHED)
-    os.environ[LAUNCHED] = "1"
+    before, said = os.environ.get(LAUNCHED), tempfile.mkdtemp(prefix="rearec-")
+    os.environ[LAUNCHED] = said
     # as torchrun: each process takes its share of the processors
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
         elastic_launch(config, sys.executable)("-m", "rearec", *arguments)
     except ChildFailedError as error:
-        return _ending({rank: failure.exitcode for rank, failure in error.failures.items()})
+        return _ending({rank: failure.exitcode for rank, failure in error.failures.items()}, _said_in(Path(said)))
     except SignalException:
         raise KeyboardInterrupt from None
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"the processes cannot be started: {str(error).splitlines()[0]}") from error
     finally:
+        shutil.rmtree(said, ignore_errors=True)
         for name, value in ((LAUNCHED, before), ("OMP_NUM_THREADS", threads)):
             if value is None:
                 os.environ.pop(name, None)
@@ -79,19 +89,33 @@ def launch(arguments: Sequence[str], *, processes: int, machines: int = 1, timeo
     return 0, ""
 
 
-def _ending(codes: dict[int, int]) -> tuple[int, str]:
+def tell(rank: int, message: str) -> bool:
+    """Hand an error to the process that has started this one, to be told; False where `launch` has not."""
+    folder = os.environ.get(LAUNCHED)
+    if folder is None:
+        return False
+    write_aside(Path(folder, str(rank)), message)
+    return True
+
+
+def _said_in(folder: Path) -> dict[int, str]:
+    """What processes have handed over, by their numbers."""
+    return {int(path.name): path.read_text(encoding="utf-8") for path in folder.iterdir() if path.name.isdecimal()}
+
+
+def _ending(codes: dict[int, int], said: dict[int, str]) -> tuple[int, str]:
     """As `launch` returns it, of the processes that ended with an error: their exit codes, or signals below 0."""
     killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     if killed:
         rank, number = min(killed.items())
         return 1, f"process {rank} was ended by {signal.Signals(number).name}, and the others with it; {RESUME}"
-    # SIGTERM is what the others get.
-    code = next((code for code in (codes.get(0), *codes.values()) if code is not None and code > 0), 1)
-    if code == LOST:
+    if said:
+        return 2, said[min(said)]
+    if LOST in codes.values():
         return 1, f"a process was lost, or answered no more, and the others were ended; {RESUME}"
-    # The first process has told of its error; of another one nobody has.
-    of = min(codes)
-    return code, "" if of == 0 else f"process {of} ended with exit code {code}, and the others with it"
+    # SIGTERM is what the others get.
+    rank, code = min(((rank, code) for rank, code in codes.items() if code > 0), default=(min(codes), 1))
+    return code, f"process {rank} ended with exit code {code}, and the others with it"
 
 
 def _rendezvous(machines: int, timeout: float) -> dict[str, Any]:

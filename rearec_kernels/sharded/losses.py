@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but for what that imports at once
 from torch.autograd.function import once_differentiable
 
 from rearec_kernels.arguments import refuse_tangents
@@ -24,7 +25,7 @@ from rearec_kernels.shards import CatalogShard
 _IGNORED, _ELSEWHERE = -100, -1  # in place of targets
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def annealed_cross_entropy(
     shard: CatalogShard, loss: AnnealedCrossEntropy, needed: tuple[bool, bool], reduction: str, backend: str
 ) -> Tensor:
@@ -48,7 +49,7 @@ def annealed_cross_entropy(
     return value
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def ensemble_reasoning_loss(
     shard: CatalogShard, loss: EnsembleReasoning, needed: tuple[bool, bool], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:

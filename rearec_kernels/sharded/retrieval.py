@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable, but for what that imports at once
 
 from rearec_kernels.arguments import checks_values, refuse_tangents
 from rearec_kernels.sharded.meeting import Meeting
@@ -35,7 +36,7 @@ Rank = Callable[[Tensor, Tensor, Exclusion, Tensor | None, Tensor | None], tuple
 # states, targets, bonuses, scores to compare with -> ranks, what was compared with
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def catalog_topk(
     shard: CatalogShard, hidden: Tensor, k: int, exclude: Exclusion, precision: str, search: TopK
 ) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ def catalog_topk(
     return pad(scores[:, :k], missing, value=float("-inf")), pad(items[:, :k], missing, value=-1)
 
 
-@torch.compiler.disable
+@_disable_dynamo
 def catalog_rank(
     shard: CatalogShard,
     hidden: Tensor,

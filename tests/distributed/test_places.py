@@ -99,21 +99,23 @@ def test_a_group_of_one_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"),
+    ("codes", "said", "expected"),
     [
-        ({1: -9}, (1, "process 1 was ended by SIGKILL, and the others with it; a training goes on with --resume")),
-        ({0: -15, 1: -9}, (1, "process 1 was ended by SIGKILL")),
-        ({0: 2, 1: -15}, (2, "")),
-        ({0: 2, 1: 2}, (2, "")),
-        ({1: 2}, (2, "process 1 ended with exit code 2, and the others with it")),
-        ({0: LOST, 1: -11}, (1, "process 1 was ended by SIGSEGV")),
-        ({0: LOST}, (1, "a process was lost, or answered no more, and the others were ended")),
+        ({1: -9}, {}, (1, "process 1 was ended by SIGKILL, and the others with it; a training goes on with --resume")),
+        ({0: -15, 1: -9}, {}, (1, "process 1 was ended by SIGKILL")),
+        ({0: 2, 1: -15}, {0: "error: no"}, (2, "error: no")),
+        ({0: -15, 1: 2}, {1: "error: no"}, (2, "error: no")),
+        ({0: 2, 1: 2}, {1: "error: no", 0: "error: yes"}, (2, "error: yes")),
+        ({1: 2}, {}, (2, "process 1 ended with exit code 2, and the others with it")),
+        ({0: LOST, 1: -11}, {}, (1, "process 1 was ended by SIGSEGV")),
+        ({0: LOST, 1: -15}, {}, (1, "a process was lost, or answered no more, and the others were ended")),
+        ({0: -15}, {}, (1, "process 0 ended with exit code 1")),
     ],
 )
-def test_how_processes_ended(codes: dict[int, int], expected: tuple[int, str]) -> None:
-    code, line = _ending(codes)
+def test_how_processes_ended(codes: dict[int, int], said: dict[int, str], expected: tuple[int, str]) -> None:
+    code, line = _ending(codes, said)
     assert code == expected[0]
-    assert line.startswith(expected[1]) and bool(line) == bool(expected[1])
+    assert line.startswith(expected[1])
 
 
 def test_several_machines_need_to_know_where_they_meet(monkeypatch: pytest.MonkeyPatch) -> None:

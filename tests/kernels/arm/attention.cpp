@@ -81,8 +81,8 @@ void check(const Sizes& n, DType dtype) {
   std::vector<T> got(q.size()), got_q(q.size()), got_k(k.size()), got_v(v.size());
   std::vector<T> got_token_k(token_k.size()), got_token_v(token_v.size());
   for (int threads : {1, 2}) {
-    baseline::attention.forward({shape, prefix, rows, {&segment, 1}, 0.0, 0, q.data(), nullptr, nullptr, got.data(),
-                                 prefix_probs.data(), token_probs.data(), threads});
+    baseline::attention.forward({shape, prefix, rows, {&segment, 1}, 0.0, 0, MaskRows{}, q.data(), nullptr, nullptr,
+                                 got.data(), prefix_probs.data(), token_probs.data(), threads});
     expect_close("attention", widened(got), out, tolerance);
     baseline::attention.backward({shape, prefix, rows, {&segment, 1}, 0.0, q.data(), grad_out.data(),
                                   prefix_probs.data(), token_probs.data(), got_q.data(), prefix_dscores.data(),
