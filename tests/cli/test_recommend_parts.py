@@ -176,7 +176,7 @@ def actors_of(parent: int) -> list[int]:
 def test_ray_answers_everybody_once_though_an_actor_is_killed(
     model: rearec.FittedModel, run_folder: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="needs Ray (extra 'ray')")
+    pytest.importorskip("ray", reason="needs Ray (extra 'test' or 'ray')")
     ids = model.catalog.item_ids
     (tmp_path / "in").mkdir()
     for number in range(12):
