@@ -16,6 +16,7 @@ import typer
 from rearec.cli.options import with_parameters
 from rearec.cli.output import end_line, note, tell_error
 from rearec.cli.process import set_threads
+from rearec.distributed.environment import place
 from rearec.distributed.launch import LAUNCHED, LOST
 from rearec.errors import LostProcessError, UserError, in_one_line
 
@@ -70,9 +71,9 @@ class Common:
 @overload
 def command(function: Body, /) -> Body: ...
 @overload
-def command(*, uses: Sequence[Effect]) -> Callable[[Body], Body]: ...
+def command(*, uses: Sequence[Effect] = ..., shared: bool = ...) -> Callable[[Body], Body]: ...
 def command(
-    function: Body | None = None, /, *, uses: Sequence[Effect] = get_args(Effect)
+    function: Body | None = None, /, *, uses: Sequence[Effect] = get_args(Effect), shared: bool = False
 ) -> Body | Callable[[Body], Body]:
     """A decorator: the common options in place of the parameter ``common``, whose default has theirs.
 
@@ -80,11 +81,13 @@ def command(
 
     uses: which of --seed, --device and --threads change anything. The others are accepted, as scripts give every
         command the same, but ``--help`` does not show them.
+    shared: whether several processes can do its work together; another one is refused where torchrun or srun has
+        started several.
     """
-    return _command(function, uses) if function is not None else lambda body: _command(body, uses)
+    return _command(function, uses, shared) if function is not None else lambda body: _command(body, uses, shared)
 
 
-def _command(function: Body, uses: Sequence[str]) -> Body:
+def _command(function: Body, uses: Sequence[str], shared: bool) -> Body:
     default = inspect.signature(function).parameters["common"].default
     kinds = get_type_hints(Common, include_extras=True)
     hidden = [name for name in get_args(Effect) if name not in uses]
@@ -103,6 +106,8 @@ def _command(function: Body, uses: Sequence[str]) -> Body:
         common = Common(**given.pop("common"))
         set_threads(common.threads)
         try:
+            if not shared:
+                _check_alone(function.__name__)
             function(**given, common=common)
         except KeyboardInterrupt:
             end_line()
@@ -124,6 +129,16 @@ def _command(function: Body, uses: Sequence[str]) -> Body:
             raise typer.Exit(EXIT_LOST) from None
 
     return with_parameters(run, {"common": options})
+
+
+def _check_alone(name: str) -> None:
+    """UserError where several processes have been started for a command that is the work of one."""
+    here = place()
+    if here is not None and here.size > 1:
+        raise UserError(
+            f"{name}: {here.size} processes were started, and it is the work of one; train, refit, evaluate and "
+            "recommend are shared by several"
+        )
 
 
 def _hidden(kind: Any) -> Any:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
-@command(uses=("device", "threads"))
+@command(uses=("device", "threads"), shared=True)
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     split: Annotated[SplitName, typer.Option(help="The part of the data to predict.")] = "test",

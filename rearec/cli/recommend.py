@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
     app.command()(recommend)
 
 
-@command(uses=("device", "threads"))
+@command(uses=("device", "threads"), shared=True)
 def recommend(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     items: Annotated[

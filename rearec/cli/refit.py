@@ -11,7 +11,7 @@ from rearec.cli.command import Common, Force, command
 from rearec.cli.config_file import ConfigFile, PrintConfig, print_options
 from rearec.cli.finished_run import TrustCode, check_code_to_resume
 from rearec.cli.output import emit, note
-from rearec.cli.process import compute_device
+from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.cli.training_progress import TrainingProgress
 
 __all__ = ["register"]
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command()(refit)
 
 
-@command
+@command(shared=True)
 def refit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The finished run whose settings were chosen.")],
     out: Annotated[Path, typer.Option(metavar="RUN2", help="Folder for the final model.")],
@@ -35,6 +35,9 @@ def refit(
     epochs: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="as the run's best epoch")] = None,
     trust_code: TrustCode = False,
     force: Force = False,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    timeout: Timeout = 600.0,
     config: ConfigFile = None,
     print_config: PrintConfig = False,
     common: Common = Common(),
@@ -48,6 +51,7 @@ def refit(
         paths = {"run": str(run), "out": str(out), "data": None if data is None else str(data)}
         print_options({**paths, "on": rows, "epochs": epochs}, common.as_json)
         return
+    start_processes(devices, nodes, "auto", timeout)
     from rearec.run_folder import RunFolder
 
     folder = RunFolder(run)
@@ -60,14 +64,17 @@ def refit(
     from rearec.training.resuming import settings_of_run
 
     settings = settings_of_run(folder)
-    with TrainingProgress(settings[0], lambda: [f"{_rows(out):,} rows: every interaction with a history"]) as progress:
+    with (
+        joined_processes(common.device, timeout) as device,
+        TrainingProgress(settings[0], lambda: [f"{_rows(out):,} rows: every interaction with a history"]) as progress,
+    ):
         result = train_on_all(
             run,
             out,
             data=data,
             epochs=epochs,
             trust_code=trust_code,
-            device=compute_device(common.device),
+            device=device,
             force=force,
             on_epoch=progress.on_epoch,
             on_batch=progress.on_batch,

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
     training=training_options(TrainingOptions),
     panels=(MODEL, TEXTS, OBJECTIVE, TRAINING),
 )
-@command
+@command(shared=True)
 def train(
     context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset made by 'rearec prepare'.")],

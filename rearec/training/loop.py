@@ -32,7 +32,7 @@ from rearec.training.loggers import Loggers
 from rearec.training.options import TrainingOptions
 from rearec.training.presets import Preset
 from rearec.training.resuming import begun_from, check_same, goes_on
-from rearec.training.session import Session
+from rearec.training.session import Session, same_everywhere
 from rearec_kernels import annealed_cross_entropy
 
 __all__ = ["train"]
@@ -119,7 +119,7 @@ def train(
     folder = RunFolder(run)
     with joined(torch.device(device), timeout) as device:
         asked = _Asked(data, folder, options or TrainingOptions(), preset, device, resume, force)
-        with agreed(lambda: start.same_everywhere):
+        with agreed(lambda: same_everywhere(folder, start.record)):
             start = _start(asked, config, load_objective(config, objective), init)
         if start.has_ended:
             return folder.result()
@@ -160,13 +160,6 @@ class _Start:
     init: str | Path | ReaRec | None
     continues: bool
     has_ended: bool
-
-    @property
-    def same_everywhere(self) -> dict[str, Any]:
-        """What several processes have to agree on; where each finds its copy of the data is its own affair."""
-        data = {name: value for name, value in self.record["dataset"].items() if name != "path"}
-        versions = {"rearec": version("rearec"), "torch": torch.__version__}
-        return {"dataset": data, "model": self.record["model"], "training": self.record["training"], **versions}
 
 
 def _start(asked: _Asked, config: ReaRecConfig, objective: Objective, init: str | Path | ReaRec | None) -> _Start:

@@ -12,6 +12,7 @@ import torch
 
 from rearec.data import load_dataset
 from rearec.data.dataset import SequenceDataset
+from rearec.distributed import DEFAULT_TIMEOUT, agreed, joined
 from rearec.errors import UserError
 from rearec.evaluation.seen import seen_name
 from rearec.models.backbone import Backbone
@@ -23,7 +24,7 @@ from rearec.training.loggers import Loggers
 from rearec.training.loop import check_precision
 from rearec.training.own_code import check_trusted
 from rearec.training.resuming import begun_from, settings_of_run
-from rearec.training.session import Session
+from rearec.training.session import Session, same_everywhere
 
 __all__ = ["refit"]
 
@@ -40,6 +41,7 @@ def refit(
     device: torch.device | str = "cpu",
     force: bool = False,
     logger: Loggers = "tensorboard",
+    timeout: float = DEFAULT_TIMEOUT,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def refit(
     That is the model to put to use: nothing is held back, so nothing can measure it or stop it early. It is trained for
     as many epochs as the run's best one had behind it; each has more rows than it had there. A schedule of the
     learning rate ends with the last of them. A run that began with the weights of another one does so again. The run's
-    graph prior keeps its numbers, its graph is counted anew, in every interaction.
+    graph prior keeps its numbers, its graph is counted anew, in every interaction. Several processes share it, as they
+    do `train`.
 
     Args:
         run: the RUN folder with the chosen settings.
@@ -57,7 +60,7 @@ def refit(
         epochs: how many, in place of the run's best epoch.
         backbone: makes an encoder of one's own, for a run whose backbone is ``own``. objective: for a method that is.
         trust_code: whether code that the run names (``module:factory``) may be run; otherwise such a run is refused.
-        device, logger, on_epoch, on_batch: as `train` takes them.
+        device, logger, timeout, on_epoch, on_batch: as `train` takes them.
         force: replace a RUN folder that exists.
 
     Returns:
@@ -79,47 +82,49 @@ def refit(
         >>> result["epochs"] == best, result["test"]
         (True, None)
     """
-    chosen, folder, device = RunFolder(run), RunFolder(out), torch.device(device)
-    chosen.check_finished()
-    chosen.check_held_out()
-    if chosen.path.resolve() == folder.path.resolve():
-        raise UserError(f"{folder.path}: is the run to refit; choose another folder for the final fit")
-    before = chosen.result()
-    config, options = settings_of_run(chosen)
-    prior = load_prior(chosen.path, config)
-    check_trusted(chosen, config, trust_code)
-    objective = load_objective(config, objective)
-    path = chosen.dataset_path("data=") if data is None else data
-    dataset = path if isinstance(path, SequenceDataset) else load_dataset(path)
-    chosen.check_fingerprint(dataset.fingerprint, "the dataset" if isinstance(path, SequenceDataset) else path)
-    whole = dataset.for_refit()
-    check_dataset(whole, config, validates=False)
-    check_precision(options.precision, device)
-    options = replace(options, epochs=before["best_epoch"] if epochs is None else epochs)
-    metrics = {name: before[name] for name in ("best_epoch", "valid", "test")}
-    where = str(chosen.path.resolve())
-    record = {
-        "rearec": version("rearec"),
-        "dataset": describe(dataset, config, None if isinstance(path, SequenceDataset) else Path(path)),
-        "model": asdict(config),
-        "training": asdict(options),
-        "preset": chosen.options().get("preset"),
-        "refit_of": {"run": where, "rows": len(whole.rows("train"))},
-    }
-    init = begun_from(chosen)
-    folder.check_writable(force=force)
-    session = Session(folder, whole, options, device, (), logger, on_epoch, on_batch, backbone, objective)
-    model, recorder = session.fit(config, record, init=init)
-    model.prior = None if prior is None else prior.counted_in(whole)
-    result = {
-        "best_epoch": recorder.best_epoch,
-        "epochs": len(recorder.history),
-        "stopped_early": False,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "seen": seen_name(bool(options.exclude_seen)),
-        "valid": None,
-        "test": None,
-        "refit_of": {"run": where, **metrics},
-    }
-    session.finish(model, record, result)
-    return result
+    chosen, folder = RunFolder(run), RunFolder(out)
+    with joined(torch.device(device), timeout) as device:
+        with agreed(lambda: {**same_everywhere(folder, record), "chosen run": before}):
+            chosen.check_finished()
+            chosen.check_held_out()
+            if chosen.path.resolve() == folder.path.resolve():
+                raise UserError(f"{folder.path}: is the run to refit; choose another folder for the final fit")
+            before = chosen.result()
+            config, options = settings_of_run(chosen)
+            prior = load_prior(chosen.path, config)
+            check_trusted(chosen, config, trust_code)
+            objective = load_objective(config, objective)
+            path = chosen.dataset_path("data=") if data is None else data
+            dataset = path if isinstance(path, SequenceDataset) else load_dataset(path)
+            chosen.check_fingerprint(dataset.fingerprint, "the dataset" if isinstance(path, SequenceDataset) else path)
+            whole = dataset.for_refit()
+            check_dataset(whole, config, validates=False)
+            check_precision(options.precision, device)
+            options = replace(options, epochs=before["best_epoch"] if epochs is None else epochs)
+            metrics = {name: before[name] for name in ("best_epoch", "valid", "test")}
+            where = str(chosen.path.resolve())
+            record = {
+                "rearec": version("rearec"),
+                "dataset": describe(dataset, config, None if isinstance(path, SequenceDataset) else Path(path)),
+                "model": asdict(config),
+                "training": asdict(options),
+                "preset": chosen.options().get("preset"),
+                "refit_of": {"run": where, "rows": len(whole.rows("train"))},
+            }
+            init = begun_from(chosen)
+            folder.check_writable(force=force)
+        session = Session(folder, whole, options, device, (), logger, on_epoch, on_batch, backbone, objective)
+        model, recorder = session.fit(config, record, init=init)
+        model.prior = None if prior is None else prior.counted_in(whole)
+        result = {
+            "best_epoch": recorder.best_epoch,
+            "epochs": len(recorder.history),
+            "stopped_early": False,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "seen": seen_name(bool(options.exclude_seen)),
+            "valid": None,
+            "test": None,
+            "refit_of": {"run": where, **metrics},
+        }
+        session.finish(model, record, result)
+        return result

@@ -30,7 +30,7 @@ from rearec.training.recorder import RunRecorder, load_best_weights
 from rearec.training.trainer import interruptible, make_trainer, quiet
 from rearec.training.warm_start import warm_start
 
-__all__ = ["Session", "card_of_run"]
+__all__ = ["Session", "card_of_run", "same_everywhere"]
 
 MONITOR = "valid_ndcg@20"
 
@@ -115,6 +115,21 @@ class Session:
             raise UserError(f"{self.folder.path}: the model cannot be written: {in_one_line(error)}") from error
         self._loggers.log_result(result)
         write_json(self.folder.result_file, result)
+
+
+def same_everywhere(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What several processes have to agree on before they train; where each finds its copy of the data is its affair.
+
+    record: what options.json is to hold.
+    """
+    return {
+        "RUN folder": str(folder.path.resolve()),
+        "dataset": {name: value for name, value in record["dataset"].items() if name != "path"},
+        "model": record["model"],
+        "training": record["training"],
+        "rearec": record["rearec"],
+        "torch": torch.__version__,
+    }
 
 
 def card_of_run(model: ReaRec, dataset: SequenceDataset, record: Mapping[str, Any], result: Mapping[str, Any]) -> str:

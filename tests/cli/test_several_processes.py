@@ -81,3 +81,13 @@ def test_processes_that_were_started_otherwise(
     done = run_rearec("train", prepared, "--out", tmp_path / "run", *OPTIONS[:-2], *options, **place)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(message)
+
+
+def test_the_work_of_one_process_is_refused_in_several(tmp_path: Path, run_rearec: Any) -> None:
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    done = run_rearec("sample", "--out", tmp_path / "events.csv", **place)
+    assert (done.returncode, done.stderr) == (
+        2, "error: sample: 2 processes were started, and it is the work of one; train, refit, evaluate and recommend "
+        "are shared by several\n",
+    )  # fmt: skip
+    assert not (tmp_path / "events.csv").exists()

@@ -21,7 +21,7 @@ from rearec.data.synthetic import Planted, generate
 from rearec.distributed import agreed, from_first, gather_rows, processes
 from rearec.models import ReaRecConfig
 from rearec.run_folder import RunFolder
-from rearec.training import TrainingOptions, fitting_config, train
+from rearec.training import TrainingOptions, fitting_config, refit, train
 
 # No two windows of a batch are alike, and a batch has about 20 windows.
 USERS = 120
@@ -85,6 +85,14 @@ def training(
         )  # fmt: skip
         weights = rearec.ReaRec.from_pretrained(folder).state_dict()
     return {"losses": steps.losses, "gradients": steps.gradients, "weights": weights, "result": result}
+
+
+def refitted(run: str, out: str) -> dict[str, Any]:
+    """The run's training, on all rows."""
+    with float64(True):
+        result = refit(run, out, data=dataset(), logger="none", force=True)
+        weights = rearec.ReaRec.from_pretrained(out).state_dict()
+    return {"rows": RunFolder(out).options()["refit_of"]["rows"], "epochs": result["epochs"], "weights": weights}
 
 
 def evaluation(split: str, users: int = USERS, **options: Any) -> dict[str, Any]:
