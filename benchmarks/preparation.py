@@ -3,12 +3,13 @@
 For each size a table is written (`big_table.py`), prepared by the command in a process of its own, and deleted. Counted
 are wall time, processor time, and the most memory that the process and all that it starts have resident together,
 looked at every 50 ms, or the peak of the process itself where it is more (Linux). Prints a line for each size and
-writes one json.
+writes one json. `--curve` makes a csv and a plot of such a json, beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -34,8 +35,13 @@ def main() -> None:
     parser.add_argument("--options", default="", help="further options of the command, in one text")
     parser.add_argument("--work", type=Path, help="a folder for tables and datasets")
     parser.add_argument("--table", type=Path, help="a folder that big_table.py wrote, of the only size; it is kept")
-    parser.add_argument("--json", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--json", type=Path, help="measure, and write this file")
+    what.add_argument("--curve", type=Path, metavar="JSON", help="draw what was measured")
     options = parser.parse_args()
+    if options.curve:
+        draw(options.curve)
+        return
     found = []
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         for power in options.powers:
@@ -91,6 +97,31 @@ def measure(power: int, work: Path, options: argparse.Namespace) -> dict[str, An
         "peak_mb": round(peak / 10**6),
         "load_average": os.getloadavg()[1],
     }
+
+
+def draw(record: Path) -> None:
+    """Time and memory against interactions, as csv and PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = json.loads(record.read_text())["preparations"]
+    columns = ("interactions", "users", "items", "cpu_s", "wall_without_floors_s", "peak_mb", "load_average")
+    with record.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    sizes = [one["interactions"] for one in found]
+    panels = (("cpu_s", "processor time (s)"), ("peak_mb", "peak memory (MB)"))
+    for ax, (key, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        ax.plot(sizes, [one[key] for one in found], color="#08519c", marker="o")
+        ax.set(xscale="log", yscale="log", xlabel="interactions", ylabel=label)
+        ax.grid(alpha=0.3)
+        ax.margins(0.15)
+        for one in found:
+            ax.annotate(f"{one[key]:,.0f}", (one["interactions"], one[key]), (4, -12), textcoords="offset points")
+    figure.savefig(record.with_suffix(".png"), dpi=110, metadata={"Software": None})
 
 
 def resident(pid: int) -> int:

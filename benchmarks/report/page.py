@@ -24,6 +24,7 @@ GROUPS = {
     "losses": "Losses",
     "attention": "Attention",
     "retrieval": "Retrieval",
+    "processes": "Two processes of one thread beside one",
     "busy_machine": "Two threads on an idle and on a busy machine",
 }
 # Those that a figure depends on; the files have all.
