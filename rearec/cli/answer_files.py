@@ -36,7 +36,9 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
 
 def is_in_parts(source: Path) -> bool:
     """Whether an input is answered part by part: a folder, a pattern, or a parquet file."""
-    return source.is_dir() or source.suffix.lower() in (".parquet", ".pq") or bool(glob.has_magic(str(source)))
+    if source.is_file() or source.suffix.lower() in (".parquet", ".pq"):
+        return source.suffix.lower() in (".parquet", ".pq")
+    return source.is_dir() or glob.has_magic(str(source))
 
 
 def read_id_file(path: Path) -> list[str]:

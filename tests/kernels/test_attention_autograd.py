@@ -9,7 +9,7 @@ from backends import Backend
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rearec_kernels import ReasoningCache, cached_reason_attention, use_backend
+from rearec_kernels import MaskRows, ReasoningCache, cached_reason_attention, use_backend
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])
@@ -185,7 +185,7 @@ def test_opcheck(backend: Backend) -> None:
     problem = Problem((2, 6, 4, 4, 2, 16, 2, 1), backend.device)
     pk, pv, q0, q1, k0, k1, v0, v1 = problem.leaves(torch.float32)
     *rows, offsets = problem.rows().index(2, 6, pk.device)
-    seed = torch.tensor([7], device=backend.device)
+    seed, mask_rows = torch.tensor([7], device=backend.device), MaskRows(3, 2, 7)
     ops = torch.ops.rearec
     opened = (pk, pv, offsets, 2, 1, 4, *rows, backend.name)
     flat = ops.attention_open_prefix(*opened)
@@ -202,6 +202,7 @@ def test_opcheck(backend: Backend) -> None:
         seed,
         True,
         *rows,
+        *mask_rows,
         backend.name,
     )
     torch.library.opcheck(ops.attention_open_prefix, opened)
@@ -219,5 +220,5 @@ def test_opcheck(backend: Backend) -> None:
         prefix = (pk.detach(), pv.detach(), offsets, *rows)
         torch.library.opcheck(ops.attention_prefix_gradient, (*factors, *prefix, backend.name))
         buffers = [torch.zeros(4, 2, 2, 16, device=backend.device) for _ in range(2)]
-        decode = (q0, k0, v0, pk, pv, *buffers, 0, 0.25, 0.3, seed, *rows, backend.name)
+        decode = (q0, k0, v0, pk, pv, *buffers, 0, 0.25, 0.3, seed, *rows, *mask_rows, backend.name)
         torch.library.opcheck(ops.attention_decode, tuple(x.detach() if isinstance(x, Tensor) else x for x in decode))
