@@ -65,7 +65,8 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
             f"{source}: {_NAMES['rank'][start]}={rank}, {_NAMES['size'][start]}={size}: no place in a group"
         )
     local_rank = rank if found["local_rank"] is None else found["local_rank"]
-    local_size = size if found["local_size"] is None else found["local_size"]
+    machines = (_number(environment, "SLURM_NNODES") or 1) if start else 1
+    local_size = size // machines if found["local_size"] is None else found["local_size"]
     if not 0 <= local_rank < local_size <= size or size % local_size:
         raise UserError(
             f"{source}: process {local_rank} of {local_size} on its machine, of {size} in all: expected as many "

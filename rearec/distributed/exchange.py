@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rearec.distributed.group import Processes, processes
+from rearec.distributed.lost import lost_processes
 from rearec.errors import UserError
 
 __all__ = ["ToldElsewhereError", "added", "agreed", "from_first", "gather_rows", "gather_values", "summed"]
@@ -80,7 +81,8 @@ def agreed(describe: Callable[[], dict[str, Any]] = dict) -> Iterator[None]:
         values = describe()
     except (UserError, ValueError, OSError) as error:
         failure = error
-    reports = gather_values((None if failure is None else str(failure), values))
+    with lost_processes("begin again"):
+        reports = gather_values((None if failure is None else str(failure), values))
     found = next((rank for rank, (message, _) in enumerate(reports) if message is not None), None)
     if found is not None:
         if found == group.rank == 0 and failure is not None:

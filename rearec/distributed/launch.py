@@ -56,7 +56,9 @@ def launch(arguments: Sequence[str], *, processes: int, machines: int = 1, timeo
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What it has to say of a process that ends is said here.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=machines,
         max_nodes=machines,
@@ -80,6 +82,7 @@ def launch(arguments: Sequence[str], *, processes: int, machines: int = 1, timeo
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"the processes cannot be started: {str(error).splitlines()[0]}") from error
     finally:
+        logger.setLevel(level)
         shutil.rmtree(said, ignore_errors=True)
         for name, value in ((LAUNCHED, before), ("OMP_NUM_THREADS", threads)):
             if value is None:

@@ -13,7 +13,7 @@ from rearec.errors import LostProcessError
 __all__ = ["lost_processes"]
 
 # How the libraries below torch.distributed begin to say it; it has no class of its own for gloo.
-_SIGNS = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "store")
+_SIGNS = ("gloo", "nccl", "connection", "timed out", "timeout", "socket", "tcpstore")
 
 
 @contextmanager

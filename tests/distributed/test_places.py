@@ -26,6 +26,12 @@ def test_the_place_is_read(variables: Mapping[str, str]) -> None:
     assert place(variables) == Place(rank=3, size=4, local_rank=1, local_size=2, node=1)
 
 
+def test_slurm_need_not_say_how_many_are_on_a_machine() -> None:
+    variables = {**SLURM, "SLURM_NNODES": "2"}
+    del variables["SLURM_NTASKS_PER_NODE"]
+    assert place(variables) == Place(rank=3, size=4, local_rank=1, local_size=2, node=1)
+
+
 def test_a_shell_of_slurm_is_no_process_of_a_group() -> None:
     assert place({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
     assert place({name: value for name, value in SLURM.items() if name != "SLURM_STEP_NUM_TASKS"}) is None
