@@ -296,10 +296,9 @@ def _contrastive(config: ReaRecConfig, rollout: Rollout, target: Tensor, group: 
     contrast = partial(reasoning_info_nce, temperature=config.temperature, precision=precision)
     if rollout.gather is None:
         return contrast(noised, clean, row_group=group) if len(kept) else clean.new_zeros(())
-    # One exchange for both branches; every process takes part, whatever it has.
-    (pairs, first), (groups, _) = rollout.gather(torch.stack([noised, clean], dim=1)), rollout.gather(group)
-    of_rows = contrast(pairs[:, 0], pairs[:, 1], row_group=groups, reduction="none")[first : first + len(kept)]
-    return of_rows.sum() / max(1, of_rows.numel())
+    # every process takes part, whatever it has
+    (clean, group), first = rollout.gather(clean, group)
+    return contrast(noised, clean, row_group=group, first_key=first)
 
 
 def _contrasts(config: ReaRecConfig, epoch: int) -> bool:

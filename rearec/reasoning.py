@@ -33,9 +33,9 @@ class Rollout:
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
     neighbors: int64 [R, m], the items that the graph knows to follow each row's last one, the likeliest first, -1 where
         there are fewer; None without a teacher. The model does not read them: they are for the objective.
-    gather: where several processes train together: gives the rows [R', ...] of all of them for this one's [R, ...], and
-        where its own begin, differentiably (`rearec.distributed.gather_rows`); all of them have to call it. None: an
-        objective sees the rows of one process.
+    gather: where several processes train together: gives the rows [R', ...] of all of them for this one's [R, ...], of
+        any number of tensors, and where its own begin, differentiably (`rearec.distributed.gather_rows`); all of them
+        have to call it. None: an objective sees the rows of one process.
     log_inclusion: [N], where ``weight`` is a sample of the catalogue (`rearec.training.candidates`): the logarithm of
         the probability with which each item is in it. Targets and neighbours are then numbers of the sample's items.
 
@@ -52,7 +52,7 @@ class Rollout:
     noised: Tensor | None = None
     neighbors: Tensor | None = None
     log_inclusion: Tensor | None = None
-    gather: Callable[[Tensor], tuple[Tensor, int]] | None = None
+    gather: Callable[..., tuple[tuple[Tensor, ...], int]] | None = None
 
     def __repr__(self) -> str:
         tensors = {name: value for name, value in vars(self).items() if name != "gather"}

@@ -101,18 +101,17 @@ def _raise_on_first(group: Processes, message: str) -> None:
     raise UserError(message) if group.is_first else ToldElsewhereError(message)
 
 
-def gather_rows(x: Tensor) -> tuple[Tensor, int]:
-    """The rows [R, ...] of all processes, one after the other, and where this process's own begin.
+def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], int]:
+    """The rows [R, ...] of all processes, one after the other, of each of the tensors, and where the own ones begin.
 
     R may differ between processes, and be 0. Differentiable: what arrives at a process's rows from the losses of all
     processes is summed, so that a sum over processes of losses that read all rows has the gradients that it should.
     """
     group = processes()
     if group.size == 1:
-        return x, 0
-    sizes = [int(size) for size in gather_sizes(x)]
-    rows: Tensor = _GatherRows.apply(x, sizes, group.rank)
-    return rows, sum(sizes[: group.rank])
+        return tensors, 0
+    sizes = gather_sizes(tensors[0])
+    return tuple(_GatherRows.apply(x, sizes, group.rank) for x in tensors), sum(sizes[: group.rank])
 
 
 def gather_sizes(x: Tensor) -> list[int]:

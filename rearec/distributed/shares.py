@@ -60,7 +60,8 @@ class SharedBatches:
         """This process's share of batch ``index`` of this epoch."""
         windows = self.batches.windows(index)
         length, rows = self.batches.sizes(windows)
-        begin, end = self._cut(rows + self.slot_work * length)
+        # every window is as wide as the batch
+        begin, end = self._cut(rows + self.slot_work * length.max())
         is_empty = begin == end
         if is_empty:
             begin, end = 0, 1

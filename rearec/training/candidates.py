@@ -54,7 +54,7 @@ class CandidateSampler:
         """
         neighbors = rollout.neighbors
         asked = target if neighbors is None else torch.cat([target, neighbors.flatten()])
-        of_all, first = gather_rows(asked)
+        (of_all,), first = gather_rows(asked)
         certain, place = of_all.unique(return_inverse=True)  # sorted: what is no item comes first
         place = place[first : first + len(asked)]
         nothing = int((certain < 0).sum())

@@ -18,7 +18,7 @@ from rearec.data.batches import PairBatches
 from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
-from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows, summed
+from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.metrics import METRICS, rank_metrics
@@ -36,6 +36,8 @@ __all__ = ["TrainingModule", "learning_rate_factor"]
 
 # Share of the learning rate that parameters take part with which come trained already.
 PRETRAINED_LR = 0.05
+# What attention, norms and activations of a layer take for a token: the time of so many products, per number of it.
+_BESIDE_PRODUCTS = 800
 
 
 class TrainingModule(LightningModule):
@@ -145,15 +147,15 @@ class TrainingModule(LightningModule):
             got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
             raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
         self._terms = set(terms)
-        means = {f"train_{name}": value.detach() for name, value in terms.items()}
-        loss, rows = terms["loss"], batch.num_rows
+        rows = batch.num_rows
         if batch.part is not None:
-            # of the rows of all processes; DDP takes the mean of the gradients over processes, where a sum belongs
-            share, rows = batch.part.counted / batch.part.rows.of, batch.part.rows.of
-            means = dict(zip(means, summed(share * torch.stack([*means.values()])).unbind(), strict=True))
-            loss = loss * (share * self._processes.size)
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=rows)
-        return loss
+            # of the rows of all processes: DDP takes the mean over processes, of gradients, and Lightning at the end of
+            # the epoch of what is logged, where a sum belongs
+            rows, share = batch.part.rows.of, batch.part.counted / batch.part.rows.of
+            terms = {name: value * (share * self._processes.size) for name, value in terms.items()}
+        logged = {f"train_{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=rows, sync_dist=batch.part is not None)
+        return terms["loss"]
 
     def on_validation_epoch_start(self) -> None:
         """Take the model as the epoch left it, for all validation batches."""
@@ -210,8 +212,12 @@ class TrainingModule(LightningModule):
 
 
 def slot_work(config: ReaRecConfig) -> float:
-    """The work of encoding a slot of a window, where 1 is that of a row: its tokens, and its scores of all items."""
-    token = 12 * config.layers * config.dim  # multiplications, in units of dim: four projections, two of the MLP
+    """The work of encoding a slot of a window, where 1 is that of a row: its tokens, and its scores of all items.
+
+    In units of dim multiplications: four projections and two of the MLP, and what a layer does beside products, whose
+    time was measured (docs/scaling.md).
+    """
+    token = config.layers * (12 * config.dim + _BESIDE_PRODUCTS)
     return token / ((config.steps + 1) * (token + 3 * config.num_items))
 
 

@@ -57,7 +57,9 @@ def make_trainer(
     if joins_a_group():
         environment = JoinedProcesses()
         of_group = {
-            "strategy": DDPStrategy(find_unused_parameters=unused, cluster_environment=environment),
+            "strategy": DDPStrategy(
+                find_unused_parameters=unused, cluster_environment=environment, gradient_as_bucket_view=True
+            ),
             "devices": environment.local_size(),
             "num_nodes": environment.world_size() // environment.local_size(),
             "use_distributed_sampler": False,

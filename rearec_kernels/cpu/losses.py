@@ -142,7 +142,7 @@ def ensemble_gradients(known: EnsembleSums, loss: EnsembleReasoning, needed: Nee
 
 
 class _Contrast:
-    """Per step a cross-entropy of the noised states with the clean states as table and the row itself as target."""
+    """Per step a cross-entropy of the noised states with the clean states as table and the row's own as target."""
 
     def __init__(self, loss: InfoNCE, needed: Needed) -> None:
         self._kind, self._precision = _softmax_kind(loss.precision)
@@ -152,6 +152,7 @@ class _Contrast:
         self._grad_noised = empty(loss.noised.shape) if needed.first else None
         self._grad_clean = empty(loss.clean.shape) if needed.second else None
         self._inverse_temperature = torch.full((1,), 1 / loss.temperature, dtype=torch.float32, device="cpu")
+        self._first_key = loss.first_key
         self._group: Tensor | None = None
         if loss.row_group is not None:
             # any ids become small ones
@@ -162,9 +163,11 @@ class _Contrast:
     ) -> tuple[Tensor, Tensor]:
         """The passes over all steps; losses [R, T] in float64 and statistics [R, T, 2]."""
         rows, steps, _ = self._noised.shape
+        if rows == 0 and self._grad_clean is not None:
+            self._grad_clean.zero_()
         losses = torch.zeros((rows, steps), dtype=torch.float64, device="cpu")
         kept = torch.zeros((rows, steps, 2), dtype=torch.float32, device="cpu")
-        target = torch.arange(rows, device="cpu")
+        target = torch.arange(self._first_key, self._first_key + rows, device="cpu")
         for t in range(steps if rows > 0 else 0):
             grad_noised, grad_clean = (None if g is None else g[:, t] for g in (self._grad_noised, self._grad_clean))
             softmax = self._kind(

@@ -166,8 +166,9 @@ class EnsembleSums(NamedTuple):
 
 class InfoNCE(NamedTuple):
     noised: Tensor  # [R, T, d]
-    clean: Tensor  # [R, T, d]
-    row_group: Tensor | None  # [R]
+    clean: Tensor  # [J, T, d]
+    row_group: Tensor | None  # [J]
+    first_key: int  # the row of clean that is the positive of row 0 of noised
     temperature: float
     precision: str
 

@@ -75,7 +75,13 @@ def _check_ensemble(loss: EnsembleReasoning, *_: Needed) -> None:
 
 
 def _check_info_nce(loss: InfoNCE, *_: Needed) -> None:
-    _check_numbers("reasoning_info_nce", "temperature", [loss.temperature], positive=True)
+    op, anchors, keys = "reasoning_info_nce", loss.noised.shape[0], loss.clean.shape[0]
+    _check_numbers(op, "temperature", [loss.temperature], positive=True)
+    if not 0 <= loss.first_key <= keys - anchors:
+        raise ValueError(
+            f"{op}: clean must have a row for each of the {anchors} of noised from first_key {loss.first_key} on, "
+            f"got {keys}"
+        )
 
 
 def _gradients_fake(loss: Loss, needed: Needed, dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[Tensor, ...]:

@@ -211,13 +211,18 @@ class _Ensemble:
         return self.grad_hidden, self.grad_weight
 
 
-def _similarities(u: Tensor, v: Tensor, rows: slice, row_group: Tensor | None, precision: str) -> Tensor:
-    """u_rt . v_jt as [rows, T, R], -inf for the other rows j of r's group."""
-    s = product(u[rows].transpose(0, 1), v.permute(1, 2, 0), precision).transpose(0, 1)
-    if row_group is None:
+def _positives(loss: InfoNCE) -> Tensor:
+    """int64 [R]: the key of every anchor."""
+    return torch.arange(loss.noised.shape[0], device=loss.noised.device) + loss.first_key
+
+
+def _similarities(u: Tensor, v: Tensor, rows: slice, loss: InfoNCE) -> Tensor:
+    """u_rt . v_jt as [rows, T, J], -inf for the other keys j of the group of r's own."""
+    s = product(u[rows].transpose(0, 1), v.permute(1, 2, 0), loss.precision).transpose(0, 1)
+    if loss.row_group is None:
         return s
-    row = torch.arange(v.shape[0], device=v.device)
-    masked = (row_group[rows, None] == row_group) & (row[rows, None] != row)
+    own, key = _positives(loss)[rows], torch.arange(v.shape[0], device=v.device)
+    masked = (loss.row_group[own, None] == loss.row_group) & (own[:, None] != key)
     return s.masked_fill(masked[:, None], float("-inf"))
 
 
@@ -236,11 +241,11 @@ def reasoning_info_nce_rows(loss: InfoNCE) -> tuple[Tensor, Tensor]:
     with ieee_products(loss.noised.device):
         u, v, _ = operands(loss.noised, loss.clean, loss.precision)
         losses, statistics = u.new_empty(u.shape[:2]), u.new_empty((*u.shape[:2], 2))
-        row = torch.arange(u.shape[0], device=u.device)[:, None, None].expand(-1, u.shape[1], 1)
+        own = _positives(loss)[:, None, None].expand(-1, u.shape[1], 1)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            s = _similarities(u, v, rows, loss.row_group, loss.precision)
+            s = _similarities(u, v, rows, loss)
             statistics[rows] = _statistics(s, loss.temperature)
-            losses[rows] = -_log_softmax(s, statistics[rows], loss.temperature).gather(-1, row[rows]).squeeze(-1)
+            losses[rows] = -_log_softmax(s, statistics[rows], loss.temperature).gather(-1, own[rows]).squeeze(-1)
     return losses, statistics
 
 
@@ -249,11 +254,11 @@ def reasoning_info_nce_rows_backward(known: RowGradients, loss: InfoNCE, needed:
     with ieee_products(loss.noised.device):
         u, v, dtype = operands(loss.noised, loss.clean, loss.precision)
         grad_noised, grad_clean = _gradient_buffers(u, v, needed)
-        row = torch.arange(u.shape[0], device=u.device)
+        own, key = _positives(loss), torch.arange(v.shape[0], device=v.device)
         for rows in row_chunks(u.shape[0], u.shape[1] * v.shape[0]):
-            s = _similarities(u, v, rows, loss.row_group, loss.precision)
+            s = _similarities(u, v, rows, loss)
             p = _log_softmax(s, known.statistics[rows], loss.temperature).exp_()
-            one_hot = (row[rows, None, None] == row).to(dtype)
+            one_hot = (own[rows, None, None] == key).to(dtype)
             ds = rounded(known.upstream[rows, :, None] * (p - one_hot) / loss.temperature, loss.precision, dtype)
             if needed.first:
                 grad_noised[rows] = product(ds.transpose(0, 1), v.transpose(0, 1), loss.precision).transpose(0, 1)

@@ -42,7 +42,7 @@ class _Softmax(NamedTuple):
     """Rows and table of `batches` softmaxes.
 
     rows [row_count, width] per batch, `row_stride` apart; the table likewise. `states` rows in a row have the same
-    target; without `target` (contrastive), row r's is entry r.
+    target; without `target` (contrastive), row r's is entry `first_entry` + r.
     """
 
     rows: Tensor
@@ -57,6 +57,7 @@ class _Softmax(NamedTuple):
     row_stride: int
     batches: int
     batch_stride: int
+    first_entry: int = 0
 
     @property
     def width(self) -> int:
@@ -108,7 +109,7 @@ def _contrast_softmax(loss: InfoNCE) -> _Softmax:
     group = None if loss.row_group is None else loss.row_group.contiguous()
     return _Softmax(
         rounded(loss.noised, loss.precision), rounded(loss.clean, loss.precision), None, group, inverse, 0,
-        loss.precision, rows, rows, steps * width, steps, width,
+        loss.precision, rows, loss.clean.shape[0], steps * width, steps, width, loss.first_key,
     )  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | No
     launch(
         softmax_statistics, (row_tiles * count, batches, column_tiles), chosen,
         softmax.rows, softmax.table, target, group, softmax.inverse_temperature, largest, total, target_logit, means,
-        rows, items, per_part, softmax.ignore_index, softmax.row_stride, softmax.table_stride, softmax.batch_stride,
+        rows, items, per_part, softmax.ignore_index, softmax.first_entry, softmax.row_stride, softmax.table_stride, softmax.batch_stride,
         **softmax.constants(), GROUPED=softmax.group is not None, MEAN=mean, PRECISION=PRODUCTS[softmax.precision],
     )  # fmt: skip
 
@@ -153,8 +154,8 @@ def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | No
         softmax_merge, (blocks(rows, merge["ROWS"]), batches, blocks(width, columns) if mean else 1), merge,
         largest, total, target_logit, means, softmax.table, target, softmax.inverse_temperature,
         losses if coefficient is None else coefficient, statistics, losses, gradient,
-        rows, count, softmax.ignore_index, softmax.table_stride, softmax.batch_stride, softmax.row_stride,
-        softmax.batch_stride, **softmax.constants(), MEAN=mean,
+        rows, count, softmax.ignore_index, softmax.first_entry, softmax.table_stride, softmax.batch_stride,
+        softmax.row_stride, softmax.batch_stride, **softmax.constants(), MEAN=mean,
     )  # fmt: skip
     return losses, statistics, gradient
 
@@ -169,8 +170,8 @@ def _table_gradient(softmax: _Softmax, coefficient: Tensor, statistics: Tensor, 
         launch(
             softmax_table_gradient, grid, chosen,
             softmax.rows, softmax.table, target, group, softmax.inverse_temperature, coefficient, statistics, gradient,
-            softmax.row_count, softmax.item_count, softmax.ignore_index, softmax.row_stride, softmax.table_stride,
-            softmax.batch_stride, softmax.table_stride, softmax.batch_stride,
+            softmax.row_count, softmax.item_count, softmax.ignore_index, softmax.first_entry, softmax.row_stride,
+            softmax.table_stride, softmax.batch_stride, softmax.table_stride, softmax.batch_stride,
             **softmax.constants(), GROUPED=softmax.group is not None, PRECISION=PRODUCTS[softmax.precision],
         )  # fmt: skip
 

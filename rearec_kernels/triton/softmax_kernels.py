@@ -2,7 +2,8 @@
 
 Row r of `rows` has the logits rows[r] . table[n] * inverse_temperature, one of which, n = its target, is its own. That
 is the cross-entropy over a catalog, whose T states per target are rows of their own; and, with the other run of a
-reasoning step as table and row r's own entry as its target, the contrastive loss (CONTRASTIVE), one step per `batch`.
+reasoning step as table and entry first_entry + r as row r's target, the contrastive loss (CONTRASTIVE), one step per
+`batch`.
 Logits are in the units of the product, not yet over the temperature, until they become exponents.
 """
 
@@ -18,28 +19,28 @@ from rearec_kernels.triton.tile_kernels import NOWHERE, accumulate, held_product
 
 
 @triton.jit
-def _targets(target_ptr, row, kept, ignore_index, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr):
+def _targets(target_ptr, row, kept, ignore_index, first_entry, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr):
     """Each row's target, -1 for none, and whether the row counts."""
     if CONTRASTIVE:
-        return row, kept
+        return row + first_entry, kept
     else:
         target = tl.load(target_ptr + row // STATES, mask=kept, other=ignore_index)
         return target.to(tl.int32), kept & (target != ignore_index)
 
 
 @triton.jit
-def _same_group(group_ptr, row, row_kept, item, item_kept):
-    """bool [rows, items]: other rows of the row's group, which are no negatives of it."""
-    own = tl.load(group_ptr + row, mask=row_kept, other=0)
-    other = tl.load(group_ptr + item, mask=item_kept, other=0)
-    return (own[:, None] == other[None, :]) & (row[:, None] != item[None, :])
+def _same_group(group_ptr, own, own_kept, other, other_kept):
+    """bool [own, other]: of two sets of entries, others in the group of one, which are no negatives where it is own."""
+    own_group = tl.load(group_ptr + own, mask=own_kept, other=0)
+    other_group = tl.load(group_ptr + other, mask=other_kept, other=0)
+    return (own_group[:, None] == other_group[None, :]) & (own[:, None] != other[None, :])
 
 
 @triton.jit
 def softmax_statistics(
     rows_ptr, table_ptr, target_ptr, group_ptr, inverse_temperature_ptr,
     largest_ptr, total_ptr, target_logit_ptr, mean_ptr,
-    row_count, item_count, items_per_split, ignore_index, row_stride, table_stride, batch_stride,
+    row_count, item_count, items_per_split, ignore_index, first_entry, row_stride, table_stride, batch_stride,
     WIDTH: tl.constexpr, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr, GROUPED: tl.constexpr, MEAN: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
@@ -60,7 +61,7 @@ def softmax_statistics(
 
     row = first_row + tl.arange(0, ROWS)
     inside = row < row_count
-    target, kept = _targets(target_ptr, row, inside, ignore_index, STATES, CONTRASTIVE)
+    target, kept = _targets(target_ptr, row, inside, ignore_index, first_entry, STATES, CONTRASTIVE)
     scale = tl.load(inverse_temperature_ptr + row % STATES)
     states = hold(rows_ptr, row_stride, first_row, kept, WIDTH, DEPTH)
 
@@ -80,7 +81,7 @@ def softmax_statistics(
         )  # fmt: skip
         z = tl.where(item_kept[None, :], z, NOWHERE)
         if GROUPED:
-            z = tl.where(_same_group(group_ptr, row, inside, item, item_kept), NOWHERE, z)
+            z = tl.where(_same_group(group_ptr, target, inside, item, item_kept), NOWHERE, z)
         own = item[None, :] == target[:, None]
         target_logit += tl.sum(tl.where(own, z, 0.0), 1)
         now_largest = tl.maximum(largest, tl.max(z, 1))
@@ -109,7 +110,8 @@ def softmax_statistics(
 def softmax_merge(
     largest_ptr, total_ptr, target_logit_ptr, mean_ptr, table_ptr, target_ptr, inverse_temperature_ptr, coefficient_ptr,
     statistics_ptr, loss_ptr, gradient_ptr,
-    row_count, parts, ignore_index, table_stride, table_batch_stride, gradient_stride, gradient_batch_stride,
+    row_count, parts, ignore_index, first_entry, table_stride, table_batch_stride, gradient_stride,
+    gradient_batch_stride,
     WIDTH: tl.constexpr, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr, MEAN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -124,7 +126,7 @@ def softmax_merge(
     batches = tl.num_programs(1)
     row = first_row + tl.arange(0, ROWS)
     inside = row < row_count
-    target, kept = _targets(target_ptr, row, inside, ignore_index, STATES, CONTRASTIVE)
+    target, kept = _targets(target_ptr, row, inside, ignore_index, first_entry, STATES, CONTRASTIVE)
     scale = tl.load(inverse_temperature_ptr + row % STATES)
 
     largest = tl.full((ROWS,), NOWHERE, tl.float32)
@@ -169,7 +171,8 @@ def softmax_merge(
 @triton.jit
 def softmax_table_gradient(
     rows_ptr, table_ptr, target_ptr, group_ptr, inverse_temperature_ptr, coefficient_ptr, statistics_ptr, gradient_ptr,
-    row_count, item_count, ignore_index, row_stride, table_stride, batch_stride, gradient_stride, gradient_batch_stride,
+    row_count, item_count, ignore_index, first_entry, row_stride, table_stride, batch_stride, gradient_stride,
+    gradient_batch_stride,
     WIDTH: tl.constexpr, STATES: tl.constexpr, CONTRASTIVE: tl.constexpr, GROUPED: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr, ITEMS: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
@@ -193,7 +196,7 @@ def softmax_table_gradient(
     for row_tile in tl.range(0, row_count, ROWS):
         row = row_tile + tl.arange(0, ROWS)
         inside = row < row_count
-        target, kept = _targets(target_ptr, row, inside, ignore_index, STATES, CONTRASTIVE)
+        target, kept = _targets(target_ptr, row, inside, ignore_index, first_entry, STATES, CONTRASTIVE)
         place = row * batches + batch
         scale = tl.load(inverse_temperature_ptr + row % STATES)
         largest = tl.load(statistics_ptr + 2 * place, mask=inside, other=0.0)
@@ -205,7 +208,7 @@ def softmax_table_gradient(
         )  # fmt: skip
         p = power(z, largest[None, :], scale[None, :]) * tl.div_rn(1.0, total)[None, :]
         if GROUPED:
-            p = tl.where(_same_group(group_ptr, item, item_kept, row, inside), 0.0, p)
+            p = tl.where(_same_group(group_ptr, item, item_kept, target, inside), 0.0, p)
         dz = coefficient[None, :] * tl.where(item[:, None] == target[None, :], p - 1.0, p)
         dz = tl.where(kept[None, :], dz, 0.0)
         if DEPTH >= WIDTH and COLUMNS == DEPTH:

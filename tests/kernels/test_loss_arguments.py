@@ -134,6 +134,14 @@ def test_ensemble_reasoning_loss(backend: str, changes: dict[str, Any], error: t
         ({"row_group": TARGET.to("meta")}, ValueError, "row_group is on meta, noised on cpu"),
         ({"temperature": -0.5}, ValueError, "temperature must be finite and above 0, got -0.5"),
         ({"reduction": None}, ValueError, "reduction must be one of mean, none, got None"),
+        ({"first_key": 1}, ValueError, "clean must have a row for each of the 4 of noised from first_key 1 on, got 4"),
+        ({"first_key": -1}, ValueError, "first_key must be at least 0, got -1"),
+        ({"first_key": 0.0}, TypeError, "first_key must be an int, got float"),
+        (
+            {"first_key": 0, "clean": torch.zeros(9, 2, 8)},
+            ValueError,
+            r"clean must have shape \[J, 3, 8\], got \[9, 2, 8\]",
+        ),
     ],
 )
 @backends

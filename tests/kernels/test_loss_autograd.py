@@ -367,7 +367,7 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
     values = [torch.tensor(x, dtype=torch.float64, device="cpu") for x in ([0.9, 0.6, 0.4], [1.0] * STEPS)]
     target, group = TARGET.to(hidden.device), GROUP.to(hidden.device)
     annealed = (hidden, weight, target, -100, *values, precision)
-    info_nce = (hidden, clean, group, 0.4, precision)
+    info_nce = (hidden, clean, group, 0, 0.4, precision)
     ensemble = (hidden, weight, target, -100, 0.4, 0.2)
     ops = torch.ops.rearec
     items, mass = soft(hidden.device)
@@ -384,7 +384,7 @@ def test_operators_keep_what_torch_library_expects(backend: str, dtype: torch.dt
         opcheck(ops.ensemble_sums, (*detached, backend))
         opcheck(ops.ensemble_gradients, (*ops.ensemble_sums(*detached, backend), *detached, True, True, backend))
     opcheck(ops.reasoning_info_nce, (*info_nce, True, True, backend))
-    opcheck(ops.reasoning_info_nce, (hidden, clean, None, 0.4, precision, True, True, backend))
+    opcheck(ops.reasoning_info_nce, (hidden[2:-1], clean, None, 2, 0.4, precision, True, True, backend))
     opcheck(ops.reasoning_info_nce_rows, (*info_nce, backend))
     opcheck(
         ops.annealed_cross_entropy,

@@ -21,8 +21,14 @@ class Problem:
     """Random float64 inputs that are exact in `dtype`, clean states near the noised ones."""
 
     def __init__(
-        self, shape: tuple[int, int, int], dtype: torch.dtype, grouped: bool = False, scale: float = 1.0
+        self,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
+        grouped: bool = False,
+        scale: float = 1.0,
+        anchors: slice | None = None,
     ) -> None:
+        """anchors: which of the rows are; all rows are keys."""
         rows, steps, width = shape
         generator = torch.Generator(torch.get_default_device()).manual_seed(rows)
         noised = torch.randn(shape, generator=generator, dtype=torch.float64) * scale * width**-0.5
@@ -31,6 +37,9 @@ class Problem:
         self.group = torch.randint(0, rows // 2 + 1, (rows,), generator=generator) * 10**12 if grouped else None
         self.upstream = torch.randn(rows, steps, generator=generator, dtype=torch.float64)
         self.temperature = 0.25
+        self.anchors = anchors
+        if anchors is not None:
+            self.noised, self.upstream = self.noised[anchors], self.upstream[anchors]
 
     def leaves(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.noised.to(dtype, copy=True).requires_grad_(), self.clean.to(dtype, copy=True).requires_grad_()
@@ -41,18 +50,23 @@ class Problem:
         s = torch.einsum("rtd,jtd->rtj", noised, clean) / self.temperature
         if self.group is not None:
             same = (self.group[:, None] == self.group) & ~torch.eye(len(self.group), dtype=torch.bool)
-            s = s.masked_fill(same[:, None], float("-inf"))
-        losses = s.logsumexp(-1) - s.diagonal(dim1=0, dim2=2).T
+            s = s.masked_fill(same[self.anchors or slice(None), None], float("-inf"))
+        losses = s.logsumexp(-1) - s.diagonal(self.first_key or 0, dim1=0, dim2=2).T
         loss = losses.mean() if reduction == "mean" else (losses * self.upstream.to(dtype)).sum()
         return [(losses if reduction == "none" else loss).detach(), *torch.autograd.grad(loss, leaves)]
 
     def kernel(self, dtype: torch.dtype, reduction: str, precision: str = "fp32") -> list[Tensor]:
         leaves = self.leaves(dtype)
         losses = reasoning_info_nce(
-            *leaves, temperature=self.temperature, row_group=self.group, reduction=reduction, precision=precision
-        )
+            *leaves, temperature=self.temperature, row_group=self.group, first_key=self.first_key, reduction=reduction,
+            precision=precision,
+        )  # fmt: skip
         loss = losses if reduction == "mean" else (losses * self.upstream.to(losses.dtype)).sum()
         return [losses.detach(), *torch.autograd.grad(loss, leaves)]
+
+    @property
+    def first_key(self) -> int | None:
+        return None if self.anchors is None else self.anchors.start
 
     def largest_similarity(self) -> float:
         """The loss of a row is a difference of two numbers of up to this size."""
@@ -80,6 +94,34 @@ def test_values_and_gradients_are_as_accurate_as_plain_pytorch(
     magnitudes = (problem.largest_similarity(), None, None)
     for result, eager, true, magnitude in zip(got, problem.plain(dtype, reduction), exact, magnitudes, strict=True):
         assert_as_accurate(result, eager, true, magnitude)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("anchors", [slice(0, 90), slice(37, 38), slice(120, 211)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_some_rows_among_the_keys_of_all(
+    backend: str, anchors: slice, grouped: bool, reduction: str, assert_as_accurate: Callable
+) -> None:
+    problem = Problem((211, 2, 16), torch.float32, grouped, anchors=anchors)
+    with use_backend(backend):
+        got = problem.kernel(torch.float32, reduction)
+    exact = problem.plain(torch.float64, reduction)
+    magnitudes = (problem.largest_similarity(), None, None)
+    for result, eager, true, magnitude in zip(
+        got, problem.plain(torch.float32, reduction), exact, magnitudes, strict=True
+    ):
+        assert_as_accurate(result, eager, true, magnitude)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_anchors_among_keys(backend: str, reduction: str) -> None:
+    noised, clean = torch.zeros(0, 2, 8, requires_grad=True), torch.ones(5, 2, 8, requires_grad=True)
+    with use_backend(backend):
+        loss = reasoning_info_nce(noised, clean, temperature=0.5, first_key=3, reduction=reduction).sum()
+        loss.backward()
+    assert loss.item() == 0 and not clean.grad.any() and noised.grad.shape == noised.shape
 
 
 @pytest.mark.parametrize("shape", SHAPES)

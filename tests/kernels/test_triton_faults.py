@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[Comparison, str, str, str]] = {
         contrastive, "softmax_kernels", "z = tl.where(_same_group(", "z = tl.where(~_same_group(",
     ),
     "contrastive: the group's gradient": (
-        contrastive, "softmax_kernels", "p = tl.where(_same_group(group_ptr, item, item_kept, row, inside), 0.0, p)",
+        contrastive, "softmax_kernels", "p = tl.where(_same_group(group_ptr, item, item_kept, target, inside), 0.0, p)",
         "p = p",
     ),
     "ensemble: states against their first": (

@@ -82,7 +82,7 @@ def cases() -> dict[str, Callable[[], object]]:
 
     def contrasted() -> object:
         states = hidden[:, 1:].contiguous()
-        return losses.reasoning_info_nce(InfoNCE(states, states, target, 0.07, "bf16"), both)
+        return losses.reasoning_info_nce(InfoNCE(states, states, target, 0, 0.07, "bf16"), both)
 
     def excluded() -> object:
         offsets, states = torch.arange(257), hidden[:256, 0]

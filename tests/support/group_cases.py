@@ -107,7 +107,7 @@ def gathered(rows: list[int]) -> dict[str, Any]:
     """All rows, where the own begin, and the gradient of a sum over processes of losses that weigh them differently."""
     rank = processes().rank
     own = torch.arange(float(rows[rank])).add(100 * rank)[:, None].repeat(1, 2).requires_grad_()
-    found, first = gather_rows(own)
+    (found,), first = gather_rows(own)
     weights = torch.arange(1.0, len(found) + 1) * (rank + 1)
     (found.sum(1) * weights).sum().backward()
     return {"rows": found.detach(), "first": first, "gradient": own.grad}
