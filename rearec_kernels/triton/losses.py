@@ -141,7 +141,8 @@ def _statistics_with(chosen: Config, softmax: _Softmax, coefficient: Tensor | No
     launch(
         softmax_statistics, (row_tiles * count, batches, column_tiles), chosen,
         softmax.rows, softmax.table, target, group, softmax.inverse_temperature, largest, total, target_logit, means,
-        rows, items, per_part, softmax.ignore_index, softmax.first_entry, softmax.row_stride, softmax.table_stride, softmax.batch_stride,
+        rows, items, per_part, softmax.ignore_index, softmax.first_entry, softmax.row_stride, softmax.table_stride,
+        softmax.batch_stride,
         **softmax.constants(), GROUPED=softmax.group is not None, MEAN=mean, PRECISION=PRODUCTS[softmax.precision],
     )  # fmt: skip
 
