@@ -175,15 +175,19 @@ def _subgroups(subject: Subject, page: Page, options: Mapping[str, int]) -> Any:
 
 def _latency(subject: Subject, page: Page, options: Mapping[str, int]) -> Any:
     from rearec.analysis import latency
+    from rearec.distributed import from_first
 
     with subject.progress("measuring"):
-        result = latency.latency(
-            subject.model,
-            subject.dataset,
-            subject.split,
-            rows=options["rows"],
-            repeats=options["repeats"],
-            seed=subject.seed,
+        # the other processes, if any, wait: they would be measured too
+        result = from_first(
+            lambda: latency.latency(
+                subject.model,
+                subject.dataset,
+                subject.split,
+                rows=options["rows"],
+                repeats=options["repeats"],
+                seed=subject.seed,
+            )
         )
     latency.page(page, {subject.name: result}, device=latency.device_words(subject.model.device))
     return result

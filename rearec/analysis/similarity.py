@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rearec.analysis.rows import history_batch, sample_rows
 from rearec.data.dataset import SequenceDataset
 from rearec.data.words import SplitName
+from rearec.distributed import collected, dealt, processes
 from rearec.engine import Engine
 from rearec.reasoning import ReaRec
 from rearec.report.page import Page
@@ -30,6 +31,8 @@ def similarity(
 ) -> NDArray[np.float64]:
     """float64 [T, T], the mean over rows of the cosine between the states of steps i and j of one row.
 
+    Several processes (`rearec.distributed.joined`) share the rows; all have the result, to the bit that of one.
+
     Args:
         max_rows: at least 1; where the split has more rows with a history, so many are drawn.
         seed: of that choice.
@@ -38,13 +41,16 @@ def similarity(
         UserError: no row of the split has a history.
     """
     rows = sample_rows(dataset, split, max_rows, seed)
-    engine = Engine(model)
-    total = np.zeros((model.config.steps + 1,) * 2)
+    engine, group = Engine(model), processes()
+    found: list[NDArray[np.float64]] = []
     with torch.inference_mode():
-        for begin in range(0, len(rows), BATCH_ROWS):
+        for begin in dealt(range(0, len(rows), BATCH_ROWS), group):
+            if begin is None:
+                continue
             batch = history_batch(dataset, split, rows[begin : begin + BATCH_ROWS], model.config.max_len)
             unit = torch.nn.functional.normalize(engine(batch).states.double(), dim=-1)
-            total += torch.einsum("rid,rjd->ij", unit, unit).cpu().numpy()
+            found.append(torch.einsum("rid,rjd->ij", unit, unit).cpu().numpy())
+    total: NDArray[np.float64] = np.sum(collected(found, group), axis=0)
     return total / len(rows)
 
 

@@ -12,7 +12,7 @@ from rearec.analysis.analyses import ANALYSES
 from rearec.cli.command import Common, ExcludeSeen, Force, command
 from rearec.cli.finished_run import TrustCode, check_code, open_model, seen_of_run
 from rearec.cli.output import emit, note, progress_bar
-from rearec.cli.process import compute_device
+from rearec.cli.processes import Devices, Nodes, Timeout, joined_processes, start_processes
 from rearec.data.words import SplitName
 from rearec.errors import UserError
 from rearec.files import check_folder, check_free
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command()(analyze)
 
 
-@command
+@command(shared=True)
 def analyze(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished training.")],
     analysis: Annotated[Name, typer.Argument(metavar="ANALYSIS", help="What to look into; all: every one that fits.")],
@@ -81,6 +81,9 @@ def analyze(
     ] = None,
     trust_code: TrustCode = False,
     force: Force = False,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    timeout: Timeout = 600.0,
     common: Common = Common(),
 ) -> None:
     """Look into a trained model: a page with its numbers as csv and a figure, and the main ones here.
@@ -89,6 +92,7 @@ def analyze(
 
     {analyses}
     """
+    start_processes(devices, nodes, "auto", timeout)
     chosen = list(ANALYSES) if analysis == ALL else [analysis]
     asked = {"rows": rows, "repeats": repeats, "cases": cases, "k": k}
     options = {name: _own_options(name, asked, every=analysis == ALL) for name in chosen}
@@ -107,46 +111,50 @@ def analyze(
 
     from rearec.analysis.analyses import Subject, analyses_of, fill, new_page
     from rearec.data import load_dataset
+    from rearec.distributed import agreed, lost_processes, processes
 
-    dataset = load_dataset(data)
-    for folder in folders:
-        folder.check_fingerprint(dataset.fingerprint, data)
-    where = compute_device(common.device)
-    models = [open_model(folder, where, trust_code) for folder in folders]
-    ranks = any(ANALYSES[name].ranks for name in chosen)
-    seen = seen_of_run(folders[0], dataset, exclude_seen) if ranks else None
-    for folder in folders[1:]:
-        if seen is not None and bool(folder.excludes_seen()) != seen.exclude:
-            note(f"{folder.path}: its best epoch was chosen the other way round")
-    names = _names(folders, [model.config.method for model in models])
-    why_not = _no_control(folders, [model.config.method for model in models], models[0].config.steps + 1)
-    if analysis == "ceiling" and why_not:
-        raise UserError(f"--against: {why_not}")
-    subject = Subject(
-        names[0],
-        models[0],
-        dataset,
-        split,
-        seen is not None and seen.exclude,
-        against=dict(zip(names[1:], models[1:], strict=True)),
-        control=[] if why_not else models[1:],
-        metric=metric,
-        seed=common.seed,
-        progress=progress_bar,
-    )
-    left_out: dict[str, str] = {}
-    if analysis == ALL:
-        chosen, left_out = analyses_of(models[0])
-        if why_not and "ceiling" in chosen:
-            note(f"ceiling is without a control: {why_not}")
-    pages, results = {}, {}
-    for name in chosen:
-        pages[name] = new_page(name, subject, out, kinds)
-        results[name] = fill(name, subject, pages[name], **options[name])
-    if analysis == ALL:
-        pages[INDEX] = _index(subject, out, pages, left_out)
-    for page in pages.values():
-        page.write()
+    with joined_processes(common.device, timeout) as where:
+        with agreed(lambda: {"dataset": dataset.fingerprint}):
+            dataset = load_dataset(data)
+            for folder in folders:
+                folder.check_fingerprint(dataset.fingerprint, data)
+            models = [open_model(folder, where, trust_code) for folder in folders]
+            ranks = any(ANALYSES[name].ranks for name in chosen)
+            seen = seen_of_run(folders[0], dataset, exclude_seen) if ranks else None
+            for folder in folders[1:]:
+                if seen is not None and bool(folder.excludes_seen()) != seen.exclude:
+                    note(f"{folder.path}: its best epoch was chosen the other way round")
+            names = _names(folders, [model.config.method for model in models])
+            why_not = _no_control(folders, [model.config.method for model in models], models[0].config.steps + 1)
+            if analysis == "ceiling" and why_not:
+                raise UserError(f"--against: {why_not}")
+            subject = Subject(
+                names[0],
+                models[0],
+                dataset,
+                split,
+                seen is not None and seen.exclude,
+                against=dict(zip(names[1:], models[1:], strict=True)),
+                control=[] if why_not else models[1:],
+                metric=metric,
+                seed=common.seed,
+                progress=progress_bar,
+            )
+        left_out: dict[str, str] = {}
+        if analysis == ALL:
+            chosen, left_out = analyses_of(models[0])
+            if why_not and "ceiling" in chosen:
+                note(f"ceiling is without a control: {why_not}")
+        pages, results = {}, {}
+        with lost_processes("begin again"):
+            for name in chosen:
+                pages[name] = new_page(name, subject, out, kinds)
+                results[name] = fill(name, subject, pages[name], **options[name])
+        if analysis == ALL:
+            pages[INDEX] = _index(subject, out, pages, left_out)
+        with agreed():
+            for page in pages.values() if processes().is_first else ():
+                page.write()
     answer: dict[str, Any] = {"run": str(run), "analysis": analysis, "split": split}
     answer |= {} if seen is None else {"seen": seen.name}
     answer["files"] = [str(path) for page in pages.values() for path in page.files]

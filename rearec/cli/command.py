@@ -136,8 +136,8 @@ def _check_alone(name: str) -> None:
     here = place()
     if here is not None and here.size > 1:
         raise UserError(
-            f"{name}: {here.size} processes were started, and it is the work of one; train, refit, evaluate and "
-            "recommend are shared by several"
+            f"{name}: {here.size} processes were started, and it is the work of one; train, refit, evaluate, "
+            "analyze and recommend are shared by several"
         )
 
 

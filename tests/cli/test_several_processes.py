@@ -38,6 +38,20 @@ def test_metrics_of_two_processes_are_those_of_one(run: Path, call_rearec: Any, 
     assert json.loads(one.stdout) == json.loads(two.stdout)
 
 
+def test_the_analyses_of_two_processes_are_those_of_one(
+    run: Path, tmp_path: Path, call_rearec: Any, run_rearec: Any
+) -> None:
+    found = {}
+    for name, rearec, options in (("one", call_rearec, ()), ("two", run_rearec, ("--devices", "2"))):
+        out = tmp_path / name
+        done = rearec("analyze", run, "all", "--out", out, "--json", "--rows", "100", "--device", "cpu", *options)
+        answer = json.loads(done.stdout)
+        assert answer["result"].pop("latency")
+        files = {file.name: file.read_bytes() for file in out.iterdir() if not file.name.startswith("latency")}
+        found[name] = answer["result"], files
+    assert found["one"] == found["two"]
+
+
 def test_an_error_of_all_is_told_once(tmp_path: Path, run_rearec: Any) -> None:
     done = run_rearec("evaluate", tmp_path / "nothing", "--devices", "2")
     assert done.returncode == 2
@@ -87,7 +101,7 @@ def test_the_work_of_one_process_is_refused_in_several(tmp_path: Path, run_reare
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     done = run_rearec("sample", "--out", tmp_path / "events.csv", **place)
     assert (done.returncode, done.stderr) == (
-        2, "error: sample: 2 processes were started, and it is the work of one; train, refit, evaluate and recommend "
-        "are shared by several\n",
+        2, "error: sample: 2 processes were started, and it is the work of one; train, refit, evaluate, analyze and "
+        "recommend are shared by several\n",
     )  # fmt: skip
     assert not (tmp_path / "events.csv").exists()
