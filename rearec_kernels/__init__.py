@@ -8,6 +8,7 @@ from rearec_kernels import interpreter  # noqa: F401  (first: importing torch in
 from rearec_kernels.attention import cached_reason_attention
 from rearec_kernels.backends import available_backends, build_info
 from rearec_kernels.cache import ReasoningCache
+from rearec_kernels.contrastive import reasoning_info_nce
 from rearec_kernels.dispatch import resolve_backend, use_backend
 from rearec_kernels.layer_norm import dropout_add_layer_norm
 from rearec_kernels.layer_weights import LayerWeights, PreparedLayers, prepare_layers
@@ -16,7 +17,6 @@ from rearec_kernels.losses import (
     annealed_cross_entropy,
     annealed_temperatures,
     ensemble_reasoning_loss,
-    reasoning_info_nce,
 )
 from rearec_kernels.ops.arguments import MaskRows
 from rearec_kernels.retrieval import PreparedCatalog, catalog_rank, catalog_topk, prepare_catalog

@@ -1,4 +1,4 @@
-"""Losses over the whole catalogue and within the batch: annealed cross-entropy, ensemble reasoning, InfoNCE.
+"""Losses over the whole catalogue: annealed cross-entropy and ensemble reasoning.
 
 No tensor of size [R, T, N] is made, forward or backward. Scalar losses have their gradients computed in the forward
 pass (when they are needed at all); `reduction="none"` recomputes logits in the backward pass instead.
@@ -17,9 +17,6 @@ from rearec_kernels.arguments import (
     as_int,
     as_number,
     check_catalog,
-    check_floating,
-    check_index,
-    check_same_device,
     check_soft_target,
     check_target,
     host_values,
@@ -27,7 +24,7 @@ from rearec_kernels.arguments import (
 from rearec_kernels.dispatch import check_precision, resolve_backend
 from rearec_kernels.inclusion import sampled
 from rearec_kernels.native import MAX_ENSEMBLE_STATES
-from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning
+from rearec_kernels.ops.arguments import AnnealedCrossEntropy, EnsembleReasoning, needed_of
 from rearec_kernels.ops.losses import check_annealed, check_ensemble
 from rearec_kernels.precision import operand_dtype
 from rearec_kernels.sharded import losses as sharded
@@ -35,7 +32,7 @@ from rearec_kernels.sharded.meeting import refusals_told
 from rearec_kernels.shards import CatalogShard
 
 _KL_FORMS = ("official", "paper")
-_REDUCTIONS = ("mean", "none")
+REDUCTIONS = ("mean", "none")
 
 
 class EnsembleLoss(NamedTuple):
@@ -167,7 +164,7 @@ def annealed_cross_entropy(
             _refuse_sample("annealed_cross_entropy", log_inclusion)
             loss, backend = _annealed(hidden, weight.table, target, *options)
             check_annealed(loss, weight.num_items)
-        return sharded.annealed_cross_entropy(weight, loss, _need_gradients(*loss[:2]), reduction, backend)
+        return sharded.annealed_cross_entropy(weight, loss, needed_of(*loss[:2]), reduction, backend)
     loss, backend = _annealed(hidden, weight, target, *options)
     if reduction == "none":
         # For the backward pass, whatever becomes of the caller's.
@@ -175,7 +172,7 @@ def annealed_cross_entropy(
         loss = loss._replace(target=loss.target.clone(), soft_items=items, soft_mass=mass)
         losses, _ = torch.ops.rearec.annealed_cross_entropy_rows(*loss, backend)
         return losses
-    mean, _, _ = torch.ops.rearec.annealed_cross_entropy(*loss, *_need_gradients(*loss[:2]), backend)
+    mean, _, _ = torch.ops.rearec.annealed_cross_entropy(*loss, *needed_of(*loss[:2]), backend)
     return mean
 
 
@@ -200,8 +197,8 @@ def _annealed(
             raise TypeError(f"{op}: target may be None only beside a soft_target")
         target, ignore_index = soft_target[0].new_zeros(hidden.shape[0]), -100  # any item: no row is ignored
     ignore_index = check_target(op, target, ignore_index, hidden)
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     steps = hidden.shape[1]
     temperatures = host_values(op, "temperature", temperature, steps)
     if log_inclusion is not None:
@@ -277,11 +274,9 @@ def ensemble_reasoning_loss(
             _refuse_sample("ensemble_reasoning_loss", log_inclusion)
             loss, backend = _ensemble(hidden, weight.table, target, *options)
             check_ensemble(loss, weight.num_items)
-        return EnsembleLoss(*sharded.ensemble_reasoning_loss(weight, loss, _need_gradients(*loss[:2]), backend))
+        return EnsembleLoss(*sharded.ensemble_reasoning_loss(weight, loss, needed_of(*loss[:2]), backend))
     loss, backend = _ensemble(hidden, weight, target, *options)
-    value, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(
-        *loss, *_need_gradients(*loss[:2]), backend
-    )
+    value, cross_entropy, kl, _, _ = torch.ops.rearec.ensemble_reasoning_loss(*loss, *needed_of(*loss[:2]), backend)
     return EnsembleLoss(value, cross_entropy.detach(), kl.detach())
 
 
@@ -317,87 +312,6 @@ def _ensemble(
     check_precision(op, precision, backend)
     numbers = float(temperature), float(kl_weight), kl_form
     return EnsembleReasoning(hidden, weight, target, ignore_index, *numbers, precision), backend
-
-
-def reasoning_info_nce(
-    noised: Tensor,
-    clean: Tensor,
-    *,
-    temperature: float,
-    row_group: Tensor | None = None,
-    first_key: int | None = None,
-    reduction: str = "mean",
-    precision: str = "fp32",
-) -> Tensor:
-    """Contrastive loss between two runs of the reasoning steps, within the batch and per step.
-
-    With s_t[r, j] = noised[r, t] . clean[j, t] / temperature: the mean over rows r and steps t of
-    logsumexp_j s_t[r, j] - s_t[r, r]. Reasoning-aware contrastive learning of ReaRec (arXiv 2503.22675, section 3.4).
-    Differentiable once, in both; rows without a target are the caller's to leave out.
-
-    Args:
-        noised: [R, T, d], floating point: the anchors.
-        clean: [R, T, d], floating point: the keys; row r is the positive of anchor r. With `first_key` [J, T, d].
-        temperature: above 0.
-        row_group: int32 or int64 [R], or [J]; rows of one group (a user's positions) are not each other's negatives.
-        first_key: where the keys are of more rows than the anchors (those of other processes, for one): the row of
-            clean that is the positive of anchor 0. Those of the other anchors follow it.
-        reduction: "mean", or "none" for the terms of every row and step.
-        precision: "fp32", "bf16", "tf32" on a GPU or "bf16x3" on a CPU; see `rearec_kernels.precision`.
-
-    Returns:
-        A scalar (0 for no rows or no steps, and for a single row), or [R, T] under "none"; float32, or float64 if
-        noised or clean is.
-
-    Raises:
-        TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
-
-    Examples:
-        >>> noised, clean = torch.zeros(4, 2, 3), torch.ones(4, 2, 3)  # all keys alike: log 4
-        >>> round(reasoning_info_nce(noised, clean, temperature=0.1).item(), 4)
-        1.3863
-        >>> one_user = torch.zeros(4, dtype=torch.int64)  # no negatives are left
-        >>> abs(reasoning_info_nce(noised, clean, temperature=0.1, row_group=one_user).item())
-        0.0
-        >>> reasoning_info_nce(noised[1:3], clean, temperature=0.1, first_key=1, reduction="none").shape
-        torch.Size([2, 2])
-    """
-    op = "reasoning_info_nce"
-    for name, x in (("noised", noised), ("clean", clean)):
-        check_floating(op, name, x, "[R, T, d]")
-    if first_key is None:
-        if noised.shape != clean.shape:
-            raise ValueError(f"{op}: clean must have noised's shape {list(noised.shape)}, got {list(clean.shape)}")
-        first_key = 0
-    elif noised.shape[1:] != clean.shape[1:]:
-        wanted = ", ".join(map(str, noised.shape[1:]))
-        raise ValueError(f"{op}: clean must have shape [J, {wanted}], got {list(clean.shape)}")
-    first_key = as_int(op, "first_key", first_key, least=0)
-    tensors = {"noised": noised, "clean": clean}
-    if row_group is not None:
-        check_index(op, "row_group", row_group, clean.shape[0])
-        tensors["row_group"] = row_group
-    check_same_device(op, tensors)
-    temperature = as_number(op, "temperature", temperature)
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"{op}: reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    backend = resolve_backend(
-        op, noised.device, operand_dtype(noised, clean), precision=precision, states=noised.shape[1]
-    )
-    check_precision(op, precision, backend)
-    options = (first_key, float(temperature), precision)
-    if reduction == "none":
-        kept = None if row_group is None else row_group.clone()  # for the backward pass, as above
-        losses, _ = torch.ops.rearec.reasoning_info_nce_rows(noised, clean, kept, *options, backend)
-        return losses
-    needed = _need_gradients(noised, clean)
-    loss, _, _ = torch.ops.rearec.reasoning_info_nce(noised, clean, row_group, *options, *needed, backend)
-    return loss
-
-
-def _need_gradients(first: Tensor, second: Tensor) -> tuple[bool, bool]:
-    enabled = torch.is_grad_enabled()
-    return enabled and first.requires_grad, enabled and second.requires_grad
 
 
 def _is_positive(x: float) -> bool:

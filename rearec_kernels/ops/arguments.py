@@ -8,6 +8,7 @@ which its forms have in common); such an op takes several records, one after the
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 Index = TypeVar("Index", int, Tensor)
@@ -178,6 +179,12 @@ class Needed(NamedTuple):
 
     first: bool
     second: bool
+
+
+def needed_of(first: Tensor, second: Tensor) -> Needed:
+    """Those that somebody will ask for."""
+    enabled = torch.is_grad_enabled()
+    return Needed(enabled and first.requires_grad, enabled and second.requires_grad)
 
 
 class RowGradients(NamedTuple):
