@@ -1,6 +1,7 @@
 from .dealing import collected, dealt
 from .environment import place
 from .exchange import ToldElsewhereError, added, agreed, from_first, gather_rows, gather_values, summed
+from .few_rows import FewRows, few_rows
 from .group import DEFAULT_TIMEOUT, Processes, joined, processes
 from .launch import launch
 from .lost import lost_processes
@@ -8,6 +9,7 @@ from .shares import SharedBatches
 
 __all__ = [
     "DEFAULT_TIMEOUT",
+    "FewRows",
     "Processes",
     "SharedBatches",
     "ToldElsewhereError",
@@ -15,6 +17,7 @@ __all__ = [
     "agreed",
     "collected",
     "dealt",
+    "few_rows",
     "from_first",
     "gather_rows",
     "gather_values",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -18,7 +19,7 @@ import rearec
 from rearec.cli.recommend_parts import answer_parts
 from rearec.data.dataset import SequenceDataset
 from rearec.data.synthetic import Planted, generate
-from rearec.distributed import agreed, from_first, gather_rows, processes
+from rearec.distributed import FewRows, agreed, few_rows, from_first, gather_rows, processes
 from rearec.models import ReaRecConfig
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, fitting_config, refit, train
@@ -111,6 +112,24 @@ def gathered(rows: list[int]) -> dict[str, Any]:
     weights = torch.arange(1.0, len(found) + 1) * (rank + 1)
     (found.sum(1) * weights).sum().backward()
     return {"rows": found.detach(), "first": first, "gradient": own.grad}
+
+
+def table_gradient(touched: list[list[int]]) -> dict[str, Any]:
+    """The gradients of a table and of a matrix by DDP with `FewRows`, and the most numbers that were all-reduced."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(500, 8), torch.nn.Linear(8, 3)).double()
+    ddp = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    ddp.register_comm_hook(FewRows(model[0].weight), few_rows)
+    sizes: list[int] = []
+    all_reduce = torch.distributed.all_reduce
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", lambda x: sizes.append(x.numel()) or all_reduce(x))
+        for _ in range(2):  # the second time what is in the buckets has been looked at
+            model.zero_grad()
+            sizes.clear()
+            own = torch.tensor(touched[processes().rank], dtype=torch.int64)
+            ddp(own).square().sum().backward()
+    return {"table": model[0].weight.grad, "matrix": model[1].weight.grad, "most": max(sizes)}
 
 
 def agreement(values: list[Any], failing: int | None) -> str:
