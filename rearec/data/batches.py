@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from rearec.data.batch import IGNORE_INDEX, Batch
 from rearec.data.dataset import SequenceDataset, ranges
-from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
+from rearec.data.tables.arrays import release
+from rearec.data.window_batches import Block, IntArray, WindowBatches, Windows, gather_windows
 from rearec.data.words import PAIRINGS, Pairing, SplitName
 
 __all__ = ["PairBatches", "collate_histories"]
-
-# Interactions that are looked at at a time when windows are made.
-PART_ROWS = 1 << 20
 
 
 class PairBatches(WindowBatches):
@@ -44,7 +42,6 @@ class PairBatches(WindowBatches):
 
     Attributes:
         empty_history_rows: int64 [n], indices in ``dataset.rows(split)`` of the rows with an empty history.
-        num_rows: rows of an epoch, those with an empty history not counted.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -71,7 +68,7 @@ class PairBatches(WindowBatches):
         seed: int = 0,
         item_dropout: float = 0.0,
     ) -> None:
-        super().__init__(dataset, batch_rows=batch_rows, shuffle=shuffle, seed=seed)
+        super().__init__(dataset, split, batch_rows=batch_rows, shuffle=shuffle, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if pairing not in PAIRINGS:
@@ -79,83 +76,75 @@ class PairBatches(WindowBatches):
         if not 0 <= item_dropout < 1:
             raise ValueError(f"item_dropout must be at least 0 and below 1, got {item_dropout}")
         self.item_dropout = item_dropout
-        self.split = split
         self.max_len = max_len
         self.pairing = pairing
+        self.empty_history_rows = self._empty_history_rows()
 
-        self._pairs = dataset.rows(split)
-        self._make_windows()
+    def _empty_history_rows(self) -> IntArray:
+        found = [np.zeros(0, dtype=np.int64)]
+        for begin, end in self._blocks:
+            found.append(begin + np.flatnonzero(self._pairs[begin:end, 1] == 0))
+            release(self._pairs)
+        return np.concatenate(found)
 
-    def _make_windows(self) -> None:
-        """Cut the rows, which are sorted by sequence and position, into runs that share a window.
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch, those with an empty history not counted."""
+        return len(self._pairs) - len(self.empty_history_rows)
 
-        What is kept is of the windows: of rows, of which there are more, those of some users are looked at at a time.
-        """
-        empty: list[IntArray] = []
-        windows: list[list[NDArray[np.integer]]] = []
-        row, total = 0, 0
-        for part in self.dataset.parts(PART_ROWS):
-            pairs = part.rows(self.split)
-            has_history = pairs[:, 1] > 0
-            empty.append(row + np.flatnonzero(~has_history))
-            first, start, *small = self._windows_of(part, pairs[has_history], np.flatnonzero(has_history))
-            windows.append([row + first, total + start, *(values.astype(np.int32) for values in small)])
-            row, total = row + len(pairs), total + len(part.items)
-        self.empty_history_rows: IntArray = np.concatenate(empty)
-        self.num_rows = row - len(self.empty_history_rows)
-        self._first_row, self._window_start, self._row_count, self._window_skip, self._window_length = (
-            np.concatenate(of_all) for of_all in zip(*windows, strict=True)
-        )
-
-    def _windows_of(self, part: SequenceDataset, pairs: NDArray[np.int32], row: IntArray) -> list[IntArray]:
-        """Of each window of a part the first row, the first item, the rows, the items that are skipped, the length.
-
-        pairs: int32 [rows, 2], those with a history; row: which of the part's rows each is.
-        """
-        count = len(pairs)
-        sequence, position = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
-        opens = np.ones(count, dtype=bool)
-        if self.pairing != "separate":
-            # Positions up to max_len go together, and further on so many of them.
-            together = max(1, self.max_len // 2) if self.pairing == "overlapping" else 1
-            run = np.maximum(position - self.max_len + together - 1, 0) // together
-            opens[1:] = (sequence[1:] != sequence[:-1]) | (run[1:] != run[:-1])
-            first = np.flatnonzero(opens)
-            place = np.arange(count) - first[np.cumsum(opens) - 1]
-            opens |= place % self.batch_rows == 0
-        first = np.flatnonzero(opens)
-        rows = np.diff(first, append=count)
+    def _windows_of(self, block: Block) -> Windows:
+        """Cut the rows, which are sorted by sequence and position, into runs that share a window."""
+        sequence, position = np.ascontiguousarray(self._pairs[slice(*block)].T)
+        row = block[0] + np.flatnonzero(position)  # those with a history
+        if len(row) < len(position):
+            sequence, position = sequence[row - block[0]], position[row - block[0]]
+        first = np.arange(len(row)) if self.pairing == "separate" else self._first_of_windows(sequence, position)
+        rows = np.diff(first, append=len(row))
         last = position[first + rows - 1]
         skip = np.maximum(last - self.max_len, 0)
-        return [row[first], part.offsets[sequence[first]] + skip, rows, skip, last - skip]
+        start = self.dataset.offsets[sequence[first]] + skip
+        return Windows(row[first], rows.astype(np.int32), start, last - skip, skip)
 
-    def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
-        return self._window_length, self._row_count
+    def _first_of_windows(self, sequence: NDArray[np.int32], position: NDArray[np.int32]) -> IntArray:
+        """Which rows open a window that they share with those that follow, at most ``batch_rows``."""
+        # Positions up to max_len go together, and further on so many of them.
+        together = max(1, self.max_len // 2) if self.pairing == "overlapping" else 1
+        run = np.maximum(position - self.max_len + together - 1, 0)
+        if together > 1:
+            run //= together
+        opens = np.ones(len(position), dtype=bool)
+        opens[1:] = (sequence[1:] != sequence[:-1]) | (run[1:] != run[:-1])
+        first = np.flatnonzero(opens)
+        rows = np.diff(first, append=len(position))
+        if rows.max(initial=0) > self.batch_rows:
+            place = np.arange(len(position)) - np.repeat(first, rows)
+            first = np.flatnonzero(place % self.batch_rows == 0)
+        return first
 
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
-        width = int(self._window_length[windows].max())
+        found, own = self._found(windows)
+        width = int(found.length[own].max())
         if self.item_dropout == 0:
-            return self._gathered(windows[begin:end], width)
+            return self._gathered(found, own[begin:end], width)
         # drawn for the whole batch, so that it does not matter into which parts it is cut; what is left of all of its
         # windows says how wide they are
         generator = np.random.default_rng((self.seed, self.epoch, int(windows[0])))
-        drawn = generator.random((len(windows), width))
-        return self._gathered(windows, width).without_items(self.item_dropout, drawn).some_windows(begin, end)
+        drawn = generator.random((len(own), width))
+        return self._gathered(found, own, width).without_items(self.item_dropout, drawn).some_windows(begin, end)
 
-    def _gathered(self, windows: IntArray, width: int) -> Batch:
-        counts = self._row_count[windows]
-        prefix = np.repeat(np.arange(len(windows)), counts)
+    def _gathered(self, found: Windows, own: IntArray, width: int) -> Batch:
+        counts = found.rows[own]
+        prefix = np.repeat(np.arange(len(own)), counts)
         # The rows of a window follow each other: one without a history is its sequence's first, and in no window.
-        rows = ranges(self._first_row[windows], counts)
+        rows = ranges(found.first_row[own], counts)
         sequence, position = self._pairs[rows].astype(np.int64).T
         target = self.dataset.items[np.asarray(self.dataset.offsets)[sequence] + position]
-        lengths = self._window_length[windows]
-        starts = self._window_start[windows]
+        lengths = found.length[own]
         return Batch(
-            items=torch.from_numpy(gather_windows(self.dataset.items, starts, lengths, width)),
+            items=torch.from_numpy(gather_windows(self.dataset.items, found.start[own], lengths, width)),
             lengths=torch.from_numpy(lengths.astype(np.int32)),
             row_prefix=torch.from_numpy(prefix.astype(np.int32)),
-            end=torch.from_numpy((position - self._window_skip[windows][prefix]).astype(np.int32)),
+            end=torch.from_numpy((position - found.skip[own][prefix]).astype(np.int32)),
             target=torch.from_numpy(target.astype(np.int64)),
             group=torch.from_numpy(self.dataset.sequence_user[sequence].astype(np.int64)),
             row=torch.from_numpy(rows),

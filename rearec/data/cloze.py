@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 
 from rearec.data.batch import MASK_ID, Batch
 from rearec.data.dataset import SequenceDataset, ranges
-from rearec.data.window_batches import IntArray, WindowBatches, gather_windows
+from rearec.data.window_batches import Block, IntArray, WindowBatches, Windows, gather_windows
 
 __all__ = ["ClozeBatches"]
 
@@ -31,9 +34,6 @@ class ClozeBatches(WindowBatches):
         mask_share: the share of a window's items to mask, rounded, between 0 and 1.
         seed: a non-negative number.
 
-    Attributes:
-        num_rows: rows of an epoch.
-
     Raises:
         ValueError: an argument is out of its range.
     """
@@ -41,61 +41,75 @@ class ClozeBatches(WindowBatches):
     def __init__(
         self, dataset: SequenceDataset, *, batch_rows: int, max_len: int, mask_share: float, seed: int = 0
     ) -> None:
-        super().__init__(dataset, batch_rows=batch_rows, shuffle=True, seed=seed)
+        super().__init__(dataset, "train", batch_rows=batch_rows, shuffle=True, seed=seed)
         if max_len < 1:
             raise ValueError(f"max_len must be at least 1, got {max_len}")
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share must be between 0 and 1, got {mask_share}")
         self.max_len = max_len
         self.mask_share = mask_share
-        rows = np.asarray(dataset.rows("train")).astype(np.int64)
-        self._sequence, self._position = rows[:, 0], rows[:, 1]
-        self._make_windows()
-        self.num_rows = int(self._row_count.sum())
 
-    def _make_windows(self) -> None:
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        windows = map(self._windows_of, self._blocks)
+        return sum(int(self._masked(of_block).sum()) + len(of_block) for of_block in windows)
+
+    def _windows_of(self, block: Block) -> Windows:
         """Cut the rows, which are sorted by sequence and position, into runs that share a window."""
         slots = self.max_len + 1
-        last_of_sequence = np.searchsorted(self._sequence, self._sequence, side="right") - 1
-        part = (self._position[last_of_sequence] - self._position) // slots
-        opens = np.ones(len(part), dtype=bool)
-        opens[1:] = (self._sequence[1:] != self._sequence[:-1]) | (part[1:] != part[:-1])
+        sequence, position = np.ascontiguousarray(self._pairs[slice(*block)].T)
+        opens = np.ones(len(sequence), dtype=bool)
+        opens[1:] = sequence[1:] != sequence[:-1]
         first = np.flatnonzero(opens)
-        rows = np.diff(first, append=len(part))
-        end = self._position[first + rows - 1] + 1
+        rows = np.diff(first, append=len(sequence))
+        part = (np.repeat(position[first + rows - 1], rows) - position) // slots
+        opens[1:] |= part[1:] != part[:-1]
+        first = np.flatnonzero(opens)
+        rows = np.diff(first, append=len(sequence))
+        end = position[first + rows - 1] + 1
         # an item alone says nothing
         kept = end > 1
         first, rows, end = first[kept], rows[kept], end[kept]
-        self._first_row, self._maskable = first, rows
-        self._skip = np.maximum(end - slots, 0)
-        self._start = np.asarray(self.dataset.offsets)[self._sequence[first]] + self._skip
-        length = end - self._skip
-        masked = np.floor(self.mask_share * length + 0.5).astype(np.int64)
-        masked = np.clip(masked, 1, np.minimum(rows, length - 1))
-        # every window with random masks, then every window with its last item masked
-        self._length = np.tile(length, 2)
-        self._row_count = np.concatenate((masked, np.ones_like(masked)))
+        skip = np.maximum(end - slots, 0)
+        return Windows(
+            first_row=block[0] + first,
+            rows=rows,
+            start=self.dataset.offsets[sequence[first]] + skip,
+            length=end - skip,
+            skip=skip,
+        )
 
-    def _windows(self, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """Draws the masks of the epoch."""
-        windows = len(self._maskable)
-        row = ranges(self._first_row, self._maskable)
-        window = np.repeat(np.arange(windows), self._maskable)
-        drawn = np.lexsort((generator.random(len(row)), window))
-        place = ranges(np.zeros(windows, dtype=np.int64), self._maskable)
-        masked = np.sort(row[drawn[place < self._row_count[window]]])
-        self._masked_rows = np.concatenate((masked, self._first_row + self._maskable - 1))
-        self._first_masked = np.cumsum(self._row_count) - self._row_count
-        return self._length, self._row_count
+    def _masked(self, windows: Windows) -> IntArray:
+        """How many items of each window are masked."""
+        masked = np.floor(self.mask_share * windows.length + 0.5).astype(np.int64)
+        return np.clip(masked, 1, np.minimum(windows.rows, windows.length - 1))
+
+    def _drawn(self, windows: Windows, pool: int, generator: np.random.Generator) -> Windows:
+        """Every window with random masks, then every window with its last item masked."""
+        masked = self._masked(windows)
+        # The masks' numbers come first; they are drawn when they are asked for (`_masks`).
+        generator.bit_generator.advance(int(windows.rows.sum()))  # type: ignore[attr-defined]
+        return _MaskedWindows(
+            first_row=np.tile(windows.first_row, 2),
+            rows=np.concatenate((masked, np.ones_like(masked))),
+            start=np.tile(windows.start, 2),
+            length=np.tile(windows.length, 2),
+            skip=np.tile(windows.skip, 2),
+            maskable=windows.rows,
+            generator=self._generator(pool),
+        )
 
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
-        width, windows = int(self._length[windows].max()), windows[begin:end]
-        shown = windows % len(self._maskable)
-        counts, length, skip = self._row_count[windows], self._length[windows], self._skip[shown]
-        prefix = np.repeat(np.arange(len(windows)), counts)
-        row = self._masked_rows[ranges(self._first_masked[windows], counts)]
-        slot = self._position[row] - skip[prefix]
-        items = gather_windows(self.dataset.items, self._start[shown], length, width)
+        found, own = self._found(windows)
+        assert isinstance(found, _MaskedWindows)
+        width, own = int(found.length[own].max()), own[begin:end]
+        counts, length = found.rows[own], found.length[own]
+        prefix = np.repeat(np.arange(len(own)), counts)
+        row = found.masked_rows[ranges(found.first_masked[own], counts)]
+        sequence, position = self._pairs[row].astype(np.int64).T
+        slot = position - found.skip[own][prefix]
+        items = gather_windows(self.dataset.items, found.start[own], length, width)
         target = items[prefix, slot]
         items[prefix, slot] = MASK_ID
         return Batch(
@@ -104,7 +118,34 @@ class ClozeBatches(WindowBatches):
             row_prefix=torch.from_numpy(prefix.astype(np.int32)),
             end=torch.from_numpy(length[prefix].astype(np.int32)),
             target=torch.from_numpy(target),
-            group=torch.from_numpy(self.dataset.sequence_user[self._sequence[row]].astype(np.int64)),
+            group=torch.from_numpy(self.dataset.sequence_user[sequence].astype(np.int64)),
             row=torch.from_numpy(row),
             slot=torch.from_numpy(slot.astype(np.int32)),
         )
+
+
+@dataclass
+class _MaskedWindows(Windows):
+    """Windows of which ``rows`` items are masked, the first half at random and the second half its last one.
+
+    maskable: of each window of the first half, how many rows it has. generator: what its masks are drawn from.
+    """
+
+    maskable: IntArray
+    generator: np.random.Generator
+
+    @cached_property
+    def first_masked(self) -> IntArray:
+        """Where the masks of each window begin in `masked_rows`."""
+        return np.cumsum(self.rows) - self.rows
+
+    @cached_property
+    def masked_rows(self) -> IntArray:
+        """The rows that are masked, window after window."""
+        count = len(self.maskable)
+        row = ranges(self.first_row[:count], self.maskable)
+        window = np.repeat(np.arange(count), self.maskable)
+        drawn = np.lexsort((self.generator.random(len(row)), window))
+        place = ranges(np.zeros(count, dtype=np.int64), self.maskable)
+        masked = np.sort(row[drawn[place < self.rows[window]]])
+        return np.concatenate((masked, self.first_row[:count] + self.maskable - 1))

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rearec.data import PairBatches, SequenceDataset, load_dataset, prepare
+from rearec.data import SequenceDataset, load_dataset, prepare
 from rearec.data.preparation import prepare as preparation
 from rearec.data.preparation.order import sort_by_user
 from rearec.data.readers import table
@@ -360,24 +360,3 @@ def test_many_interactions_stay_below_the_limit(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert int(printed.split()[-1]) * 1024 < 600 * 10**6
     assert load_dataset(tmp_path / "o").num_interactions == 5_000_000
-
-
-def test_batches_keep_nothing_of_each_interaction() -> None:
-    rows, length, sequences = 200_000, 40, 5000
-    offsets = np.arange(sequences + 1) * length
-    train = np.stack([np.repeat(np.arange(sequences), length - 1), np.tile(np.arange(1, length), sequences)], axis=1)
-    none = np.empty((0, 2), dtype=np.int32)
-    dataset = SequenceDataset(
-        items=np.zeros(rows, dtype=np.int32),
-        offsets=offsets,
-        sequence_user=np.arange(sequences, dtype=np.int32),
-        split_rows={"train": train.astype(np.int32), "valid": none, "test": none},
-        item_ids=["a"],
-        user_ids=[str(user) for user in range(sequences)],
-        statistics={},
-    )
-    batches = PairBatches(dataset, "train", batch_rows=256, max_len=50, shuffle=True)
-    next(iter(batches))
-    own = [value for name, value in vars(batches).items() if isinstance(value, np.ndarray) and name != "_pairs"]
-    assert len(own) >= 5 and max(map(len, own)) == sequences
-    assert batches._pairs is dataset.split_rows["train"]
