@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class RunFolder:
         self.checkpoints.mkdir()
         write_aside(
             self.catalog_file,
-            json.dumps(asdict(catalog), ensure_ascii=False) + "\n",
+            json.dumps(vars(catalog), ensure_ascii=False) + "\n",
         )
 
     def go_on(self, training: Mapping[str, Any]) -> None:

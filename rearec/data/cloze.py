@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rearec.data.batch import MASK_ID, Batch
 from rearec.data.dataset import SequenceDataset, ranges
@@ -52,8 +53,7 @@ class ClozeBatches(WindowBatches):
     @cached_property
     def num_rows(self) -> int:
         """Rows of an epoch."""
-        windows = map(self._windows_of, self._blocks)
-        return sum(int(self._masked(of_block).sum()) + len(of_block) for of_block in windows)
+        return sum(int(self._shown(self._windows_of(block))[1].sum()) for block in self._blocks)
 
     def _windows_of(self, block: Block) -> Windows:
         """Cut the rows, which are sorted by sequence and position, into runs that share a window."""
@@ -80,24 +80,29 @@ class ClozeBatches(WindowBatches):
             skip=skip,
         )
 
-    def _masked(self, windows: Windows) -> IntArray:
-        """How many items of each window are masked."""
-        masked = np.floor(self.mask_share * windows.length + 0.5).astype(np.int64)
-        return np.clip(masked, 1, np.minimum(windows.rows, windows.length - 1))
-
-    def _drawn(self, windows: Windows, pool: int, generator: np.random.Generator) -> Windows:
+    def _shown(self, windows: Windows) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """Every window with random masks, then every window with its last item masked."""
-        masked = self._masked(windows)
-        # The masks' numbers come first; they are drawn when they are asked for (`_masks`).
-        generator.bit_generator.advance(int(windows.rows.sum()))  # type: ignore[attr-defined]
+        masked = np.floor(self.mask_share * windows.length + 0.5).astype(np.int64)
+        masked = np.clip(masked, 1, np.minimum(windows.rows, windows.length - 1))
+        return np.tile(windows.length, 2), np.concatenate((masked, np.ones_like(masked)))
+
+    def _drawn(self, windows: Windows, generator: np.random.Generator) -> Windows:
+        """Draws the masks."""
+        length, rows = self._shown(windows)
+        count, maskable = len(windows), windows.rows
+        row = ranges(windows.first_row, maskable)
+        window = np.repeat(np.arange(count), maskable)
+        drawn = np.lexsort((generator.random(len(row)), window))
+        place = ranges(np.zeros(count, dtype=np.int64), maskable)
+        masked = np.sort(row[drawn[place < rows[window]]])
         return _MaskedWindows(
             first_row=np.tile(windows.first_row, 2),
-            rows=np.concatenate((masked, np.ones_like(masked))),
+            rows=rows,
             start=np.tile(windows.start, 2),
-            length=np.tile(windows.length, 2),
+            length=length,
             skip=np.tile(windows.skip, 2),
-            maskable=windows.rows,
-            generator=self._generator(pool),
+            first_masked=np.cumsum(rows) - rows,
+            masked_rows=np.concatenate((masked, windows.first_row + maskable - 1)),
         )
 
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
@@ -126,26 +131,10 @@ class ClozeBatches(WindowBatches):
 
 @dataclass
 class _MaskedWindows(Windows):
-    """Windows of which ``rows`` items are masked, the first half at random and the second half its last one.
+    """Windows with ``rows`` of their items masked.
 
-    maskable: of each window of the first half, how many rows it has. generator: what its masks are drawn from.
+    first_masked: where the masked rows of each window begin in ``masked_rows``.
     """
 
-    maskable: IntArray
-    generator: np.random.Generator
-
-    @cached_property
-    def first_masked(self) -> IntArray:
-        """Where the masks of each window begin in `masked_rows`."""
-        return np.cumsum(self.rows) - self.rows
-
-    @cached_property
-    def masked_rows(self) -> IntArray:
-        """The rows that are masked, window after window."""
-        count = len(self.maskable)
-        row = ranges(self.first_row[:count], self.maskable)
-        window = np.repeat(np.arange(count), self.maskable)
-        drawn = np.lexsort((self.generator.random(len(row)), window))
-        place = ranges(np.zeros(count, dtype=np.int64), self.maskable)
-        masked = np.sort(row[drawn[place < self.rows[window]]])
-        return np.concatenate((masked, self.first_row[:count] + self.maskable - 1))
+    first_masked: IntArray
+    masked_rows: IntArray

@@ -157,9 +157,9 @@ class SequenceDataset:
         """int32 [position], the items of one sequence before ``position``."""
         return self.sequence(sequence)[:position]
 
-    def targets(self, split: SplitName) -> NDArray[np.int64]:
-        """int64 [rows], the item to predict of each row of ``split``."""
-        rows = np.asarray(self.rows(split))
+    def targets(self, split: SplitName, some: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """int64 [rows], the item to predict of each row of ``split``, or of some of them, by their numbers."""
+        rows = np.asarray(self.rows(split) if some is None else self.rows(split)[some])
         return self.items[np.asarray(self.offsets)[rows[:, 0]] + rows[:, 1]].astype(np.int64)
 
     def train_item_counts(self) -> NDArray[np.int64]:
@@ -167,9 +167,17 @@ class SequenceDataset:
 
         A sequence that is not its user's first repeats known history: only its target counts, and only in "train".
         """
+        return self._train_item_counts.copy()
+
+    @cached_property
+    def _train_item_counts(self) -> NDArray[np.int64]:
         counts = np.zeros(self.num_items, dtype=np.int64)
         for part in self.parts():
-            counts += np.bincount(part.items[part.training_interactions()], minlength=self.num_items)
+            # all of them but those that do not count, which are the fewer ones
+            limit, further = part._training_limits(), part._further_train_targets()
+            others = ranges(part.offsets[:-1] + limit, np.diff(part.offsets) - limit)
+            for items, sign in ((part.items, 1), (part.items[others], -1), (part.items[further], 1)):
+                counts += sign * np.bincount(items, minlength=self.num_items)
         return counts
 
     def train_users_by_item(self) -> tuple[int, NDArray[np.int64]]:
@@ -281,16 +289,28 @@ class SequenceDataset:
     def training_interactions(self) -> NDArray[np.bool_]:
         """bool [total], the interactions that `train_item_counts` counts."""
         length = np.diff(self.offsets)
-        limit = length.copy()
-        for split in ("valid", "test"):
-            rows = np.asarray(self.split_rows[split])
-            np.minimum.at(limit, rows[:, 0], rows[:, 1])
         slot = np.arange(len(self.items)) - np.repeat(np.asarray(self.offsets)[:-1], length)
-        counted = (slot < np.repeat(limit, length)) & np.repeat(self.first_of_user, length)
-        train = np.asarray(self.split_rows["train"])
-        further = train[~self.first_of_user[train[:, 0]]]
-        counted[np.asarray(self.offsets)[further[:, 0]] + further[:, 1]] = True
+        counted = slot < np.repeat(self._training_limits(), length)
+        counted[self._further_train_targets()] = True
         return counted
+
+    def _training_limits(self) -> NDArray[np.int64]:
+        """int64 [sequences], how many items of each count for training: of a user's first one those before its rows."""
+        limit = np.diff(self.offsets)
+        for split in ("valid", "test"):
+            # rows are sorted: a sequence's first one is the earliest
+            sequence, position = np.asarray(self.split_rows[split]).T
+            first = np.flatnonzero(np.diff(sequence, prepend=-1))
+            limit[sequence[first]] = np.minimum(limit[sequence[first]], position[first])
+        return np.where(self.first_of_user, limit, 0)
+
+    def _further_train_targets(self) -> NDArray[np.int64]:
+        """Where the targets of training rows of sequences stand that are not their user's first."""
+        train = np.asarray(self.split_rows["train"])
+        if self.num_sequences == 0 or self.first_of_user.all():
+            return np.zeros(0, dtype=np.int64)
+        further = train[~self.first_of_user[train[:, 0]]]
+        return np.asarray(self.offsets)[further[:, 0]] + further[:, 1]
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

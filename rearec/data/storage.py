@@ -40,6 +40,8 @@ LISTS = ("item_ids", "user_ids", "item_titles")
 # Of ``rearec embed``: the features of the items, what they were made of, and the same while they are being made.
 FEATURES_FILE, FEATURES_NOTE, FEATURES_VERSION = "features.npy", "features.json", 1
 PARTIAL_FEATURES, PARTIAL_NOTE = ".features.partial.npy", ".features.partial.json"
+# Rows that are checked at a time: they stay in the processor's cache.
+CHECKED_ROWS = 1 << 17
 FILES = (
     *(DESCRIPTION_FILE, FEATURES_FILE, FEATURES_NOTE, PARTIAL_FEATURES, PARTIAL_NOTE),
     *(partial_name(name) for name in (FEATURES_FILE, FEATURES_NOTE, PARTIAL_NOTE)),
@@ -239,9 +241,15 @@ def _read_list(path: Path, name: str, shapes: dict[str, Any]) -> list[Any]:
 
 def _read_ids(path: Path, name: str, shapes: dict[str, Any]) -> list[str]:
     values = _read_list(path, name, shapes)
-    if not all(isinstance(value, str) for value in values) or len(set(values)) < len(values):
+    if set(map(type, values)) - {str} or _any_twice(values):
         raise UserError(f"{path / name}.json: damaged (ids must be different texts): prepare again")
     return values
+
+
+def _any_twice(values: list[str]) -> bool:
+    # a set of all of them takes several times as long
+    hashes = np.sort(np.fromiter(map(hash, values), np.int64, len(values)))
+    return bool((hashes[1:] == hashes[:-1]).any()) and len(set(values)) < len(values)
 
 
 def _read_array(path: Path, name: str, dtype: type[np.number], shapes: dict[str, Any]) -> NDArray[Any]:
@@ -280,14 +288,15 @@ def _check_contents(path: Path, dataset: SequenceDataset) -> None:
         name = f"{split}_rows"
         check(every.ndim == 2 and every.shape[1] == 2, name, "not pairs of sequence and position")
         low = 1 if split == "train" else 0
-        before = np.zeros(1, dtype=np.int64)
-        for (rows,) in in_blocks(every):
-            check(_within(rows[:, 0], len(user)), name, "a sequence is out of range")
-            length = lengths[rows[:, 0]]
-            check(bool(np.all((rows[:, 1] >= low) & (rows[:, 1] < length))), name, "a position is out of range")
-            key = np.append(before, rows[:, 0].astype(np.int64) << 32 | rows[:, 1])
-            check(bool(np.all(key[1:] >= key[:-1])), name, "rows are not sorted")
-            before = key[-1:]
+        before = np.zeros((1, 2), dtype=np.int32)
+        for (rows,) in in_blocks(every, rows=CHECKED_ROWS):
+            sequence, position = np.concatenate([before, rows]).T.copy()
+            check(_within(sequence, len(user)), name, "a sequence is out of range")
+            inside = (position[1:] >= low) & (position[1:] < lengths[sequence[1:]])
+            check(bool(inside.all()), name, "a position is out of range")
+            rises = (sequence[1:] == sequence[:-1]) & (position[1:] >= position[:-1])
+            check(bool((rises | (sequence[1:] > sequence[:-1])).all()), name, "rows are not sorted")
+            before = rows[-1:].copy()
 
 
 def _within(values: NDArray[Any], count: int) -> bool:

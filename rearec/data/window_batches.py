@@ -1,8 +1,11 @@
 """Windows with their rows as batches: of similar length, in an order that follows from (seed, epoch).
 
 The rows are cut into blocks of consecutive sequences. An epoch goes through the blocks in a random order and takes so
-many of them at a time, a pool: only of its windows is anything in memory, and they are mixed with each other. Up to
-`POOL_BLOCKS` times `BLOCK_ROWS` rows, all there are are one pool.
+many of them at a time, a pool: only its windows are in memory, and they are mixed with each other. Data of up to
+`POOL_BLOCKS` times `BLOCK_ROWS` rows are one pool.
+
+How many batches a larger epoch has is known before it begins, as a pool's windows are sorted by length and rows, those
+of one size at random: the sizes stand in the same order in every epoch, and it is they that say where a batch ends.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ Block = tuple[int, int]
 # Rows of a block, but for those that complete its last sequence, and the most blocks whose windows are mixed.
 BLOCK_ROWS = 1 << 18
 POOL_BLOCKS = 16
-# Windows are sorted by length among those of this many batches: little padding, yet batches mix windows of many users.
+# Windows of an only pool are sorted by length among those of this many batches: little padding, yet batches mix
+# windows of many users.
 SORTED_BATCHES = 32
 # After so many batches what they have read of mapped files leaves memory: otherwise an epoch shows all of it there.
 RELEASED_BATCHES = 256
@@ -76,6 +80,14 @@ class _Pool(NamedTuple):
     bounds: IntArray
 
 
+class _Sizes(NamedTuple):
+    """The sizes that windows of a block have: their length and rows, and how many windows have them."""
+
+    length: IntArray
+    rows: IntArray
+    count: IntArray
+
+
 class WindowBatches(ABC):
     """An iterable over the batches of an epoch, with an exact ``len`` and random access.
 
@@ -110,6 +122,7 @@ class WindowBatches(ABC):
         self._pairs = dataset.rows(split)
         self._blocks = _blocks(self._pairs)
         self._num_pools = max(1, -(-len(self._blocks) // POOL_BLOCKS))
+        self._sizes: list[_Sizes] | None = None
         self._begins: IntArray | None = None
         self._latest: tuple[int, _Pool] | None = None
 
@@ -126,8 +139,12 @@ class WindowBatches(ABC):
     def _collate(self, windows: IntArray, begin: int, end: int) -> Batch:
         """The windows from ``begin`` to before ``end`` of a batch of these windows, as wide as this batch."""
 
-    def _drawn(self, windows: Windows, pool: int, generator: np.random.Generator) -> Windows:
-        """The windows of this epoch, for which ``generator``, that of its pool, may be drawn from."""
+    def _shown(self, windows: Windows) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """The length and rows of the windows that an epoch shows of these."""
+        return windows.length, windows.rows
+
+    def _drawn(self, windows: Windows, generator: np.random.Generator) -> Windows:
+        """What an epoch shows of the windows of a pool, whose ``generator`` this is."""
         return windows
 
     def set_epoch(self, epoch: int) -> None:
@@ -201,19 +218,31 @@ class WindowBatches(ABC):
         return np.random.default_rng(np.random.SeedSequence((self.seed, self.epoch), spawn_key=key))
 
     def _counted(self) -> IntArray:
-        """int64 [pools + 1], the first batch of each pool and the end of the last one.
-
-        Where batches end follows from the order of the windows: each pool is put in order, and but for the first one
-        forgotten again, which is a few seconds for 10^8 rows.
-        """
+        """int64 [pools + 1], the first batch of each pool and the end of the last one."""
         if self._begins is None:
-            counts = [0] * self._num_pools
-            for pool in range(1, self._num_pools):
-                counts[pool] = len(self._ordered(pool, self._generator(pool)).bounds) - 1
-                self._release()
-            counts[0] = len(self._planned(0).bounds) - 1
+            if self._num_pools == 1:
+                counts = [len(self._planned(0).bounds) - 1]
+            else:
+                counts = [self._count(pool) for pool in self._pools()]
             self._begins = np.cumsum([0, *counts])
         return self._begins
+
+    def _count(self, pool: IntArray) -> int:
+        """How many batches a pool of these blocks makes."""
+        if self._sizes is None:
+            self._sizes = [self._sizes_of(block) for block in self._blocks]
+        length, rows, count = (
+            np.concatenate(column) for column in zip(*(self._sizes[block] for block in pool), strict=True)
+        )
+        order = np.lexsort((rows, length))
+        return len(self._cut(np.repeat(rows[order], count[order]))) - 1
+
+    def _sizes_of(self, block: Block) -> _Sizes:
+        length, rows = self._shown(self._windows_of(block))
+        self._release()
+        most = int(rows.max(initial=0)) + 1
+        found, count = np.unique(_small(length.astype(np.int64) * most + rows), return_counts=True)
+        return _Sizes(*np.divmod(found.astype(np.int64), most), count)
 
     def _planned(self, pool: int) -> _Pool:
         """A pool of this epoch with its batches in order."""
@@ -228,20 +257,23 @@ class WindowBatches(ABC):
 
     def _ordered(self, pool: int, generator: np.random.Generator) -> _Pool:
         """A pool with its windows in order, cut into batches."""
-        blocks = [self._blocks[number] for number in self._pools()[pool]]
-        windows = self._drawn(joined([self._windows_of(block) for block in blocks or [(0, 0)]]), pool, generator)
-        if self.shuffle:
-            order = generator.permutation(len(windows))
-            order = order[self._bucket(windows.length[order], windows.rows[order])]
-        else:
-            order = _stable_order(windows.length)
+        blocks = [self._blocks[number] for number in self._pools()[pool]] or [(0, 0)]
+        windows = self._drawn(joined([self._windows_of(block) for block in blocks]), generator)
+        order = generator.permutation(len(windows)) if self.shuffle else np.arange(len(windows))
+        order = order[np.argsort(_small(self._sort_key(windows.length[order], windows.rows[order])), kind="stable")]
         return _Pool(windows, order, self._cut(windows.rows[order]))
 
-    def _bucket(self, length: NDArray[np.integer], rows: NDArray[np.integer]) -> IntArray:
-        """Sort windows by length among those of some batches, up and down in turn so that no batch straddles a jump."""
+    def _sort_key(self, length: NDArray[np.integer], rows: NDArray[np.integer]) -> NDArray[np.integer]:
+        """What windows, in this order, are sorted by: their length, and one of these."""
+        if self._num_pools > 1:
+            # so that `_count` knows the order of the sizes
+            return length.astype(np.int64) * (int(rows.max(initial=0)) + 1) + rows
+        if not self.shuffle:
+            return length
+        # among those of some batches, up and down in turn so that no batch straddles a jump
         group = np.cumsum(rows, dtype=np.int64) // (SORTED_BATCHES * self.batch_rows)
         longest = int(length.max(initial=0))
-        return _stable_order(group * (longest + 1) + np.where(group % 2 == 0, length, longest - length))
+        return group * (longest + 1) + np.where(group % 2 == 0, length, longest - length)
 
     def _cut(self, rows: NDArray[np.integer]) -> IntArray:
         """Greedy batches: as many windows as the row budget holds, and at least one."""
@@ -272,11 +304,9 @@ def _blocks(pairs: NDArray[np.int32]) -> list[Block]:
     return [*zip(bounds, [*bounds[1:], len(pairs)], strict=True)] if len(pairs) else []
 
 
-def _stable_order(keys: NDArray[np.integer]) -> IntArray:
-    """The order by these numbers from 0, of equal ones as they stand."""
-    # numbers of 16 bits are sorted in a few passes, without comparisons
-    small = int(keys.max(initial=0)) <= np.iinfo(np.uint16).max
-    return np.argsort(keys.astype(np.uint16) if small else keys, kind="stable")
+def _small(keys: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The same numbers from 0, in 16 bits where these hold them: those are sorted in a few passes."""
+    return keys.astype(np.uint16) if int(keys.max(initial=0)) <= np.iinfo(np.uint16).max else keys
 
 
 def _shuffle_batches(order: IntArray, bounds: IntArray, generator: np.random.Generator) -> tuple[IntArray, IntArray]:

@@ -105,7 +105,7 @@ def some_rows(
 ) -> Iterator[tuple[IntArray, IntArray, IntArray]]:
     """As many rows at a time as have `EDGES` edges from their last items, with offsets and items of their histories."""
     most = max(1, int(np.diff(graph.offsets).max(initial=0)))
-    edges = np.cumsum(np.minimum(histories.lengths[rows], last) * most + EDGES // ROWS)
+    edges = np.cumsum(np.minimum(histories.lengths(rows), last) * most + EDGES // ROWS)
     begin = 0
     while begin < len(rows):
         end = max(begin + 1, int(np.searchsorted(edges, (edges[begin - 1] if begin else 0) + EDGES, side="right")))

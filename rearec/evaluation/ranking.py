@@ -285,7 +285,7 @@ def rank_rows(
     empty = batches.empty_history_rows
     if len(empty):
         popularity = dataset.train_item_counts()
-        ranks[empty] = popularity_ranks(popularity, dataset.targets(split)[empty])[:, None]
+        ranks[empty] = popularity_ranks(popularity, dataset.targets(split, empty))[:, None]
         if lists is not None:
             best = np.tile(popularity_order(popularity)[: lists.k], (len(empty), 1))
             for state in range(states):

@@ -24,6 +24,9 @@ SeenName = Literal["kept", "excluded"]
 # The share of rows that ask for an item of their history from which on seen items are worth recommending again.
 REPEATED_SHARE = 0.01
 
+# Up to so many comparisons for each item of the data they are quicker than sorting.
+COMPARED = 4
+
 IntArray = NDArray[np.int64]
 
 
@@ -84,10 +87,10 @@ def seen_items(dataset: SequenceDataset, exclude: bool | None = None, *, of_run:
     if of_run is not None:
         return SeenItems(of_run, "as the run was trained")
     split: SplitName = "valid" if len(dataset.rows("valid")) else "train"
-    repeated = repeated_targets(dataset, split)
-    if not len(repeated):
+    rows = len(dataset.rows(split))
+    if not rows:
         return SeenItems(False, "there are no rows that say otherwise")
-    count, rows = int(repeated.sum()), len(repeated)
+    count = sum(int(_repeated_in_part(part, split).sum()) for part in dataset.parts())
     words = {"valid": "validation", "train": "training"}[split]
     reason = f"{count:,} of {rows:,} {words} rows ask for an item of their history ({count / rows:.2%})"
     return SeenItems(count / rows < REPEATED_SHARE, reason)
@@ -101,8 +104,10 @@ def repeated_targets(dataset: SequenceDataset, split: SplitName) -> NDArray[np.b
 
 def _repeated_in_part(dataset: SequenceDataset, split: SplitName) -> NDArray[np.bool_]:
     rows = np.asarray(dataset.rows(split)).astype(np.int64)
-    sequences, place = np.unique(rows[:, 0], return_inverse=True)
     offsets = np.asarray(dataset.offsets)
+    if rows[:, 1].sum() <= COMPARED * len(dataset.items):
+        return _repeated_by_comparing(rows, offsets, np.asarray(dataset.items))
+    sequences, place = np.unique(rows[:, 0], return_inverse=True)
     counts = offsets[sequences + 1] - offsets[sequences]
     items = np.asarray(dataset.items)[ranges(offsets[sequences], counts)].astype(np.int64)
     # Where each item of a sequence stands first.
@@ -112,18 +117,27 @@ def _repeated_in_part(dataset: SequenceDataset, split: SplitName) -> NDArray[np.
     return first[inverse[slot]] < slot
 
 
+def _repeated_by_comparing(rows: IntArray, offsets: IntArray, items: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """As above, with each row's target against every item of its history."""
+    start, position = offsets[rows[:, 0]], rows[:, 1]
+    seen = items[ranges(start, position)] == np.repeat(items[start + position], position)
+    found = np.zeros(len(rows), dtype=bool)
+    found[np.searchsorted(np.cumsum(position), np.flatnonzero(seen), side="right")] = True
+    return found
+
+
 class RowHistories:
     """The histories of the rows of a split, as the retrieval kernels take what they are to leave out."""
 
     def __init__(self, dataset: SequenceDataset, split: SplitName) -> None:
-        rows = np.asarray(dataset.rows(split)).astype(np.int64)
-        self._items = dataset.items
-        self._start = np.asarray(dataset.offsets)[rows[:, 0]]
-        # int64 [R]
-        self.lengths = rows[:, 1]
+        self._items, self._offsets, self._pairs = dataset.items, dataset.offsets, dataset.rows(split)
+
+    def lengths(self, rows: IntArray) -> IntArray:
+        """int64 [n], how many items those of ``rows`` have."""
+        return self._pairs[rows, 1].astype(np.int64)
 
     def __call__(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """(offsets int64 [n + 1], items int64): those of rows[i] are ``items[offsets[i]:offsets[i + 1]]``."""
-        counts = self.lengths[rows]
-        items = np.asarray(self._items[ranges(self._start[rows], counts)]).astype(np.int64)
+        sequence, counts = self._pairs[rows].astype(np.int64).T
+        items = np.asarray(self._items[ranges(self._offsets[sequence], counts)]).astype(np.int64)
         return np.concatenate(([0], np.cumsum(counts))), items

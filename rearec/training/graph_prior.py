@@ -135,7 +135,7 @@ class _Encoded:
     def __init__(self, model: ReaRec, dataset: SequenceDataset, rows: IntArray, exclude: bool, batch_rows: int) -> None:
         self._rows, self._exclude = rows, exclude
         self._histories = RowHistories(dataset, "valid")
-        self._target = dataset.targets("valid")[rows]
+        self._target = dataset.targets("valid", rows)
         self._temperature, self._num_items = model.config.temperature, dataset.num_items
         self._hidden = torch.empty(len(rows), model.config.dim)
         self._best = np.empty((len(rows), min(CUTOFF, dataset.num_items)), dtype=np.int64)

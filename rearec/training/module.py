@@ -91,7 +91,7 @@ class TrainingModule(LightningModule):
             exclude = seen_items(dataset, options.exclude_seen).exclude
             self._seen = RowHistories(dataset, "valid") if exclude else None
             empty = self._valid_batches.empty_history_rows
-            self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid")[empty])
+            self._empty_history_ranks = popularity_ranks(dataset.train_item_counts(), dataset.targets("valid", empty))
         self._valid_ranks: list[np.ndarray] = []
         self._processes = Processes()
         self._ranker: BatchRanker | None = None
