@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,12 +137,15 @@ def train(
         from rearec.training import train as run_training
 
         seen = seen_items(dataset, exclude_seen, of_run=asked[1].exclude_seen)
+        if not resumes:  # what the data says has been counted
+            asked = asked[0], replace(asked[1], exclude_seen=seen.exclude)
         before = len(folder.metrics()) if resume and folder.finished else None
         with TrainingProgress(asked[0], lambda: [str(seen), *begun_line(folder), *_busy(where)]) as progress:
             result = run_training(
-                data,
+                dataset,
                 out,
                 *asked,
+                data_path=data,
                 preset=preset,
                 device=where,
                 resume=resume,

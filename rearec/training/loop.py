@@ -55,6 +55,7 @@ def train(
     logger: Loggers = "tensorboard",
     test: bool = True,
     timeout: float = DEFAULT_TIMEOUT,
+    data_path: str | Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def train(
             is written in any case.
         test: whether the test rows are ranked at the end; a search for settings looks at the validation rows alone.
         timeout: of several processes, how many seconds one waits for the others.
+        data_path: where a dataset that was loaded already lies, for the RUN folder to remember.
         on_epoch: called after each epoch with its row of metrics.csv and ``best_epoch``.
         on_batch: called after each batch with (epoch from 1, batches done, batches of the epoch).
 
@@ -118,7 +120,8 @@ def train(
     """
     folder = RunFolder(run)
     with joined(torch.device(device), timeout) as device:
-        asked = _Asked(data, folder, options or TrainingOptions(), preset, device, resume, force)
+        path = data if data_path is None and not isinstance(data, SequenceDataset) else data_path
+        asked = _Asked(data, path, folder, options or TrainingOptions(), preset, device, resume, force)
         with agreed(lambda: same_everywhere(folder, start.record)):
             start = _start(asked, config, load_objective(config, objective), init)
         if start.has_ended:
@@ -135,6 +138,7 @@ class _Asked:
     """What `train` was asked for, as it names it, but for the model."""
 
     data: str | Path | SequenceDataset
+    data_path: str | Path | None
     folder: RunFolder
     options: TrainingOptions
     preset: Preset | None
@@ -177,7 +181,7 @@ def _start(asked: _Asked, config: ReaRecConfig, objective: Objective, init: str 
     preset = asked.preset
     record: dict[str, Any] = {
         "rearec": version("rearec"),
-        "dataset": describe(dataset, config, None if isinstance(data, SequenceDataset) else Path(data)),
+        "dataset": describe(dataset, config, None if asked.data_path is None else Path(asked.data_path)),
         "model": asdict(config),
         "training": asdict(options),
         "preset": None if preset is None else {"name": preset, "differing": differing(config, options, preset)},

@@ -15,7 +15,7 @@ from repeating_data import dataset_of, repeating_dataset
 
 from rearec import Recommender
 from rearec.data import SequenceDataset
-from rearec.evaluation import rank_rows, seen_items
+from rearec.evaluation import rank_rows, seen, seen_items
 from rearec.evaluation.ranking import BatchRanker, evaluation_batches
 from rearec.evaluation.seen import RowHistories, repeated_targets, seen_words
 from rearec.run_folder import Catalog
@@ -27,7 +27,11 @@ def test_histories_are_all_items_before_the_target(sequences: list[list[int]], d
     dataset = dataset_of(sequences, 6, empty_histories=data.draw(st.integers(0, 2)))
     for split in ("train", "valid", "test"):
         expected = histories_of(dataset, split)
-        assert repeated_targets(dataset, split).tolist() == [t in h for _, h, t in expected]  # type: ignore[arg-type]
+        for compared in (0, 100):  # by sorting, by comparing
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(seen, "COMPARED", compared)
+                repeated = repeated_targets(dataset, split)  # type: ignore[arg-type]
+            assert repeated.tolist() == [target in history for _, history, target in expected]
         chosen = data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=5)) if expected else []
         offsets, items = RowHistories(dataset, split)(np.array(chosen, dtype=np.int64))  # type: ignore[arg-type]
         assert len(offsets) == len(chosen) + 1
