@@ -313,7 +313,7 @@ class SequenceDataset:
         return np.asarray(self.offsets)[further[:, 0]] + further[:, 1]
 
 
-def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
     """The concatenation of [starts[i], starts[i] + counts[i]) over i, int64."""
     shift = starts - (np.cumsum(counts) - counts)
     return np.repeat(shift, counts) + np.arange(counts.sum())

@@ -85,7 +85,7 @@ class _Sizes(NamedTuple):
 
     length: IntArray
     rows: IntArray
-    count: IntArray
+    windows: IntArray
 
 
 class WindowBatches(ABC):
@@ -231,18 +231,19 @@ class WindowBatches(ABC):
         """How many batches a pool of these blocks makes."""
         if self._sizes is None:
             self._sizes = [self._sizes_of(block) for block in self._blocks]
-        length, rows, count = (
+        length, rows, windows = (
             np.concatenate(column) for column in zip(*(self._sizes[block] for block in pool), strict=True)
         )
         order = np.lexsort((rows, length))
-        return len(self._cut(np.repeat(rows[order], count[order]))) - 1
+        return len(self._cut(np.repeat(rows[order], windows[order]))) - 1
 
     def _sizes_of(self, block: Block) -> _Sizes:
         length, rows = self._shown(self._windows_of(block))
         self._release()
         most = int(rows.max(initial=0)) + 1
-        found, count = np.unique(_small(length.astype(np.int64) * most + rows), return_counts=True)
-        return _Sizes(*np.divmod(found.astype(np.int64), most), count)
+        found, windows = np.unique(_small(length.astype(np.int64) * most + rows), return_counts=True)
+        of_length, of_rows = np.divmod(found.astype(np.int64), most)
+        return _Sizes(of_length, of_rows, windows)
 
     def _planned(self, pool: int) -> _Pool:
         """A pool of this epoch with its batches in order."""
