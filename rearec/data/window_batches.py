@@ -300,6 +300,7 @@ def _blocks(pairs: NDArray[np.int32]) -> list[Block]:
     bounds = [0]
     for row in range(BLOCK_ROWS, len(pairs), BLOCK_ROWS):
         first = bisect_left(pairs, pairs[row][0], lo=bounds[-1], hi=row, key=itemgetter(0))
+        release(pairs)
         if first > bounds[-1]:
             bounds.append(first)
     return [*zip(bounds, [*bounds[1:], len(pairs)], strict=True)] if len(pairs) else []
