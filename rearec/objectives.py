@@ -282,6 +282,8 @@ def _progressive(
     if rollout.noised is None or steps == 0 or config.cl_weight == 0:
         return {"loss": cross_entropy, "cross_entropy": cross_entropy, "contrastive": torch.zeros_like(cross_entropy)}
     contrastive = _contrastive(config, rollout, target, group, precision)
+    if rollout.of_all is not None:
+        contrastive = rollout.of_all(contrastive)
     total = cross_entropy + config.cl_weight * contrastive
     return {"loss": total, "cross_entropy": cross_entropy, "contrastive": contrastive}
 

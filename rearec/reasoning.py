@@ -13,6 +13,7 @@ from rearec.models.backbone import Backbone
 from rearec.models.build import build_backbone
 from rearec.models.config import OWN_BACKBONE, ReaRecConfig
 from rearec.models.encoder import init_weights
+from rearec.models.item_table import ItemTable, held, split_embedding
 from rearec.models.saved import SavedModel
 from rearec.models.title_encoder import TitleEncoder
 
@@ -29,13 +30,15 @@ class Rollout:
     """The states of R rows, as they are scored.
 
     states: [R, T, d], T = steps + 1: h_0, the state of the last item, then one state per reasoning step.
-    weight: [N, d], the table that they are scored with.
+    weight: [N, d], the table that they are scored with; where several processes hold it, a `CatalogShard` of it.
     noised: [R, steps, d], the states of the noised branch at steps 1..K (PRL's contrastive term), or None.
     neighbors: int64 [R, m], the items that the graph knows to follow each row's last one, the likeliest first, -1 where
         there are fewer; None without a teacher. The model does not read them: they are for the objective.
     gather: where several processes train together: gives the rows [R', ...] of all of them for this one's [R, ...], of
         any number of tensors, and where its own begin, differentiably (`rearec.distributed.gather_rows`); all of them
         have to call it. None: an objective sees the rows of one process.
+    of_all: where several processes hold the table, whose losses are those of the rows of all: makes the mean over one's
+        own rows such a loss, of the same value on all of them (`rearec.distributed.mean_of_all`).
     log_inclusion: [N], where ``weight`` is a sample of the catalogue (`rearec.training.candidates`): the logarithm of
         the probability with which each item is in it. Targets and neighbours are then numbers of the sample's items.
 
@@ -48,14 +51,16 @@ class Rollout:
     """
 
     states: Tensor
-    weight: Tensor
+    weight: ItemTable
     noised: Tensor | None = None
     neighbors: Tensor | None = None
     log_inclusion: Tensor | None = None
     gather: Callable[..., tuple[tuple[Tensor, ...], int]] | None = None
+    of_all: Callable[[Tensor], Tensor] | None = None
 
     def __repr__(self) -> str:
-        tensors = {name: value for name, value in vars(self).items() if name != "gather"}
+        tensors = {name: value for name, value in vars(self).items() if name not in ("gather", "of_all")}
+        tensors["weight"] = held(self.weight)
         shapes = {name: None if value is None else list(value.shape) for name, value in tensors.items()}
         return f"Rollout({', '.join(f'{name}={shape}' for name, shape in shapes.items())})"
 
@@ -75,10 +80,12 @@ class ReaRec(SavedModel):
             where config names a text encoder.
         backbone: an encoder of one's own, for a config whose backbone is ``own`` or the name of code; of the latter,
             `rearec.models.code.load_backbone` makes it.
+        rows: which rows of the item table this process is to hold, where several hold it together and make every pass
+            of the model at the same time (`rearec.distributed.held_rows`); None: all.
 
     Raises:
         ValueError: features are missing or of another shape, there is an encoder without such a config, or such a
-            config without an encoder.
+            config without an encoder, or rows of a table that the backbone has not.
 
     Examples:
         >>> import rearec
@@ -96,6 +103,7 @@ class ReaRec(SavedModel):
         features: Tensor | TitleEncoder | None = None,
         *,
         backbone: Backbone | None = None,
+        rows: range | None = None,
     ) -> None:
         super().__init__()
         if backbone is not None and not config.has_own_backbone:
@@ -103,7 +111,7 @@ class ReaRec(SavedModel):
                 f"backbone: got one beside a config of {config.backbone!r}, expected {OWN_BACKBONE!r} there"
             )
         self.config = config
-        self.backbone = build_backbone(config, features) if backbone is None else backbone
+        self.backbone = build_backbone(config, features, rows) if backbone is None else backbone
         self.reasoning_position_embedding: nn.Embedding | None = None
         # created last: with one seed, all methods start from the same backbone
         if config.has_reasoning_positions:
@@ -120,17 +128,18 @@ class ReaRec(SavedModel):
     def weight(self) -> Tensor:
         """The table [N, d] that states are scored with: a row's score for item n is its final state times weight[n].
 
-        Every access computes it, of the items' texts where the backbone reads them; `forward` returns it too.
+        Every access computes it, of the items' texts where the backbone reads them; `forward` returns it too. Where
+        several processes hold the table, those of its rows that are here.
         """
-        return self.item_tables()[1]
+        return held(self.item_tables()[1])
 
-    def item_tables(self) -> tuple[Tensor, Tensor]:
+    def item_tables(self) -> tuple[ItemTable, ItemTable]:
         """[N, d] each: the items as histories show them, and as they are scored (`Backbone.item_tables`).
 
         Raises ValueError where the backbone makes another number of them, or of another width, than config says.
         """
         table, weight = self.backbone.item_tables()
-        if weight.shape != (self.config.num_items, self.config.dim):
+        if isinstance(weight, Tensor) and weight.shape != (self.config.num_items, self.config.dim):
             raise ValueError(
                 f"backbone: its item table has shape {list(weight.shape)}, expected num_items and dim of the config, "
                 f"{[self.config.num_items, self.config.dim]}"
@@ -151,7 +160,7 @@ class ReaRec(SavedModel):
         steps: int | None = None,
         noise: float = 0.0,
         return_noised: bool = False,
-        tables: tuple[Tensor, Tensor] | None = None,
+        tables: tuple[ItemTable, ItemTable] | None = None,
     ) -> Rollout:
         """Encode the batch's windows and reason for `steps` steps (None: as many as the model was trained for).
 
@@ -192,6 +201,12 @@ class ReaRec(SavedModel):
             weight,
             scored(_stack(noised, prefix.states)) if return_noised else None,
         )
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained, those that other processes hold included."""
+        split = split_embedding(self)
+        here = sum(parameter.numel() for parameter in self.parameters())
+        return here + (0 if split is None else split.elsewhere)
 
     def frozen_state(self) -> dict[str, Tensor]:
         """The part of the state dict that training does not change: the items' features or titles, if any."""

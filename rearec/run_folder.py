@@ -4,7 +4,8 @@
 ``catalog.json``        the items' own ids and their training counts: what raw histories need; written at the start
 ``metrics.csv``         one row per epoch; ``tensorboard/`` the same for TensorBoard, other folders for other loggers
 ``checkpoints/``        ``last.ckpt`` (everything ``--resume`` needs) and ``best.ckpt`` (weights of the best epoch)
-``model.safetensors``   with ``config.json`` (and ``text_encoder.json``): the best model, once training is over
+``model.safetensors``   with ``config.json`` (and ``text_encoder.json``): the best model, once training is over;
+                        a large one is ``model-*-of-*.safetensors`` with ``model.safetensors.index.json``
 ``prior.safetensors``   what the item graph adds to its scores, where it has a graph prior
 ``result.json``         best epoch, validation and test metrics; written last, a folder without it is not finished
 """
@@ -29,10 +30,13 @@ FORMAT_NAME = "rearec-run"
 # What a training writes; a folder that holds anything else is not deleted.
 FILES = (
     *("options.json", "catalog.json", "metrics.csv", "result.json"),
-    *("model.safetensors", "prior.safetensors", "config.json", "text_encoder.json", "README.md"),
+    *("model.safetensors", "model.safetensors.index.json", "prior.safetensors"),
+    *("config.json", "text_encoder.json", "README.md"),
 )
 FOLDERS = ("checkpoints", "tensorboard", "csv", "wandb")
 SAVING_PREFIX = ".saving-"
+# Of weights that one file would be too large for (`rearec.models.weight_files`).
+PARTS = "model-*-of-*.safetensors"
 
 
 def _is_count(value: object) -> bool:
@@ -185,7 +189,8 @@ class RunFolder:
     def weights_digest(self) -> str:
         """What tells the weights of a finished training, with its graph prior's, from any others."""
         digest = hashlib.blake2b(digest_size=16)
-        for name in ("config.json", "model.safetensors", "prior.safetensors"):
+        parts = sorted(path.name for path in self.path.glob(PARTS))
+        for name in ("config.json", "model.safetensors", *parts, "prior.safetensors"):
             if (path := self.path / name).is_file():
                 with path.open("rb") as file:
                     while block := file.read(1 << 20):
@@ -237,7 +242,7 @@ def _is_written(entry: Path) -> bool:
     """Whether an entry of a RUN folder is one that a training writes."""
     if entry.is_dir():
         return entry.name in FOLDERS or entry.name.startswith(SAVING_PREFIX)
-    return entry.name in (*FILES, *map(partial_name, FILES))
+    return entry.name in (*FILES, *map(partial_name, FILES)) or entry.match(PARTS)
 
 
 OUTPUT = OutputFolder(

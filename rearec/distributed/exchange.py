@@ -16,7 +16,16 @@ from rearec.distributed.group import Processes, processes
 from rearec.distributed.lost import lost_processes
 from rearec.errors import UserError
 
-__all__ = ["ToldElsewhereError", "added", "agreed", "from_first", "gather_rows", "gather_values", "summed"]
+__all__ = [
+    "ToldElsewhereError",
+    "added",
+    "agreed",
+    "from_first",
+    "gather_rows",
+    "gather_values",
+    "mean_of_all",
+    "summed",
+]
 
 Value = TypeVar("Value")
 
@@ -31,6 +40,17 @@ def summed(x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x)
     return x
+
+
+def mean_of_all(mean: Tensor, share: float) -> Tensor:
+    """The mean over the rows of all processes, on every one of them, of the mean over each one's own.
+
+    Differentiable: every process's gradients are those in its own rows.
+
+    share: of all rows, how many are this process's.
+    """
+    own = mean * share
+    return own + (summed(own.detach()) - own.detach())
 
 
 def added(x: NDArray[Any]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +18,9 @@ from rearec.engine.graphed import Capture, GraphedPasses
 from rearec.engine.native import NativeRollout, native_rollout
 from rearec.engine.precision import check_precision, in_precision, warn_where_slow
 from rearec.engine.words import StatePrecision
+from rearec.models.item_table import ItemTable, detached, held
 from rearec.reasoning import ReaRec, Rollout
-from rearec_kernels import prepare_catalog
+from rearec_kernels import CatalogShard, PreparedCatalog, prepare_catalog
 
 __all__ = ["Engine"]
 
@@ -56,6 +57,8 @@ class Engine:
         weight: [N, d], the table that states are scored with.
         catalog: what `rearec_kernels.prepare_catalog` made of it, for `catalog_topk` and `catalog_rank`, and with
             `bonus` for `rearec.engine.retrieval`.
+        is_collective: whether several processes hold the table: all of them make every pass, and every search in the
+            catalogue, at the same time. `weight` has the rows that are here, `catalog` stands for all.
         prior: the model's graph prior, None without one.
 
     Raises:
@@ -105,18 +108,23 @@ class Engine:
         # tensors made in inference mode could not be used outside of it
         with evaluation_mode(self.model), torch.inference_mode(False), torch.no_grad():
             tables = self.model.item_tables()
-            self.weight = tables[1].detach()
-            self.catalog = prepare_catalog(self.weight)
+            self._tables = detached(tables[0]), detached(tables[1])
+            self.weight = held(self._tables[1])
+            self.catalog = _prepared(self._tables[1])
             native = native_rollout(self.model)
         self.prior = self.model.prior
         self.device = self.weight.device
+        self.is_collective = isinstance(self.catalog, CatalogShard)
         # the first parameter tells where the model is; it may become another tensor when the model is moved
         name = next((name for name, _ in self.model.named_parameters()), "")
         owner, _, self._first = name.rpartition(".")
         self._owner = self.model.get_submodule(owner)
         self._place = self._place_now()
-        run = _Pass(self.model, (tables[0].detach(), self.weight), native)
-        self._passes = GraphedPasses(run, self.model, self.weight, max_graphs=self._max_graphs, capture=self._capture)
+        run = _Pass(self.model, self._tables, native)
+        self._passes = GraphedPasses(
+            run, self.model, self.weight, max_graphs=self._max_graphs, capture=self._capture,
+            exchanges=self.is_collective,
+        )  # fmt: skip
 
     @property
     def num_graphs(self) -> int:
@@ -137,7 +145,7 @@ class Engine:
             raise ValueError(f"model: is {now}, but was {then} when the engine was made; call refresh()")
         with evaluation_mode(self.model), torch.no_grad(), in_precision(self.precision, self.device):
             states = self._passes(batch, steps)
-        return Rollout(states if self.precision == "fp32" else states.to(self.weight.dtype), self.weight)
+        return Rollout(states if self.precision == "fp32" else states.to(self.weight.dtype), self._tables[1])
 
     def bonus(self, offsets: NDArray[np.int64], items: NDArray[np.int64], steps: int | None = None) -> RowScores | None:
         """What the graph prior adds to the scores of the final state; None without one, and after other steps.
@@ -165,12 +173,17 @@ class Engine:
         return (None, None) if first is None else (first.dtype, first.device)
 
 
+def _prepared(table: ItemTable) -> PreparedCatalog | CatalogShard:
+    catalog = prepare_catalog(held(table))
+    return replace(table, weight=catalog) if isinstance(table, CatalogShard) else catalog
+
+
 @dataclass(frozen=True)
 class _Pass:
     """The states [R, T, d] of a batch on the model's device."""
 
     model: ReaRec
-    tables: tuple[Tensor, Tensor]
+    tables: tuple[ItemTable, ItemTable]
     native: NativeRollout | None
 
     def __call__(self, batch: Batch, steps: int) -> Tensor:

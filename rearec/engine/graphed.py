@@ -52,12 +52,22 @@ class GraphedPasses:
         max_graphs: most shapes kept; beyond that, those that were not used for longest are dropped. 64 are enough for
             every shape that `Recommender` makes of up to 256 histories of up to 50 items.
         capture: how to record a pass; None for CUDA graphs, and then only where the model is on a GPU.
+        exchanges: whether a pass exchanges anything with other processes, which no graph can hold.
 
     Raises:
         ValueError: max_graphs is below 1.
     """
 
-    def __init__(self, run: Pass, model: ReaRec, weight: Tensor, *, max_graphs: int, capture: Capture | None) -> None:
+    def __init__(
+        self,
+        run: Pass,
+        model: ReaRec,
+        weight: Tensor,
+        *,
+        max_graphs: int,
+        capture: Capture | None,
+        exchanges: bool = False,
+    ) -> None:
         if max_graphs < 1:
             raise ValueError(f"max_graphs: got {max_graphs}, expected 1 or more")
         self._run = run
@@ -65,6 +75,7 @@ class GraphedPasses:
         self._has_kernels_of_ours = isinstance(model.backbone, TransformerBackbone)
         self._device, self._dtype = weight.device, weight.dtype
         self._max_graphs = max_graphs
+        self._exchanges = exchanges
         self._given_capture = capture
         self._capture = capture or CudaGraphs(weight.device)
         self._capture_failed = False
@@ -90,7 +101,7 @@ class GraphedPasses:
 
     def _can_replay(self, batch: Batch) -> bool:
         # The model refuses a batch of wrong shapes; padding would hide what is wrong with it.
-        if batch.items.ndim != 2 or batch.items.shape[1] > self._config.max_len:
+        if self._exchanges or batch.items.ndim != 2 or batch.items.shape[1] > self._config.max_len:
             return False
         if batch.row_prefix.shape != batch.end.shape or batch.slot is not None:
             return False

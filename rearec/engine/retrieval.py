@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rearec.data.item_graph import RowScores
-from rearec_kernels import PreparedCatalog, catalog_rank, catalog_topk
+from rearec_kernels import CatalogShard, PreparedCatalog, catalog_rank, catalog_topk
 
 __all__ = ["Exclude", "pair_scores", "rank", "top"]
 
@@ -23,7 +23,7 @@ GATHERED = 1 << 25
 
 def top(
     hidden: Tensor,
-    catalog: Tensor | PreparedCatalog,
+    catalog: Tensor | PreparedCatalog | CatalogShard,
     k: int,
     *,
     exclude: Exclude = None,
@@ -62,7 +62,12 @@ def top(
 
 
 def rank(
-    hidden: Tensor, catalog: PreparedCatalog, target: Tensor, *, exclude: Exclude = None, bonus: RowScores | None = None
+    hidden: Tensor,
+    catalog: PreparedCatalog | CatalogShard,
+    target: Tensor,
+    *,
+    exclude: Exclude = None,
+    bonus: RowScores | None = None,
 ) -> Tensor:
     """float32 [R]: as `rearec_kernels.catalog_rank`, by scores plus bonus; the target keeps its own bonus.
 
@@ -79,14 +84,17 @@ def rank(
     """
     if bonus is None or not len(bonus.items):
         return catalog_rank(hidden, catalog, target, exclude=exclude)
-    linked = _Linked(hidden, catalog.weight, bonus, exclude)
+    weight = _table(catalog)
+    linked = _Linked(hidden, weight, bonus, exclude)
     own = linked.bonus_of(target)
     among_others = catalog_rank(hidden, catalog, target, exclude=linked.beside(exclude), target_bonus=own)
-    threshold = _dot(hidden, catalog.weight[target]) + own
+    threshold = _dot(hidden, weight[target]) + own
     return among_others + linked.above(threshold, target)
 
 
-def _table(catalog: Tensor | PreparedCatalog) -> Tensor:
+def _table(catalog: Tensor | PreparedCatalog | CatalogShard) -> Tensor:
+    if isinstance(catalog, CatalogShard):
+        raise ValueError("bonus: got one beside a part of the catalogue, expected none")
     return catalog.weight if isinstance(catalog, PreparedCatalog) else catalog
 
 

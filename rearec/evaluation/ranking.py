@@ -57,6 +57,9 @@ class BatchRanker:
         histories: the same, for the model's graph prior to score with; None to rank without it.
         precision: of the states, as `Engine` takes it.
 
+    Attributes:
+        is_collective: whether several processes hold the item table: all of them have to rank batches together.
+
     Examples:
         >>> import rearec
         >>> from rearec.data.synthetic import Planted, generate
@@ -79,6 +82,7 @@ class BatchRanker:
         precision: StatePrecision = "fp32",
     ) -> None:
         self.engine = Engine(model, precision=precision)
+        self.is_collective = self.engine.is_collective
         self.steps = steps
         self.seen = seen
         self.histories = histories
@@ -264,18 +268,25 @@ def rank_rows(
         )
         group, done = processes(), 0
         for batch in batches if group.size == 1 else dealt(batches, group):
+            is_own = batch is not None
             if batch is None:
-                continue
+                if not ranker.is_collective:
+                    continue
+                batch = batches[0]  # the others' ranks need this process: it ranks something, and forgets it
             rows = _rows(batch)
             final, *alone = ranker.states(batch)[:taken]
             ranked = [(final, ranker.bonus(batch)), *((hidden, None) for hidden in alone)]
             if with_prior:
                 ranked.append((final, None))
             for state, (hidden, bonus) in enumerate(ranked):
-                ranks[rows, state] = ranker.ranks(hidden, batch, bonus)
-                if lists is not None:
-                    lists.add(state, rows, ranker.top(hidden, batch, lists.k, bonus))
-            done += len(rows)
+                found = ranker.ranks(hidden, batch, bonus)
+                shown = None if lists is None else ranker.top(hidden, batch, lists.k, bonus)
+                if not is_own:
+                    continue
+                ranks[rows, state] = found
+                if lists is not None and shown is not None:
+                    lists.add(state, rows, shown)
+            done += len(rows) * is_own
             if progress is not None:
                 progress(min(done * group.size, batches.num_rows), batches.num_rows)
     # every row is one process's, zero in the others

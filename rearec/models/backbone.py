@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from rearec.data.batch import Batch
+    from rearec.models.item_table import ItemTable
 
 __all__ = ["Backbone"]
 
@@ -27,13 +28,14 @@ class Backbone(nn.Module, ABC):
     shares_windows: bool = True
 
     @abstractmethod
-    def item_table(self) -> Tensor:
-        """[N, d]: the items as histories show them."""
+    def item_table(self) -> ItemTable:
+        """[N, d]: the items as histories show them; of one's own, a tensor."""
 
-    def item_tables(self) -> tuple[Tensor, Tensor]:
+    def item_tables(self) -> tuple[ItemTable, ItemTable]:
         """[N, d] each: the items as histories show them, and as they are scored. Called once per pass of the model."""
         table = self.item_table()
-        return table, self.scored(table)
+        # where other processes have the rest of the table, items are scored as they are
+        return table, self.scored(table) if isinstance(table, Tensor) else table
 
     @abstractmethod
     def encode(self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor) -> Any:
@@ -69,7 +71,7 @@ class Backbone(nn.Module, ABC):
         """The same rows as `encode_batch` gets them: each with a window of its own unless they share windows."""
         return batch if self.shares_windows else batch.one_window_per_row()
 
-    def encode_batch(self, batch: Batch, table: Tensor) -> Any:
+    def encode_batch(self, batch: Batch, table: Any) -> Any:
         """`encode` of what `arrange` returned.
 
         Raises ValueError for a batch with masked items, which the Cloze objective alone teaches a backbone to read.
@@ -90,7 +92,7 @@ class Backbone(nn.Module, ABC):
         return vectors
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> ItemTable:
         """[N, d]: the table that states are scored with, computed at every access; a pass asks `item_tables` once."""
         return self.item_tables()[1]
 

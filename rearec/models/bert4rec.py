@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rearec.data.batch import MASK_ID, Batch
 from rearec.models.config import ReaRecConfig
 from rearec.models.encoder import EncodedPrefix, WindowRows, init_weights
+from rearec.models.item_table import ItemTable, embed, item_embedding, table_of
 from rearec.models.transformer import TransformerBackbone
 
 __all__ = ["BERT4Rec"]
@@ -26,20 +27,22 @@ class BERT4Rec(TransformerBackbone):
     mask token, which stands for an item to be told: in training somewhere among the items (batches with a `slot`, whose
     rows share their window and its masks), else behind the row's last item, where this class puts it. The mask takes no
     room of the history, there is one more position than ``max_len``.
+
+    rows: as of `SASRec`.
     """
 
     shares_windows = False
 
-    def __init__(self, config: ReaRecConfig) -> None:
+    def __init__(self, config: ReaRecConfig, rows: range | None = None) -> None:
         masks = config.training_task == "cloze"
         super().__init__(config, slots=config.max_len + masks, bidirectional=True)
-        self.item_embedding = nn.Embedding(config.num_items, config.dim)
+        self.item_embedding = item_embedding(config.num_items, config.dim, rows)
         self.mask_embedding = nn.Embedding(1, config.dim) if masks else None
         self.apply(init_weights)
 
-    def item_table(self) -> Tensor:
+    def item_table(self) -> ItemTable:
         """The item embeddings, [N, d]."""
-        return self.item_embedding.weight
+        return table_of(self.item_embedding)
 
     def arrange(self, batch: Batch) -> Batch:
         """As `Backbone.arrange`; with the task ``cloze``, rows that stand at no mask get one behind their last item."""
@@ -47,7 +50,7 @@ class BERT4Rec(TransformerBackbone):
             return super().arrange(batch)
         return batch if batch.slot is not None else _masked_behind(super().arrange(batch))
 
-    def encode_batch(self, batch: Batch, table: Tensor) -> EncodedPrefix:
+    def encode_batch(self, batch: Batch, table: ItemTable) -> EncodedPrefix:
         """As `Backbone.encode_batch`, and of masked items where the task is ``cloze``.
 
         Raises ValueError as `encode` does and, on CPU tensors, for a row that stands at no mask among what it sees.
@@ -59,7 +62,7 @@ class BERT4Rec(TransformerBackbone):
         masked = batch.items == MASK_ID
         if batch.slot.device.type == "cpu":
             _check_slots(masked, rows)
-        embedded = F.embedding(batch.items.masked_fill(masked, 0), table)
+        embedded = embed(batch.items.masked_fill(masked, 0), table)
         embedded = torch.where(masked[..., None], self.mask_embedding.weight, embedded)
         return self._encode(embedded, rows)
 

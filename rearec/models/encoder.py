@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rearec.models.item_table import SplitEmbedding
 from rearec_kernels import (
     MaskRows,
     PrefixRows,
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 LAYER_NORM_EPS = 1e-12
+INIT_STD = 0.02
 # Numbers that torch normalises in less time than a call of our kernel takes.
 _FEW = 1 << 14
 
@@ -94,7 +96,9 @@ class EncodedPrefix:
 def init_weights(module: nn.Module) -> None:
     """Initialise one module as BERT does: N(0, 0.02) for linear and embedding weights, zero biases, identity norms."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, mean=0.0, std=0.02)
+        nn.init.normal_(module.weight, mean=0.0, std=INIT_STD)
+    if isinstance(module, SplitEmbedding):
+        module.draw(INIT_STD)
     if isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
     if isinstance(module, (nn.Linear, nn.LayerNorm)):

@@ -1,5 +1,7 @@
 """Saved models: config.json and model.safetensors in a folder or on the Hugging Face Hub; no code is executed.
 
+Beyond a size the weights are several files with an index (`rearec.models.weight_files`).
+
 Beside them stand text_encoder.json, of a model that reads titles, and prior.safetensors, of one with a graph prior.
 """
 
@@ -10,11 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors.torch
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import (
@@ -24,9 +26,9 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from rearec.distributed import rows_of_all
 from rearec.errors import UserError, in_one_line
 from rearec.fields import is_code
 from rearec.files import read_json, write_aside
@@ -34,10 +36,21 @@ from rearec.models.backbone import Backbone
 from rearec.models.card import PAPER, TAGS, model_card
 from rearec.models.code import load_backbone
 from rearec.models.config import ReaRecConfig
+from rearec.models.item_table import split_embedding
 from rearec.models.official import load_official_state_dict
 from rearec.models.prior import GraphPrior
 from rearec.models.text import TextBackbone
 from rearec.models.title_encoder import TitleEncoder
+from rearec.models.weight_files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    Rows,
+    given_together,
+    parts_of,
+    read_weights,
+    write_weights,
+)
+from rearec.run_folder import PARTS
 
 __all__ = [
     "PRIOR_FILE",
@@ -51,14 +64,14 @@ __all__ = [
 ]
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 # The architecture of a text encoder that was trained too.
 ENCODER_FILE = "text_encoder.json"
 # What the item graph adds to the scores (`rearec.models.prior`).
 PRIOR_FILE = "prior.safetensors"
 EXPECTED = f"expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as save_pretrained or `rearec train` writes it"
 # What of a folder is published: with the catalogue and the metrics of a run, where it is one.
-PUBLISHED = ("README.md", CONFIG_FILE, WEIGHTS_FILE, ENCODER_FILE, PRIOR_FILE, "catalog.json", "result.json")
+WEIGHTS = (WEIGHTS_FILE, PARTS, INDEX_FILE)
+PUBLISHED = ("README.md", CONFIG_FILE, *WEIGHTS, ENCODER_FILE, PRIOR_FILE, "catalog.json", "result.json")
 
 M = TypeVar("M", bound="SavedModel")
 
@@ -88,7 +101,7 @@ def publish(
         repo_id=repo_id,
         folder_path=folder,
         allow_patterns=list(PUBLISHED),
-        delete_patterns=[PRIOR_FILE],  # what is uploaded is not deleted
+        delete_patterns=[PRIOR_FILE, *WEIGHTS],  # what is uploaded is not deleted
         commit_message=commit_message,
         revision=branch,
         create_pr=create_pr,
@@ -101,24 +114,51 @@ def locate_model(
 ) -> list[Path]:
     """The files of the folder `name` or, if there is none, of the Hub model ``owner/name``.
 
+    Of weights in several files it is the index, beside which they are.
+
     hub_options: keyword arguments of `huggingface_hub.hf_hub_download` (revision, cache_dir, local_files_only, ...).
     Raises UserError if neither exists or a file is missing.
     """
     folder = Path(name)
     if folder.is_dir():
-        for file in files:
-            if not (folder / file).is_file():
-                raise UserError(f"{folder}: no {file} in this folder; {EXPECTED}")
-        return [folder / file for file in files]
+        return [_of_folder(folder, file) for file in files]
     if folder.exists():
         raise UserError(f"{folder}: is a file; {EXPECTED}")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         raise UserError(f"{folder}: no such folder; {EXPECTED}")
     try:
-        return [Path(hf_hub_download(str(name), file, **hub_options)) for file in files]
+        return [_of_hub(str(name), file, hub_options) for file in files]
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
+
+
+def _of_folder(folder: Path, file: str) -> Path:
+    """The file, or the index in its place."""
+    index = folder / INDEX_FILE
+    if file == WEIGHTS_FILE and index.is_file() and not (folder / file).is_file():
+        return index
+    if not (folder / file).is_file():
+        raise UserError(f"{folder}: no {file} in this folder; {EXPECTED}")
+    return folder / file
+
+
+def _of_hub(name: str, file: str, options: Mapping[str, Any]) -> Path:
+    """The same of a model on the Hub, with the files that the index names."""
+    try:
+        return Path(hf_hub_download(name, file, **options))
+    except EntryNotFoundError:
+        if file != WEIGHTS_FILE:
+            raise
+        try:
+            index = Path(hf_hub_download(name, INDEX_FILE, **options))
+        except EntryNotFoundError:
+            index = None
+        if index is None:
+            raise
+    for part in parts_of(index):
+        hf_hub_download(name, part, **options)
+    return index
 
 
 def load_prior(name: str | Path, config: ReaRecConfig, **hub_options: Any) -> GraphPrior | None:
@@ -170,14 +210,6 @@ def read_config(path: Path) -> ReaRecConfig:
         return ReaRecConfig.from_dict(values)
     except ValueError as error:
         raise UserError(f"{path}: {error} (rearec {version('rearec')} reads it)") from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises UserError if the file is damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({in_one_line(error)})") from error
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
@@ -293,18 +325,34 @@ class SavedModel(
         With push_to_hub, then `publish` the folder as repo_id (default: the folder's name) and return the commit's
         address. Every file is written aside and renamed when it is complete, config.json last: an interrupted save
         leaves nothing that looks like a model but is none.
+
+        Where several processes hold the item table, all of them call it, and the first one writes and publishes.
         """
         directory = Path(save_directory)
+        weights = self._stored_weights()
+        with given_together(weights) as writes:
+            if writes:
+                self._write(
+                    directory,
+                    weights,
+                    config,
+                    card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {})),
+                )
+        if push_to_hub and writes:
+            return publish(directory, repo_id or directory.name, **push_to_hub_kwargs)
+        return None
+
+    def _write(self, directory: Path, weights: Mapping[str, Tensor | Rows], config: Any, card: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as aside:
-            card = card or model_card(self.config, prior=self.prior, **(model_card_kwargs or {}))
             write_aside(Path(aside, "README.md"), card)
             super().save_pretrained(aside, config=config or self.config)
-            # safetensors makes its file private; it shall be as readable as its neighbours
-            shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, WEIGHTS_FILE))
+            names = write_weights(Path(aside), weights, partial(super()._save_pretrained, Path(aside)))
+            for name in names:  # safetensors makes its files private; they shall be as readable as their neighbours
+                shutil.copymode(Path(aside, CONFIG_FILE), Path(aside, name))
             if not (directory / "README.md").exists():
                 Path(aside, "README.md").rename(directory / "README.md")
-            files = [WEIGHTS_FILE, CONFIG_FILE]
+            files = [*names, CONFIG_FILE]
             if isinstance(self.backbone, TextBackbone) and self.backbone.text_encoder is not None:
                 Path(aside, ENCODER_FILE).write_text(self.backbone.text_encoder.architecture, encoding="utf-8")
                 files.insert(0, ENCODER_FILE)
@@ -313,11 +361,23 @@ class SavedModel(
                 files.insert(-1, PRIOR_FILE)
             # when all is written, but before the weights are replaced, which another model's prior does not fit
             (directory / PRIOR_FILE).unlink(missing_ok=True)
+            for old in [path for pattern in WEIGHTS for path in directory.glob(pattern) if path.name not in names]:
+                old.unlink()
             for file in files:
                 Path(aside, file).replace(directory / file)
-        if push_to_hub:
-            return publish(directory, repo_id or directory.name, **push_to_hub_kwargs)
-        return None
+
+    def _stored_weights(self) -> dict[str, Tensor | Rows]:
+        """The state dict, with the item table as `Rows` where several processes hold it."""
+        split = split_embedding(self)
+        stored: dict[str, Tensor | Rows] = {}
+        for name, x in self.state_dict(keep_vars=True).items():
+            is_split = split is not None and x is split.weight
+            size = split.num_items if split is not None else 0
+            stored[name] = Rows((size, x.shape[1]), x.dtype, rows_of_all(x.detach(), size)) if is_split else x.detach()
+        return stored
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The weights are written by `save_pretrained`, which knows how many files they are."""
 
     @classmethod
     def _untrained(

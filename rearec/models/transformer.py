@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rearec.models.backbone import Backbone
@@ -18,6 +17,7 @@ from rearec.models.encoder import (
     WindowRows,
     add_and_normalise,
 )
+from rearec.models.item_table import ItemTable, embed
 from rearec_kernels import MaskRows, PrefixRows, ReasoningCache
 
 if TYPE_CHECKING:
@@ -53,7 +53,13 @@ class TransformerBackbone(Backbone):
         )
 
     def encode(
-        self, items: Tensor, row_prefix: Tensor, end: Tensor, table: Tensor | None = None, *, part: Part | None = None
+        self,
+        items: Tensor,
+        row_prefix: Tensor,
+        end: Tensor,
+        table: ItemTable | None = None,
+        *,
+        part: Part | None = None,
     ) -> EncodedPrefix:
         """As `Backbone.encode`; makes the table where there is none. part: as in `WindowRows`.
 
@@ -63,9 +69,9 @@ class TransformerBackbone(Backbone):
         rows = WindowRows(row_prefix, end, end - 1, part)
         self._check(items, rows)
         table = self.item_tables()[0] if table is None else table
-        return self._encode(F.embedding(items, table), rows)
+        return self._encode(embed(items, table), rows)
 
-    def encode_batch(self, batch: Batch, table: Tensor) -> EncodedPrefix:
+    def encode_batch(self, batch: Batch, table: ItemTable) -> EncodedPrefix:
         """As `Backbone.encode_batch`; of a part of a batch, dropout drops what it would in the whole of it."""
         own_way = type(self).encode is not TransformerBackbone.encode  # of a subclass
         if batch.part is None or batch.slot is not None or own_way:

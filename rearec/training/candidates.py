@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rearec.distributed import gather_rows
+from rearec.models.item_table import held
 from rearec.reasoning import Rollout
 
 __all__ = ["CandidateSampler"]
@@ -59,7 +60,8 @@ class CandidateSampler:
         place = place[first : first + len(asked)]
         nothing = int((certain < 0).sum())
         certain, place = certain[nothing:], torch.where(asked < 0, asked, place - nothing)
-        others = len(rollout.weight) - len(certain)
+        table = held(rollout.weight)
+        others = len(table) - len(certain)
         drawn = min(self.negatives, others)
         items = torch.cat([certain, _without(certain, self._ranks(others, drawn, epoch, step).to(certain.device))])
         log_inclusion = torch.zeros(len(items), device=items.device)
@@ -68,7 +70,7 @@ class CandidateSampler:
         return (
             replace(
                 rollout,
-                weight=rollout.weight.index_select(0, items),
+                weight=table.index_select(0, items),
                 neighbors=None if neighbors is None else of_neighbors.view_as(neighbors),
                 log_inclusion=log_inclusion,
             ),

@@ -33,6 +33,7 @@ from rearec.training.options import TrainingOptions
 from rearec.training.presets import Preset
 from rearec.training.resuming import begun_from, check_same, goes_on
 from rearec.training.session import Session, same_everywhere
+from rearec.training.split_table import check_split
 from rearec_kernels import annealed_cross_entropy
 
 __all__ = ["train"]
@@ -173,6 +174,7 @@ def _start(asked: _Asked, config: ReaRecConfig, objective: Objective, init: str 
     check_dataset(dataset, config)
     config = objective.fitted(config)
     check_precision(asked.options.precision, asked.device)
+    check_split(config, asked.options)
     continues = asked.resume and (folder.last_checkpoint.is_file() or folder.finished)
     # A run goes on as it began.
     begun = bool(folder.excludes_seen()) if continues else None
@@ -209,7 +211,7 @@ def _trained(session: Session, start: _Start, test: bool) -> dict[str, Any]:
             "best_epoch": recorder.best_epoch,
             "epochs": len(recorder.history),
             "stopped_early": len(recorder.history) < options.epochs,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": model.num_parameters(),
             "seen": start.seen.name,
             "valid": measure("valid", floors=False),
             "test": measure("test") if test and len(dataset.rows("test")) else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from rearec.data.batch import Batch
 from rearec.data.batches import PairBatches
 from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
-from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows
+from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows, mean_of_all, summed
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.metrics import METRICS, rank_metrics
@@ -27,9 +29,10 @@ from rearec.evaluation.seen import RowHistories
 from rearec.models.config import ReaRecConfig
 from rearec.models.methods import TRAITS
 from rearec.objectives import Objective, load_objective
-from rearec.reasoning import ReaRec
+from rearec.reasoning import ReaRec, Rollout
 from rearec.training.candidates import CandidateSampler
 from rearec.training.options import TrainingOptions
+from rearec.training.split_table import SplitTable, clip_gradients
 from rearec.training.teacher import GraphTeacher
 
 __all__ = ["TrainingModule", "learning_rate_factor"]
@@ -49,12 +52,15 @@ class TrainingModule(LightningModule):
         options: how.
         objective: by what; None: the one that the model's configuration names.
 
+    Attributes:
+        split_table: the item table where several processes hold it, this one some of its rows; None where it has all.
+
     Where Lightning's DDP strategy runs several processes, each trains on its share of every batch (`SharedBatches`):
     together they take the steps that one process would.
 
     Raises:
-        UserError: a trainer of several processes has another strategy than DDP; or ``negatives`` are asked for beside
-            an objective of one's own.
+        UserError: a trainer of several processes has another strategy than DDP, or a model that does not hold its item
+            table as ``shard_catalog`` says; or ``negatives`` are asked for beside an objective of one's own.
 
     Examples:
         >>> import rearec
@@ -84,6 +90,7 @@ class TrainingModule(LightningModule):
             GraphTeacher(dataset, model.config.teacher_neighbors) if model.config.teacher == "graph" else None
         )
         self._candidates = _candidates(model.config, options)
+        self.split_table = SplitTable.of(self, self._parameter_groups())
         self._train_batches = _training_batches(model, dataset, options)
         self._validates = len(dataset.rows("valid")) > 0
         if self._validates:
@@ -102,6 +109,13 @@ class TrainingModule(LightningModule):
             name = type(self.trainer.strategy).__name__
             raise UserError(f"the trainer has {self.trainer.world_size} processes and {name}, expected DDPStrategy")
         self._processes = Processes(self.trainer.global_rank, self.trainer.world_size)
+        if self.options.shard_catalog and self._processes.size > 1 and self.split_table is None:
+            raise UserError(
+                "shard_catalog: the model has the whole table; rearec.training.train makes one that has not"
+            )
+        if self.split_table is not None:
+            # its gradients come complete from the processes that have the rows' states
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, [self.split_table.name])
 
     def train_dataloader(self) -> WindowBatches | SharedBatches:
         """The batches of the current epoch, or this process's shares; Lightning asks again for each epoch."""
@@ -125,10 +139,14 @@ class TrainingModule(LightningModule):
         """Leave out what training does not change; the dataset has it."""
         for name in self.model.frozen_state():
             del checkpoint["state_dict"][f"model.{name}"]
+        if self.split_table is not None:
+            self.split_table.take_out(checkpoint, self.current_epoch + 1)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what `on_save_checkpoint` left out."""
         checkpoint["state_dict"] |= {f"model.{name}": value for name, value in self.model.frozen_state().items()}
+        if self.split_table is not None:
+            self.split_table.take_own_rows(checkpoint)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; every term is logged as the epoch's mean over rows."""
@@ -139,6 +157,9 @@ class TrainingModule(LightningModule):
             rollout = replace(rollout, neighbors=self._teacher(batch))
         if batch.part is not None and self.options.contrast == "all":
             rollout = replace(rollout, gather=gather_rows)
+        share = 1.0 if batch.part is None else batch.part.counted / batch.part.rows.of
+        if self.split_table is not None:
+            rollout = self._of_split_table(rollout, share)
         target = batch.target
         if self._candidates is not None:
             rollout, target = self._candidates(rollout, target, epoch=self.current_epoch, step=batch_idx)
@@ -147,15 +168,28 @@ class TrainingModule(LightningModule):
             got, before = (", ".join(sorted(names)) for names in (terms, self._terms or ()))
             raise UserError(f"method {config.method}: its loss returned the terms {got}, but {before} before")
         self._terms = set(terms)
-        rows = batch.num_rows
-        if batch.part is not None:
+        if batch.part is not None and self.split_table is None:
             # of the rows of all processes: DDP takes the mean over processes, of gradients, and Lightning at the end of
             # the epoch of what is logged, where a sum belongs
-            rows, share = batch.part.rows.of, batch.part.counted / batch.part.rows.of
             terms = {name: value * (share * self._processes.size) for name, value in terms.items()}
         logged = {f"train_{name}": value.detach() for name, value in terms.items()}
+        rows = batch.num_rows if batch.part is None else batch.part.rows.of
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=rows, sync_dist=batch.part is not None)
         return terms["loss"]
+
+    def _of_split_table(self, rollout: Rollout, share: float) -> Rollout:
+        """The rollout whose losses are those of the rows of all processes, the same on every one of them.
+
+        share: of all rows, how many are this process's.
+        """
+
+        def as_sum(gradient: Tensor) -> Tensor:
+            return gradient * self._processes.size  # DDP takes the mean over processes, where a sum belongs
+
+        for states in (rollout.states, rollout.noised):
+            if states is not None and states.requires_grad:
+                states.register_hook(as_sum)
+        return replace(rollout, of_all=partial(mean_of_all, share=share))
 
     def on_validation_epoch_start(self) -> None:
         """Take the model as the epoch left it, for all validation batches."""
@@ -165,10 +199,13 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         """Ranks of one batch, in float32 whatever the training precision, as `evaluate` computes them."""
         assert self._ranker is not None
-        if batch is None:
+        if batch is None and not self._ranker.is_collective:
             return
         with torch.autocast(self.device.type, enabled=False):
-            self._valid_ranks.append(self._ranker.final(batch))
+            # a process that has none left ranks the first once more for the sake of the others, and forgets it
+            ranks = self._ranker.final(self._valid_batches[0] if batch is None else batch)
+        if batch is not None:
+            self._valid_ranks.append(ranks)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, in float64."""
@@ -183,20 +220,20 @@ class TrainingModule(LightningModule):
         where = f"in epoch {self.current_epoch + 1}: try a lower --lr or --clip"
         if not torch.isfinite(values["train_loss"]):
             raise UserError(f"the training loss is {values['train_loss'].item()} {where}")
-        finite = all(bool(parameter.isfinite().all()) for parameter in self.parameters())
+        # both ends are NaN where any number is; no copy of the item table is made
+        finite = all(bool(torch.stack(x.detach().aminmax()).isfinite().all()) for x in self.parameters() if x.numel())
+        if self.split_table is not None:  # all processes end, or none
+            finite = not summed(torch.tensor(float(not finite), device=self.device))
         if not finite or not torch.isfinite(values.get("valid_mrr", torch.zeros(()))):
             raise UserError(f"the model's {'scores' if finite else 'weights'} are no longer finite {where}")
 
     def configure_optimizers(self) -> Any:
         """Adam, and the schedule where one is wanted."""
         options = self.options
-        pretrained = self.model.backbone.pretrained_parameters()
-        known = set(map(id, pretrained))
-        groups: list[dict[str, Any]] = [{"params": [x for x in self.parameters() if id(x) not in known]}]
-        if pretrained:
-            groups.append({"params": pretrained, "lr": options.encoder_lr or options.lr * PRETRAINED_LR})
         # fused: one pass over the item table, which is most of the parameters
-        optimizer = torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+        optimizer = torch.optim.Adam(
+            self._parameter_groups(), lr=options.lr, weight_decay=options.weight_decay, fused=True
+        )
         if options.schedule == "constant" and options.lr_warmup == 0:
             return optimizer
         total = options.epochs * len(self._train_batches)
@@ -205,10 +242,24 @@ class TrainingModule(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters in the order of the optimiser's state, with the learning rates that differ from the usual."""
+        pretrained = self.model.backbone.pretrained_parameters()
+        known = set(map(id, pretrained))
+        groups: list[dict[str, Any]] = [{"params": [x for x in self.parameters() if id(x) not in known]}]
+        if pretrained:
+            groups.append({"params": pretrained, "lr": self.options.encoder_lr or self.options.lr * PRETRAINED_LR})
+        return groups
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """A step, behind which the gradients are dropped: the next loss computes new ones before these would be."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip by the norm; Lightning's own way refuses a fused optimiser under autocast."""
         if self.options.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.options.clip)
+            clip_gradients(self.parameters(), self.options.clip, self.split_table)
 
 
 def slot_work(config: ReaRecConfig) -> float:

@@ -104,6 +104,13 @@ class TrainingOptions:
         panel=TRAINING,
         methods=("prl",),
     )
+    shard_catalog: bool = setting(
+        "Of several processes each holds its part of the items' embeddings, for catalogues that one cannot hold.",
+        default=False,
+        more="With their gradients and what Adam keeps of them. The numbers are the same, and a run goes on without. "
+        "For the backbones that know items by their ids.",
+        panel=TRAINING,
+    )
     prior: Prior = setting(
         "graph: items that often followed those of the history get a bonus, fitted on validation rows.",
         default="none",

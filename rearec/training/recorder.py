@@ -16,15 +16,25 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rearec.errors import UserError
 from rearec.files import open_aside, write_aside
+from rearec.models.item_table import split_embedding
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 from rearec.training.memory import return_free_memory
+from rearec.training.module import TrainingModule
+from rearec.training.split_table import drop_rows, put_back_rows
 
 __all__ = ["AtomicCheckpointIO", "RunRecorder", "load_best_weights"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint aside and renames it, reads with ``weights_only=True``: no code from a file is run."""
+    """Writes a checkpoint aside and renames it, reads with ``weights_only=True``: no code from a file is run.
+
+    mapped: tensors are read from their file when they are used.
+    """
+
+    def __init__(self, *, mapped: bool = False) -> None:
+        super().__init__()
+        self._mapped = mapped
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``; there is the old file or the new one, never a part of it.
@@ -44,7 +54,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read ``path``; UserError where it is no checkpoint. ``weights_only`` is always taken as True."""
-        return load_checkpoint(Path(path), map_location)
+        return load_checkpoint(Path(path), map_location, mapped=self._mapped)
 
 
 def _check_plain(states: dict[str, Any]) -> None:
@@ -62,14 +72,20 @@ def _check_plain(states: dict[str, Any]) -> None:
             ) from error
 
 
-def load_checkpoint(path: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, tensors and plain values only."""
+def load_checkpoint(path: Path, map_location: Any | None = "cpu", *, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint, tensors and plain values only, with the item table that stands beside it.
+
+    mapped: tensors are read from their file when they are used; on the CPU.
+    """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(
+            path, map_location="cpu" if mapped else map_location, weights_only=True, mmap=mapped
+        )
     except Exception as error:
         raise UserError(
             f"{path}: not a readable checkpoint ({type(error).__name__}); train anew with --force"
         ) from error
+    put_back_rows(checkpoint, path.parent, mapped=mapped)
     return checkpoint
 
 
@@ -79,7 +95,8 @@ def load_best_weights(folder: RunFolder, model: ReaRec) -> ReaRec:
     Without a best epoch, as there was no validation, those of the last one.
     """
     best = folder.best_checkpoint
-    state = load_checkpoint(best if best.is_file() else folder.last_checkpoint)["state_dict"]
+    path = best if best.is_file() else folder.last_checkpoint
+    state = load_checkpoint(path, mapped=split_embedding(model) is not None)["state_dict"]
     model = model.cpu()
     model.load_state_dict(model.frozen_state() | {name.removeprefix("model."): x for name, x in state.items()})
     return model.eval()
@@ -159,12 +176,16 @@ class RunRecorder(Checkpoint):
         self.history.append(row)
         if trainer.is_global_zero:
             write_aside(self.folder.metrics_file, _csv(self.history))
+        if isinstance(pl_module, TrainingModule) and pl_module.split_table is not None:
+            pl_module.split_table.write(self.folder.checkpoints, row["epoch"], trainer.optimizers[0])
         if self.monitor is None:
             self.best_epoch = row["epoch"]
         elif values[self.monitor] > self._best_value:
             self.best_epoch, self._best_value = row["epoch"], values[self.monitor]
             trainer.save_checkpoint(self.folder.best_checkpoint, weights_only=True)
         trainer.save_checkpoint(self.folder.last_checkpoint)
+        if trainer.is_global_zero:
+            drop_rows(self.folder.checkpoints, self.best_epoch, row["epoch"])
         # some tens of milliseconds; without it the process grows from epoch to epoch
         return_free_memory()
         if self._on_epoch is not None:

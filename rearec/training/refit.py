@@ -25,6 +25,7 @@ from rearec.training.loop import check_precision
 from rearec.training.own_code import check_trusted
 from rearec.training.resuming import begun_from, settings_of_run
 from rearec.training.session import Session, same_everywhere
+from rearec.training.split_table import check_split
 
 __all__ = ["refit"]
 
@@ -100,6 +101,7 @@ def refit(
             whole = dataset.for_refit()
             check_dataset(whole, config, validates=False)
             check_precision(options.precision, device)
+            check_split(config, replace(options, prior="none"))  # the run's is kept, none is fitted
             options = replace(options, epochs=before["best_epoch"] if epochs is None else epochs)
             metrics = {name: before[name] for name in ("best_epoch", "valid", "test")}
             where = str(chosen.path.resolve())
@@ -120,7 +122,7 @@ def refit(
             "best_epoch": recorder.best_epoch,
             "epochs": len(recorder.history),
             "stopped_early": False,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": model.num_parameters(),
             "seen": seen_name(bool(options.exclude_seen)),
             "valid": None,
             "test": None,

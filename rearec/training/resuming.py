@@ -31,6 +31,8 @@ __all__ = [
 
 # What a run that goes on may have more of than it was started with.
 EXTENDABLE = ("epochs", "patience")
+# What may be another: the numbers do not depend on it.
+FREE = (*EXTENDABLE, "shard_catalog")
 
 
 def settings_of_run(folder: RunFolder) -> tuple[ReaRecConfig, TrainingOptions]:
@@ -46,7 +48,7 @@ def settings_of_run(folder: RunFolder) -> tuple[ReaRecConfig, TrainingOptions]:
 def settings_to_resume(
     folder: RunFolder, dataset: SequenceDataset, given: Mapping[str, Any]
 ) -> tuple[ReaRecConfig, TrainingOptions]:
-    """The settings of the run to resume, with more epochs or patience where these are given.
+    """The settings of the run to resume, with what may be another one where that is given: `FREE`.
 
     Raises:
         UserError: another setting is given and differs.
@@ -55,12 +57,12 @@ def settings_to_resume(
     stored = settings_of_run(folder)
     before = {**asdict(stored[0]), **asdict(stored[1])}
     for name, value in given.items():
-        if name not in EXTENDABLE and value != before[name]:
+        if name not in FREE and value != before[name]:
             flag, was = KNOWN[name].flag, before[name]
             if name == "exclude_seen":
                 flag, was, value = "--exclude-seen/--keep-seen", _seen_flag(was), _seen_flag(value)
             raise UserError(f"{flag}: the run to resume was started with {was}, not {value}")
-    values = before | {name: value for name, value in given.items() if name in EXTENDABLE}
+    values = before | {name: value for name, value in given.items() if name in FREE}
     model = {name: values[name] for name in settings(ReaRecConfig) if name not in ("num_items", "feature_dim")}
     return fitting_config(dataset, **model), TrainingOptions(**{name: values[name] for name in asdict(stored[1])})
 
@@ -88,7 +90,7 @@ def begun_from(folder: RunFolder) -> str | None:
 
 
 def check_same(folder: RunFolder, record: dict[str, Any], init: str | Path | ReaRec | None = None) -> None:
-    """UserError where the run to resume was started with something else than ``record``, but for `EXTENDABLE`.
+    """UserError where the run to resume was started with something else than ``record``, but for `FREE`.
 
     init: the weights that it is said to have begun with, None where nothing is said.
     """
@@ -101,7 +103,7 @@ def check_same(folder: RunFolder, record: dict[str, Any], init: str | Path | Rea
             # a setting that there was not yet had its default
             was = before[part].get(name, KNOWN[name].default if name in KNOWN else None)
             # A dataset may have moved; its fingerprint is no option that could be told.
-            if name not in ("path", "fingerprint", *EXTENDABLE) and was != value:
+            if name not in ("path", "fingerprint", *FREE) and was != value:
                 option = f"{part} option {name} = {was!r}, not {value!r}"
                 what = f"other {name} of the items" if name in ("features", "titles") else option
                 raise UserError(

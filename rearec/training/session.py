@@ -18,6 +18,7 @@ from rearec.files import write_json
 from rearec.models.backbone import Backbone
 from rearec.models.card import model_card
 from rearec.models.config import ReaRecConfig
+from rearec.models.item_table import split_embedding
 from rearec.objectives import Objective, load_objective
 from rearec.reasoning import ReaRec
 from rearec.run_folder import Catalog, RunFolder
@@ -27,6 +28,7 @@ from rearec.training.module import TrainingModule
 from rearec.training.options import TrainingOptions
 from rearec.training.own_code import note_changed_code, own_code, own_encoder
 from rearec.training.recorder import RunRecorder, load_best_weights
+from rearec.training.split_table import rows_to_hold
 from rearec.training.trainer import interruptible, make_trainer, quiet
 from rearec.training.warm_start import warm_start
 
@@ -74,7 +76,8 @@ class Session:
         folder, device = self.folder, self.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), quiet(), service_errors():
             torch.manual_seed(self.options.seed)
-            model = _build(config, self.dataset, own_encoder(config, self.backbone))
+            rows = rows_to_hold(config, self.options)
+            model = _build(config, self.dataset, own_encoder(config, self.backbone), rows)
             if init is not None and not continues:
                 record = {**record, "init": warm_start(model, self.dataset.item_ids, init)}
             objective = self.objective or load_objective(config)
@@ -83,13 +86,16 @@ class Session:
             monitor = MONITOR if len(self.dataset.rows("valid")) else None
             recorder = RunRecorder(folder, monitor, self.on_epoch, self.on_batch)
             unused = config.has_own_backbone or config.text_encoder is not None
-            trainer = make_trainer(recorder, self.options, device, self.callbacks, self._loggers.members, unused)
+            trainer = make_trainer(
+                recorder, self.options, device, self.callbacks, self._loggers.members, unused, split=rows is not None
+            )
             with agreed():
                 if processes().is_first:
                     self._begin(record, continues)
             self._loggers.log_settings(record)
             with interruptible(trainer), lost_processes("continue with --resume"):
                 trainer.fit(module, ckpt_path=folder.last_checkpoint if continues else None)
+                trainer.optimizers = []  # what it keeps is larger than the model
                 best = load_best_weights(folder, module.model)
             return best.to(device), recorder
 
@@ -105,16 +111,18 @@ class Session:
     def finish(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
         """Write the model with its card, and last of all the result."""
         with agreed():  # nobody goes on before it is there
-            if processes().is_first:
-                self._write(model, record, result)
+            self._write(model, record, result)
 
     def _write(self, model: ReaRec, record: dict[str, Any], result: dict[str, Any]) -> None:
+        is_first = processes().is_first
         try:
-            model.save_pretrained(self.folder.path, card=card_of_run(model, self.dataset, record, result))
+            if is_first or split_embedding(model) is not None:
+                model.save_pretrained(self.folder.path, card=card_of_run(model, self.dataset, record, result))
         except (OSError, SafetensorError) as error:
             raise UserError(f"{self.folder.path}: the model cannot be written: {in_one_line(error)}") from error
-        self._loggers.log_result(result)
-        write_json(self.folder.result_file, result)
+        if is_first:
+            self._loggers.log_result(result)
+            write_json(self.folder.result_file, result)
 
 
 def same_everywhere(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,10 +152,10 @@ def _catalog(dataset: SequenceDataset) -> Catalog:
     return Catalog(dataset.item_ids, dataset.train_item_counts().tolist(), dataset.item_titles)
 
 
-def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None) -> ReaRec:
+def _build(config: ReaRecConfig, dataset: SequenceDataset, backbone: Backbone | None, rows: range | None) -> ReaRec:
     """A new model; UserError where the memory does not hold it."""
     try:
-        return ReaRec(config, texts_of(config, dataset), backbone=backbone)
+        return ReaRec(config, texts_of(config, dataset), backbone=backbone, rows=rows)
     except (RuntimeError, MemoryError) as error:
         raise UserError(
             f"no memory for a model of {config.num_items:,} items, dim {config.dim}, ffn {config.ffn}, "

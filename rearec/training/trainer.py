@@ -41,11 +41,13 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     unused: bool = False,
+    split: bool = False,
 ) -> Trainer:
     """A trainer that stops when what the recorder monitors gets no better, and lets the recorder alone write.
 
     callbacks: the user's; Lightning calls the recorder, which saves their state, after them.
     unused: whether a step may leave parameters without a gradient, which several processes have to look for.
+    split: whether each process takes its rows of the item table out of a checkpoint.
     Where torch.distributed has a group, Lightning's DDP trains with it.
     """
     folder = recorder.folder
@@ -71,7 +73,7 @@ def make_trainer(
         precision="bf16-mixed" if options.precision == "bf16" and device.type != "cpu" else "32-true",
         callbacks=[*callbacks, *own],
         logger=[*loggers],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(mapped=split)],
         default_root_dir=folder.path,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,

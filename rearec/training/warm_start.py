@@ -12,7 +12,9 @@ from torch import Tensor
 from rearec.errors import UserError
 from rearec.fields import settings
 from rearec.models.config import BACKBONES, ReaRecConfig
-from rearec.models.saved import locate_model, read_config, read_weights
+from rearec.models.item_table import split_embedding
+from rearec.models.saved import locate_model, read_config
+from rearec.models.weight_files import read_weights
 from rearec.reasoning import ReaRec
 from rearec.run_folder import RunFolder
 
@@ -64,7 +66,9 @@ def warm_start(model: ReaRec, item_ids: Sequence[str], init: str | Path | ReaRec
         places = list(range(len(item_ids))) if known_ids is None else _places(known_ids, item_ids)
         taken = [place for place in places if place is not None]
         items = {"known": len(taken), "new": len(places) - len(taken), "dropped": config.num_items - len(taken)}
-        weights[ITEMS] = _matched(target[ITEMS], weights[ITEMS], places, where)
+        split = split_embedding(model)
+        here = places if split is None else places[split.rows.start : split.rows.stop]
+        weights[ITEMS] = _matched(target[ITEMS], weights[ITEMS], here, where)
     elif config.backbone not in BACKBONES and known_ids is not None and list(known_ids) != list(item_ids):
         raise UserError(
             f"{where}: has other items, and nothing named item_embedding in its backbone by which to match them"

@@ -52,6 +52,30 @@ def test_the_analyses_of_two_processes_are_those_of_one(
     assert found["one"] == found["two"]
 
 
+def test_processes_share_the_item_table(run: Path, prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
+    """The training of those that have all of it; resumed without, it has nothing left to do."""
+    out = tmp_path / "run"
+    asked = ("train", prepared, "--out", out, *OPTIONS, "--epochs", "2", "--json")
+    done = run_rearec(*asked, "--devices", "2", "--shard-catalog")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
+    found, expected = json.loads(done.stdout), json.loads((run / "result.json").read_text())
+    assert found["parameters"] == expected["parameters"]
+    assert found["test"]["ndcg@20"] == pytest.approx(expected["test"]["ndcg@20"], rel=1e-3)
+    again = run_rearec(*asked, "--resume", "--no-shard-catalog")
+    assert again.returncode == 0 and "finished already" in again.stderr
+
+
+def test_what_cannot_share_the_item_table_is_told_once(prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
+    """The usual training has a graph prior."""
+    asked = ("train", prepared, "--out", tmp_path / "run", "--device", "cpu", "--devices", "2")
+    done = run_rearec(*asked, "--shard-catalog")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: --shard-catalog: --prior graph, the usual choice, is fitted by") and "none" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_error_of_all_is_told_once(tmp_path: Path, run_rearec: Any) -> None:
     done = run_rearec("evaluate", tmp_path / "nothing", "--devices", "2")
     assert done.returncode == 2

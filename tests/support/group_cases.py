@@ -19,10 +19,12 @@ import rearec
 from rearec.cli.recommend_parts import answer_parts
 from rearec.data.dataset import SequenceDataset
 from rearec.data.synthetic import Planted, generate
-from rearec.distributed import FewRows, agreed, few_rows, from_first, gather_rows, processes
-from rearec.models import ReaRecConfig
+from rearec.distributed import FewRows, agreed, few_rows, from_first, gather_rows, held_rows, look_up, processes
+from rearec.models import ReaRecConfig, weight_files
+from rearec.objectives import OBJECTIVES, Objective
 from rearec.run_folder import RunFolder
 from rearec.training import TrainingOptions, fitting_config, refit, train
+from rearec_kernels import CatalogShard
 
 # No two windows of a batch are alike, and a batch has about 20 windows.
 USERS = 120
@@ -96,12 +98,87 @@ def refitted(run: str, out: str) -> dict[str, Any]:
     return {"rows": RunFolder(out).options()["refit_of"]["rows"], "epochs": result["epochs"], "weights": weights}
 
 
-def evaluation(split: str, users: int = USERS, **options: Any) -> dict[str, Any]:
-    """Metrics of an untrained model."""
+def evaluation(split: str, users: int = USERS, is_split: bool = False, **options: Any) -> dict[str, Any]:
+    """Metrics of an untrained model; is_split: of one whose item table the processes hold together."""
     data = dataset(users)
+    rows = held_rows(data.num_items, processes()) if is_split else None
     torch.manual_seed(1)
-    model = rearec.ReaRec(ReaRecConfig(data.num_items, method="erl", dim=8, max_len=20))
+    model = rearec.ReaRec(ReaRecConfig(data.num_items, method="erl", dim=8, max_len=20), rows=rows)
     return rearec.evaluation.evaluate(model, data, split, **options)
+
+
+class Sizes(Callback):
+    """How many numbers the largest tensors have that a training keeps: weights, gradients, what Adam keeps."""
+
+    def __init__(self) -> None:
+        self.largest = dict.fromkeys(("weight", "gradient", "moment"), 0)
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        found = {
+            "weight": [*module.parameters(), *module.buffers()],
+            "gradient": [x.grad for x in module.parameters()],
+            "moment": [x for state in optimizer.state.values() for x in state.values()],
+        }
+        for name, tensors in found.items():
+            self.largest[name] = max([self.largest[name], *(x.numel() for x in tensors)])
+
+
+def largest(model: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Of each process; and how many numbers the result says that are trained."""
+    data, sizes = dataset(), Sizes()
+    config = fitting_config(data, dim=8, ffn=8, layers=1, max_len=10, **model)
+    result = train(
+        data, from_first(tempfile.mkdtemp), config, TrainingOptions(epochs=1, batch_rows=512, **options),
+        callbacks=[sizes], logger="none", test=False, force=True,
+    )  # fmt: skip
+    return {**sizes.largest, "parameters": result["parameters"]}
+
+
+def objective_of_mine(config: ReaRecConfig) -> Objective:
+    """An objective that a user has written."""
+    return OBJECTIVES["base"]
+
+
+def refused(model: dict[str, Any], options: dict[str, Any], out: str) -> None:
+    """A training that is not begun."""
+    data = dataset()
+    config = fitting_config(data, **{"dim": 8, "ffn": 8, "layers": 1, "max_len": 10, **model})
+    train(data, out, config, TrainingOptions(**{"epochs": 1, "prior": "none", **options}), logger="none")
+
+
+def looked_up(items: list[list[int]], num_items: int, dim: int) -> dict[str, Any]:
+    """Vectors of the own items, and the own rows' gradient of a loss of all of them and of the table."""
+    group = processes()
+    rows = held_rows(num_items, group)
+    table = torch.arange(float(num_items * dim)).view(num_items, dim)[rows.start : rows.stop].requires_grad_()
+    found = look_up(torch.tensor(items[group.rank], dtype=torch.int64), CatalogShard.of(table))
+    factor = group.size * (1.0 + group.rank)
+    (found.pow(2).sum() * factor / 2 + table.sum()).backward()
+    return {"vectors": found.detach(), "gradient": table.grad}
+
+
+def split_model() -> rearec.ReaRec:
+    """Whose item table the processes hold together."""
+    torch.manual_seed(1)
+    config = ReaRecConfig(50, method="erl", dim=8, max_len=20)
+    return rearec.ReaRec(config, rows=held_rows(50, processes()))
+
+
+def saved_in_parts(folder: str, most_bytes: int) -> list[str]:
+    """The files of `split_model`, of so many bytes."""
+    model = split_model()
+    before, weight_files.MOST_BYTES = weight_files.MOST_BYTES, most_bytes
+    try:
+        model.save_pretrained(folder)
+    finally:
+        weight_files.MOST_BYTES = before
+    return sorted(os.listdir(from_first(lambda: folder)))
+
+
+def cannot_save(folder: str) -> None:
+    """The first process cannot write: the others do not wait for it."""
+    with agreed():
+        split_model().save_pretrained(folder)
 
 
 def gathered(rows: list[int]) -> dict[str, Any]:
