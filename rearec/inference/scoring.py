@@ -63,6 +63,7 @@ def best_items(
         items = allowed[rows[0]]
         mine, own = (states, bonus) if len(groups) == 1 else (states[rows], _of_rows(bonus, rows))
         if items is None:
+            assert isinstance(engine.catalog, PreparedCatalog)  # answers come of a model that this process has all of
             best = top_rows(mine, engine.catalog, [bars[row] for row in rows], k, own)
         elif len(items):
             if key not in tables:

@@ -219,9 +219,9 @@ def test_a_checkpoint_is_resumed_with_or_without(group: tuple[int, Cases, Path],
     expected = alone["two"]
     whole = group_cases.training(PRL, {"epochs": 2}, run=str(folder / "begun"), double=True, resume=True)
     for found in (whole, *values_of(answers[("gone on",)])):
-        half = len(found["losses"])
-        assert half * 2 == len(expected["losses"])
-        np.testing.assert_allclose(found["losses"], expected["losses"][half:], rtol=1e-9)
+        again = len(found["losses"])
+        assert 0 < again < len(expected["losses"])
+        np.testing.assert_allclose(found["losses"], expected["losses"][-again:], rtol=1e-9)
         assert_near(found["weights"], expected["weights"], 1e-7)
         assert found["result"]["epochs"] == 2
     kept = list((folder / "begun" / "checkpoints").glob("moments-*"))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from repeating_data import repeating_dataset
@@ -18,7 +19,7 @@ from repeating_data import repeating_dataset
 from rearec.data import ItemGraph
 from rearec.data.batches import collate_histories
 from rearec.errors import UserError
-from rearec.models import ReaRecConfig, saved
+from rearec.models import ReaRecConfig, saved, weight_files
 from rearec.models.card import model_card
 from rearec.models.prior import GraphPrior, PriorSettings
 from rearec.reasoning import ReaRec
@@ -151,6 +152,24 @@ def test_saving_can_publish_at_once(tmp_path: Path, hub: Hub) -> None:
     assert sorted(path.name for path in (hub.root / "owner" / "mine").iterdir()) == [
         *("README.md", "config.json", "model.safetensors"),
     ]
+
+
+def test_weights_in_several_files_are_published_and_replaced(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, there = ReaRec(ReaRecConfig(9, dim=8)), hub.root / "owner" / "mine"
+    with monkeypatch.context() as patched:
+        patched.setattr(weight_files, "MOST_BYTES", 2000)
+        model.save_pretrained(tmp_path / "mine", repo_id="owner/mine", push_to_hub=True)
+    files = {path.name for path in there.iterdir()}
+    assert "model.safetensors.index.json" in files and sum(name.startswith("model-") for name in files) > 1
+    loaded = ReaRec.from_pretrained("owner/mine")
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in loaded.state_dict().items())
+    min(there.glob("model-*")).unlink()
+    with pytest.raises(UserError, match=r"nor a Hugging Face Hub model \(404: model-00001-of-"):
+        ReaRec.from_pretrained("owner/mine")
+    model.save_pretrained(tmp_path / "mine", repo_id="owner/mine", push_to_hub=True)
+    assert {path.name for path in there.iterdir()} == {"README.md", "config.json", "model.safetensors"}
 
 
 def test_a_folder_without_a_model_is_not_published(tmp_path: Path, hub: Hub) -> None:
