@@ -30,7 +30,7 @@ NOT_RUN = {
     "needs Optuna, and minutes": 1,
     "downloads a language model": 2,
     "trains dozens of models": 1,
-    "starts several processes": 2,
+    "starts several processes": 3,
     "downloads a data set": 2,
     "reads a checkpoint of the official code": 1,
     "compiles with a C++ compiler for a minute": 1,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from patience import PATIENCE
+from safetensors.torch import load_file
 
 OPTIONS = (
     *("--method", "prl", "--steps", "1", "--dim", "8", "--ffn", "8", "--layers", "1", "--max-len", "8"),
@@ -53,17 +54,15 @@ def test_the_analyses_of_two_processes_are_those_of_one(
 
 
 def test_processes_share_the_item_table(run: Path, prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
-    """The training of those that have all of it; resumed without, it has nothing left to do."""
-    out = tmp_path / "run"
-    asked = ("train", prepared, "--out", out, *OPTIONS, "--epochs", "2", "--json")
+    """And say what one would."""
+    asked = ("train", prepared, "--out", tmp_path / "run", *OPTIONS, "--epochs", "1", "--json")
     done = run_rearec(*asked, "--devices", "2", "--shard-catalog")
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
-    found, expected = json.loads(done.stdout), json.loads((run / "result.json").read_text())
-    assert found["parameters"] == expected["parameters"]
-    assert found["test"]["ndcg@20"] == pytest.approx(expected["test"]["ndcg@20"], rel=1e-3)
-    again = run_rearec(*asked, "--resume", "--no-shard-catalog")
-    assert again.returncode == 0 and "finished already" in again.stderr
+    parameters = json.loads((run / "result.json").read_text())["parameters"]
+    assert json.loads(done.stdout)["parameters"] == parameters
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert sum(x.numel() for x in weights.values()) == parameters
 
 
 def test_what_cannot_share_the_item_table_is_told_once(prepared: Path, tmp_path: Path, run_rearec: Any) -> None:
