@@ -23,7 +23,6 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
 from torch import Tensor, nn
@@ -128,7 +127,7 @@ def locate_model(
         raise UserError(f"{folder}: no such folder; {EXPECTED}")
     try:
         return [_of_hub(str(name), file, hub_options) for file in files]
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no such folder, nor a Hugging Face Hub model ({reason}); {EXPECTED}") from error
 
