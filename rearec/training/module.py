@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rearec.data.batch import Batch
@@ -20,7 +20,17 @@ from rearec.data.batches import PairBatches
 from rearec.data.cloze import ClozeBatches
 from rearec.data.dataset import SequenceDataset
 from rearec.data.window_batches import WindowBatches
-from rearec.distributed import Processes, SharedBatches, collected, dealt, gather_rows, mean_of_all, summed
+from rearec.distributed import (
+    FewRows,
+    Processes,
+    SharedBatches,
+    collected,
+    dealt,
+    few_rows,
+    gather_rows,
+    mean_of_all,
+    summed,
+)
 from rearec.errors import UserError
 from rearec.evaluation import BatchRanker, evaluation_batches, seen_items
 from rearec.evaluation.metrics import METRICS, rank_metrics
@@ -129,6 +139,13 @@ class TrainingModule(LightningModule):
         if not self._validates:
             return []
         return self._valid_batches if self._processes.size == 1 else dealt(self._valid_batches, self._processes)
+
+    def on_train_start(self) -> None:
+        """Of several processes: where the loss reads a sample of the items, send the rows that it touches."""
+        table = self.model.backbone.item_table() if self._candidates is not None else None
+        ddp = self.trainer.strategy.model
+        if isinstance(table, nn.Parameter) and isinstance(ddp, DistributedDataParallel):
+            ddp.register_comm_hook(FewRows(table), few_rows)
 
     def on_train_epoch_start(self) -> None:
         """Tie dropout and noise to (seed, epoch)."""
