@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,7 @@ class ReaRec(SavedModel):
         noise: float = 0.0,
         return_noised: bool = False,
         tables: tuple[ItemTable, ItemTable] | None = None,
+        prefix: Any = None,
     ) -> Rollout:
         """Encode the batch's windows and reason for `steps` steps (None: as many as the model was trained for).
 
@@ -170,6 +171,7 @@ class ReaRec(SavedModel):
         plus RPE, plus noise, before the LayerNorm (paper, section 3.4). Both branches share the prefix, unless
         config.noised_prefix gives it one of its own.
         tables: what `item_tables` returned, where the caller has it already.
+        prefix: what `Backbone.encode_batch` returned for this batch, likewise; not with a noised branch.
 
         Raises ValueError for steps outside 0..config.steps and for a batch that does not fit the model.
         """
@@ -181,7 +183,7 @@ class ReaRec(SavedModel):
             reasoned = _with_noised_rows(batch, own_prefix)
             encoded = reasoned if own_prefix else batch
         table, weight = self.item_tables() if tables is None else tables
-        prefix = self.backbone.encode_batch(encoded, table)
+        prefix = self.backbone.encode_batch(encoded, table) if prefix is None else prefix
         states = [prefix.states[: batch.num_rows]]
         noised: list[Tensor] = []
         reason = self.backbone.reason_batch(prefix, reasoned, steps) if steps > 0 else None

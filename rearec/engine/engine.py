@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rearec.data.batch import Batch
 from rearec.data.item_graph import RowScores
 from rearec.engine.evaluation_mode import evaluation_mode
 from rearec.engine.graphed import Capture, GraphedPasses
-from rearec.engine.native import NativeRollout, native_rollout
+from rearec.engine.growing import GrowingHistory
+from rearec.engine.native import native_rollout
+from rearec.engine.passes import Pass
 from rearec.engine.precision import check_precision, in_precision, warn_where_slow
 from rearec.engine.words import StatePrecision
 from rearec.models.item_table import ItemTable, detached, held
@@ -120,9 +122,9 @@ class Engine:
         owner, _, self._first = name.rpartition(".")
         self._owner = self.model.get_submodule(owner)
         self._place = self._place_now()
-        run = _Pass(self.model, self._tables, native)
+        self._run = Pass(self.model, self._tables, native)
         self._passes = GraphedPasses(
-            run, self.model, self.weight, max_graphs=self._max_graphs, capture=self._capture,
+            self._run, self.model, self.weight, max_graphs=self._max_graphs, capture=self._capture,
             exchanges=self.is_collective,
         )  # fmt: skip
 
@@ -140,12 +142,22 @@ class Engine:
         that was moved to another device or dtype since.
         """
         steps = self.model.number_of_steps(steps)
+        with self._ready():
+            states = self._passes(batch, steps)
+        return Rollout(states if self.precision == "fp32" else states.to(self.weight.dtype), self._tables[1])
+
+    def growing(self) -> GrowingHistory:
+        """A history without items yet, each of which is to be encoded once (`rearec.engine.growing`)."""
+        return GrowingHistory(self._run, self._ready)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """What a pass runs in; ValueError for a model that was moved since the engine was made."""
         if (place := self._place_now()) != self._place:
             now, then = (f"{dtype} on {device}" for dtype, device in (place, self._place))
             raise ValueError(f"model: is {now}, but was {then} when the engine was made; call refresh()")
         with evaluation_mode(self.model), torch.no_grad(), in_precision(self.precision, self.device):
-            states = self._passes(batch, steps)
-        return Rollout(states if self.precision == "fp32" else states.to(self.weight.dtype), self._tables[1])
+            yield
 
     def bonus(self, offsets: NDArray[np.int64], items: NDArray[np.int64], steps: int | None = None) -> RowScores | None:
         """What the graph prior adds to the scores of the final state; None without one, and after other steps.
@@ -176,23 +188,3 @@ class Engine:
 def _prepared(table: ItemTable) -> PreparedCatalog | CatalogShard:
     catalog = prepare_catalog(held(table))
     return replace(table, weight=catalog) if isinstance(table, CatalogShard) else catalog
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The states [R, T, d] of a batch on the model's device."""
-
-    model: ReaRec
-    tables: tuple[ItemTable, ItemTable]
-    native: NativeRollout | None
-
-    def __call__(self, batch: Batch, steps: int) -> Tensor:
-        if self.native is not None and steps > 0 and not torch.is_autocast_enabled("cpu"):
-            backbone = self.model.backbone
-            batch = backbone.arrange(batch)
-            prefix = backbone.encode_batch(batch, self.tables[0])
-            return backbone.scored(self.native(prefix, batch, steps))
-        # a subclass's own forward takes no tables
-        is_ours = getattr(self.model.forward, "__func__", None) is ReaRec.forward
-        rollout: Rollout = self.model(batch, steps=steps, **({"tables": self.tables} if is_ours else {}))
-        return rollout.states

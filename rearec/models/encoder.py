@@ -217,6 +217,17 @@ class TransformerLayer(nn.Module):
         )
         return self.finish(token, attended.flatten(1), mask_rows)
 
+    def append(self, item: Tensor, key: Tensor, value: Tensor, slot: int) -> Tensor:
+        """One more item behind those of one window, [1, d] -> its state [1, d], in evaluation mode.
+
+        key, value: [1, C, H, D], of which the slots before `slot` hold those of the items before it; its own are
+        written there.
+        """
+        query, key[:, slot], value[:, slot] = self._project(item)
+        seen = (x[:, : slot + 1].transpose(1, 2) for x in (key, value))
+        attended = F.scaled_dot_product_attention(query[:, :, None], *seen)
+        return self.finish(item, attended.flatten(1))
+
     @property
     def attention_dropout_p(self) -> float:
         """Of the attention's probabilities, as the layer drops them now."""
@@ -321,6 +332,15 @@ class TransformerEncoder(nn.Module):
             values.append(value)
             hidden = layer.finish(hidden, attended, mask_rows)
         return EncodedPrefix(hidden, tuple(keys), tuple(values))
+
+    def append(self, item: Tensor, prefix: EncodedPrefix, slot: int) -> EncodedPrefix:
+        """What `encode` would make of one window with one more item, [1, d], at its slot; not of a bidirectional one.
+
+        prefix: that of the items before it, whose keys and values have room; they are written in place.
+        """
+        for layer, key, value in zip(self._each_layer(), prefix.keys, prefix.values, strict=True):
+            item = layer.append(item, key, value, slot)
+        return EncodedPrefix(item, prefix.keys, prefix.values)
 
     def step(self, token: Tensor, caches: Sequence[ReasoningCache], mask_rows: MaskRows | None = None) -> Tensor:
         """Run one token per row [R, d] through all layers; layer i appends to, and attends over, caches[i].
