@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from rearec_kernels.rows import PrefixRows, index_of
 _NAME = "reasoning_rollout"
 
 
+@overload
 def reasoning_rollout(
     hidden: Tensor,
     layers: PreparedLayers,
@@ -24,7 +26,33 @@ def reasoning_rollout(
     *,
     steps: int,
     rows: PrefixRows | None = None,
-) -> Tensor:
+    return_tokens: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def reasoning_rollout(
+    hidden: Tensor,
+    layers: PreparedLayers,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    steps: int,
+    rows: PrefixRows | None = None,
+    return_tokens: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def reasoning_rollout(
+    hidden: Tensor,
+    layers: PreparedLayers,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    *,
+    steps: int,
+    rows: PrefixRows | None = None,
+    return_tokens: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Lets every row reason for `steps` steps over its part of a cached prefix.
 
     Step k feeds back LayerNorm(h_{k-1} + position_embedding[k - 1]) as one new token per row, which passes through all
@@ -38,9 +66,11 @@ def reasoning_rollout(
         keys, values: of every layer [S, C, heads, d / heads], any outer strides, the last dimension dense.
         steps: K, 0 or more, at most the rows of the position embedding.
         rows: which slots of which prefix each row sees; default: row r sees all of prefix r.
+        return_tokens: whether K and V of the new tokens are returned too, to be a part of a later call's prefix.
 
     Returns:
-        [R, K + 1, d]: h_0 .. h_K.
+        [R, K + 1, d]: h_0 .. h_K. With `return_tokens` a pair of it and [layers, 2, R, K, heads, d / heads], K and V of
+        every layer.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, dtype, device or value.
@@ -82,10 +112,11 @@ def reasoning_rollout(
         raise RuntimeError(f"{_NAME}: has no derivative; call it under torch.no_grad() or torch.inference_mode()")
     refuse_tangents(_NAME, tensors)
     backend = resolve_backend(_NAME, hidden.device, hidden.dtype, head_dim=width)
-    return torch.ops.rearec.rollout.default(
+    states, tokens = torch.ops.rearec.rollout.default(
         hidden.contiguous(), *layers.packed(backend), keys, values, layers.heads, layers.ffn, steps,
-        layers.norm_eps, index.start, index.end, index.row_prefix, index.order, backend,
+        layers.norm_eps, bool(return_tokens), index.start, index.end, index.row_prefix, index.order, backend,
     )  # fmt: skip
+    return (states, tokens) if return_tokens else states
 
 
 def _check_prefixes(keys: Sequence[Tensor], values: Sequence[Tensor], layers: PreparedLayers, width: int) -> Tensor:

@@ -222,6 +222,16 @@ void run_block(const Rollout& a, AttendBlock attend, Team team, int64_t first, i
       std::memcpy(a.states + a.rows.order[first + r] * state_stride + (step + 1) * width, memory.token + r * padded,
                   sizeof(float) * width);
   }
+  if (!a.tokens) return;
+  for (int64_t l = 0; l < stack.layers; ++l)
+    for (int64_t r = team.begin(rows); r < team.end(rows); ++r)
+      for (int64_t step = 0; step < a.steps; ++step) {
+        const int64_t from = (l * rows + r) * row_stride + step * padded;
+        const int64_t to = (a.rows.order[first + r] * a.steps + step) * width;
+        const int64_t of_layer = a.rows.count * a.steps * width;
+        std::memcpy(a.tokens + 2 * l * of_layer + to, memory.keys + from, sizeof(float) * width);
+        std::memcpy(a.tokens + (2 * l + 1) * of_layer + to, memory.values + from, sizeof(float) * width);
+      }
 }
 
 constexpr int64_t kArrivalsFloats = 16;  // a cache line in front of the blocks' memory, for Team::arrivals

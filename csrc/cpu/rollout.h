@@ -35,6 +35,7 @@ struct Rollout {
   int64_t steps;
   const float* hidden;  // [rows, width], dense
   float* states;        // [rows, steps + 1, width]: hidden, then the state after each step
+  float* tokens;        // [layers, 2, rows, steps, width]: K and V of the new tokens; or none
   int threads;
 };
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from rearec.data.batch import Batch
@@ -21,7 +19,7 @@ __all__ = ["GrowingHistory"]
 # So many new items are encoded one after the other; more are less work together, with those before them.
 ONE_BY_ONE = 4
 # The methods that a backbone encodes by.
-_METHODS = ("encode", "encode_batch", "arrange", "append")
+_METHODS = ("encode", "encode_batch", "arrange", "placed", "append")
 
 
 class GrowingHistory:
@@ -89,7 +87,7 @@ class GrowingHistory:
                 self._encode()
             else:
                 for slot, number in enumerate(numbers, start=known):
-                    self._append(number, slot)
+                    self._prefix = self._run.append(number, self._prefix, slot)
         self.encoded += len(numbers)
 
     def states(self, steps: int | None = None) -> Tensor:
@@ -118,13 +116,6 @@ class GrowingHistory:
             self._prefix = prefix
             return
         self._prefix = EncodedPrefix(prefix.states, *(tuple(map(self._roomy, x)) for x in (prefix.keys, prefix.values)))
-
-    def _append(self, number: int, slot: int) -> None:
-        assert self._prefix is not None
-        item = torch.from_numpy(np.array([number])).to(self._run.model.device)
-        backbone = self._run.model.backbone
-        assert isinstance(backbone, TransformerBackbone)
-        self._prefix = backbone.append(item, self._prefix, slot, self._run.tables[0])
 
     def _roomy(self, x: Tensor) -> Tensor:
         """[1, C, H, D] -> the same in the first slots of as many as the window has."""

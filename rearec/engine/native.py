@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from rearec.data.batch import Batch
 from rearec.models.encoder import LAYER_NORM_EPS, EncodedPrefix, TransformerEncoder, TransformerLayer
 from rearec.models.transformer import TransformerBackbone
 from rearec.reasoning import ReaRec
-from rearec_kernels import LayerWeights, PrefixRows, prepare_layers, reasoning_rollout, resolve_backend
+from rearec_kernels import LayerWeights, PrefixRows, PreparedLayers, prepare_layers, reasoning_rollout, resolve_backend
 
 __all__ = ["NativeRollout", "native_rollout"]
 
@@ -51,13 +52,14 @@ class NativeRollout:
     """Calls `reasoning_rollout` with the layers' weights prepared once."""
 
     def __init__(self, backbone: TransformerBackbone, position: nn.Embedding | None, heads: int) -> None:
-        self._layers = prepare_layers(
+        self._prepared = partial(
+            prepare_layers,
             [_layer_weights(cast(TransformerLayer, layer)) for layer in backbone.encoder.layers],
             heads=heads,
             input_norm=(backbone.input_norm.weight, backbone.input_norm.bias),
-            position_embedding=None if position is None else position.weight,
             norm_eps=LAYER_NORM_EPS,
         )
+        self._layers = self._prepared(position_embedding=None if position is None else position.weight)
         # of requests for one history there are few different ones, one per length
         self._single_rows: dict[tuple[int, int], PrefixRows] = {}
 
@@ -65,6 +67,25 @@ class NativeRollout:
         """h_0 .. h_K of the batch's rows, [R, K + 1, d]."""
         rows = self._single_row(batch) if batch.num_rows == 1 else batch.rows
         return reasoning_rollout(prefix.states, self._layers, prefix.keys, prefix.values, steps=steps, rows=rows)
+
+    @cached_property
+    def _layers_of_items(self) -> PreparedLayers:
+        """The layers without the embedding of reasoning positions."""
+        return self._prepared()
+
+    def append(self, item: Tensor, prefix: EncodedPrefix, slot: int) -> EncodedPrefix:
+        """As `TransformerEncoder.append`, of an item [1, d] that is not yet normalised.
+
+        Like a reasoning token, it sees what is before it and itself; its place among reasoning steps is nobody's.
+        """
+        if (rows := self._single_rows.get((0, slot))) is None:
+            rows = self._single_rows[0, slot] = PrefixRows(end=torch.tensor([slot], dtype=torch.int32))
+        states, tokens = reasoning_rollout(
+            item, self._layers_of_items, prefix.keys, prefix.values, steps=1, rows=rows, return_tokens=True
+        )
+        for key, value, (own_key, own_value) in zip(prefix.keys, prefix.values, tokens, strict=True):
+            key[:, slot], value[:, slot] = own_key[:, 0], own_value[:, 0]
+        return EncodedPrefix(states[:, 1], prefix.keys, prefix.values)
 
     def _single_row(self, batch: Batch) -> PrefixRows:
         key = int(batch.row_prefix), int(batch.end)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from rearec.data.batch import Batch
 from rearec.engine.native import NativeRollout
+from rearec.models.encoder import EncodedPrefix
 from rearec.models.item_table import ItemTable
+from rearec.models.transformer import TransformerBackbone
 from rearec.reasoning import ReaRec, Rollout
 
 __all__ = ["Pass"]
@@ -44,6 +46,15 @@ class Pass:
             return self.model.backbone.scored(self.native(prefix, batch, steps))
         rollout: Rollout = self.model(batch, steps=steps, tables=self.tables, prefix=prefix)
         return rollout.states
+
+    def append(self, number: int, prefix: EncodedPrefix, slot: int) -> EncodedPrefix:
+        """What the backbone, a `TransformerBackbone`, encodes of one history with one more item at its slot."""
+        backbone = self.model.backbone
+        assert isinstance(backbone, TransformerBackbone)
+        item = backbone.placed(torch.tensor([number], device=prefix.states.device), slot, self.tables[0])
+        if self.native is not None and not torch.is_autocast_enabled("cpu"):
+            return self.native.append(item, prefix, slot)
+        return backbone.append(item, prefix, slot)
 
     def _is_native(self, steps: int) -> bool:
         return self.native is not None and steps > 0 and not torch.is_autocast_enabled("cpu")

@@ -79,13 +79,16 @@ class TransformerBackbone(Backbone):
             return prefix
         return self.encode(batch.items, batch.row_prefix, batch.end, table, part=batch.part)
 
-    def append(self, item: Tensor, prefix: EncodedPrefix, slot: int, table: ItemTable) -> EncodedPrefix:
-        """What `encode` would make of one window with one more item, int64 [1], at its slot; in evaluation mode.
+    def placed(self, item: Tensor, slot: int, table: ItemTable) -> Tensor:
+        """An item, int64 [1], at its slot of a window, not yet normalised, [1, d]."""
+        return embed(item, table) + self.position_embedding.weight[slot]
+
+    def append(self, item: Tensor, prefix: EncodedPrefix, slot: int) -> EncodedPrefix:
+        """What `encode` would make of one window with one more item, as it is `placed`, in evaluation mode.
 
         As `TransformerEncoder.append`. Of a causal encoder, whose other slots do not see it.
         """
-        embedded = embed(item, table) + self.position_embedding.weight[slot]
-        return self.encoder.append(self._normalise(embedded, None), prefix, slot)
+        return self.encoder.append(self._normalise(item, None), prefix, slot)
 
     def reason(self, prefix: EncodedPrefix, row_prefix: Tensor, end: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
         """As `Backbone.reason`."""

@@ -12,6 +12,7 @@ from rearec_kernels.addresses import prefix_tuple, rows_tuple
 from rearec_kernels.cpu.memory import empty
 from rearec_kernels.layer_weights import LayerWeights
 from rearec_kernels.ops.arguments import Rollout, Rows
+from rearec_kernels.ops.rollout import tokens_shape
 
 
 def pack_layers(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -25,16 +26,17 @@ def pack_layers(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [packed]
 
 
-def rollout(args: Rollout, rows: Rows) -> Tensor:
+def rollout(args: Rollout, rows: Rows) -> tuple[Tensor, Tensor]:
     (packed,) = args.weights if args.packed else pack_layers(args.weights)
     count, width = args.hidden.shape
-    states = empty((count, args.steps + 1, width))
+    states, tokens = empty((count, args.steps + 1, width)), empty(tokens_shape(args))
     positions = None if args.position_embedding is None else args.position_embedding.contiguous()
     native.C.rollout(
         (len(args.keys), args.heads, width // args.heads, args.ffn, args.norm_eps),
         packed.data_ptr(), 0 if positions is None else positions.data_ptr(),
         [prefix_tuple(k, v) for k, v in zip(args.keys, args.values, strict=True)],
         rows_tuple(*rows),
-        args.steps, args.hidden.data_ptr(), states.data_ptr(), torch.get_num_threads(),
+        args.steps, args.hidden.data_ptr(), states.data_ptr(), tokens.data_ptr() if args.keep else 0,
+        torch.get_num_threads(),
     )  # fmt: skip
-    return states
+    return states, tokens

@@ -264,3 +264,4 @@ class Rollout(NamedTuple):
     ffn: int
     steps: int
     norm_eps: float
+    keep: bool  # whether K and V of the new tokens are returned

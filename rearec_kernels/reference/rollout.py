@@ -9,6 +9,7 @@ from torch import Tensor
 from rearec_kernels.dropout import ALL_ROWS
 from rearec_kernels.layer_weights import LayerWeights
 from rearec_kernels.ops.arguments import Attention, Rollout, Rows
+from rearec_kernels.ops.rollout import tokens_shape
 from rearec_kernels.precision import ieee_products
 from rearec_kernels.reference.attention import attention
 
@@ -18,7 +19,7 @@ def pack_layers(tensors: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
-def rollout(args: Rollout, rows: Rows) -> Tensor:
+def rollout(args: Rollout, rows: Rows) -> tuple[Tensor, Tensor]:
     """Layer by layer and step by step: what the model does, without its modules."""
     norm_weight, norm_bias, *rest = args.weights
     size = len(LayerWeights._fields)
@@ -51,4 +52,9 @@ def rollout(args: Rollout, rows: Rows) -> Tensor:
                 update = F.linear(inner, layer.outer_weight, layer.outer_bias)
                 token = normalize(token + update, layer.feed_forward_norm_weight, layer.feed_forward_norm_bias)
             states.append(token)
-    return torch.stack(states, dim=1)
+    kept = args.hidden.new_empty(tokens_shape(args))
+    if args.keep and args.steps > 0:
+        for layer_tokens, of_layer in zip(kept, tokens, strict=True):
+            for to, found in zip(layer_tokens, of_layer, strict=True):
+                torch.cat(found, dim=1, out=to)
+    return torch.stack(states, dim=1), kept

@@ -172,11 +172,32 @@ def test_traced_and_compiled(backend: str) -> None:
             torch.ops.rearec.rollout.default,
             (
                 problem.hidden, *layers.packed(backend), problem.keys, problem.values,
-                layers.heads, layers.ffn, 2, layers.norm_eps, *index[:4], backend,
+                layers.heads, layers.ffn, 2, layers.norm_eps, True, *index[:4], backend,
             ),
         )  # fmt: skip
         compiled = torch.compile(lambda: problem.states(2, layers), fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_are_a_prefix_to_go_on_from(backend: str, rows: int) -> None:
+    """Two steps, and then two more that see K and V of the first ones as part of their prefix."""
+    problem = LayerStack.random(rows, steps=4, dim=24, heads=3).to(torch.float32)
+    problem.rows = None
+    problem.keys, problem.values = ([torch.randn(rows, 9, 3, 8) for _ in range(2)] for _ in range(2))
+    with use_backend(backend):
+        at_once = problem.states(4)
+        states, tokens = problem.states(2, return_tokens=True)
+        assert torch.equal(states, problem.states(2)) and tokens.shape == (2, 2, rows, 2, 3, 8)
+        longer = [[torch.cat([x, new], 1) for x, new in zip(of, kept, strict=True)]
+                  for of, kept in ((problem.keys, tokens[:, 0]), (problem.values, tokens[:, 1]))]  # fmt: skip
+        assert problem.position_embedding is not None
+        later = replace(
+            problem, hidden=states[:, -1], keys=longer[0], values=longer[1],
+            position_embedding=problem.position_embedding[2:],
+        )  # fmt: skip
+        torch.testing.assert_close(later.states(2), at_once[:, 2:], rtol=1e-5, atol=1e-5)
 
 
 def test_it_has_no_derivative_and_says_so() -> None:

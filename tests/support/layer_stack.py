@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class LayerStack:
             self.layers, heads=self.heads, input_norm=self.input_norm, position_embedding=self.position_embedding
         )
 
-    def states(self, steps: int, layers: PreparedLayers | None = None) -> Tensor:
+    def states(self, steps: int, layers: PreparedLayers | None = None, **options: Any) -> Any:
         return reasoning_rollout(
-            self.hidden, layers or self.prepared(), self.keys, self.values, steps=steps, rows=self.rows
+            self.hidden, layers or self.prepared(), self.keys, self.values, steps=steps, rows=self.rows, **options
         )
