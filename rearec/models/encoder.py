@@ -224,8 +224,8 @@ class TransformerLayer(nn.Module):
         written there.
         """
         query, key[:, slot], value[:, slot] = self._project(item)
-        seen = (x[:, : slot + 1].transpose(1, 2) for x in (key, value))
-        attended = F.scaled_dot_product_attention(query[:, :, None], *seen)
+        seen_key, seen_value = (x[:, : slot + 1].transpose(1, 2) for x in (key, value))
+        attended = F.scaled_dot_product_attention(query[:, :, None], seen_key, seen_value)
         return self.finish(item, attended.flatten(1))
 
     @property
