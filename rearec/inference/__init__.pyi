@@ -1,10 +1,13 @@
-from .answers import Recommendation, SimilarItems
+from .answers import Item, Recommendation, SimilarItems
 from .explanation import Explanation, Influence, Step
+from .questions import Question
 from .recommender import Recommender
 
 __all__ = [
     "Explanation",
     "Influence",
+    "Item",
+    "Question",
     "Recommendation",
     "Recommender",
     "SimilarItems",

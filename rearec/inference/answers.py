@@ -11,7 +11,7 @@ from rearec.report.notebook import html_table
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Recommendation", "SimilarItems", "as_frame"]
+__all__ = ["Item", "Recommendation", "SimilarItems", "as_frame"]
 
 SHOWN = 5
 
@@ -84,6 +84,23 @@ class SimilarItems:
 
     def _repr_html_(self) -> str:
         return ranking_html(f"similar to {named(self.item, self.title)}", self.items, self.scores, self.titles)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a catalogue says of one item.
+
+    item: its id; title: None where it has none; popularity: how often it is in the training part.
+
+    Examples:
+        >>> from rearec.inference import Item
+        >>> Item("b7", "Tea", popularity=12).title
+        'Tea'
+    """
+
+    item: str
+    title: str | None
+    popularity: int
 
 
 def as_frame(answers: Sequence[Recommendation], *, users: Sequence[str] | None = None) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -26,6 +25,9 @@ class ItemFilter:
         answers: how many there are.
         number_of: the number of each known item.
 
+    Attributes:
+        skipped: by "allow" and "deny", ids of the list that are not known; without those of which all are.
+
     Raises:
         UserError: no item of a list is known, or nothing is allowed.
         ValueError: one list for each answer, but another number of them.
@@ -34,8 +36,9 @@ class ItemFilter:
 
     def __init__(self, allow: object, deny: object, answers: int, number_of: Mapping[str, int]) -> None:
         self._num_items = len(number_of)
-        self._allowed = _read(allow, "allow", answers, number_of)
-        self._denied = _read(deny, "deny", answers, number_of) or [NOTHING]
+        self.skipped: dict[str, list[str]] = {}
+        self._allowed = _read(allow, "allow", answers, number_of, self.skipped)
+        self._denied = _read(deny, "deny", answers, number_of, self.skipped) or [NOTHING]
         self._passing: tuple[IntArray | None, IntArray, IntArray] | None = None
 
     def allowed(self, answer: int) -> IntArray | None:
@@ -69,8 +72,10 @@ def _of(lists: Sequence[IntArray], answer: int) -> IntArray:
     return lists[0] if len(lists) == 1 else lists[answer]
 
 
-def _read(values: Any, name: str, answers: int, number_of: Mapping[str, int]) -> list[IntArray] | None:
-    """One list for all answers, or one for each, as item numbers; None where there is none."""
+def _read(
+    values: Any, name: str, answers: int, number_of: Mapping[str, int], skipped: dict[str, list[str]]
+) -> list[IntArray] | None:
+    """One list for all answers, or one for each, as item numbers; None where there is none. Adds to what is skipped."""
     if values is None:
         return None
     if isinstance(values, Set):  # unlike a history, these have no order to lose
@@ -91,7 +96,7 @@ def _read(values: Any, name: str, answers: int, number_of: Mapping[str, int]) ->
             else "allow: is empty, so nothing could be recommended; leave it out to allow every item"
         )
     if unknown:
-        warnings.warn(f"{name}: skipped, not in the catalogue: {few(unknown)}", stacklevel=4)
+        skipped[name] = unknown
     return [np.unique(np.array(each, np.int64)) for each in known]
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rearec.data.batches import collate_histories
 from rearec.engine import Engine
 from rearec.engine.words import StatePrecision
 from rearec.errors import UserError
-from rearec.inference.answers import Recommendation, SimilarItems, as_frame
+from rearec.inference.answers import Item, Recommendation, SimilarItems, as_frame
 from rearec.inference.explaining import explain
 from rearec.inference.explanation import Explanation
 from rearec.inference.filters import ItemFilter
-from rearec.inference.ids import check_count, read_histories, read_ids
+from rearec.inference.ids import check_count, few, read_histories, read_ids
 from rearec.inference.opening import open_run
-from rearec.inference.scoring import barred, best_items, bonus_of, top_rows
+from rearec.inference.questions import Question, answer_questions, final_states
+from rearec.inference.scoring import top_rows
 from rearec.models.backbone import Backbone
 from rearec.models.config import ReaRecConfig
 from rearec.reasoning import ReaRec
@@ -197,30 +197,62 @@ class Recommender:
             TypeError: a history is a text, or holds something else than texts and integers.
             UserError: no item of allow or deny is in the catalogue. (Where only some are not, a warning names them.)
         """
+        question = self.question(histories, k, allow=allow, deny=deny, exclude_seen=exclude_seen, steps=steps)
+        for name, ids in question.skipped.items():
+            warnings.warn(f"{name}: skipped, not in the catalogue: {few(ids)}", stacklevel=2)
+        (answers,) = self.answers([question])
+        return as_frame(answers) if frame else answers
+
+    def question(
+        self,
+        histories: Iterable[object],
+        k: int = 10,
+        *,
+        allow: object = None,
+        deny: object = None,
+        exclude_seen: bool = False,
+        steps: int | None = None,
+    ) -> Question:
+        """Reads and checks the arguments of `recommend`, and raises what it raises; `answers` answers them later."""
         check_count(k, "k", 1)
+        if steps is not None:
+            check_count(steps, "steps", 0)
+        self.model.number_of_steps(steps)
         known, unknown = self._numbers(histories)
         may = ItemFilter(allow, deny, len(known), self._item_number)
         if exclude_seen:  # once for each row of a batch, a long list is longer than the catalogue
             may.denies_at_most(self.model.config.num_items // max(1, min(self.batch_rows, len(known))))
-        tables: dict[int, torch.Tensor] = {}
-        answers: list[Recommendation | None] = [
-            None if items else self._popular(k, missing, may, row)
-            for row, (items, missing) in enumerate(zip(known, unknown, strict=True))
-        ]
-        prior = self._engine.prior
-        with torch.inference_mode():
-            for rows in self._batches(known):
-                asked = [known[row] for row in rows]
-                states, bonus = self._states(asked, steps), bonus_of(self._engine, asked, steps)
-                if bonus is None and prior is not None:
-                    warnings.warn(prior.left_out(self.model.number_of_steps(steps)), stacklevel=2)
-                    prior = None  # said once
-                bars = [barred(known[row] if exclude_seen else [], may.denied(row)) for row in rows]
-                best = best_items(self._engine, states, [may.allowed(row) for row in rows], bars, k, tables, bonus)
-                for row, (items, scores) in zip(rows, best, strict=True):
-                    answers[row] = self._answer(items, scores, unknown[row], "model", bonus is not None)
-        given = [answer for answer in answers if answer is not None]
-        return as_frame(given) if frame else given
+        return Question(known, unknown, may, k, exclude_seen, steps)
+
+    def answers(self, questions: Sequence[Question]) -> list[list[Recommendation]]:
+        """The answers to several calls of `recommend` at once, in as few passes of the model as they allow.
+
+        Args:
+            questions: made by `question` of this recommender. Those with the same number of steps share passes.
+
+        Examples:
+            >>> import rearec
+            >>> from rearec.models import ReaRecConfig
+            >>> from rearec.run_folder import Catalog
+            >>> model = rearec.ReaRec(ReaRecConfig(num_items=3, method="prl", dim=8))
+            >>> recommender = rearec.Recommender(model, Catalog(["tea", "rice", "salt"], popularity=[5, 9, 1]))
+            >>> one = recommender.question([["tea"]], k=1, exclude_seen=True)
+            >>> two = recommender.question([["rice", "tea"], ["unheard of"]], k=2, deny=["rice"])
+            >>> [[len(answer.items) for answer in answers] for answers in recommender.answers([one, two])]
+            [[1], [2, 2]]
+        """
+        return answer_questions(self._engine, self.catalog, self._by_popularity, questions, self.batch_rows)
+
+    def item(self, item: str | int) -> Item:
+        """What the catalogue says of an item.
+
+        Raises:
+            TypeError: item is neither a text nor an integer.
+            UserError: item is not in the catalogue.
+        """
+        number = self._number(item, "item")
+        (title,) = self._titles([number]) or [None]
+        return Item(self.catalog.item_ids[number], title, self.catalog.popularity[number])
 
     def encode(self, histories: Iterable[object], *, steps: int | None = None) -> NDArray[np.float32]:
         """float32 [histories, dim]: the vector of each history, the model's final state; see `item_vectors`.
@@ -231,6 +263,8 @@ class Recommender:
             ValueError: a history holds no known item, or steps is out of range.
             TypeError: as in `recommend`.
         """
+        if steps is not None:
+            check_count(steps, "steps", 0)
         known, _ = self._numbers(histories)
         vectors = np.empty((len(known), self.model.config.dim), np.float32)
         for row, items in enumerate(known):
@@ -238,7 +272,8 @@ class Recommender:
                 raise ValueError(f"histories[{row}]: holds no known item, so it has no vector")
         with torch.inference_mode():
             for rows in self._batches(known):
-                vectors[rows] = self._states([known[row] for row in rows], steps).float().cpu().numpy()
+                states = final_states(self._engine, [known[row] for row in rows], steps)
+                vectors[rows] = states.float().cpu().numpy()
         return vectors
 
     def similar(self, items: object, k: int = 10) -> list[SimilarItems]:
@@ -257,11 +292,7 @@ class Recommender:
             UserError: an item is not in the catalogue.
         """
         check_count(k, "k", 1)
-        tokens = read_ids(items, "items")
-        for token in tokens:
-            if token not in self._item_number:
-                raise UserError(f"items: {token!r} is not in the catalogue")
-        numbers = [self._item_number[token] for token in tokens]
+        numbers = [self._number(token, "items") for token in read_ids(items, "items")]
         found = []
         with torch.inference_mode():
             if self._directions is None:
@@ -301,12 +332,7 @@ class Recommender:
         (known,), (unknown,) = self._of([read_ids(history, "history")])
         if not known:
             raise UserError("history: holds no known item, so the model does not reason over it")
-        target = None
-        if item is not None:
-            (token,) = read_ids([item], "item")
-            if token not in self._item_number:
-                raise UserError(f"item: {token!r} is not in the catalogue")
-            target = self._item_number[token]
+        target = None if item is None else self._number(item, "item")
         seen = known if exclude_seen else []
         return explain(self._engine, self.catalog, known, unknown, k, target, seen, self.batch_rows)
 
@@ -329,31 +355,16 @@ class Recommender:
         for begin in range(0, len(waiting), self.batch_rows):
             yield waiting[begin : begin + self.batch_rows]
 
-    def _states(self, histories: list[list[int]], steps: int | None) -> torch.Tensor:
-        """[R, d], the final states of one batch."""
-        if steps is not None:
-            check_count(steps, "steps", 0)
-        batch = collate_histories(histories, self.model.config.max_len)
-        return self.model.final_state(self._engine(batch, steps).states)
-
     def _titles(self, items: Sequence[int]) -> list[str | None] | None:
         titles = self.catalog.titles
         return None if titles is None else [titles[item] for item in items]
 
-    def _answer(
-        self,
-        items: list[int],
-        scores: list[float],
-        unknown: list[str],
-        source: Literal["model", "popularity"],
-        prior: bool = False,
-    ) -> Recommendation:
-        ids = [self.catalog.item_ids[item] for item in items]
-        return Recommendation(ids, scores, unknown, source, self._titles(items), prior)
-
-    def _popular(self, k: int, unknown: list[str], may: ItemFilter, row: int) -> Recommendation:
-        best = may.passing(row, self._by_popularity)[:k].tolist()
-        return self._answer(best, [float(self.catalog.popularity[item]) for item in best], unknown, "popularity")
+    def _number(self, item: object, where: str) -> int:
+        """Of one item, by its id; UserError where it is not in the catalogue."""
+        (token,) = read_ids([item], where)
+        if token not in self._item_number:
+            raise UserError(f"{where}: {token!r} is not in the catalogue")
+        return self._item_number[token]
 
 
 def in_words(config: ReaRecConfig) -> str:
