@@ -26,6 +26,7 @@ from rearec.cli import (
     refit,
     reproduce,
     sample,
+    serve,
     train,
     tune,
 )
@@ -39,7 +40,7 @@ __all__ = ["PANELS", "app", "main"]
 # The commands under the headings of ``rearec --help``; each is called as its module is.
 MODULES = {
     "Start": (demo, sample, prepare, train),
-    "Use a trained model": (evaluate, compare, recommend, prior, refit),
+    "Use a trained model": (evaluate, compare, recommend, serve, prior, refit),
     "Research": (analyze, audit, reproduce, tune),
     "Data, texts and this installation": (download, embed, info),
 }

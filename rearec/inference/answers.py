@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rearec.report.notebook import html_table
@@ -78,6 +78,10 @@ class SimilarItems:
     items: list[str]
     scores: list[float]
     titles: list[str | None] | None = None
+
+    def first(self, k: int) -> SimilarItems:
+        """The first k of them."""
+        return replace(self, items=self.items[:k], scores=self.scores[:k], titles=self.titles and self.titles[:k])
 
     def __repr__(self) -> str:
         return f"SimilarItems({named(self.item, self.title)}: {listed(self.items, self.scores, self.titles)})"
