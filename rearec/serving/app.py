@@ -19,11 +19,12 @@ from rearec.errors import UserError
 from rearec.inference import Item
 from rearec.serving.answering import Group, answer_batch, work_of
 from rearec.serving.batching import Batcher, QueueClosedError, QueueFullError
-from rearec.serving.limits import Gate, failure, read_keys
+from rearec.serving.limits import Gate, GateState, failure, read_keys
 from rearec.serving.metrics import CONTENT_TYPE, Metrics
 from rearec.serving.models import BusyError, ServedModel, ServedModels, Stamp, UnknownModelError
 from rearec.serving.options import ServeOptions
 from rearec.serving.schema import (
+    ID_BRANCHES,
     LONGEST_ID,
     MOST_EXPLAINED,
     Failure,
@@ -113,8 +114,14 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
         redoc_url=None,
     )
     keys = None if options.api_key_file is None else read_keys(options.api_key_file)
+    app.state.gate = GateState()
     app.add_middleware(
-        Gate, metrics=metrics, keys=keys, max_body=1024 * options.max_body_kb, read_timeout=options.read_timeout
+        Gate,
+        state=app.state.gate,
+        metrics=metrics,
+        keys=keys,
+        max_body=1024 * options.max_body_kb,
+        read_timeout=options.read_timeout,
     )
     if options.cors:
         app.add_middleware(
@@ -189,7 +196,7 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
     @app.get("/ready", responses={503: {"model": Failure, "description": "The service is shutting down."}})
     async def ready() -> State:
         """Whether the service takes requests."""
-        if getattr(app.state, "draining", False):
+        if app.state.gate.draining:
             raise HTTPException(503, "the service is shutting down")
         return State(status="ready")
 
@@ -230,11 +237,18 @@ def _add_failures(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _first_fault(error: RequestValidationError) -> str:
-    """What pydantic says of the first thing that is wrong."""
+    """What pydantic says of the first thing that is wrong; of an id, what an id is."""
     faults = error.errors()
-    where = ".".join(str(part) for part in faults[0]["loc"][1:])
-    more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
-    return f"{where or 'request'}: {faults[0]['msg']}{more}"
+    kind, where, message = faults[0]["type"], [*faults[0]["loc"][1:]], faults[0]["msg"]
+    if kind == "json_invalid":
+        return f"request: not json, at character {where[0]}"
+    if not where:
+        return "request: expected a json object, and Content-Type: application/json"
+    # behind the field's name, places in lists; words name the branches of what may be of several kinds
+    path = [str(where[0]), *(str(part) for part in where[1:] if isinstance(part, int))]
+    if len(path) < len(where) and where[-1] in ID_BRANCHES:
+        message = f"expected an id, a text of at most {LONGEST_ID:,} characters or an integer"
+    return f"{'.'.join(path)}: {message}"
 
 
 def _info(model: ServedModel) -> ModelInfo:

@@ -9,13 +9,14 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rearec.errors import UserError, visible
 from rearec.serving.metrics import Metrics
 
-__all__ = ["Gate", "failure", "read_keys"]
+__all__ = ["Gate", "GateState", "failure", "read_keys"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -56,6 +57,13 @@ def failure(message: str) -> bytes:
     return json.dumps({"error": line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}..."}).encode()
 
 
+@dataclass
+class GateState:
+    """draining: whether new requests are refused, as the service is about to end."""
+
+    draining: bool = False
+
+
 class Gate:
     """ASGI middleware: refuses what is not to reach the routes, and hands them requests that have arrived whole.
 
@@ -65,17 +73,21 @@ class Gate:
         keys: digests (`read_keys`), one of which a request has to name; None: none is needed.
         max_body: in bytes.
         read_timeout: in seconds, from the headers to the end of the request.
-
-    Attributes:
-        draining: whether new requests are refused, as the service is about to end.
+        state: looked at for every request.
     """
 
     def __init__(
-        self, app: Any, *, metrics: Metrics, keys: Sequence[bytes] | None, max_body: int, read_timeout: float
+        self,
+        app: Any,
+        *,
+        state: GateState,
+        metrics: Metrics,
+        keys: Sequence[bytes] | None,
+        max_body: int,
+        read_timeout: float,
     ) -> None:
-        self.app, self.metrics = app, metrics
+        self.app, self.state, self.metrics = app, state, metrics
         self.keys, self.max_body, self.read_timeout = keys, max_body, read_timeout
-        self.draining = False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,7 +122,7 @@ class Gate:
     def _admit(self, scope: Mapping[str, Any]) -> None:
         if scope["path"] in OPEN:
             return
-        if self.draining:
+        if self.state.draining:
             raise _Refused(503, "draining", "the service is shutting down", {"retry-after": "1", "connection": "close"})
         if self.keys is not None and not self._has_key(scope):
             raise _Refused(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rearec.errors import UserError
 from rearec.fields import check_options, documented, setting
 
 __all__ = ["ServeOptions"]
 
 GATHERING = "Gathering requests"
 SAFETY = "What is refused"
+HIGHEST_PORT = 65_535
 
 
 @documented
@@ -75,3 +77,5 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.port > HIGHEST_PORT:
+            raise UserError(f"--port must be at most {HIGHEST_PORT}, got {self.port}")

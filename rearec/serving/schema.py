@@ -36,6 +36,8 @@ Id = Annotated[
         description="An item's id as the data's source wrote it; an integer is taken as its digits.",
     ),
 ]
+# what pydantic calls the two in a fault
+ID_BRANCHES = ("constrained-str", "int")
 Ids = Annotated[list[Id], Field(max_length=LONGEST_FILTER)]
 Count = Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS, description="Items per answer.")]
 Name = Annotated[
@@ -100,7 +102,6 @@ class RecommendResponse(BaseModel):
                         }
                     ],
                     "skipped": {},
-                    "explanations": None,
                 }
             ]
         }
@@ -111,7 +112,7 @@ class RecommendResponse(BaseModel):
     answers: list[Recommendation]
     skipped: dict[str, list[str]] = Field(description="Ids of allow and of deny that the model does not know.")
     explanations: list[Explanation | None] | None = Field(
-        description="Of each answer by the model, where they were asked for."
+        None, description="Of each answer by the model, where they were asked for."
     )
 
 

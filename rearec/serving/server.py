@@ -38,14 +38,14 @@ def bind(options: ServeOptions) -> socket.socket:
         found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         sock = socket.socket(family, kind, protocol)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"{options.host}:{options.port}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"{options.host}:{options.port}: {error.strerror or error}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         sock.close()
-        why = getattr(error, "strerror", None) or error
+        why = error.strerror or error
         raise UserError(f"{options.host}:{options.port}: {why}; --port names another port, 0 any free one") from error
     return sock
 
@@ -129,6 +129,6 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(each)
 
     def _end(self, which: signal.Signals) -> None:
-        self._app.state.draining = True
+        self._app.state.gate.draining = True
         logging.getLogger("rearec.serving").info("%s: answering what is under way", which.name)
         self.handle_exit(which, None)
