@@ -26,7 +26,7 @@ ELSEWHERE = {
 NOT_RUN = {
     "installs packages": 6,
     "names files of yours": 1,
-    "needs a web framework that is not installed with rearec": 1,
+    "starts a service": 1,
     "needs Optuna, and minutes": 1,
     "downloads a language model": 2,
     "trains dozens of models": 1,
