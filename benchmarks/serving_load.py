@@ -1,8 +1,8 @@
 """Clients of a service that do not wait for one another: `python benchmarks/serving_load.py ADDRESS BODIES --rate 100`.
 
 Requests come at random times of a mean rate, whether those before are answered or not, and the latency of each counts
-from the moment it was to be sent. BODIES has a request's body per line. Prints one json object: sent, failed, and p50 and
-p99 in seconds.
+from the moment it was to be sent. BODIES has a request's body per line. Prints one json object: sent, failed, and p50
+and p99 in seconds.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
@@ -117,9 +118,7 @@ def test_requests_in_time(run: Path, bodies: Path, report: Any) -> None:
 
 
 def test_what_http_adds_to_one_answer(run: Path, bodies: Path, report: Any) -> None:
-    """One client that waits for each answer, beside the same histories in this process; at most 3 ms more, better 1.5."""
-    import http.client
-
+    """One client that waits for each answer, beside the same in this process; at most 3 ms more, better 1.5."""
     recommender = Recommender(run)
     requests = bodies.read_text(encoding="utf-8").splitlines()
     histories = [json.loads(line)["histories"] for line in requests]
