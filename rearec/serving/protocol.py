@@ -18,7 +18,7 @@ def timed_protocol(seconds: float) -> type[HttpToolsProtocol]:
 
     class TimedProtocol(HttpToolsProtocol):
         _headers: asyncio.TimerHandle | None = None
-        _writing: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -30,28 +30,34 @@ def timed_protocol(seconds: float) -> type[HttpToolsProtocol]:
                 self._expect_headers()
 
         def on_headers_complete(self) -> None:
-            self._headers = _end(self._headers)
+            self._expect_headers(False)
             super().on_headers_complete()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._writing = self.loop.call_later(seconds, self.transport.abort)
+            self._expect_reading()
 
         def resume_writing(self) -> None:
-            self._writing = _end(self._writing)
+            self._expect_reading(False)
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._headers, self._writing = _end(self._headers), _end(self._writing)
+            self._expect_headers(False)
+            self._expect_reading(False)
             super().connection_lost(exc)
 
-        def _expect_headers(self) -> None:
-            if self._headers is None:
+        def _expect_headers(self, expected: bool = True) -> None:
+            """Time runs until they are here; more of them does not make it run anew."""
+            if not expected and self._headers is not None:
+                self._headers.cancel()
+                self._headers = None
+            elif expected and self._headers is None:
                 self._headers = self.loop.call_later(seconds, self.transport.close)
 
+        def _expect_reading(self, expected: bool = True) -> None:
+            """Time runs until the client has taken what waits for it."""
+            if self._reading is not None:
+                self._reading.cancel()
+            self._reading = self.loop.call_later(seconds, self.transport.abort) if expected else None
+
     return TimedProtocol
-
-
-def _end(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
