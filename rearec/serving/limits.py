@@ -36,7 +36,7 @@ class _Refused(Exception):
 
 
 class _Gone(Exception):
-    """The client has left in the middle of its request."""
+    """The client has left in the middle of its request, or was left as it took no answer."""
 
 
 def read_keys(path: str | Path) -> list[bytes]:
@@ -98,7 +98,12 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            try:
+                await send(message)
+            except (OSError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "closed" not in str(error):
+                    raise
+                raise _Gone from error
 
         try:
             try:

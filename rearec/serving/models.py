@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class ServedModels:
         self._loading = {name: threading.Lock() for name in runs}
         self._models = {name: self._load(name) for name in runs}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[ServedModel]:
         return iter([*self._models.values()])
 
     def get(self, name: str | None) -> ServedModel:
@@ -140,7 +140,7 @@ def named_runs(given: Sequence[str]) -> dict[str, str]:
 
 
 def _stamp(folder: Path) -> Stamp:
-    stamps = []
+    stamps: list[tuple[int, int] | None] = []
     for name in LOOKED_AT:
         try:
             status = (folder / name).stat()

@@ -83,7 +83,7 @@ def serve(
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="error",
+        log_level="critical",  # faults of ours are told by `Gate`, and what uvicorn tells beside is what clients do
         access_log=False,
         server_header=False,
         proxy_headers=False,

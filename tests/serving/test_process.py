@@ -193,3 +193,31 @@ def test_without_the_extra_it_says_what_to_install(
     assert (
         result.stderr == "error: serve needs httptools, which the extra serve installs: pip install 'rearec[serve]'\n"
     )
+
+
+def test_who_does_not_read_his_answers_is_left(run_folder: Path) -> None:
+    body = json.dumps({"histories": [[]] * 256, "k": 1000}).encode()
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    count = 60
+    with service(run_folder, "--read-timeout", "0.5") as (process, address):
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.settimeout(PATIENCE)
+            sock.connect((host, int(port)))
+            sock.sendall(count * (head % len(body) + body))  # more than buffers between the two hold
+            wait_for(lambda: gone(address))
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while data := sock.recv(1 << 16):
+                    got += data.count(b"HTTP/1.1 200")
+        assert got < count
+        assert end(process) == (0, "")
+
+
+def gone(address: str) -> bool:
+    """Whether the service has no connection left."""
+    port = int(address.rpartition(":")[2])
+    lines = Path("/proc/net/tcp").read_text("utf-8").splitlines()[1:]
+    states = [line.split()[3] for line in lines if line.split()[1].endswith(f":{port:04X}")]
+    return states.count("01") == 0  # ESTABLISHED
