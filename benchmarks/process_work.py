@@ -3,7 +3,7 @@
 `python benchmarks/process_work.py train --dim 64` is one process; `torchrun --standalone --nproc-per-node 2` before the
 file, instead of `python`, is two. Every process computes with one thread.
 
-train: seconds of a step of 512 rows, SASRec, prl, K 2, of the last of three epochs, and the bytes that the loopback
+train: seconds of a step of 512 rows, SASRec, prl, K 2, of the last of two epochs, and the bytes that the loopback
 device has carried in it (Linux; nothing else may use it). evaluate: seconds to rank the test rows. memory: the most
 that each process has had in memory, by a training of a few steps, erl, K 2, with a million items, and what it had
 before; with --shard-catalog processes hold the item table together (Linux).
@@ -31,8 +31,8 @@ from rearec.training import TrainingOptions, train
 
 # Users of a set of Beauty's catalogue and lengths: enough for seconds of work.
 ITEMS, MEAN_LENGTH = 12_101, 8.9
-USERS = {("train", 64): 4000, ("train", 256): 1500, ("evaluate", 64): 22_363, ("evaluate", 256): 8000}
-ROWS, EPOCHS = 512, 3
+USERS = {("train", 64): 1500, ("train", 256): 1500, ("evaluate", 64): 10_000, ("evaluate", 256): 4000}
+ROWS, EPOCHS = 512, 2
 FFN = {64: 128, 256: 300}
 # Of the training whose memory is looked at: some steps, next to nothing beside the item table.
 FEW_USERS, FEW_ITEMS, FEW_ROWS = 60, 200, 64

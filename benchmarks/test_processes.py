@@ -46,8 +46,8 @@ def test_scale_of_two_processes(work: str, dim: int, report: Any) -> None:
         f"{work}, Beauty-like, prl, d {dim}: two processes",
         {"ours": run(work, dim, 2), "one process": run(work, dim, 1)},
         targets=[TARGETS[work]],
-        seconds=150,
-        least_runs=4,
+        seconds=60,
+        least_runs=2,
         time_call=lambda call: float(call()["seconds"]),
         memory_of=None,
     )

@@ -6,7 +6,7 @@ from .evaluation.measures import evaluate
 from .experiments.compare import compare
 from .facade.fitted import FittedModel, load
 from .facade.fitting import fit, refit
-from .inference import Recommendation, Recommender
+from .inference import Recommendation, Recommender, Session
 from .models.config import ReaRecConfig
 from .reasoning import ReaRec
 from .training.loop import train
@@ -21,6 +21,7 @@ __all__ = [
     "ReaRecConfig",
     "Recommendation",
     "Recommender",
+    "Session",
     "TrainingOptions",
     "UserError",
     "__version__",

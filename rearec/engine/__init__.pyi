@@ -1,3 +1,4 @@
 from .engine import Engine
+from .growing import GrowingHistory
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "GrowingHistory"]

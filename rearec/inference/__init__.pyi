@@ -2,6 +2,7 @@ from .answers import Item, Recommendation, SimilarItems
 from .explanation import Explanation, Influence, Step
 from .questions import Question
 from .recommender import Recommender
+from .session import Session
 
 __all__ = [
     "Explanation",
@@ -10,6 +11,7 @@ __all__ = [
     "Question",
     "Recommendation",
     "Recommender",
+    "Session",
     "SimilarItems",
     "Step",
 ]

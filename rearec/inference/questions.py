@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from rearec.data.batches import collate_histories
-from rearec.engine import Engine
+from rearec.engine import Engine, GrowingHistory
 from rearec.inference.answers import Recommendation
 from rearec.inference.filters import IntArray, ItemFilter
 from rearec.inference.scoring import barred, best_items, bonus_of
@@ -28,6 +28,7 @@ class Question:
     known: the items of each history that the catalogue has; unknown: the ids that it has not.
     may: which items the answers may hold.
     k, exclude_seen, steps: as `Recommender.recommend` takes them.
+    grown: of a question with one history, what has been encoded of it (`rearec.inference.session`).
     """
 
     known: Sequence[list[int]]
@@ -36,6 +37,7 @@ class Question:
     k: int
     exclude_seen: bool = False
     steps: int | None = None
+    grown: GrowingHistory | None = None
 
     @property
     def skipped(self) -> Mapping[str, list[str]]:
@@ -70,11 +72,12 @@ def answer_questions(
     with torch.inference_mode():
         for steps, rows in _batches(questions, model.number_of_steps, batch_rows):
             asked = [each.items for each in rows]
-            states, bonus = final_states(engine, asked, steps), bonus_of(engine, asked, steps)
+            of = [questions[each.question] for each in rows]
+            states = _states(engine, asked, [question.grown for question in of], steps)
+            bonus = bonus_of(engine, asked, steps)
             if bonus is None and prior is not None:
                 warnings.warn(prior.left_out(steps), stacklevel=4)
                 prior = None  # said once
-            of = [questions[each.question] for each in rows]
             allowed = [question.may.allowed(each.row) for question, each in zip(of, rows, strict=True)]
             bars = [
                 barred(each.items if question.exclude_seen else [], question.may.denied(each.row))
@@ -92,6 +95,22 @@ def answer_questions(
                     bonus is not None,
                 )
     return [[answer for answer in given if answer is not None] for given in answers]
+
+
+def _states(
+    engine: Engine, histories: Sequence[list[int]], grown: Sequence[GrowingHistory | None], steps: int
+) -> torch.Tensor:
+    """[R, d], the final states of one batch, of which some histories may have been encoded already."""
+    anew = [row for row, encoded in enumerate(grown) if encoded is None]
+    if len(anew) == len(histories):
+        return final_states(engine, histories, steps)
+    states = engine.weight.new_empty(len(histories), engine.weight.shape[1])
+    if anew:
+        states[anew] = final_states(engine, [histories[row] for row in anew], steps)
+    for row, encoded in enumerate(grown):
+        if encoded is not None:
+            states[row] = engine.model.final_state(encoded.states(steps))[0]
+    return states
 
 
 def final_states(engine: Engine, histories: Sequence[list[int]], steps: int | None) -> torch.Tensor:

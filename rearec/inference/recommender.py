@@ -118,6 +118,11 @@ class Recommender:
         return self._engine.model
 
     @property
+    def engine(self) -> Engine:
+        """The frozen view of the model by which it answers."""
+        return self._engine
+
+    @property
     def item_vectors(self) -> NDArray[np.float32]:
         """float32 [items, dim], a copy: the vector of each item, in the order of ``catalog.item_ids``.
 
@@ -254,6 +259,11 @@ class Recommender:
         (title,) = self._titles([number]) or [None]
         return Item(self.catalog.item_ids[number], title, self.catalog.popularity[number])
 
+    def numbers(self, ids: Iterable[str]) -> list[int]:
+        """The places in ``catalog.item_ids`` of those of these ids that are there, in their order."""
+        number_of = self._item_number
+        return [number_of[item] for item in ids if item in number_of]
+
     def encode(self, histories: Iterable[object], *, steps: int | None = None) -> NDArray[np.float32]:
         """float32 [histories, dim]: the vector of each history, the model's final state; see `item_vectors`.
 
@@ -345,7 +355,7 @@ class Recommender:
         known: list[list[int]] = []
         unknown: list[list[str]] = []
         for history in histories:
-            known.append([number_of[item] for item in history if item in number_of])
+            known.append(self.numbers(history))
             unknown.append([item for item in history if item not in number_of])
         return known, unknown
 

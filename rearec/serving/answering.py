@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from rearec.errors import UserError
-from rearec.inference import Explanation, Question, Recommendation
+from rearec.inference import Explanation, Question, Recommendation, Session
 from rearec.serving.models import ServedModel
-from rearec.serving.schema import RecommendRequest, SimilarRequest
+from rearec.serving.schema import EventsRequest, RecommendRequest, SessionRequest, SimilarRequest
+from rearec.serving.sessions import Sessions
 
-__all__ = ["Group", "Recommended", "answer_batch", "work_of"]
+__all__ = ["Group", "OfUser", "Recommended", "answer_batch", "work_of"]
 
 
 class Group(NamedTuple):
     """Requests that are answered together."""
 
-    kind: Literal["recommend", "similar"]
+    kind: Literal["recommend", "similar", "events", "session", "end"]
     model: ServedModel
+    sessions: Sessions | None = None
+
+
+class OfUser(NamedTuple):
+    """What a user's session is asked; None to end it."""
+
+    user: str
+    request: EventsRequest | SessionRequest | None
 
 
 class Recommended(NamedTuple):
@@ -37,10 +47,41 @@ def work_of(request: RecommendRequest, model: ServedModel) -> int:
 def answer_batch(group: Group, requests: list[Any]) -> Sequence[Any]:
     """For each request its answers, or the error that its sender made.
 
-    Of a `RecommendRequest` they are `Recommended`, of a `SimilarRequest` a list of `SimilarItems`.
+    Of a `RecommendRequest` they are `Recommended`, of a `SimilarRequest` a list of `SimilarItems`; of events of a
+    session the `Session`, of what it is asked `Recommended`.
     """
-    answer = _recommend if group.kind == "recommend" else _similar
-    return answer(group.model, requests)
+    if group.sessions is None:
+        answer = _recommend if group.kind == "recommend" else _similar
+        return answer(group.model, requests)
+    if group.kind == "session":
+        return _of_sessions(group.sessions, group.model, requests)
+    return [_change(group.sessions, group.model, asked) for asked in requests]
+
+
+def _change(sessions: Sessions, model: ServedModel, asked: OfUser) -> Session | Exception | None:
+    try:
+        if isinstance(asked.request, EventsRequest):
+            return sessions.extend(model, asked.user, asked.request.items)
+        sessions.drop(model, asked.user)
+    except UserError as error:
+        return error
+    return None
+
+
+def _of_sessions(sessions: Sessions, model: ServedModel, requests: Sequence[OfUser]) -> list[Recommended | Exception]:
+    """The answers to several users at once."""
+    read: list[Question | Exception] = []
+    for user, request in requests:
+        assert isinstance(request, SessionRequest)
+        try:
+            read.append(_asked(model, request, sessions.get(model, user).question))
+        except UserError as error:
+            read.append(error)
+    answers = iter(model.recommender.answers([question for question in read if isinstance(question, Question)]))
+    return [
+        question if isinstance(question, Exception) else Recommended(next(answers), question.skipped, None)
+        for question in read
+    ]
 
 
 def _recommend(model: ServedModel, requests: Sequence[RecommendRequest]) -> list[Recommended | Exception]:
@@ -59,16 +100,15 @@ def _recommend(model: ServedModel, requests: Sequence[RecommendRequest]) -> list
 
 
 def _question(model: ServedModel, request: RecommendRequest) -> Question | Exception:
+    return _asked(model, request, partial(model.recommender.question, request.histories))
+
+
+def _asked(
+    model: ServedModel, request: RecommendRequest | SessionRequest, question: Callable[..., Question]
+) -> Question | Exception:
     exclude = model.excludes_seen if request.exclude_seen is None else request.exclude_seen
     try:
-        return model.recommender.question(
-            request.histories,
-            request.k,
-            allow=request.allow,
-            deny=request.deny,
-            exclude_seen=exclude,
-            steps=request.steps,
-        )
+        return question(request.k, allow=request.allow, deny=request.deny, exclude_seen=exclude, steps=request.steps)
     except (UserError, ValueError, TypeError) as error:
         return UserError(str(error))
 

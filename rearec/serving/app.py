@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -23,6 +23,7 @@ from rearec.serving.limits import Gate, GateState, failure, read_keys
 from rearec.serving.metrics import CONTENT_TYPE, Metrics
 from rearec.serving.models import BusyError, ServedModel, ServedModels, Stamp, UnknownModelError
 from rearec.serving.options import ServeOptions
+from rearec.serving.replies import as_json, failures
 from rearec.serving.schema import (
     ID_BRANCHES,
     LONGEST_ID,
@@ -38,6 +39,8 @@ from rearec.serving.schema import (
     SimilarResponse,
     State,
 )
+from rearec.serving.session_routes import add_session_routes
+from rearec.serving.sessions import KeepingError, Sessions, UnknownSessionError
 
 __all__ = ["make_app"]
 
@@ -46,25 +49,6 @@ ABOUT = """Recommendations of trained models. Every answer that is none is `{"er
 
 Where the service was started with `--api-key-file`, all but /health and /ready take a key: `Authorization: Bearer KEY`.
 """
-MEANING = {
-    400: "The request is not json that can be read.",
-    401: "No valid key.",
-    404: "There is no such model, item or page.",
-    408: "The request did not arrive in time.",
-    409: "The model cannot be loaded now; the old one still answers.",
-    413: "The request is too large.",
-    422: "The request does not say what it has to, or not within the limits.",
-    503: "Too many requests are waiting, or the service is shutting down; Retry-After says when to come again.",
-}
-
-
-def _json(value: Any) -> Response:
-    """Records of all kinds as json; no second look at what the models have made."""
-    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
-
-
-def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Failure, "description": MEANING[status]} for status in (401, *statuses)}
 
 
 def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastAPI:
@@ -83,6 +67,9 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
     """
     options = options or ServeOptions()
     metrics = Metrics()
+    folder = None if options.session_dir is None else FilePath(options.session_dir)
+    sessions = Sessions(memory=int(1e6 * options.session_memory), ttl=options.session_ttl, folder=folder)
+    metrics.watch_sessions(sessions)
     batcher: Batcher
 
     @asynccontextmanager
@@ -127,10 +114,11 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(options.cors),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-api-key"],
         )
     _add_failures(app, metrics)
+    add_session_routes(app, models, sessions, lambda *asked: batcher.ask(*asked), metrics.answered)
 
     async def reload(name: str | None) -> tuple[ServedModel, bool]:
         """The model as it is now, and whether it is another one."""
@@ -144,7 +132,7 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
         log.info("%s: loaded anew, version %s", model.name, model.version)
         return model, model.version != before.version
 
-    @app.post("/v1/recommend", response_model=RecommendResponse, responses=_failures(400, 404, 408, 413, 422, 503))
+    @app.post("/v1/recommend", response_model=RecommendResponse, responses=failures(400, 404, 408, 413, 422, 503))
     async def recommend(request: RecommendRequest) -> Response:
         """The best items after each history."""
         model = models.get(request.model)
@@ -152,16 +140,16 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
             raise UserError(f"explain: is for at most {MOST_EXPLAINED} histories, and for all reasoning steps")
         found = await batcher.ask(Group("recommend", model), request, work_of(request, model))
         metrics.answered(model.name, found.answers)
-        return _json({"model": model.name, "version": model.version, **found._asdict()})
+        return as_json({"model": model.name, "version": model.version, **found._asdict()})
 
-    @app.post("/v1/similar", response_model=SimilarResponse, responses=_failures(400, 404, 408, 413, 422, 503))
+    @app.post("/v1/similar", response_model=SimilarResponse, responses=failures(400, 404, 408, 413, 422, 503))
     async def similar(request: SimilarRequest) -> Response:
         """The items most like each item, by the model's vectors."""
         model = models.get(request.model)
         answers = await batcher.ask(Group("similar", model), request, len(request.items))
-        return _json({"model": model.name, "version": model.version, "answers": answers})
+        return as_json({"model": model.name, "version": model.version, "answers": answers})
 
-    @app.get("/v1/items/{item:path}", response_model=Item, responses=_failures(404, 422))
+    @app.get("/v1/items/{item:path}", response_model=Item, responses=failures(404, 422))
     async def item(
         item: Annotated[str, Path(max_length=LONGEST_ID, description="Its id.")],
         model: Annotated[str | None, Query(max_length=LONGEST_ID, description="The first one if left out.")] = None,
@@ -169,16 +157,16 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
         """What the catalogue of a model says of an item."""
         found = models.get(model).recommender
         try:
-            return _json(found.item(item))
+            return as_json(found.item(item))
         except UserError as error:
             raise HTTPException(404, str(error)) from error
 
-    @app.get("/v1/models", responses=_failures())
+    @app.get("/v1/models", responses=failures())
     async def list_models() -> ModelList:
         """The models of the service."""
         return ModelList(models=[_info(model) for model in models])
 
-    @app.post("/v1/reload", responses=_failures(400, 404, 408, 409, 413, 422, 503))
+    @app.post("/v1/reload", responses=failures(400, 404, 408, 409, 413, 422, 503))
     async def load_anew(request: ReloadRequest) -> ReloadResponse:
         """Load a model anew from its folder; requests that are under way are answered by the old one."""
         name = models.get(request.model).name
@@ -200,7 +188,7 @@ def make_app(models: ServedModels, options: ServeOptions | None = None) -> FastA
             raise HTTPException(503, "the service is shutting down")
         return State(status="ready")
 
-    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **_failures()}, response_class=Response)
+    @app.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **failures()}, response_class=Response)
     async def page() -> Response:
         """What the service counts, for Prometheus."""
         return Response(metrics.page(), media_type=CONTENT_TYPE)
@@ -227,6 +215,8 @@ def _add_failures(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(RequestValidationError, told(422, _first_fault, "invalid"))
     app.add_exception_handler(HTTPException, tell_http)
     app.add_exception_handler(UnknownModelError, told(404))
+    app.add_exception_handler(UnknownSessionError, told(404))
+    app.add_exception_handler(KeepingError, told(503, str, "session_dir", {"retry-after": "1"}))
     app.add_exception_handler(BusyError, told(409))
     app.add_exception_handler(UserError, told(422, str, "invalid"))
     later = {"retry-after": "1"}

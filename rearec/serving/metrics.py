@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from rearec.inference import Recommendation
 from rearec.serving.batching import Batch
+from rearec.serving.sessions import Sessions
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -59,6 +61,17 @@ class Metrics:
     def watch_queue(self, waiting: Callable[[], float]) -> None:
         """Where the length of the queue is read from."""
         self.queue.set_function(waiting)
+
+    def watch_sessions(self, sessions: Sessions) -> None:
+        """What is kept of users, and what that took."""
+        for name, help, value in (
+            ("rearec_sessions", "Sessions in memory.", lambda: len(sessions)),
+            ("rearec_session_bytes", "Their memory.", lambda: sessions.nbytes),
+        ):
+            Gauge(name, help, registry=self.registry).set_function(value)
+        done = Gauge("rearec_session_work", "Of all sessions so far, by kind.", ["kind"], registry=self.registry)
+        for kind in sessions.counts:
+            done.labels(kind).set_function(partial(sessions.counts.__getitem__, kind))
 
     def batch(self, batch: Batch) -> None:
         """A batch was answered."""

@@ -11,6 +11,7 @@ __all__ = ["ServeOptions"]
 
 GATHERING = "Gathering requests"
 SAFETY = "What is refused"
+SESSIONS = "Sessions"
 HIGHEST_PORT = 65_535
 
 
@@ -60,6 +61,26 @@ class ServeOptions:
         metavar="SECONDS",
         at_least=0.01,
         panel=SAFETY,
+    )
+    session_memory: float = setting(
+        "Megabytes for what is kept of users' sessions; those that were not used for longest make room.",
+        default=256.0,
+        metavar="MB",
+        at_least=0.01,
+        panel=SESSIONS,
+    )
+    session_ttl: float = setting(
+        "A session is forgotten after so many seconds without a request.",
+        default=3600.0,
+        metavar="SECONDS",
+        at_least=0.01,
+        panel=SESSIONS,
+    )
+    session_dir: str | None = setting(
+        "Keep the ids of sessions' events in this folder, so that they survive a restart.",
+        metavar="DIR",
+        panel=SESSIONS,
+        shown="they are lost",
     )
     api_key_file: str | None = setting(
         "A file of keys, one per line; a request has to name one of them (Authorization: Bearer KEY).",

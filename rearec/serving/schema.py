@@ -10,6 +10,7 @@ from rearec.inference.answers import Recommendation, SimilarItems
 from rearec.inference.explanation import Explanation
 
 __all__ = [
+    "EventsRequest",
     "Failure",
     "ModelInfo",
     "ModelList",
@@ -17,6 +18,9 @@ __all__ = [
     "RecommendResponse",
     "ReloadRequest",
     "ReloadResponse",
+    "SessionRequest",
+    "SessionResponse",
+    "SessionState",
     "SimilarRequest",
     "SimilarResponse",
     "State",
@@ -42,6 +46,10 @@ Ids = Annotated[list[Id], Field(max_length=LONGEST_FILTER)]
 Count = Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS, description="Items per answer.")]
 Name = Annotated[
     StrictStr | None, Field(max_length=LONGEST_ID, description="A model of GET /v1/models; the first one if left out.")
+]
+Steps = Annotated[
+    Annotated[StrictInt, Field(ge=0, le=1_000)] | None,
+    Field(description="Reasoning steps, at most the trained number; left out or null: that number."),
 ]
 FILTER = "one list for all histories, or a list of lists, one for each."
 
@@ -71,9 +79,7 @@ class RecommendRequest(_Request):
     )
     allow: Ids | list[Ids] | None = Field(None, description=f"The only items to recommend: {FILTER}")
     deny: Ids | list[Ids] | None = Field(None, description=f"Items not to recommend: {FILTER}")
-    steps: Annotated[StrictInt, Field(ge=0, le=1_000)] | None = Field(
-        None, description="Reasoning steps, at most the trained number; left out or null: that number."
-    )
+    steps: Steps = None
     explain: StrictBool = Field(
         False,
         description=f"How the model came to the first item of each answer, for at most {MOST_EXPLAINED} histories; its "
@@ -114,6 +120,51 @@ class RecommendResponse(BaseModel):
     explanations: list[Explanation | None] | None = Field(
         None, description="Of each answer by the model, where they were asked for."
     )
+
+
+class EventsRequest(_Request):
+    """What a user has done since the last request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": ["1213"]}]})
+
+    items: Annotated[
+        list[Id], Field(min_length=1, max_length=LONGEST_HISTORY, description="Ids of items, oldest first.")
+    ]
+    model: Name = None
+
+
+class SessionState(BaseModel):
+    """A session after its events were added."""
+
+    model: str
+    version: str
+    user: str
+    events: int = Field(description="All that it has, those of unknown items included.")
+    encoded_anew: int = Field(description="How many times its window has been encoded anew.")
+
+
+class SessionRequest(_Request):
+    """What is asked of a session; as for a history."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"k": 3, "exclude_seen": True}]})
+
+    k: Count = 10
+    exclude_seen: StrictBool | None = Field(
+        None, description="Leave out the items of the session; left out or null: as the model was trained."
+    )
+    allow: Ids | None = Field(None, description="The only items to recommend.")
+    deny: Ids | None = Field(None, description="Items not to recommend.")
+    steps: Steps = None
+    model: Name = None
+
+
+class SessionResponse(BaseModel):
+    """The answer to a session."""
+
+    model: str
+    version: str
+    answer: Recommendation
+    skipped: dict[str, list[str]] = Field(description="Ids of allow and of deny that the model does not know.")
 
 
 class SimilarRequest(_Request):

@@ -245,17 +245,18 @@ def test_the_openapi_page_says_it_all(client: TestClient) -> None:
     routes = {f"{method.upper()} {path}" for path, methods in page["paths"].items() for method in methods}
     assert routes == {
         *("POST /v1/recommend", "POST /v1/similar", "POST /v1/reload"),
+        *("POST /v1/sessions/{user}/events", "POST /v1/sessions/{user}/recommend", "DELETE /v1/sessions/{user}"),
         *("GET /v1/items/{item}", "GET /v1/models", "GET /health", "GET /ready", "GET /metrics"),
     }
     schemas = page["components"]["schemas"]
     assert {*RecommendRequest.model_fields} == {*schemas["RecommendRequest"]["properties"]}
     assert {"items", "scores", "titles", "source", "unknown"} <= {*schemas["Recommendation"]["properties"]}
-    for name, schema in schemas.items():
-        if name.endswith("Request"):
-            for example in schema["examples"]:
-                path = f"/v1/{name.removesuffix('Request').lower()}"
-                known = json.loads(json.dumps(example).replace("1213", "item-001").replace('"run"', '"small"'))
-                assert client.post(path, json=known).status_code == 200, name
+    posts = {path: methods["post"] for path, methods in page["paths"].items() if "post" in methods}
+    for path, post in posts.items():  # events come before what is asked of them
+        name = post["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for example in schemas[name]["examples"]:
+            known = json.loads(json.dumps(example).replace("1213", "item-001").replace('"run"', '"small"'))
+            assert client.post(path.replace("{user}", "ida"), json=known).status_code == 200, name
     described = page["paths"]["/v1/recommend"]["post"]["responses"]
     assert {"200", "401", "413", "422", "503"} <= {*described}
     assert RecommendResponse.model_validate(schemas["RecommendResponse"]["examples"][0])
