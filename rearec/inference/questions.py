@@ -29,6 +29,16 @@ class Question:
     may: which items the answers may hold.
     k, exclude_seen, steps: as `Recommender.recommend` takes them.
     grown: of a question with one history, what has been encoded of it (`rearec.inference.session`).
+
+    Examples:
+        >>> import rearec
+        >>> from rearec.models import ReaRecConfig
+        >>> from rearec.run_folder import Catalog
+        >>> model = rearec.ReaRec(ReaRecConfig(num_items=3, method="prl", dim=8))
+        >>> recommender = rearec.Recommender(model, Catalog(["tea", "rice", "salt"], popularity=[5, 9, 1]))
+        >>> question = recommender.question([["salt", "unheard of"]], k=1)
+        >>> question.known, question.unknown
+        ([[2]], [['unheard of']])
     """
 
     known: Sequence[list[int]]

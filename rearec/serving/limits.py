@@ -24,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 # What anybody may ask: whether the service is there.
 OPEN = frozenset({"/health", "/ready"})
 ITEMS = "/v1/items/"
+SESSIONS = "/v1/sessions/"
 ROUTES = frozenset({"/v1/recommend", "/v1/similar", "/v1/models", "/v1/reload", "/metrics", "/openapi.json", *OPEN})
 LONGEST_ERROR = 400
 log = logging.getLogger("rearec.serving")
@@ -208,4 +209,7 @@ def _digest(key: bytes) -> bytes:
 
 def _route(path: str) -> str:
     """One of few words: a client shall not fill the memory with names."""
+    if path.startswith(SESSIONS):
+        what = path.rpartition("/")[2]
+        return f"{SESSIONS}{{user}}/{what}" if what in ("events", "recommend") else f"{SESSIONS}{{user}}"
     return path if path in ROUTES else "/v1/items/{item}" if path.startswith(ITEMS) else "other"

@@ -92,6 +92,7 @@ def test_metrics_say_what_was_encoded(start: Callable[..., TestClient]) -> None:
     asked(client, "dora")
     page = client.get("/metrics").text
     assert "rearec_sessions 1.0" in page
+    assert 'rearec_request_seconds_count{route="/v1/sessions/{user}/events",status="200"} 6.0' in page
     for kind, count in (("events", 6), ("encoded", 6), ("encoded_anew", 0), ("evicted", 0)):
         assert f'rearec_session_work{{kind="{kind}"}} {float(count)}' in page
 
