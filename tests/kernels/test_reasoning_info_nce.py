@@ -73,6 +73,18 @@ class Problem:
         return float((self.noised[:, None] * self.clean).sum(-1).abs().max() / self.temperature)
 
 
+def compare(problem: Problem, backend: str, reduction: str, assert_as_accurate: Callable) -> None:
+    """A backend's values and gradients in float32 with those of plain PyTorch, both beside float64."""
+    with use_backend(backend):
+        got = problem.kernel(torch.float32, reduction)
+    exact = problem.plain(torch.float64, reduction)
+    magnitudes = (problem.largest_similarity(), None, None)
+    for result, eager, true, magnitude in zip(
+        got, problem.plain(torch.float32, reduction), exact, magnitudes, strict=True
+    ):
+        assert_as_accurate(result, eager, true, magnitude)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -104,14 +116,7 @@ def test_some_rows_among_the_keys_of_all(
     backend: str, anchors: slice, grouped: bool, reduction: str, assert_as_accurate: Callable
 ) -> None:
     problem = Problem((211, 2, 16), torch.float32, grouped, anchors=anchors)
-    with use_backend(backend):
-        got = problem.kernel(torch.float32, reduction)
-    exact = problem.plain(torch.float64, reduction)
-    magnitudes = (problem.largest_similarity(), None, None)
-    for result, eager, true, magnitude in zip(
-        got, problem.plain(torch.float32, reduction), exact, magnitudes, strict=True
-    ):
-        assert_as_accurate(result, eager, true, magnitude)
+    compare(problem, backend, reduction, assert_as_accurate)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -145,14 +150,7 @@ def test_similarities_of_hundreds(backend: str, reduction: str, assert_as_accura
     problem = Problem((80, 2, 16), torch.float32, scale=8.0)
     problem.temperature = 0.07
     assert problem.largest_similarity() > 200
-    with use_backend(backend):
-        got = problem.kernel(torch.float32, reduction)
-    exact = problem.plain(torch.float64, reduction)
-    magnitudes = (problem.largest_similarity(), None, None)
-    for result, eager, true, magnitude in zip(
-        got, problem.plain(torch.float32, reduction), exact, magnitudes, strict=True
-    ):
-        assert_as_accurate(result, eager, true, magnitude)
+    compare(problem, backend, reduction, assert_as_accurate)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
